@@ -1,0 +1,1 @@
+"""A name becomes configuration, labels, preprocessing and weights."""

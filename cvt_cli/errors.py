@@ -1,0 +1,43 @@
+"""What can go wrong in front of a user, and the exit code of each.
+
+An error's text is one line that says what is wrong; `hint` says what to do. Only `cli/app.py`
+prints them.
+"""
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes of every subcommand."""
+
+    OK = 0
+    INPUTS_FAILED = 1
+    USAGE = 2
+    MODEL = 3
+    INTERRUPTED = 130
+
+
+class CvtError(Exception):
+    """A failure to report in one line, without a traceback."""
+
+    exit_code = ExitCode.INPUTS_FAILED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(CvtError):
+    """What was typed can't be done; nothing was started."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ModelError(CvtError):
+    """The model could not be had."""
+
+    exit_code = ExitCode.MODEL
+
+
+class ImageError(CvtError):
+    """One input could not be read as an image: it becomes that input's error record."""
