@@ -1,8 +1,8 @@
 """Classify image files with CvT, the convolutional vision transformer (arXiv 2103.15808).
 
-    from cvt_cli import Classifier
+from cvt_cli import Classifier
 
-    record = Classifier("microsoft/cvt-13")("cat.jpg", top_k=3)
+record = Classifier("microsoft/cvt-13")("cat.jpg", top_k=3)
 """
 
 from typing import TYPE_CHECKING

@@ -41,3 +41,9 @@ class ModelError(CvtError):
 
 class ImageError(CvtError):
     """One input could not be read as an image: it becomes that input's error record."""
+
+
+class Interrupted(CvtError):
+    """Ctrl-C or SIGTERM ended the run; says what was kept."""
+
+    exit_code = ExitCode.INTERRUPTED

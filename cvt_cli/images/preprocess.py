@@ -144,7 +144,7 @@ class Preprocessing:
 
     def normalize(self, batch: "torch.Tensor") -> "torch.Tensor":
         """(B, H, W, 3) uint8 on any device to (B, 3, H, W) float32 on the same."""
-        import torch  # noqa: PLC0415  # what reads configurations only needs no torch
+        import torch
 
         mean = torch.tensor(self.mean, device=batch.device)
         std = torch.tensor(self.std, device=batch.device)

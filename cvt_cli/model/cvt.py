@@ -113,7 +113,8 @@ class ConvAttention(nn.Module):
             return torch.cat([cls_token, conv_proj(image).flatten(2).transpose(1, 2)], dim=1)
 
         def heads(x: Tensor) -> Tensor:  # (B, T, C) -> (B, heads, T, C / heads)
-            return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            x = x.unflatten(2, (self.num_heads, -1))
+            return x.transpose(1, 2)
 
         q = heads(self.proj_q(tokens(self.conv_proj_q)))
         k = heads(self.proj_k(tokens(self.conv_proj_k)))
@@ -137,7 +138,9 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(config.drop_rate[stage])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.act(self.fc1(x))))  # type: ignore[no-any-return]
+        x = self.act(self.fc1(x))
+        x = self.drop(self.fc2(x))
+        return x
 
 
 class DropPath(nn.Module):
@@ -245,9 +248,11 @@ class Cvt(nn.Module):
         cls_token = x
         for stage in self.stages:
             x, cls_token = stage(x)
-        tokens = cls_token if self.config.cls_token[-1] else x.flatten(2).transpose(1, 2)
-        return self.norm(tokens).mean(dim=1)  # type: ignore[no-any-return]
+        tokens: Tensor = cls_token if self.config.cls_token[-1] else x.flatten(2).transpose(1, 2)
+        tokens = self.norm(tokens)
+        return tokens.mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_labels), unnormalised, of images (B, num_channels, H, W)."""
-        return self.head(self.forward_features(x))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(self.forward_features(x))
+        return logits

@@ -1,0 +1,254 @@
+"""A bundled name, a Hub id, a folder or a file becomes local files.
+
+The Hub's cache, tokens, endpoint and offline switch are `huggingface_hub`'s own business: it reads
+`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, bundled_names, known_names
+from cvt_cli.errors import ModelError
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+# In order of preference; the second of each pair lists the shards of a split one.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+WEIGHTS_SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".pt"})
+
+
+@dataclass(frozen=True)
+class ResolvedFiles:
+    """Where a checkpoint's files lie on this machine.
+
+    Attributes:
+        name: the checkpoint as it was named, without the revision.
+        config, preprocessor: None where the checkpoint has none.
+        weights: one file, or the shards; empty if they were not asked for.
+        commit: the Hub's commit hash; None for what is not from the Hub.
+    """
+
+    name: str
+    config: Path | None
+    preprocessor: Path | None
+    weights: tuple[Path, ...]
+    commit: str | None = None
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights' files, one after the other, in hexadecimal."""
+        digest = hashlib.sha256()
+        for path in self.weights:
+            with path.open("rb") as file:
+                while chunk := file.read(2**20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def resolve(
+    name: str,
+    revision: str | None = None,
+    refresh: bool = False,
+    offline: bool = False,
+    weights: bool = True,
+) -> ResolvedFiles:
+    """Find a checkpoint, and fetch what of it is missing here.
+
+    Args:
+        name: a bundled name, a folder, a file of weights, or a Hub id: `org/name`,
+            `org/name@revision`.
+        revision: branch, tag or commit hash on the Hub.
+        refresh: ask the Hub for the newest commit even if one is in the cache.
+        offline: make no request.
+        weights: False fetches the JSON files only.
+
+    Raises:
+        ModelError: if it can't be had; says why and what to do.
+    """
+    path = Path(name).expanduser()
+    if name in bundled_names():
+        return _from_folder(name, BUNDLED_FOLDER / name, weights)
+    if path.is_dir():
+        return _from_folder(name, path, weights)
+    if path.is_file():
+        return _from_file(name, path)
+    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in WEIGHTS_SUFFIXES:
+        raise ModelError(f"{name}: no such file or folder")
+    repo, _, at = name.partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ModelError(f"{name}: no such model", hint=_hint_for_unknown(name))
+    if revision and at and revision != at:
+        raise ModelError(f"{name} and --revision {revision} name two revisions")
+    return _HubRepo(repo, revision or at or None, refresh, offline).files(weights)
+
+
+def _hint_for_unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.4)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return f"{meant}a model is a folder, a file, a Hub id (org/name), or {BUNDLED_MODEL}"
+
+
+def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
+    config = folder / CONFIG
+    if not config.is_file():
+        raise ModelError(
+            f"{name}: the folder has no {CONFIG}",
+            hint="a model folder holds config.json, preprocessor_config.json and model.safetensors",
+        )
+    preprocessor = folder / PREPROCESSOR
+    files: tuple[Path, ...] = ()
+    if weights:
+        for candidate in WEIGHTS:
+            if (folder / candidate).is_file():
+                files = _with_shards(name, folder / candidate, lambda shard: folder / shard)
+                break
+        else:
+            raise ModelError(f"{name}: the folder has none of {', '.join(WEIGHTS[::2])}")
+    return ResolvedFiles(name, config, preprocessor if preprocessor.is_file() else None, files)
+
+
+def _from_file(name: str, path: Path) -> ResolvedFiles:
+    if path.suffix not in WEIGHTS_SUFFIXES:
+        raise ModelError(
+            f"{name}: not a file of weights", hint=f"one of {', '.join(sorted(WEIGHTS_SUFFIXES))}"
+        )
+    # Saved by Transformers, it has its configuration beside it; by the authors' code, none.
+    config, preprocessor = path.parent / CONFIG, path.parent / PREPROCESSOR
+    if not config.is_file():
+        return ResolvedFiles(name, None, None, (path,))
+    return ResolvedFiles(name, config, preprocessor if preprocessor.is_file() else None, (path,))
+
+
+def _with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> tuple[Path, ...]:
+    """The file itself, or the shards that it lists."""
+    if file.suffix != ".json":
+        return (file,)
+    try:
+        shards: Iterable[str] = json.loads(file.read_text("utf-8"))["weight_map"].values()
+        names = sorted(set(shards))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ModelError(f"{name}: {file.name} is corrupt: it lists no shards") from None
+    paths = []
+    for shard in names:
+        # The list comes with the checkpoint: it must not lead out of it.
+        path = locate(shard) if shard == os.path.basename(shard) else None
+        if path is None or not path.is_file():
+            raise ModelError(f"{name}: {shard}, listed in {file.name}, is missing")
+        paths.append(path)
+    return tuple(paths)
+
+
+class _HubRepo:
+    """One repository at one revision, through the cache of `huggingface_hub`."""
+
+    def __init__(self, repo: str, revision: str | None, refresh: bool, offline: bool) -> None:
+        self.repo = repo
+        self.revision = revision
+        self.refresh = refresh
+        self.offline = offline
+        self.commit: str | None = None
+
+    def files(self, weights: bool) -> ResolvedFiles:
+        """Configuration first: its commit is the one that all other files are taken from."""
+        config = self.file(CONFIG)
+        if config is None:
+            raise ModelError(
+                f"{self.repo} has no {CONFIG}", hint="is it a model in the Transformers layout?"
+            )
+        self.commit = config.parent.name
+        return ResolvedFiles(
+            self.repo,
+            config,
+            self.file(PREPROCESSOR),
+            self.weights() if weights else (),
+            self.commit,
+        )
+
+    def weights(self) -> tuple[Path, ...]:
+        """What the cache holds; else the first of the kinds that the repository has."""
+        cached = (path for path in map(self.cached, WEIGHTS) if isinstance(path, Path))
+        file = next(cached, None)
+        if file is None:
+            file = next((path for path in map(self.file, WEIGHTS) if path is not None), None)
+        if file is None:
+            raise ModelError(f"{self.repo} has none of {', '.join(WEIGHTS[::2])}")
+        return _with_shards(self.repo, file, self.file)
+
+    def cached(self, filename: str) -> Path | bool:
+        """The file in the cache; True if the cache knows that there is none, else False."""
+        import huggingface_hub
+
+        found = huggingface_hub.try_to_load_from_cache(
+            self.repo, filename, revision=self.commit or self.revision
+        )
+        return Path(found) if isinstance(found, str) else found is not None
+
+    def file(self, filename: str) -> Path | None:
+        """The file, from the cache or the Hub; None if the repository has none of that name."""
+        import huggingface_hub
+        from huggingface_hub import errors
+
+        try:
+            # What is in the cache costs no request, unless a newer commit is asked for.
+            if self.commit or not self.refresh:
+                found = self.cached(filename)
+                if found:
+                    return found if isinstance(found, Path) else None
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    self.repo,
+                    filename,
+                    revision=self.commit or self.revision,
+                    local_files_only=self.offline,
+                )
+            )
+        except errors.LocalEntryNotFoundError as error:
+            raise self._unreachable(filename, error) from error
+        except errors.EntryNotFoundError:
+            return None
+        except errors.GatedRepoError as error:
+            raise ModelError(
+                f"{self.repo} is gated: access must be granted on its page on the Hub",
+                hint="ask for access there, then log in with `hf auth login` or set HF_TOKEN",
+            ) from error
+        except errors.RepositoryNotFoundError as error:
+            raise ModelError(
+                f"{self.repo}: no such repository on the Hub, or it is private",
+                hint="check the name; if private, log in with `hf auth login` or set HF_TOKEN",
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise ModelError(f"{self.repo} has no revision {self.revision}") from error
+        except errors.HFValidationError as error:
+            raise ModelError(f"{self.repo}: not a Hub id: {_one_line(error)}") from error
+        # The client's transport errors differ from release to release: httpx's, requests', OSError.
+        except Exception as error:
+            raise ModelError(
+                f"{self.repo}: {filename} could not be fetched: {_one_line(error)}",
+                hint="what was fetched is kept: run the same command again",
+            ) from error
+
+    def _unreachable(self, filename: str, error: Exception) -> ModelError:
+        import huggingface_hub
+
+        told = self.offline or huggingface_hub.constants.HF_HUB_OFFLINE
+        why = "offline" if told else f"the Hub can't be reached ({_one_line(error.__cause__)})"
+        at = f"@{self.revision}" if self.revision else ""
+        return ModelError(
+            f"{self.repo}{at}: {filename} is not in the cache, and {why}",
+            hint=f"fetch it once with a network: `cvt models --download {self.repo}{at}`; "
+            f"or use the model that ships with cvt: `--model {BUNDLED_MODEL}`",
+        )
+
+
+def _one_line(error: BaseException | None) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__

@@ -1,0 +1,98 @@
+"""The Typer app. Errors become messages and exit codes here, and only here."""
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+
+import cvt_cli
+from cvt_cli.cli.classify import EXAMPLES, classify
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.options import Settings
+from cvt_cli.errors import CvtError, ExitCode
+
+app = typer.Typer(
+    name="cvt",
+    help="Classify image files with CvT, the convolutional vision transformer.",
+    epilog="Start with: cvt classify cat.jpg",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=EXAMPLES)(classify)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cvt {cvt_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, warnings or counts on stderr.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    context.obj = Settings(debug=debug, quiet=quiet)
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    warnings.simplefilter("ignore" if quiet else "default")
+
+
+def main() -> NoReturn:
+    """Run the command line of this process, and end it with the command's exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    debug = "--debug" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold bytes that are no UTF-8.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        if code == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into a code
+            raise KeyboardInterrupt
+    except CvtError as error:
+        _report(f"{error}; {error.hint}" if error.hint else str(error), debug)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output is gone, as in `| head`: nothing is left to say, or to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        say("interrupted")
+        code = ExitCode.INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            _report(
+                f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with "
+                "--debug and report what that shows",
+                debug,
+            )
+            code = ExitCode.INPUTS_FAILED
+        else:  # Typer's word for a wrong option or argument
+            _report(f"{error.format_message()} (see cvt --help)", debug)
+            code = ExitCode.USAGE
+    if code == ExitCode.INTERRUPTED:
+        # Threads may still be decoding: nobody waits for them.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code or 0)
+
+
+def _report(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    say(f"error: {message}")

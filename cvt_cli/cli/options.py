@@ -1,0 +1,97 @@
+"""Options that several subcommands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The global options, in `context.obj`."""
+
+    debug: bool = False
+    quiet: bool = False
+
+
+INPUT = "Input"
+MODEL = "Model"
+OUTPUT = "Output"
+PERFORMANCE = "Performance"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="CVT_MODEL",
+        metavar="NAME",
+        help="A CvT on the Hub (org/name, org/name@revision), a folder, a file of weights "
+        f"(.safetensors, .bin, .pth), or {BUNDLED_MODEL}, which ships with cvt.",
+        rich_help_panel=MODEL,
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.", rich_help_panel=MODEL),
+]
+RefreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--refresh",
+        help="Ask the Hub for a newer commit even if the model is in the cache.",
+        rich_help_panel=MODEL,
+    ),
+]
+OfflineOption = Annotated[
+    bool,
+    typer.Option("--offline", help="Make no request to the Hub.", rich_help_panel=MODEL),
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="gelu or quick_gelu in place of the activation that the model names.",
+        rich_help_panel=MODEL,
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write here instead of to standard output; the file appears whole or not at all.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+BatchSizeOption = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        help="Images through the network at once.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        envvar="CVT_DEVICE",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DTYPE",
+        help="auto, float32, bfloat16 or float16: what the network computes in.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]

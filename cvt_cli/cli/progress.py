@@ -1,0 +1,61 @@
+"""The progress bar of a run: done, total, images/s, time left, errors."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+# A run that is over in no time needs no bar.
+DELAY_SECONDS = 1.0
+
+
+class Progress:
+    """A bar on stderr.
+
+    Args:
+        shown: False for no bar at all.
+        count: counts the inputs; runs in a thread of its own, so that the first image does not
+            wait for it.
+        done: inputs that an earlier run has done.
+    """
+
+    def __init__(self, shown: bool, count: Callable[[], int], done: int = 0) -> None:
+        self._bar = tqdm(
+            disable=not shown,
+            unit="img",
+            unit_scale=False,
+            initial=done,
+            file=sys.stderr,
+            delay=DELAY_SECONDS,
+            dynamic_ncols=True,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, "
+            "{rate_noinv_fmt}{postfix}]",
+        )
+        self._errors = 0
+        if shown:
+            threading.Thread(target=self._set_total, args=[count], daemon=True).start()
+
+    def _set_total(self, count: Callable[[], int]) -> None:
+        self._bar.total = count()
+
+    def add(self, failed: bool) -> None:
+        """One more input is done."""
+        if failed:
+            self._errors += 1
+            self._bar.set_postfix_str(f"{self._errors} errors", refresh=False)
+        self._bar.update()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The bar makes room for what is printed meanwhile."""
+        if self._bar.disable:
+            yield
+        else:
+            with tqdm.external_write_mode(file=sys.stderr):
+                yield
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

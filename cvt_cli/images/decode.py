@@ -1,0 +1,105 @@
+"""Bytes become an upright RGB image. Untrusted bytes: formats that start another program are not
+tried, and the size is checked before a pixel is decoded."""
+
+import struct
+import warnings
+import zlib
+from typing import BinaryIO
+
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from cvt_cli.errors import ImageError
+
+# Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
+MAX_PIXELS = 2 * 89_478_485
+
+# What Pillow can read but nobody's photograph is, and that runs other code to be read (EPS starts
+# Ghostscript; WMF, HDF5, GRIB, BUFR and FITS stubs call handlers).
+_REFUSED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+
+
+def decode(
+    file: BinaryIO, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
+) -> Image.Image:
+    """The first frame of an image, turned as its EXIF orientation says, in RGB.
+
+    Args:
+        file: the encoded image, seekable.
+        max_pixels: width times height above which the image is refused, undecoded.
+        reduce_to: lets the JPEG decoder scale down while it decodes, by 2, 4 or 8, to a shorter
+            side of no less than this many pixels. None: every pixel is decoded.
+
+    Raises:
+        ImageError: if these are no image's bytes, or too many pixels; says which.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The limit is ours to check; Pillow's warning at half of it would reach stderr.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_formats()) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise ImageError(
+                        f"{width}x{height} pixels, more than the limit of {max_pixels} "
+                        "(a decompression bomb?)",
+                        hint="raise --max-pixels if the file is what it should be",
+                    )
+                if reduce_to is not None:
+                    _draft(image, reduce_to)
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(_unidentified(file)) from None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,  # Pillow's word for a broken PNG
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        ZeroDivisionError,
+        RuntimeError,
+        NotImplementedError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        # Hostile bytes make Pillow's plug-ins raise nearly anything; each is this image's own.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"broken image: {reason}") from error
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+
+
+def _draft(image: Image.Image, shorter: int) -> None:
+    width, height = image.size
+    scale = shorter / min(width, height)
+    if isinstance(image, ImageFile.ImageFile) and scale < 1:
+        image.draft(image.mode, (round(width * scale), round(height * scale)))
+
+
+def _unidentified(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(1024)
+    if not start:
+        return "empty file"
+    if b"\0" not in start and _is_text(start):
+        return "text, not an image"
+    return "not an image, or in a format that is not supported"
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        # A character may be cut in two at the end.
+        start[:-3].decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

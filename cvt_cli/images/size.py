@@ -1,0 +1,31 @@
+"""An image size as it is typed. Imports nothing, so that the command line can check it at once."""
+
+import re
+
+from cvt_cli.errors import UsageError
+
+MAX_SIDE = 2**16 - 1
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """`320` or `512x384` (height x width) to (height, width) in pixels.
+
+    Raises:
+        UsageError: if it is neither, zero, or more than `MAX_SIDE` pixels.
+    """
+    match = re.fullmatch(r"\s*([0-9]+)(?:\s*[xX×]\s*([0-9]+))?\s*", text, re.ASCII)
+    if not match:
+        raise UsageError(
+            f"{text!r}: not an image size",
+            hint="a number of pixels, or height x width: 320, 512x384",
+        )
+    height = _side(text, match[1])
+    return height, _side(text, match[2]) if match[2] else height
+
+
+def _side(text: str, digits: str) -> int:
+    # A very long number is not converted: Python refuses those with an error of its own.
+    number = int(digits) if len(digits) <= len(str(MAX_SIDE)) else MAX_SIDE + 1
+    if not 1 <= number <= MAX_SIDE:
+        raise UsageError(f"image size {text}: each side must have 1 to {MAX_SIDE:,} pixels")
+    return number

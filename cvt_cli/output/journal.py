@@ -1,0 +1,155 @@
+"""An output file that appears whole or not at all, and that an interrupted run is taken up from.
+
+While a run goes on, its records are in `labels.csv.part`, in the final format, and what they were
+made with is in `labels.csv.part.json`. To finish is to rename the first and delete the second.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.output import WriterClass, open_text
+from cvt_cli.records import Record
+
+FSYNC_SECONDS = 5.0
+
+
+class Journal:
+    """The file under construction.
+
+    Args:
+        path: the final name.
+        writer_class: the format.
+        top_k: the number of predictions that a record has at most.
+        run: what the records are made with. A journal of another run is not taken up.
+        resume: take up the journal of an interrupted run, if there is one.
+
+    Raises:
+        UsageError: if nothing can be written there, or the journal is of a run that differs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        writer_class: WriterClass,
+        top_k: int,
+        run: Mapping[str, Any],
+        resume: bool,
+    ) -> None:
+        self.path = path
+        self.part = part_of(path)
+        self._run_file = self.part.with_name(self.part.name + ".json")
+        self._synced = time.monotonic()
+        # Paths with a record already, in the order of the records.
+        self.done: list[str] = []
+        self.errors = 0
+        try:
+            if resume and self.part.exists():
+                self._check_run(run)
+                self._recover(writer_class)
+            else:
+                self.part.unlink(missing_ok=True)
+                _write_whole(self._run_file, json.dumps(run, indent=2) + "\n")
+            self._stream = open_text(self.part, "a")
+        except OSError as error:
+            raise UsageError(f"{path} can't be written: {_reason(error)}") from None
+        self._writer = writer_class(self._stream, top_k, started=bool(self.done))
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append records. They survive the end of this process at once, and a power cut within
+        seconds.
+
+        Raises:
+            CvtError: if the disk is full or gone; what was written before is kept.
+        """
+        try:
+            self._writer.write(records)
+            self._stream.flush()
+            if time.monotonic() - self._synced > FSYNC_SECONDS:
+                os.fsync(self._stream.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        try:
+            self._writer.close()
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+            self.part.replace(self.path)
+            self._run_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: OSError) -> CvtError:
+        return CvtError(
+            f"{self.part} can't be written: {_reason(error)}",
+            hint="what was written is kept: mend that, then run the same command with --resume",
+        )
+
+    def _check_run(self, run: Mapping[str, Any]) -> None:
+        try:
+            before = json.loads(self._run_file.read_text("utf-8"))
+        except (OSError, ValueError):
+            raise UsageError(
+                f"{self.part} can't be resumed: {self._run_file.name} is missing or corrupt",
+                hint="--overwrite starts anew",
+            ) from None
+        for key in sorted(run.keys() | before.keys()):
+            if run.get(key) != before.get(key):
+                raise UsageError(
+                    f"{self.part} is from a run with another {key.replace('_', '-')}: "
+                    f"{before.get(key)!r} then, {run.get(key)!r} now",
+                    hint="repeat the options of then, or start anew with --overwrite",
+                )
+
+    def _recover(self, writer_class: WriterClass) -> None:
+        with self.part.open("r+b") as file:
+            whole = 0
+            for record, end in writer_class.read(file):
+                self.done.append(record.path)
+                self.errors += record.error is not None
+                whole = end
+            # What follows was cut while it was being written.
+            file.truncate(whole)
+
+
+def part_of(path: Path) -> Path:
+    """The journal of an output file."""
+    return path.with_name(path.name + ".part")
+
+
+def check_output(path: Path, resume: bool, overwrite: bool) -> None:
+    """Raises `UsageError` where an output or a journal stands that nobody said to replace."""
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if overwrite:
+        return
+    if os.path.lexists(path) and not (resume and part_of(path).exists()):
+        if resume:
+            raise UsageError(f"{path} is finished", hint="--overwrite replaces it")
+        raise UsageError(f"{path} exists", hint="--overwrite replaces it")
+    if part_of(path).exists() and not resume:
+        raise UsageError(
+            f"{part_of(path)} is there from a run that was interrupted",
+            hint="--resume takes it up, --overwrite starts anew",
+        )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + "~")
+    with open_text(beside, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.replace(path)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,37 @@
+"""For pipes: `path<TAB>label<TAB>score`, the best label of each image, a line an image. An image
+without one has its error in a fourth column."""
+
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, TextIO
+
+from cvt_cli.output.delimited import SCORE_DIGITS
+from cvt_cli.records import Record
+
+# One record is one line, whatever is in a name.
+_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+class PlainWriter:
+    """Tab-separated lines without a header or quotes."""
+
+    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+        self._stream = stream
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append a line for each record."""
+        for record in records:
+            if record.predictions:
+                best = record.predictions[0]
+                cells = [record.path, best.label, f"{best.score:.{SCORE_DIGITS}f}"]
+            else:
+                cells = [record.path, "", "", record.error or ""]
+            cells = [cell.translate(_ESCAPES) for cell in cells]
+            self._stream.write("\t".join(cells).rstrip("\t") + "\n")
+
+    def close(self) -> None:
+        """Nothing ends plain lines."""
+
+    @staticmethod
+    def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
+        """Not possible: raises ValueError."""
+        raise ValueError("plain lines can't be read back")

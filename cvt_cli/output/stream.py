@@ -1,0 +1,25 @@
+"""Records to an open stream, for readers that want each as soon as it is known."""
+
+from collections.abc import Iterable
+from typing import TextIO
+
+from cvt_cli.output import WriterClass
+from cvt_cli.records import Record
+
+
+class StreamOutput:
+    """Standard output, say: what has `write` and `finish` as a `Journal` does."""
+
+    def __init__(self, stream: TextIO, writer_class: WriterClass, top_k: int) -> None:
+        self._stream = stream
+        self._writer = writer_class(stream, top_k)
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append records, at once."""
+        self._writer.write(records)
+        self._stream.flush()
+
+    def finish(self) -> None:
+        """End the document."""
+        self._writer.close()
+        self._stream.flush()

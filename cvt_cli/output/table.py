@@ -1,0 +1,72 @@
+"""For people: a block for each image, written as it is done, aligned from block to block."""
+
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, TextIO
+
+from rich.console import Console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from cvt_cli.records import Record
+
+BAR_WIDTH = 20
+NARROW = 60
+
+
+class TableWriter:
+    """Label, score and class index of each image's predictions."""
+
+    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._first = True
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Print a block for each record."""
+        for record in records:
+            if not self._first:
+                self._console.print()
+            self._first = False
+            # A name is text, never markup or control characters.
+            self._console.print(Text(visible(record.path), style="bold"))
+            if record.error is not None:
+                self._console.print(Text(f"  {record.error}", style="red"))
+            elif not record.predictions:
+                self._console.print(Text("  no label above the threshold", style="dim"))
+            else:
+                self._console.print(self._table(record))
+
+    def close(self) -> None:
+        """Nothing ends a table."""
+
+    @staticmethod
+    def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
+        """Not possible: raises ValueError."""
+        raise ValueError("a table can't be read back")
+
+    def _table(self, record: Record) -> Table:
+        wide = self._console.width >= NARROW
+        table = Table(
+            box=None, padding=(0, 1, 0, 1), expand=True, show_header=self._console.is_terminal
+        )
+        table.add_column("label", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
+        table.add_column("score", justify="right", width=6, header_style="dim")
+        if wide:
+            table.add_column("", width=BAR_WIDTH)
+        table.add_column("index", justify="right", width=5, header_style="dim")
+        for rank, prediction in enumerate(record.predictions):
+            score = Text(f"{prediction.score:.1%}")
+            cells: list[Text | ProgressBar] = [Text(visible(prediction.label)), score]
+            if wide:
+                cells.append(ProgressBar(1.0, prediction.score, width=BAR_WIDTH))
+            cells.append(Text(str(prediction.index), style="dim"))
+            table.add_row(*cells, style="" if rank else "green")
+        return table
+
+
+def visible(text: str) -> str:
+    """Control characters as escapes, so that a name can't steer the terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
