@@ -1,0 +1,229 @@
+"""Fixtures: a Hub on the loopback interface, the installed command, checkpoints and images."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# A port that is taken but never answers: no test may reach the network.
+_NOWHERE = socket.socket()
+_NOWHERE.bind(("127.0.0.1", 0))
+NOWHERE = f"http://127.0.0.1:{_NOWHERE.getsockname()[1]}"
+
+_HOME = tempfile.TemporaryDirectory(prefix="cvt-tests-")
+
+# Read once, when `huggingface_hub` is imported; for what tests do in their own process.
+for _name in list(os.environ):
+    if _name.startswith(("HF_", "HUGGING", "CVT_")) or _name.lower().endswith("_proxy"):
+        del os.environ[_name]
+os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
+
+from tests.hub_server import HubServer  # noqa: E402
+from tests.photos import PHOTOS, make_photo  # noqa: E402
+from tests.tiny import save_tiny  # noqa: E402
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """An empty Hub; `run_cvt` talks to it in tests that ask for it."""
+    with HubServer() as server:
+        yield server
+
+
+class Completed(subprocess.CompletedProcess[str]):
+    """A finished command; `returncode`, `stdout` and `stderr`."""
+
+    def json(self) -> Any:
+        """Standard output as one JSON value."""
+        return json.loads(self.stdout)
+
+    def jsonl(self) -> list[Any]:
+        """Standard output as one JSON value a line."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+
+class RunCvt:
+    """The installed `cvt` in a clean environment of its own.
+
+    Attributes:
+        hf_home: its HF_HOME, empty at first.
+        env: what it sees of the environment, and nothing more; tests may change it.
+        cwd: where it runs.
+    """
+
+    script = Path(sys.executable).with_name("cvt")
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.cwd = folder
+        self.hf_home = folder / ".hf"
+        home = folder / ".home"
+        home.mkdir()
+        self.env = {
+            "PATH": os.pathsep.join((str(self.script.parent), os.defpath)),
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "HF_HOME": str(self.hf_home),
+            "HF_ENDPOINT": endpoint,
+            "CVT_DEVICE": "cpu",
+        }
+        for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR"):
+            if name in os.environ:
+                self.env[name] = os.environ[name]
+
+    def start(
+        self,
+        *arguments: object,
+        env: Mapping[str, str | None] | None = None,
+        cwd: Path | None = None,
+        **options: Any,
+    ) -> subprocess.Popen[str]:
+        """Start the command and leave it running, for tests that interrupt it or feed it.
+
+        Its three streams are text pipes unless `options` for `Popen` say otherwise. A value of
+        None in `env` takes a variable away.
+        """
+        wanted = {**self.env, **(env or {})}
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(
+            [self.script, *(a if isinstance(a, str | bytes) else str(a) for a in arguments)],
+            env={name: value for name, value in wanted.items() if value is not None},
+            cwd=cwd or self.cwd,
+            **{"encoding": "utf-8", "errors": "surrogateescape", **streams, **options},
+        )
+
+    def __call__(
+        self,
+        *arguments: object,
+        stdin: bytes | str | Path = b"",
+        env: Mapping[str, str | None] | None = None,
+        cwd: Path | None = None,
+        columns: int | None = None,
+        no_color: bool = False,
+        tty: bool = False,
+        expect: int | None = None,
+        timeout: float = 120,
+    ) -> Completed:
+        """Run the command to its end.
+
+        Args:
+            arguments: its arguments; all but bytes become text.
+            stdin: what it reads: contents, or a file to redirect.
+            env: variables on top of the usual ones; None takes one away.
+            cwd: where it runs.
+            columns: COLUMNS, and the width of the terminal.
+            no_color: set NO_COLOR.
+            tty: give it a terminal as standard output.
+            expect: fail unless this is its exit code.
+            timeout: in seconds.
+        """
+        extra: dict[str, str | None] = {**(env or {})}
+        if columns is not None:
+            extra["COLUMNS"] = str(columns)
+        if no_color:
+            extra["NO_COLOR"] = "1"
+        if isinstance(stdin, str):
+            stdin = stdin.encode()
+        with contextlib.ExitStack() as stack:
+            source: Any = subprocess.PIPE
+            if isinstance(stdin, Path):
+                source = stack.enter_context(stdin.open("rb"))
+            text, sink = None, subprocess.PIPE
+            if tty:
+                extra.setdefault("TERM", "xterm-256color")
+                text, sink = _terminal(columns or 80)
+            process = self.start(
+                *arguments,
+                env=extra,
+                cwd=cwd,
+                stdin=source,
+                stdout=sink,
+                encoding=None,
+                errors=None,
+            )
+            stack.enter_context(process)
+            if text is not None:
+                os.close(sink)
+                text.start()
+            try:
+                out, err = process.communicate(
+                    None if isinstance(stdin, Path) else stdin, timeout=timeout
+                )
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        if text is not None:
+            out = text.result()
+        done = Completed(process.args, process.returncode, *map(_decode, (out, err)))
+        if expect is not None:
+            assert done.returncode == expect, f"{done.args}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+class _Screen(threading.Thread):
+    """Collects what a program writes to a terminal."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(daemon=True)
+        self._end = end
+        self._data = b""
+
+    def run(self) -> None:
+        # The other end's closing is an error on Linux, an empty read elsewhere.
+        with contextlib.suppress(OSError):
+            while data := os.read(self._end, 2**16):
+                self._data += data
+        os.close(self._end)
+
+    def result(self) -> bytes:
+        self.join()
+        return self._data.replace(b"\r\n", b"\n")
+
+
+def _terminal(columns: int) -> tuple[_Screen, int]:
+    """A terminal of this width: what reads its screen, and the file to write to."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    return _Screen(ours), theirs
+
+
+@pytest.fixture
+def run_cvt(request: pytest.FixtureRequest, tmp_path: Path) -> RunCvt:
+    """Runs the installed `cvt`; see `RunCvt`."""
+    uses_hub = "hub" in request.fixturenames
+    return RunCvt(tmp_path, request.getfixturevalue("hub").url if uses_hub else NOWHERE)
+
+
+@pytest.fixture(scope="session")
+def tiny_cvt(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`save_tiny` into a new folder each time, so that a test may damage what it gets."""
+    return lambda *args, **options: save_tiny(tmp_path_factory.mktemp("cvt"), *args, **options)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every one of `PHOTOS` by name; not to be changed."""
+    folder = tmp_path_factory.mktemp("photos")
+    return {name: make_photo(name, folder) for name in PHOTOS}
+
+
+@pytest.fixture(params=PHOTOS)
+def photo(request: pytest.FixtureRequest, photos: dict[str, Path]) -> Path:
+    """One test for each of `PHOTOS`."""
+    return photos[request.param]
