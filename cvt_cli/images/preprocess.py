@@ -6,7 +6,7 @@ published checkpoints name: ConvNeXT's and ViT's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -131,6 +131,43 @@ class Preprocessing:
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) in pixels of every image after `pixels`; None if it varies."""
         return self.crop or self.resize_to
+
+    def scaled_to(self, size: tuple[int, int]) -> Self:
+        """The same rule for another input size, (height, width) in pixels.
+
+        A rule that crops still keeps the same part of the picture. To a square it keeps the
+        picture's aspect as well; a rectangle is taken for the aspect of the pictures, and they are
+        squeezed to it.
+        """
+        height, width = size
+        if self.crop is None:
+            return replace(self, resize_to=size, shortest_edge=None)
+        if self.resize_to is not None:
+            (rows, columns), (crop_rows, crop_columns) = self.resize_to, self.crop
+        elif self.shortest_edge is not None:
+            rows = columns = self.shortest_edge
+            crop_rows = crop_columns = max(self.crop)
+            if height == width:
+                edge = max(1, height * rows // crop_rows)
+                return replace(self, shortest_edge=edge, crop=size)
+        else:
+            return replace(self, crop=size)
+        resized = max(1, height * rows // crop_rows), max(1, width * columns // crop_columns)
+        return replace(self, resize_to=resized, shortest_edge=None, crop=size)
+
+    def in_words(self) -> str:
+        """The resize and the crop for a reader: "shorter side to 256, centre crop 224 × 224,
+        bicubic"."""
+        steps = []
+        if self.resize_to is not None:
+            steps.append("squeezed to {} × {}".format(*self.resize_to))
+        elif self.shortest_edge is not None:
+            steps.append(f"shorter side to {self.shortest_edge}")
+        if self.crop is not None:
+            steps.append("centre crop {} × {}".format(*self.crop))
+        if self.resize_to is not None or self.shortest_edge is not None:
+            steps.append(Image.Resampling(self.resample).name.lower())
+        return ", ".join(steps) or "as it is"
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop: an RGB image of any size to (H, W, 3) uint8."""

@@ -16,7 +16,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*([0-9]+)(?:\s*[xX×]\s*([0-9]+))?\s*", text, re.ASCII)
     if not match:
         raise UsageError(
-            f"{text!r}: not an image size",
+            f"{text[:40]!r}: not an image size",
             hint="a number of pixels, or height x width: 320, 512x384",
         )
     height = _side(text, match[1])
@@ -27,5 +27,5 @@ def _side(text: str, digits: str) -> int:
     # A very long number is not converted: Python refuses those with an error of its own.
     number = int(digits) if len(digits) <= len(str(MAX_SIDE)) else MAX_SIDE + 1
     if not 1 <= number <= MAX_SIDE:
-        raise UsageError(f"image size {text}: each side must have 1 to {MAX_SIDE:,} pixels")
+        raise UsageError(f"image size {text[:40]}: each side must have 1 to {MAX_SIDE:,} pixels")
     return number
