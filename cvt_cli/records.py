@@ -1,6 +1,7 @@
 """What comes out for each input."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,37 @@ class Record:
         path: the input as it was given.
         predictions: at most top-k of them, by falling score; empty if there is an error.
         error: why there are none, in one line; None if all went well.
+        columns: the optional facts that were asked for, by name; see `COLUMNS`.
     """
 
     path: str
     predictions: tuple[Prediction, ...] = ()
     error: str | None = None
+    columns: Mapping[str, int | float | str | None] = field(default_factory=dict)
+
+
+# Facts about an image that a record can carry, and the type of each.
+COLUMNS: Mapping[str, type] = {
+    "width": int,  # pixels, upright
+    "height": int,
+    "bytes": int,  # the encoded file
+    "sha256": str,  # of the encoded file, hexadecimal
+    "seconds": float,  # from opening the file to its pixels
+    "index": int,  # class index of the best label
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordShape:
+    """What every record of a run has room for.
+
+    Attributes:
+        top_k: predictions, at most.
+        columns: names out of `COLUMNS`, in order.
+    """
+
+    top_k: int
+    columns: tuple[str, ...] = ()
 
 
 def as_written(path: str) -> str:

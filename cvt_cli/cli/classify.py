@@ -18,6 +18,7 @@ from cvt_cli.images.find import IMAGE_SUFFIXES, find, remaining
 from cvt_cli.output import FORMATS, check_format, format_of_file, writer_class
 from cvt_cli.output.journal import Journal, check_output
 from cvt_cli.output.stream import StreamOutput
+from cvt_cli.records import RecordShape
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -118,13 +119,14 @@ def classify(
         refresh=refresh,
         offline=offline,
     )
+    shape = RecordShape(top_k)
     sink: Journal | StreamOutput
     if output is None:
-        sink = StreamOutput(sys.stdout, writer_class(format_), top_k)
+        sink = StreamOutput(sys.stdout, writer_class(format_), shape)
         done: list[str] = []
     else:
         run = classifier.description() | {"format": format_, "top_k": top_k, "version": __version__}
-        sink = Journal(output, writer_class(format_), top_k, run, resume)
+        sink = Journal(output, writer_class(format_), shape, run, resume)
         done = sink.done
     sources, again = remaining(lambda: find(inputs), done, batch_size)
     errors = sink.errors if isinstance(sink, Journal) else 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, Protocol, TextIO, cast
 
 from cvt_cli.errors import UsageError
-from cvt_cli.records import Record
+from cvt_cli.records import Record, RecordShape
 
 
 class Writer(Protocol):
@@ -14,11 +14,11 @@ class Writer(Protocol):
 
     Args:
         stream: as `open_text` opens it.
-        top_k: the number of predictions that a record has at most.
+        shape: what a record has room for.
         started: whether the stream holds records already.
     """
 
-    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None: ...
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None: ...
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records."""

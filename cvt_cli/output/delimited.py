@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
 
-from cvt_cli.records import Prediction, Record
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
 
 SCORE_DIGITS = 6
 
@@ -16,11 +16,11 @@ class DelimitedWriter:
     delimiter = ","
     line_end = "\r\n"
 
-    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._rows = csv.writer(stream, delimiter=self.delimiter, lineterminator=self.line_end)
-        self._top_k = top_k
+        self._shape = shape
         if not started:
-            self._rows.writerow(columns(top_k))
+            self._rows.writerow(header(shape))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append a row for each record."""
@@ -28,7 +28,8 @@ class DelimitedWriter:
             cells: list[object] = [record.path]
             for prediction in record.predictions:
                 cells += [prediction.label, f"{prediction.score:.{SCORE_DIGITS}f}"]
-            cells += [""] * (1 + 2 * self._top_k - len(cells))
+            cells += [""] * (1 + 2 * self._shape.top_k - len(cells))
+            cells += [record.columns.get(name, "") for name in self._shape.columns]
             self._rows.writerow([*cells, record.error or ""])
 
     def close(self) -> None:
@@ -42,26 +43,27 @@ class DelimitedWriter:
             ValueError: if the header is not that of a `DelimitedWriter`.
         """
         rows = _whole_rows(file, cls.delimiter)
-        header, _ = next(rows, (None, 0))
-        if header is None:
+        names, _ = next(rows, ([], 0))
+        if not names:
             return
-        if header[:1] != ["path"] or "label" not in header or "error" not in header:
+        if names[0] != "path" or "label" not in names or names[-1] != "error":
             raise ValueError("its header is not `path,label,score,…,error`")
         pairs = [
-            (column, header.index(name.replace("label", "score")))
-            for column, name in enumerate(header)
+            (column, names.index(name.replace("label", "score")))
+            for column, name in enumerate(names)
             if name == "label" or name.startswith("label_")
         ]
-        error = header.index("error")
+        extra = [(column, name) for column, name in enumerate(names) if name in COLUMNS]
         for row, end in rows:
-            if len(row) != len(header):
+            if len(row) != len(names):
                 raise ValueError(f"the row that ends at byte {end} has {len(row)} cells")
             predictions = tuple(
                 Prediction(row[label], float(row[score]), -1)
                 for label, score in pairs
                 if row[label]
             )
-            yield Record(row[0], predictions, row[error] or None), end
+            columns = {name: COLUMNS[name](row[at]) for at, name in extra if row[at]}
+            yield Record(row[0], predictions, row[-1] or None, columns), end
 
 
 class CsvWriter(DelimitedWriter):
@@ -88,7 +90,9 @@ def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int
             row, quotes = b"", 0
 
 
-def columns(top_k: int) -> list[str]:
-    """The header for records of at most `top_k` predictions."""
-    numbered = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "score")]
-    return ["path", "label", "score", *numbered, "error"]
+def header(shape: RecordShape) -> list[str]:
+    """The names of a row's cells."""
+    numbered = [
+        f"{name}_{rank}" for rank in range(2, shape.top_k + 1) for name in ("label", "score")
+    ]
+    return ["path", "label", "score", *numbered, *shape.columns, "error"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import WriterClass, open_text
-from cvt_cli.records import Record
+from cvt_cli.records import Record, RecordShape
 
 FSYNC_SECONDS = 5.0
 
@@ -24,7 +24,7 @@ class Journal:
     Args:
         path: the final name.
         writer_class: the format.
-        top_k: the number of predictions that a record has at most.
+        shape: what a record has room for.
         run: what the records are made with. A journal of another run is not taken up.
         resume: take up the journal of an interrupted run, if there is one.
 
@@ -36,7 +36,7 @@ class Journal:
         self,
         path: Path,
         writer_class: WriterClass,
-        top_k: int,
+        shape: RecordShape,
         run: Mapping[str, Any],
         resume: bool,
     ) -> None:
@@ -57,7 +57,7 @@ class Journal:
             self._stream = open_text(self.part, "a")
         except OSError as error:
             raise UsageError(f"{path} can't be written: {_reason(error)}") from None
-        self._writer = writer_class(self._stream, top_k, started=bool(self.done))
+        self._writer = writer_class(self._stream, shape, started=bool(self.done))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records. They survive the end of this process at once, and a power cut within

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import SCORE_DIGITS
-from cvt_cli.records import Prediction, Record
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
 
 
-def as_json(record: Record) -> dict[str, Any]:
+def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
     """The record as JSON has it."""
     return {
         "path": record.path,
         "predictions": [_prediction(each) for each in record.predictions],
         "error": record.error,
-    }
+    } | {name: record.columns.get(name) for name in shape.columns}
 
 
 def _prediction(prediction: Prediction) -> dict[str, Any]:
@@ -25,13 +25,14 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
 class JsonLinesWriter:
     """A record a line."""
 
-    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
+        self._shape = shape
 
     def write(self, records: Iterable[Record]) -> None:
         """Append a line for each record."""
         for record in records:
-            self._stream.write(json.dumps(as_json(record), ensure_ascii=False) + "\n")
+            self._stream.write(json.dumps(as_json(record, self._shape), ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Nothing ends JSON Lines."""
@@ -53,14 +54,15 @@ class JsonLinesWriter:
 class JsonWriter:
     """One array of all records."""
 
-    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
+        self._shape = shape
         self._before = ",\n" if started else "[\n"
 
     def write(self, records: Iterable[Record]) -> None:
         """Append an element for each record."""
         for record in records:
-            line = json.dumps(as_json(record), ensure_ascii=False)
+            line = json.dumps(as_json(record, self._shape), ensure_ascii=False)
             self._stream.write(f"{self._before}  {line}")
             self._before = ",\n"
 
@@ -94,6 +96,7 @@ def _from_json(line: bytes) -> Record:
     try:
         values = json.loads(line)
         predictions = tuple(Prediction(**prediction) for prediction in values["predictions"])
-        return Record(values["path"], predictions, values["error"])
+        columns = {name: values[name] for name in COLUMNS if name in values}
+        return Record(values["path"], predictions, values["error"], columns)
     except (KeyError, TypeError):
         raise ValueError("it holds what is not a record of `cvt classify`") from None

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
 
 from cvt_cli.output.delimited import SCORE_DIGITS
-from cvt_cli.records import Record
+from cvt_cli.records import Record, RecordShape
 
 # One record is one line, whatever is in a name.
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -14,7 +14,7 @@ _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 class PlainWriter:
     """Tab-separated lines without a header or quotes."""
 
-    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
 
     def write(self, records: Iterable[Record]) -> None:

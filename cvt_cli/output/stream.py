@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from cvt_cli.output import WriterClass
-from cvt_cli.records import Record
+from cvt_cli.records import Record, RecordShape
 
 
 class StreamOutput:
     """Standard output, say: what has `write` and `finish` as a `Journal` does."""
 
-    def __init__(self, stream: TextIO, writer_class: WriterClass, top_k: int) -> None:
+    def __init__(self, stream: TextIO, writer_class: WriterClass, shape: RecordShape) -> None:
         self._stream = stream
-        self._writer = writer_class(stream, top_k)
+        self._writer = writer_class(stream, shape)
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records, at once."""

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cvt_cli.records import Record
+from cvt_cli.records import Record, RecordShape
 
 BAR_WIDTH = 20
 NARROW = 60
@@ -17,7 +17,7 @@ NARROW = 60
 class TableWriter:
     """Label, score and class index of each image's predictions."""
 
-    def __init__(self, stream: TextIO, top_k: int, started: bool = False) -> None:
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._console = Console(file=stream, highlight=False)
         self._first = True
 
