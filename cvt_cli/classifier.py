@@ -1,13 +1,17 @@
 """Images become predictions: batches through the network, and the overlapped pipeline around it."""
 
+import difflib
+import hashlib
+import os
+import time
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, overload
 
 import numpy as np
 import torch
@@ -18,7 +22,7 @@ from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.devices import is_out_of_memory, pick_device, pick_dtype
-from cvt_cli.errors import ImageError
+from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images.decode import MAX_PIXELS, decode
 from cvt_cli.images.find import Source, find
 from cvt_cli.records import Prediction, Record
@@ -46,10 +50,13 @@ class Classifier:
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
         refresh, offline: as in `checkpoint.resolve`.
         max_pixels: width times height above which an image is refused.
+        only: the labels to choose from, instead of all that the model knows: scores are the
+            softmax over these.
 
     Raises:
         ModelError: if the checkpoint can't be had.
-        UsageError: if this machine has no such device, or there is no such dtype.
+        UsageError: if this machine has no such device, there is no such dtype, or the model knows
+            no such label.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class Classifier:
         refresh: bool = False,
         offline: bool = False,
         max_pixels: int = MAX_PIXELS,
+        only: Sequence[str] = (),
     ) -> None:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
@@ -72,6 +80,7 @@ class Classifier:
         self.checkpoint = model
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self._indexes = _indexes_of(only, model) if only else range(len(model.labels))
         self._model = model.model().to(self.device, self.dtype)
 
     @property
@@ -90,6 +99,9 @@ class Classifier:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
+            "labels": [self.labels[index] for index in self._indexes]
+            if len(self._indexes) < len(self.labels)
+            else None,
         }
 
     @overload
@@ -113,24 +125,38 @@ class Classifier:
         return list(self.classify(sources, top_k))
 
     def classify(
-        self, sources: Iterable[Source | Image.Image], top_k: int = DEFAULT_TOP_K
+        self,
+        sources: Iterable[Source | Image.Image],
+        top_k: int = DEFAULT_TOP_K,
+        threshold: float = 0.0,
+        columns: Sequence[str] = (),
     ) -> Iterator[Record]:
         """One record for each source, in order.
 
         Images are decoded in threads while the network runs; a few batches are in memory at any
         time, however many sources there are.
+
+        Args:
+            sources: what to classify.
+            top_k: predictions in a record, at most.
+            threshold: the least score that a prediction has.
+            columns: names out of `records.COLUMNS` that each record carries.
         """
-        for paths, images in self._batches(sources):
-            good = [image for image in images if isinstance(image, np.ndarray)]
+        for batch in self._batches(sources, columns):
+            good = [image.pixels for image in batch if image.pixels is not None]
             predictions = iter(self._predictions(good, top_k))
-            for path, image in zip(paths, images, strict=True):
-                if isinstance(image, np.ndarray):
-                    yield Record(path, next(predictions))
-                else:
-                    yield Record(path, error=str(image))
+            for image in batch:
+                if image.pixels is None:
+                    yield Record(image.path, error=image.error, columns=image.columns)
+                    continue
+                best = next(predictions)
+                if "index" in columns:
+                    image.columns["index"] = best[0].index
+                kept = tuple(each for each in best if each.score >= threshold)
+                yield Record(image.path, kept, columns=image.columns)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Softmax over the classes.
+        """Softmax over the classes, or over those that were chosen.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
@@ -138,7 +164,7 @@ class Classifier:
         Returns:
             (len(images), classes) float32 on the CPU.
         """
-        result = torch.empty(len(images), len(self.labels))
+        result = torch.empty(len(images), len(self._indexes))
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(index)
@@ -161,6 +187,8 @@ class Classifier:
     def _forward(self, batch: Tensor) -> Tensor:
         x = self.checkpoint.preprocessing.normalize(batch.to(self.device))
         logits: Tensor = self._model(x.to(self.dtype))
+        if len(self._indexes) < len(self.labels):
+            logits = logits[:, list(self._indexes)]
         return logits.float().softmax(dim=-1).cpu()
 
     def _halve_batch(self) -> None:
@@ -178,51 +206,101 @@ class Classifier:
     ) -> list[tuple[Prediction, ...]]:
         if not images:
             return []
-        scores, indexes = self.probabilities(images).topk(min(top_k, len(self.labels)))
-        return [
-            tuple(
-                Prediction(self.labels[index], score, index)
-                for score, index in zip(row_scores, row_indexes, strict=True)
+        scores, columns = self.probabilities(images).topk(min(top_k, len(self._indexes)))
+        predictions = []
+        for row in zip(scores.tolist(), columns.tolist(), strict=True):
+            best = ((score, self._indexes[column]) for score, column in zip(*row, strict=True))
+            predictions.append(
+                tuple(Prediction(self.labels[index], score, index) for score, index in best)
             )
-            for row_scores, row_indexes in zip(scores.tolist(), indexes.tolist(), strict=True)
-        ]
+        return predictions
 
     def _batches(
-        self, sources: Iterable[Source | Image.Image]
-    ) -> Iterator[tuple[list[str], list[np.ndarray | ImageError]]]:
-        """Every `batch_size` sources, decoded: their paths and their pixels or errors.
+        self, sources: Iterable[Source | Image.Image], columns: Sequence[str] = ()
+    ) -> Iterator[list["DecodedImage"]]:
+        """Every `batch_size` sources, decoded.
 
         The last of a batch may be errors: a batch's members depend on the order of the sources
         only, so that a run which is taken up later computes the same batches.
         """
         batch_size = self.batch_size
         stream = iter(sources)
-        pending: deque[tuple[str, Future[np.ndarray | ImageError]]] = deque()
+        pending: deque[Future[DecodedImage]] = deque()
         with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
             try:
                 while True:
                     # One batch for the network, one being decoded meanwhile.
                     for source in islice(stream, 2 * batch_size - len(pending)):
-                        path = source.path if isinstance(source, Source) else ""
-                        pending.append((path, pool.submit(partial(self._read, source))))
+                        pending.append(pool.submit(self._read, source, columns))
                     if not pending:
                         return
                     batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-                    yield [path for path, _ in batch], [future.result() for _, future in batch]
+                    yield [future.result() for future in batch]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, source: Source | Image.Image) -> np.ndarray | ImageError:
+    def _read(self, source: Source | Image.Image, columns: Sequence[str]) -> "DecodedImage":
+        result = DecodedImage(source.path if isinstance(source, Source) else "")
+        start = time.perf_counter()
         try:
             if isinstance(source, Source):
                 with source.open() as file:
+                    result.columns |= _file_facts(file, columns)
                     image = decode(file, self.max_pixels)
             else:
                 image = ImageOps.exif_transpose(source).convert("RGB")
+            facts = {"width": image.width, "height": image.height}
+            result.columns |= {name: facts[name] for name in columns if name in facts}
             pixels = self.checkpoint.preprocessing.pixels(image)
             self.checkpoint.config.tokens(*pixels.shape[:2])
-            return pixels
-        except ImageError as error:
-            return error
-        except (ValueError, MemoryError) as error:
-            return ImageError(str(error) or "out of memory")
+            result.pixels = pixels
+        except (ImageError, ValueError, MemoryError) as error:
+            result.error = str(error) or "out of memory"
+        if "seconds" in columns:
+            result.columns["seconds"] = round(time.perf_counter() - start, 6)
+        return result
+
+
+@dataclass(slots=True)
+class DecodedImage:
+    """What a decode thread hands over.
+
+    Attributes:
+        path: the input as it was given.
+        pixels: (H, W, 3) uint8; None if there is an error.
+        error: why there are no pixels, in one line.
+        columns: the facts that were asked for, out of `records.COLUMNS`.
+    """
+
+    path: str
+    pixels: np.ndarray | None = None
+    error: str | None = None
+    columns: dict[str, int | float | str | None] = field(default_factory=dict)
+
+
+def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float | str | None]:
+    facts: dict[str, int | float | str | None] = {}
+    if "bytes" in columns:
+        facts["bytes"] = file.seek(0, os.SEEK_END)
+    if "sha256" in columns:
+        file.seek(0)
+        facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return facts
+
+
+def _indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
+    """The class indexes of labels, by name in any case."""
+    known = {label.casefold(): index for index, label in enumerate(checkpoint.labels)}
+    indexes = []
+    for label in only:
+        index = known.get(label.strip().casefold())
+        if index is None:
+            close = difflib.get_close_matches(label.strip().casefold(), known, n=1)
+            hint = f"did you mean {checkpoint.labels[known[close[0]]]}? " if close else ""
+            raise UsageError(
+                f"{label.strip()}: {checkpoint.name} knows no such label",
+                hint=f"{hint}`cvt inspect {checkpoint.name} --labels` lists them",
+            )
+        indexes.append(index)
+    return sorted(set(indexes))
