@@ -1,23 +1,15 @@
 """`cvt classify`: image files in, labels out."""
 
 import sys
-import time
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
-from cvt_cli.cli import options
-from cvt_cli.cli.messages import say
-from cvt_cli.cli.progress import Progress
-from cvt_cli.errors import ExitCode, Interrupted, UsageError
-from cvt_cli.images.find import IMAGE_SUFFIXES, find, remaining
+from cvt_cli.cli import options, run
+from cvt_cli.images.find import find
 from cvt_cli.output import FORMATS, check_format, format_of_file, writer_class
-from cvt_cli.output.journal import Journal, check_output
-from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import RecordShape
 
 EXAMPLES = """\
@@ -68,43 +60,16 @@ def classify(
         ),
     ] = None,
     output: options.OutputOption = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with an --output that was interrupted: only what is missing.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace an --output that exists, or start an interrupted one anew.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = False,
+    resume: options.ResumeOption = False,
+    overwrite: options.OverwriteOption = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     batch_size: options.BatchSizeOption = 16,
-    progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--progress/--no-progress",
-            help="A progress bar on stderr. Default: on a terminal.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    progress: options.ProgressOption = None,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    settings: options.Settings = context.obj
     format_ = _pick_format(format_, output)
-    if output is not None:
-        check_output(output, resume, overwrite)
-        _check_not_an_input(output, inputs)
-    elif resume:
-        raise UsageError("--resume needs --output")
+    run.check(output, inputs, resume, overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.classifier import Classifier
@@ -119,50 +84,16 @@ def classify(
         refresh=refresh,
         offline=offline,
     )
-    shape = RecordShape(top_k)
-    sink: Journal | StreamOutput
-    if output is None:
-        sink = StreamOutput(sys.stdout, writer_class(format_), shape)
-        done: list[str] = []
-    else:
-        run = classifier.description() | {"format": format_, "top_k": top_k, "version": __version__}
-        sink = Journal(output, writer_class(format_), shape, run, resume)
-        done = sink.done
-    sources, again = remaining(lambda: find(inputs), done, batch_size)
-    errors = sink.errors if isinstance(sink, Journal) else 0
-    count = len(done)
-    shown = sys.stderr.isatty() if progress is None else progress
-    bar = Progress(shown and not settings.quiet, lambda: sum(1 for _ in find(inputs)), count)
-    start = time.monotonic()
-    records = classifier.classify(sources, top_k)
-    try:
-        # The first records of a batch that was cut are computed again, not written again.
-        for record in islice(records, again, None):
-            with bar.paused():
-                sink.write([record])
-            failed = record.error is not None
-            bar.add(failed)
-            errors += failed
-            count += 1
-        sink.finish()
-    except KeyboardInterrupt:
-        kept = f"; {output}.part keeps them: --resume goes on" if output is not None else ""
-        raise Interrupted(f"interrupted after {count} inputs{kept}") from None
-    finally:
-        bar.close()
-    _sum_up(settings, output, count, errors, (count - len(done)) / (time.monotonic() - start))
-
-
-def _sum_up(
-    settings: options.Settings, output: Path | None, count: int, errors: int, rate: float
-) -> None:
-    if not settings.quiet:
-        if output is not None:
-            say(f"{output}: {count} inputs, {rate:.1f} images/s")
-        if errors:
-            say(f"{errors} of {count} inputs could not be read; each has its error in the output")
-    if errors:
-        raise typer.Exit(ExitCode.INPUTS_FAILED)
+    description = classifier.description() | {"format": format_, "top_k": top_k}
+    sink = run.open_sink(output, writer_class(format_), RecordShape(top_k), description, resume)
+    run.run(
+        context.obj,
+        lambda: find(inputs),
+        lambda sources: classifier.classify(sources, top_k),
+        sink,
+        batch_size,
+        progress,
+    )
 
 
 def _pick_format(name: str | None, output: Path | None) -> str:
@@ -171,14 +102,3 @@ def _pick_format(name: str | None, output: Path | None) -> str:
     if output is not None:
         return format_of_file(output)
     return "table" if sys.stdout.isatty() else "plain"
-
-
-def _check_not_an_input(output: Path, inputs: list[str]) -> None:
-    if not output.exists():
-        return
-    for path in inputs:
-        in_folder = Path(path).is_dir() and output.resolve().is_relative_to(Path(path).resolve())
-        if in_folder and output.suffix.lower() in IMAGE_SUFFIXES:
-            raise UsageError(f"{output} is one of the inputs")
-        if Path(path).exists() and output.samefile(path):
-            raise UsageError(f"{output} is one of the inputs")

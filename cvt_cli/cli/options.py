@@ -68,6 +68,31 @@ OutputOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with an --output that was interrupted: only what is missing.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace an --output that exists, or start an interrupted one anew.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+ProgressOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress",
+        help="A progress bar on stderr. Default: on a terminal.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 BatchSizeOption = Annotated[
     int,
     typer.Option(

@@ -1,6 +1,7 @@
 """Records to an open stream, for readers that want each as soon as it is known."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from cvt_cli.output import WriterClass
@@ -9,6 +10,10 @@ from cvt_cli.records import Record, RecordShape
 
 class StreamOutput:
     """Standard output, say: what has `write` and `finish` as a `Journal` does."""
+
+    path: Path | None = None
+    done: Sequence[str] = ()
+    errors = 0
 
     def __init__(self, stream: TextIO, writer_class: WriterClass, shape: RecordShape) -> None:
         self._stream = stream

@@ -1,0 +1,126 @@
+"""The run behind the commands that make one record of each input: sources in, records out, with
+progress, resumption and a summary."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cvt_cli import __version__
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.options import Settings
+from cvt_cli.cli.progress import Progress
+from cvt_cli.errors import ExitCode, Interrupted, UsageError
+from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
+from cvt_cli.output import WriterClass
+from cvt_cli.output.journal import Journal, check_output
+from cvt_cli.output.stream import StreamOutput
+from cvt_cli.records import Record, RecordShape
+
+Search = Callable[[], Iterator[Source]]
+
+
+def check(output: Path | None, inputs: list[str], resume: bool, overwrite: bool) -> None:
+    """Before anything is started.
+
+    Raises:
+        UsageError: if the output can't be written or would replace what nobody said to replace.
+    """
+    if output is None:
+        if resume:
+            raise UsageError("--resume needs --output")
+        return
+    check_output(output, resume, overwrite)
+    _check_not_an_input(output, inputs)
+
+
+def open_sink(
+    output: Path | None,
+    writer_class: WriterClass,
+    shape: RecordShape,
+    run: Mapping[str, Any],
+    resume: bool,
+) -> Journal | StreamOutput:
+    """Where records go: a file, or standard output.
+
+    Args:
+        output: the file; None for standard output.
+        writer_class: the format.
+        shape: what a record has room for.
+        run: what the records depend on; a run that differs in it is not resumed.
+        resume: take up the journal of an interrupted run.
+    """
+    if output is None:
+        return StreamOutput(sys.stdout, writer_class, shape)
+    return Journal(output, writer_class, shape, {**run, "version": __version__}, resume)
+
+
+def run(
+    settings: Settings,
+    search: Search,
+    process: Callable[[Iterator[Source]], Iterator[Record]],
+    sink: Journal | StreamOutput,
+    batch_size: int,
+    progress: bool | None,
+) -> None:
+    """Write a record for each source that has none yet.
+
+    Args:
+        settings: the global options.
+        search: starts the search for the sources anew.
+        process: makes one record of each source, in order.
+        sink: where they go.
+        batch_size: the sources that go through the network together.
+        progress: whether to show a bar; None where stderr is a terminal.
+
+    Raises:
+        Interrupted: on Ctrl-C or SIGTERM; says what was kept.
+        typer.Exit: with the code that says so if an input could not be read.
+    """
+    sources, again = remaining(search, sink.done, batch_size)
+    before = count = len(sink.done)
+    errors = sink.errors
+    shown = sys.stderr.isatty() if progress is None else progress
+    bar = Progress(shown and not settings.quiet, lambda: sum(1 for _ in search()), count)
+    start = time.monotonic()
+    try:
+        # The first records of a batch that was cut are computed again, not written again.
+        for record in islice(process(sources), again, None):
+            with bar.paused():
+                sink.write([record])
+            failed = record.error is not None
+            bar.add(failed)
+            errors += failed
+            count += 1
+        sink.finish()
+    except KeyboardInterrupt:
+        kept = f"; {sink.path}.part keeps them: --resume goes on" if sink.path else ""
+        raise Interrupted(f"interrupted after {count} inputs{kept}") from None
+    finally:
+        bar.close()
+    _sum_up(settings, sink.path, count, errors, (count - before) / (time.monotonic() - start))
+
+
+def _sum_up(settings: Settings, output: Path | None, count: int, errors: int, rate: float) -> None:
+    if not settings.quiet:
+        if output is not None:
+            say(f"{output}: {count} inputs, {rate:.1f} images/s")
+        if errors:
+            say(f"{errors} of {count} inputs could not be read; each has its error in the output")
+    if errors:
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _check_not_an_input(output: Path, inputs: list[str]) -> None:
+    if not output.exists():
+        return
+    for path in inputs:
+        in_folder = Path(path).is_dir() and output.resolve().is_relative_to(Path(path).resolve())
+        if in_folder and output.suffix.lower() in IMAGE_SUFFIXES:
+            raise UsageError(f"{output} is one of the inputs")
+        if Path(path).exists() and output.samefile(path):
+            raise UsageError(f"{output} is one of the inputs")
