@@ -131,21 +131,22 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CvtConfig:
     if not depth or sorted(depth) != list(stages):
         raise ValueError("its weights are not those of a CvT")
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
         if name not in shapes:
             raise ValueError(f"{name} is missing")
+        if len(shapes[name]) != dimensions or not all(shapes[name]):
+            raise ValueError(f"{name} is {shapes[name]}, not of {dimensions} dimensions")
         return shapes[name]
 
-    def methods(stage: int) -> str:
-        first = f"stages.{stage}.blocks.0.attn.conv_proj_k.conv.weight"
-        # Pooling and the identity have no weights; the authors' default without them is "avg".
-        return "dw_bn" if first in shapes else "avg"
+    def conv_proj(stage: int) -> str:
+        return f"stages.{stage}.blocks.0.attn.conv_proj_k.conv.weight"
 
-    embed = [shape(f"stages.{stage}.embed.proj.weight") for stage in stages]
-    mlp = [shape(f"stages.{stage}.blocks.0.mlp.fc1.weight") for stage in stages]
+    embed = [shape(f"stages.{stage}.embed.proj.weight", 4) for stage in stages]
+    mlp = [shape(f"stages.{stage}.blocks.0.mlp.fc1.weight", 2) for stage in stages]
+    # Pooling and the identity have no weights; the authors' default without them is "avg".
+    methods = ["dw_bn" if conv_proj(stage) in shapes else "avg" for stage in stages]
     kernels = [
-        shapes.get(f"stages.{stage}.blocks.0.attn.conv_proj_k.conv.weight", (0, 0, 3, 3))[-1]
-        for stage in stages
+        shape(conv_proj(stage), 4)[-1] if methods[stage] == "dw_bn" else 3 for stage in stages
     ]
     every = len(depth)
     return CvtConfig(
@@ -162,12 +163,12 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CvtConfig:
         drop_path_rate=(*(0.0,) * (every - 1), 0.1),
         qkv_bias=tuple(f"stages.{stage}.blocks.0.attn.proj_q.bias" in shapes for stage in stages),
         cls_token=tuple(f"stages.{stage}.cls_token" in shapes for stage in stages),
-        qkv_projection_method=tuple(methods(stage) for stage in stages),
+        qkv_projection_method=tuple(methods),
         kernel_qkv=tuple(kernels),
         padding_kv=tuple((kernel - 1) // 2 for kernel in kernels),
         stride_kv=(2,) * every,
         padding_q=tuple((kernel - 1) // 2 for kernel in kernels),
         stride_q=(1,) * every,
         hidden_act="quick_gelu",
-        num_labels=shape("head.weight")[0],
+        num_labels=shape("head.weight", 2)[0],
     )

@@ -52,6 +52,8 @@ class CvtConfig:
                 _check_stages(field.name, value, kind, self.num_stages)
             elif isinstance(field.default, int):
                 _check_number(field.name, value, minimum=1)
+            elif isinstance(field.default, float):
+                _check_number(field.name, value, minimum=0, whole=False)
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act is {self.hidden_act!r}, not one of {ACTIVATIONS}")
         for stage in range(self.num_stages):
@@ -67,6 +69,20 @@ class CvtConfig:
             raise ValueError(
                 f"embed_dim[{stage}] = {self.embed_dim[stage]} is no multiple of "
                 f"num_heads[{stage}] = {self.num_heads[stage]}"
+            )
+        if self.mlp_dim[stage] < 1:
+            raise ValueError(f"mlp_ratio[{stage}] = {self.mlp_ratio[stage]} leaves no hidden width")
+        for name in ("attention_drop_rate", "drop_rate"):
+            if getattr(self, name)[stage] > 1:
+                raise ValueError(f"{name}[{stage}] = {getattr(self, name)[stage]} is above 1")
+        if self.drop_path_rate[stage] >= 1:  # what is kept is divided by the rest
+            raise ValueError(
+                f"drop_path_rate[{stage}] = {self.drop_path_rate[stage]} is not below 1"
+            )
+        if method == "avg" and 2 * self.padding_kv[stage] > self.kernel_qkv[stage]:
+            raise ValueError(
+                f"padding_kv[{stage}] = {self.padding_kv[stage]} is more than half of "
+                f"kernel_qkv[{stage}] = {self.kernel_qkv[stage]}: a window would see no pixel"
             )
         # The residual connection adds a block's output to its input, token by token.
         same_size = self.kernel_qkv[stage] == 2 * self.padding_q[stage] + 1
@@ -138,10 +154,12 @@ class CvtConfig:
     def to_dict(self) -> dict[str, Any]:
         """The contents of a `config.json`, without labels. `hidden_act` only where it is not
         the one that Transformers applies."""
-        values = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # Transformers takes no 0 for 0.0.
+            kind = type(field.default[0] if isinstance(value, tuple) else field.default)
+            values[field.name] = [*map(kind, value)] if isinstance(value, tuple) else kind(value)
         del values["num_labels"]
         if self.hidden_act == "gelu":
             del values["hidden_act"]
@@ -149,7 +167,9 @@ class CvtConfig:
 
 
 def _check_stages(name: str, value: object, kind: type, num_stages: int) -> None:
-    if not isinstance(value, tuple) or len(value) != num_stages or not value:
+    if not num_stages:
+        raise ValueError("depth is empty: no stage")
+    if not isinstance(value, tuple) or len(value) != num_stages:
         raise ValueError(f"{name} = {value!r} has not one entry for each of {num_stages} stages")
     for entry in value:
         if kind is bool or kind is str:

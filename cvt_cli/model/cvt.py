@@ -227,8 +227,9 @@ class Cvt(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code does: linear layers and class tokens from a normal truncated at
-        two deviations of `initializer_range`, biases zero; convolutions as torch does."""
+        """As the authors' code does: linear layers and class tokens from a normal of deviation
+        `initializer_range` (truncated at 2, which is far out), biases zero; convolutions as torch
+        does."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
