@@ -11,7 +11,11 @@ import typer
 
 import cvt_cli
 from cvt_cli.cli.classify import EXAMPLES, classify
+from cvt_cli.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
+from cvt_cli.cli.inspect import inspect
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.models import EXAMPLES as MODELS_EXAMPLES
+from cvt_cli.cli.models import models
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode
 
@@ -25,6 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EXAMPLES)(classify)
+app.command(epilog=INSPECT_EXAMPLES)(inspect)
+app.command(epilog=MODELS_EXAMPLES)(models)
 
 
 def _print_version(wanted: bool) -> None:

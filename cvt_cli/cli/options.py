@@ -120,3 +120,22 @@ DtypeOption = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="SIZE",
+        help="Input size in pixels: 320, or height x width: 512x384. Default: the model's own.",
+        rich_help_panel=MODEL,
+    ),
+]
+ReportFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
+        rich_help_panel=OUTPUT,
+    ),
+]

@@ -21,6 +21,7 @@ from cvt_cli.output import open_text
 from cvt_cli.output.journal import part_of
 from cvt_cli.output.table import visible
 
+MAX_WORD = 24
 FORMATS = ("table", "csv", "tsv", "json")
 
 
@@ -70,14 +71,16 @@ class Report:
 
     Attributes:
         document: the JSON value.
-        records: the rows of the CSV; all have the keys of the first.
+        records: the rows of the CSV.
         sections: the tables, for a terminal of so many characters a line, or for plain text where
             that is None.
+        header: the columns of the CSV; by default the keys of the first record.
     """
 
     document: Any
     records: Sequence[Mapping[str, object]]
     sections: Callable[[int | None], Sequence[Section]]
+    header: Sequence[str] = ()
 
 
 def pick_format(name: str | None, output: Path | None) -> str:
@@ -130,9 +133,8 @@ def as_text(report: Report, format_: str) -> str:
     text = io.StringIO()
     delimiter, line_end = (",", "\r\n") if format_ == "csv" else ("\t", "\n")
     rows = csv.writer(text, delimiter=delimiter, lineterminator=line_end)
-    if report.records:
-        rows.writerow(report.records[0])
-        rows.writerows(record.values() for record in report.records)
+    rows.writerow(report.header or (report.records[0] if report.records else ()))
+    rows.writerows(record.values() for record in report.records)
     return text.getvalue()
 
 
@@ -193,7 +195,8 @@ def _print(report: Report) -> None:
             console.print()
         if section.title:
             console.print(Text(visible(section.title), style="bold"))
-        console.print(_table(section, console.width))
+        if section.rows:
+            console.print(_table(section, console.width))
         if section.note:
             console.print(Text(section.note, style="dim"))
 
@@ -202,7 +205,8 @@ def _table(section: Section, console_width: int) -> Table:
     columns = section.columns
     shown = [i for i, column in enumerate(columns) if console_width >= column.from_width]
     named = any(column.name for column in columns)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=named)
+    gap = 2 if console_width >= 70 else 1
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, show_header=named)
     for i in shown:
         column = columns[i]
         table.add_column(
@@ -212,6 +216,7 @@ def _table(section: Section, console_width: int) -> Table:
             no_wrap=not column.wraps,
             overflow="fold" if column.wraps else "ellipsis",
             width=column.width,
+            min_width=_longest_word(section, i) if column.wraps else None,
         )
     for row in section.rows:
         if len(row) == 1:
@@ -219,6 +224,13 @@ def _table(section: Section, console_width: int) -> Table:
         else:
             table.add_row(*(_rich_cell(row[i]) for i in shown))
     return table
+
+
+def _longest_word(section: Section, column: int) -> int:
+    """Words are broken only where one alone is longer than a line ought to be."""
+    cells = [section.columns[column].name, *(row[column] for row in section.rows if len(row) > 1)]
+    words = " ".join(cell for cell in cells if isinstance(cell, str)).split()
+    return min(MAX_WORD, max(map(cell_len, words), default=0))
 
 
 def _rich_cell(cell: Cell) -> Text | Bar:
@@ -244,3 +256,8 @@ def si_unit(value: float, unit: str) -> str:
     """The same with a unit: "80.1 MB", "4.57 GMACs"."""
     number, _, prefix = si(value).partition(" ")
     return f"{number} {prefix}{unit}"
+
+
+def size_in_words(size: Sequence[int]) -> str:
+    """`512 × 384`."""
+    return " × ".join(map(str, size))

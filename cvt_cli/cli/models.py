@@ -1,0 +1,110 @@
+"""`cvt models`: the checkpoints that are known by name, and what of them is on this machine."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvt_cli.cli import options
+from cvt_cli.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from cvt_cli.output.report import Report
+
+TAG = "cvt"  # by which the Hub marks every model of this architecture
+REACH_SECONDS = 10
+DATASET = "dataset:"  # how the tag of a dataset begins
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt models
+
+cvt models --download microsoft/cvt-21
+
+cvt models --search food
+
+cvt models --format json | jq '.[] | select(.cached) | .model'
+"""
+
+
+def models(
+    download: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Fetch a model from the Hub ahead of time and print the folder it lies in.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="List the CvT models on the Hub whose names have this text; '' for all.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    revision: options.RevisionOption = None,
+    refresh: options.RefreshOption = False,
+    format_: options.ReportFormatOption = None,
+    output: options.OutputOption = None,
+    overwrite: options.OverwriteOption = False,
+) -> None:
+    """List the published models and the one that ships with cvt: size, cost, accuracy, cached or
+    not."""
+    if download is not None and search is not None:
+        raise UsageError("--download and --search exclude each other")
+    if download is None and (revision or refresh):
+        raise UsageError("--revision and --refresh need --download")
+
+    from cvt_cli.output.report import check_new, pick_format, write_report
+
+    format_ = pick_format(format_, output)
+    check_new(output, overwrite)
+    if download is not None:
+        from cvt_cli.checkpoint.resolve import resolve
+
+        print(resolve(download, revision, refresh).weights[0].parent)
+        return
+    report = _catalogue() if search is None else _found(search)
+    write_report(report, format_, output)
+
+
+def _catalogue() -> "Report":
+    from cvt_cli.checkpoint.catalog import known_names
+    from cvt_cli.inspection import inspect
+    from cvt_cli.output.models import catalogue_report
+
+    return catalogue_report([inspect(name, offline=True) for name in known_names()])
+
+
+def _found(text: str) -> "Report":
+    from huggingface_hub import HfApi, constants, get_session
+
+    from cvt_cli.output.models import found_report
+
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError("the Hub can't be searched: offline", hint="unset HF_HUB_OFFLINE")
+    records: list[dict[str, Any]] = []
+    try:
+        # The search itself tries for half a minute before it gives a Hub up.
+        get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=REACH_SECONDS)
+        for info in HfApi().list_models(filter=TAG, search=text or None, sort="downloads"):
+            tags = info.tags or []
+            datasets = [t.removeprefix(DATASET) for t in tags if t.startswith(DATASET)]
+            records.append(
+                {
+                    "model": info.id,
+                    "downloads": info.downloads,
+                    "likes": info.likes,
+                    "task": info.pipeline_tag,
+                    "datasets": datasets,
+                }
+            )
+    # The client's transport errors differ from release to release: httpx's, requests', OSError.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(
+            f"the Hub can't be searched: {reason}", hint="`cvt models` lists the published ones"
+        ) from error
+    return found_report(records)

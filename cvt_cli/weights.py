@@ -1,0 +1,180 @@
+"""The weights of a checkpoint, opened: what is in them, and how two sets differ."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cvt_cli.checkpoint.load import state_dict
+from cvt_cli.checkpoint.resolve import ResolvedFiles
+from cvt_cli.model.config import CvtConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A counter of training steps in each batch norm, which inference ignores.
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One weight. The statistics are those of its finite values; None without any.
+
+    Attributes:
+        name: ours, as in `cvt.py`.
+        shape, dtype: as in the file.
+        nan, infinite: the number of values that are neither.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    nan: int
+    infinite: int
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """All weights, against what the configuration asks for.
+
+    Attributes:
+        missing: names that the network has and the file has not.
+        left_over: names that the file has and the network has not.
+        other_shape: names whose shapes differ, with both.
+    """
+
+    tensors: tuple[TensorFacts, ...]
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    other_shape: tuple[str, ...]
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """The number of tensors of each dtype."""
+        counts: dict[str, int] = {}
+        for tensor in self.tensors:
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+        return counts
+
+    @property
+    def not_finite(self) -> tuple[TensorFacts, ...]:
+        """Those with a NaN or an infinite value."""
+        return tuple(tensor for tensor in self.tensors if tensor.nan or tensor.infinite)
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts as JSON has them."""
+        return {
+            "dtypes": self.dtypes,
+            "missing": list(self.missing),
+            "left_over": list(self.left_over),
+            "other_shape": list(self.other_shape),
+            "nan": sum(tensor.nan for tensor in self.tensors),
+            "infinite": sum(tensor.infinite for tensor in self.tensors),
+            "tensors": [asdict(tensor) | {"shape": list(tensor.shape)} for tensor in self.tensors],
+        }
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One weight in two checkpoints.
+
+    Attributes:
+        status: "equal", "different", "other shape", "only in the first", "only in the second".
+        largest: of the absolute differences; None where they can't be taken.
+        relative: the norm of the difference over the norm of the first.
+    """
+
+    name: str
+    status: str
+    largest: float | None = None
+    relative: float | None = None
+
+
+def weights_facts(config: CvtConfig, files: ResolvedFiles) -> WeightsFacts:
+    """Open the weights and look at each.
+
+    Raises:
+        ModelError: naming the file, if one is corrupt, truncated, or holds code.
+    """
+    weights = _read(files)
+    wanted = _wanted(config)
+    return WeightsFacts(
+        tuple(_facts(name, tensor) for name, tensor in weights.items()),
+        tuple(name for name in wanted if name not in weights),
+        tuple(name for name in weights if name not in wanted),
+        tuple(
+            f"{name}: {list(weights[name].shape)}, not {list(shape)}"
+            for name, shape in wanted.items()
+            if name in weights and tuple(weights[name].shape) != shape
+        ),
+    )
+
+
+def weights_difference(first: ResolvedFiles, second: ResolvedFiles) -> list[TensorDifference]:
+    """Compare two checkpoints weight by weight, in the order of the first.
+
+    Raises:
+        ModelError: as for `weights_facts`.
+    """
+    ours, theirs = _read(first), _read(second)
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [_difference(name, ours, theirs) for name in names]
+
+
+def _read(files: ResolvedFiles) -> "dict[str, Tensor]":
+    return {name: value for name, value in state_dict(files).items() if not name.endswith(COUNTER)}
+
+
+def _wanted(config: CvtConfig) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from cvt_cli.model.cvt import Cvt
+
+    with torch.device("meta"):
+        weights = Cvt(config).state_dict()
+    return {
+        name: tuple(value.shape) for name, value in weights.items() if not name.endswith(COUNTER)
+    }
+
+
+def _facts(name: str, tensor: "Tensor") -> TensorFacts:
+    values = tensor.float()
+    finite = values[values.isfinite()]
+    nan = int(values.isnan().sum())
+    some = finite.numel() > 0
+    return TensorFacts(
+        name,
+        tuple(tensor.shape),
+        str(tensor.dtype).removeprefix("torch."),
+        mean=float(finite.mean()) if some else None,
+        std=float(finite.std(correction=0)) if some else None,
+        min=float(finite.min()) if some else None,
+        max=float(finite.max()) if some else None,
+        nan=nan,
+        infinite=values.numel() - finite.numel() - nan,
+    )
+
+
+def _difference(
+    name: str, ours: "Mapping[str, Tensor]", theirs: "Mapping[str, Tensor]"
+) -> TensorDifference:
+    if name not in theirs:
+        return TensorDifference(name, "only in the first")
+    if name not in ours:
+        return TensorDifference(name, "only in the second")
+    first, second = ours[name].float(), theirs[name].float()
+    if first.shape != second.shape:
+        return TensorDifference(name, "other shape")
+    if first.equal(second):
+        return TensorDifference(name, "equal", 0.0, 0.0)
+    difference = first - second
+    largest, norm = float(difference.abs().max()), float(first.norm())
+    relative = float(difference.norm()) / norm if norm else math.inf
+    if not (math.isfinite(largest) and math.isfinite(relative)):
+        # A NaN in either: no number says how far apart they are.
+        return TensorDifference(name, "different")
+    return TensorDifference(name, "different", largest, relative)
