@@ -1,9 +1,8 @@
 """Bytes become an upright RGB image. Untrusted bytes: formats that start another program are not
 tried, and the size is checked before a pixel is decoded."""
 
-import struct
+import logging
 import warnings
-import zlib
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -13,9 +12,14 @@ from cvt_cli.errors import ImageError
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
 
-# What Pillow can read but nobody's photograph is, and that runs other code to be read (EPS starts
-# Ghostscript; WMF, HDF5, GRIB, BUFR and FITS stubs call handlers).
+# What nobody's photograph is and other code reads: EPS starts Ghostscript, the rest are stubs that
+# call handlers.
 _REFUSED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+
+# What a file has wrong is its error record's business; Pillow's own words would reach stderr. Not by
+# `warnings.catch_warnings`: images are decoded in threads, where it would silence others for good.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(
@@ -32,46 +36,39 @@ def decode(
     Raises:
         ImageError: if these are no image's bytes, or too many pixels; says which.
     """
+    _raise_pillows_limit(max_pixels)
     try:
-        with warnings.catch_warnings():
-            # The limit is ours to check; Pillow's warning at half of it would reach stderr.
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=_formats()) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"{width}x{height} pixels, more than the limit of {max_pixels} "
-                        "(a decompression bomb?)",
-                        hint="raise --max-pixels if the file is what it should be",
-                    )
-                if reduce_to is not None:
-                    _draft(image, reduce_to)
-                return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(file, formats=_formats()) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise _too_large(f"{width}x{height} pixels, more", max_pixels)
+            if reduce_to is not None:
+                _draft(image, reduce_to)
+            return ImageOps.exif_transpose(image).convert("RGB")
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(_unidentified(file)) from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,  # Pillow's word for a broken PNG
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        EOFError,
-        MemoryError,
-        OverflowError,
-        ZeroDivisionError,
-        RuntimeError,
-        NotImplementedError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        # Hostile bytes make Pillow's plug-ins raise nearly anything; each is this image's own.
+    except Image.DecompressionBombError:
+        raise _too_large("more pixels", max_pixels) from None
+    # Hostile bytes make Pillow's plug-ins raise nearly anything; each is this image's own.
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"broken image: {reason}") from error
+
+
+def _too_large(what: str, limit: int) -> ImageError:
+    return ImageError(
+        f"{what} than the limit of {limit} (a decompression bomb?)",
+        hint="raise --max-pixels if the file is what it should be",
+    )
+
+
+def _raise_pillows_limit(max_pixels: int) -> None:
+    """Pillow refuses pictures above twice a limit of its own, whatever ours is."""
+    own = Image.MAX_IMAGE_PIXELS
+    if own is not None and max_pixels > 2 * own:
+        Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 def _formats() -> list[str]:

@@ -7,6 +7,7 @@ published checkpoints name: ConvNeXT's and ViT's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -69,15 +70,13 @@ class Preprocessing:
         resample = values.get("resample")
         if resample is None:
             resample = Image.Resampling.BICUBIC if convnext else Image.Resampling.BILINEAR
-        # Where a file is silent, each processor has defaults of its own.
-        default = (IMAGENET_MEAN, IMAGENET_STD) if convnext else ((0.5,) * 3, (0.5,) * 3)
         rescale_factor = _number(values, "rescale_factor", 1 / 255)
         normalize = values.get("do_normalize") is not False
         common: dict[str, Any] = {
             "resample": int(Image.Resampling(resample)),
             "rescale_factor": rescale_factor if values.get("do_rescale") is not False else 1.0,
-            "mean": _channels(values, "image_mean", default[0]) if normalize else (0.0,) * 3,
-            "std": _channels(values, "image_std", default[1]) if normalize else (1.0,) * 3,
+            "mean": _channels(values, "image_mean") if normalize else (0.0,) * 3,
+            "std": _channels(values, "image_std") if normalize else (1.0,) * 3,
         }
         if values.get("do_resize") is False:
             rule = cls(shortest_edge=None, crop=None, **common)
@@ -85,7 +84,10 @@ class Preprocessing:
             edge = _size(values.get("size", 384), square=False)
             if not isinstance(edge, int):
                 raise ValueError(f"size is {values['size']!r}, without a shortest_edge")
-            rule = cls.convnext(edge, _number(values, "crop_pct", 224 / 256), **common)
+            crop_pct = _number(values, "crop_pct", 224 / 256)
+            if edge < SQUEEZE_FROM and not 1 <= edge / crop_pct < 2**16:
+                raise ValueError(f"crop_pct is {crop_pct!r}, out of range")
+            rule = cls.convnext(edge, crop_pct, **common)
         else:
             size = _size(values.get("size", 224), square=True)
             if isinstance(size, int):
@@ -96,7 +98,12 @@ class Preprocessing:
             crop = _size(values.get("crop_size", 224), square=True)
             if isinstance(crop, int):
                 raise ValueError(f"crop_size is {values['crop_size']!r}, without height and width")
+            if rule.crop not in (None, crop):
+                raise ValueError(f"crop_size is {crop}, but crop_pct crops to {rule.crop} before")
             rule = cls(rule.resize_to, rule.shortest_edge, crop, **common)
+        height, width = rule.image_size or (1, 1)
+        if height * width > MAX_RESIZED_PIXELS:
+            raise ValueError(f"size is {height}x{width}, more pixels than any network takes")
         return rule
 
     def to_dict(self) -> dict[str, Any]:
@@ -245,22 +252,22 @@ def _number(values: Mapping[str, Any], name: str, default: float) -> float:
     value = values.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if not _is_number(value) or value <= 0:
         raise ValueError(f"{name} is {value!r}, not a positive number")
     return float(value)
 
 
-def _channels(
-    values: Mapping[str, Any], name: str, default: tuple[float, ...]
-) -> tuple[float, ...]:
+def _channels(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
     value = values.get(name)
     if value is None:
-        return default
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = [value] * 3
-    if not isinstance(value, list | tuple) or len(value) != 3:
+        return (0.5,) * 3  # both processors' default
+    numbers = value if isinstance(value, list | tuple) else [value] * 3
+    if len(numbers) != 3 or not all(map(_is_number, numbers)):
         raise ValueError(f"{name} is {value!r}, not a number for each of 3 channels")
-    numbers = tuple(float(v) for v in value)
     if name == "image_std" and not all(numbers):
         raise ValueError(f"{name} has a zero")
-    return numbers
+    return tuple(map(float, numbers))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf

@@ -1,0 +1,216 @@
+"""Decoding: what opens, what is refused, and that nothing but `ImageError` ever comes out."""
+
+import io
+import random
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from cvt_cli.errors import ImageError
+from cvt_cli.images.decode import decode
+from tests.photos import EXIF_ORIENTATION, picture
+
+# pytest has warning filters of its own; what a user sees is tested in a process of its own.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
+]
+
+
+def encoded(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG that claims to have so many pixels, in one bit each."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def error_of(data: bytes, **options: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode(io.BytesIO(data), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_as_transformers_loads_it(photo: Path) -> None:
+    from transformers.image_utils import load_image
+
+    with photo.open("rb") as file:
+        found = decode(file)
+    assert found.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(load_image(str(photo))))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(orientation: int) -> None:
+    """A camera's eight ways of holding it: the corner that is red stays at the top left."""
+    upright = Image.new("RGB", (60, 40), "white")
+    upright.paste("red", (0, 0, 20, 20))
+    # The `Transpose` that undoes what each orientation says.
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)
+    stored = upright if undo is None else upright.transpose(Image.Transpose(undo))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    found = decode(io.BytesIO(encoded(stored, exif=exif)))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(upright))
+
+
+def test_an_unknown_orientation_is_none() -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 77
+    assert decode(io.BytesIO(encoded(picture(), exif=exif))).size == (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "empty file"),
+        (b"This is a text that somebody called cat.jpg.\n", "text"),
+        ("Ein Text über Katzen 🐈".encode() * 100, "text"),
+        (b"\0" * 100, "not an image"),
+        (bytes(range(256)) * 8, "not an image"),
+        (b"\xff\xd8\xff", "image"),
+        (b"GIF89a", "image"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "text"),
+        (encoded(picture(), "JPEG")[:1000], "truncated"),
+        (png(100, 100, b"no deflate"), "broken"),
+        (png(0, 5), "image"),
+    ],
+    ids=lambda value: str(value)[:25],
+)
+def test_broken_bytes(data: bytes, word: str) -> None:
+    assert word in error_of(data)
+
+
+def test_postscript_is_not_run() -> None:
+    """Pillow would start Ghostscript on it."""
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    with Image.open(io.BytesIO(eps)) as image:
+        assert image.format == "EPS"
+    assert "text" in error_of(eps)
+
+
+@pytest.mark.parametrize("side", [13_400, 20_000, 2**30])
+def test_a_decompression_bomb_is_not_decoded(side: int) -> None:
+    message = error_of(png(side, side, zlib.compress(bytes(100))))
+    assert "limit of 178956970" in message and "bomb" in message
+
+
+def test_the_limit_can_be_set() -> None:
+    data = encoded(picture(100, 50))
+    assert decode(io.BytesIO(data), max_pixels=5000).size == (100, 50)
+    assert error_of(data, max_pixels=4999).startswith("100x50 pixels, more than the limit of 4999")
+
+
+def test_the_limit_can_be_raised_above_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    data = encoded(picture(100, 50))
+    assert "limit of 2000 " in error_of(data, max_pixels=2000)
+    assert decode(io.BytesIO(data), max_pixels=5000).size == (100, 50)
+
+
+def test_a_large_picture_is_no_reason_for_a_warning() -> None:
+    """In a process of its own: pytest has warning filters too."""
+    code = """if True:
+        import io, sys
+        from PIL import Image
+        from cvt_cli.images.decode import decode
+        Image.MAX_IMAGE_PIXELS = 4000  # Pillow warns above this
+        file = io.BytesIO()
+        Image.new("RGB", (100, 50)).save(file, "PNG")
+        decode(file)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stderr == b""
+
+
+def test_decoding_leaves_other_peoples_warnings_alone() -> None:
+    """Threads that decode at once must not lose the filters of the program around them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    data = encoded(picture(400, 300), "JPEG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode(io.BytesIO(data)), range(200)))
+    assert warnings.filters == before
+
+
+def test_draft_mode_keeps_enough_pixels() -> None:
+    data = encoded(picture(1024, 768), "JPEG")
+    assert decode(io.BytesIO(data)).size == (1024, 768)
+    assert decode(io.BytesIO(data), reduce_to=256).size == (512, 384)
+    assert decode(io.BytesIO(data), reduce_to=90).size == (128, 96)
+    assert decode(io.BytesIO(data), reduce_to=2000).size == (1024, 768)
+    assert decode(io.BytesIO(encoded(picture())), reduce_to=8).size == (96, 64)  # no JPEG
+
+
+FUZZED = {
+    "jpeg": ("JPEG", {}),
+    "progressive": ("JPEG", {"progressive": True}),
+    "png": ("PNG", {}),
+    "gif": ("GIF", {}),
+    "webp": ("WEBP", {}),
+    "tiff": ("TIFF", {}),
+    "tiff-deflate": ("TIFF", {"compression": "tiff_deflate"}),
+    "bmp": ("BMP", {}),
+    "ico": ("ICO", {}),
+    "icns": ("ICNS", {}),
+    "ppm": ("PPM", {}),
+    "tga": ("TGA", {}),
+    "dds": ("DDS", {}),
+    "pcx": ("PCX", {}),
+    "sgi": ("SGI", {}),
+    **({"avif": ("AVIF", {})} if features.check("avif") else {}),
+    **({"jp2": ("JPEG2000", {})} if features.check("jpg_2000") else {}),
+}
+
+
+def try_to_decode(data: bytes) -> bool:
+    """Whether it is an image; any exception but `ImageError` fails the test."""
+    try:
+        image = decode(io.BytesIO(data), max_pixels=2**20)
+    except ImageError as error:
+        assert str(error) and "\n" not in str(error)
+        return False
+    assert image.mode == "RGB"
+    return True
+
+
+@pytest.mark.parametrize("kind", FUZZED)
+def test_damaged_files(kind: str) -> None:
+    """Truncated everywhere, and with random bytes changed: an image or an `ImageError`."""
+    format_, options = FUZZED[kind]
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    data = encoded(picture(32, 32).convert("RGB"), format_, exif=exif.tobytes(), **options)
+    assert try_to_decode(data)
+    rng = random.Random(kind)
+    cuts = {*range(min(64, len(data))), *(rng.randrange(len(data)) for _ in range(60))}
+    assert sum(not try_to_decode(data[:cut]) for cut in cuts) >= 5
+    for _ in range(200):
+        broken = bytearray(data)
+        # Headers are where it hurts.
+        reach = rng.choice((32, 256, len(data)))
+        for _ in range(rng.randrange(1, 8)):
+            broken[rng.randrange(min(reach, len(data)))] = rng.randrange(256)
+        try_to_decode(bytes(broken))
