@@ -16,7 +16,7 @@ MAX_PIXELS = 2 * 89_478_485
 # call handlers.
 _REFUSED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
-# What a file has wrong is its error record's business; Pillow's own words would reach stderr. Not by
+# What a file has wrong is its record's business; Pillow's own words would reach stderr. Not by
 # `warnings.catch_warnings`: images are decoded in threads, where it would silence others for good.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -44,7 +44,7 @@ def find(inputs: Iterable[str]) -> Iterator[Source]:
     for path in inputs:
         if path == STDIN:
             yield Source(path, _open_stdin)
-        elif Path(path).is_dir():
+        elif os.path.isdir(path):  # False, not an error, for a name that is too long
             yield from _walk(path)
         else:
             yield Source(path, _opener(path))
