@@ -21,19 +21,21 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The one result of one input: predictions, best first, or an error.
+    """The one result of one input: predictions, best first, or an embedding, or an error.
 
     Attributes:
         path: the input as it was given.
         predictions: at most top-k of them, by falling score; empty if there is an error.
         error: why there are none, in one line; None if all went well.
         columns: the optional facts that were asked for, by name; see `COLUMNS`.
+        embedding: the float32 numbers of the vector behind the label, if that was asked for.
     """
 
     path: str
     predictions: tuple[Prediction, ...] = ()
     error: str | None = None
     columns: Mapping[str, int | float | str | None] = field(default_factory=dict)
+    embedding: tuple[float, ...] | None = None
 
 
 # Facts about an image that a record can carry, and the type of each.
@@ -54,10 +56,12 @@ class RecordShape:
     Attributes:
         top_k: predictions, at most.
         columns: names out of `COLUMNS`, in order.
+        embedding_dim: numbers in an embedding; 0 where there is none.
     """
 
     top_k: int
     columns: tuple[str, ...] = ()
+    embedding_dim: int = 0
 
 
 def as_written(path: str) -> str:

@@ -69,7 +69,8 @@ def classify(
 ) -> None:
     """Label images: the best classes of each, with scores."""
     format_ = _pick_format(format_, output)
-    run.check(output, inputs, resume, overwrite)
+    writer = writer_class(format_)
+    run.check(output, writer, inputs, resume, overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.classifier import Classifier
@@ -85,7 +86,7 @@ def classify(
         offline=offline,
     )
     description = classifier.description() | {"format": format_, "top_k": top_k}
-    sink = run.open_sink(output, writer_class(format_), RecordShape(top_k), description, resume)
+    sink = run.open_sink(output, writer, RecordShape(top_k), description, resume)
     run.run(
         context.obj,
         lambda: find(inputs),

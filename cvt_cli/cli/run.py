@@ -16,7 +16,7 @@ from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
-from cvt_cli.output import WriterClass
+from cvt_cli.output import ConvertedWriter, WriterClass
 from cvt_cli.output.journal import Journal, check_output
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
@@ -24,7 +24,13 @@ from cvt_cli.records import Record, RecordShape
 Search = Callable[[], Iterator[Source]]
 
 
-def check(output: Path | None, inputs: list[str], resume: bool, overwrite: bool) -> None:
+def check(
+    output: Path | None,
+    writer_class: WriterClass,
+    inputs: list[str],
+    resume: bool,
+    overwrite: bool,
+) -> None:
     """Before anything is started.
 
     Raises:
@@ -33,6 +39,10 @@ def check(output: Path | None, inputs: list[str], resume: bool, overwrite: bool)
     if output is None:
         if resume:
             raise UsageError("--resume needs --output")
+        if issubclass(writer_class, ConvertedWriter):
+            raise UsageError(
+                "this format can't be written to standard output", hint="--output names a file"
+            )
         return
     check_output(output, resume, overwrite)
     _check_not_an_input(output, inputs)

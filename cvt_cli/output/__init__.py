@@ -1,9 +1,9 @@
 """Records become a table, CSV, JSON and so on: one file a format, one line each below."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, TextIO, cast
+from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast, runtime_checkable
 
 from cvt_cli.errors import UsageError
 from cvt_cli.records import Record, RecordShape
@@ -37,9 +37,50 @@ class Writer(Protocol):
         ...
 
 
+@runtime_checkable
+class RowWriter(Writer, Protocol):
+    """A writer of documents that programs read, row by row."""
+
+    @classmethod
+    def documents(cls, file: BinaryIO) -> Iterator[Record]:
+        """The records of a finished document, also of one that another program has written anew.
+
+        Args:
+            file: seekable where the format needs that.
+
+        Raises:
+            ValueError: if it is no such document.
+        """
+        ...
+
+
+@runtime_checkable
+class ConvertedWriter(Writer, Protocol):
+    """A writer of a format that nothing can be appended to. What it writes and reads is only a
+    journal, which becomes the document at the end."""
+
+    @staticmethod
+    def convert(
+        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+    ) -> None:
+        """Write the document: whole, or nothing.
+
+        Args:
+            records: those of the journal.
+            path: the document.
+            shape: what a record has room for.
+            run: what the records were made with.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        ...
+
+
 WriterClass = type[Writer]
 
-# The format's name, and the suffix of a file in it, to where its writer is.
+# The format's name, and the suffix of a file in it, to where its writer is. A package that is
+# missing there is in the extra of the format's name.
 _WRITERS = {
     "table": ("cvt_cli.output.table", "TableWriter"),
     "plain": ("cvt_cli.output.plain", "PlainWriter"),
@@ -47,8 +88,17 @@ _WRITERS = {
     "tsv": ("cvt_cli.output.delimited", "TsvWriter"),
     "json": ("cvt_cli.output.jsons", "JsonWriter"),
     "jsonl": ("cvt_cli.output.jsons", "JsonLinesWriter"),
+    "parquet": ("cvt_cli.output.parquet", "ParquetWriter"),
 }
 FORMATS = tuple(_WRITERS)
+ROW_FORMATS = tuple(name for name in _WRITERS if name not in ("table", "plain"))
+
+# The same for embeddings.
+_EMBEDDING_WRITERS = {
+    "parquet": ("cvt_cli.output.parquet", "ParquetEmbeddingWriter"),
+    "npy": ("cvt_cli.output.npy", "NpyWriter"),
+}
+EMBEDDING_FORMATS = tuple(_EMBEDDING_WRITERS)
 
 
 def check_format(name: str) -> str:
@@ -62,15 +112,15 @@ def check_format(name: str) -> str:
     return name
 
 
-def format_of_file(path: Path) -> str:
+def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
     """The format that a file's suffix names.
 
     Raises:
         UsageError: if it names none.
     """
     name = path.suffix.lower().removeprefix(".")
-    if name not in _WRITERS or name in ("table", "plain"):
-        suffixes = " ".join(f".{name}" for name in FORMATS if name not in ("table", "plain"))
+    if name not in formats:
+        suffixes = " ".join(f".{name}" for name in formats)
         raise UsageError(
             f"{path}: the suffix names no format", hint=f"one of {suffixes}, or say --format"
         )
@@ -78,9 +128,28 @@ def format_of_file(path: Path) -> str:
 
 
 def writer_class(name: str) -> WriterClass:
-    """The writer of that format."""
-    module, attribute = _WRITERS[name]
-    return cast(WriterClass, getattr(import_module(module), attribute))
+    """The writer of that format.
+
+    Raises:
+        UsageError: if it needs a package that is not installed.
+    """
+    return _load(name, _WRITERS[name])
+
+
+def embedding_writer_class(name: str) -> WriterClass:
+    """The same for embeddings."""
+    return _load(name, _EMBEDDING_WRITERS[name])
+
+
+def _load(name: str, where: tuple[str, str]) -> WriterClass:
+    module, attribute = where
+    try:
+        return cast(WriterClass, getattr(import_module(module), attribute))
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{name} needs {error.name}, which is not installed",
+            hint=f'pip install "cvt-cli[{name}]"',
+        ) from None
 
 
 def open_text(path: Path, mode: Literal["w", "a"]) -> TextIO:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, TextIO
 
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
@@ -17,10 +18,10 @@ class DelimitedWriter:
     line_end = "\r\n"
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
-        self._rows = csv.writer(stream, delimiter=self.delimiter, lineterminator=self.line_end)
+        self._stream = stream
         self._shape = shape
         if not started:
-            self._rows.writerow(header(shape))
+            self._write_row(header(shape))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append a row for each record."""
@@ -29,8 +30,10 @@ class DelimitedWriter:
             for prediction in record.predictions:
                 cells += [prediction.label, f"{prediction.score:.{SCORE_DIGITS}f}"]
             cells += [""] * (1 + 2 * self._shape.top_k - len(cells))
-            cells += [record.columns.get(name, "") for name in self._shape.columns]
-            self._rows.writerow([*cells, record.error or ""])
+            for name in self._shape.columns:
+                value = record.columns.get(name)
+                cells.append("" if value is None else value)
+            self._write_row([*cells, record.error or ""])
 
     def close(self) -> None:
         """Nothing ends a CSV."""
@@ -44,26 +47,40 @@ class DelimitedWriter:
         """
         rows = _whole_rows(file, cls.delimiter)
         names, _ = next(rows, ([], 0))
-        if not names:
-            return
-        if names[0] != "path" or "label" not in names or names[-1] != "error":
-            raise ValueError("its header is not `path,label,score,…,error`")
-        pairs = [
-            (column, names.index(name.replace("label", "score")))
-            for column, name in enumerate(names)
-            if name == "label" or name.startswith("label_")
-        ]
-        extra = [(column, name) for column, name in enumerate(names) if name in COLUMNS]
-        for row, end in rows:
-            if len(row) != len(names):
-                raise ValueError(f"the row that ends at byte {end} has {len(row)} cells")
-            predictions = tuple(
-                Prediction(row[label], float(row[score]), -1)
-                for label, score in pairs
-                if row[label]
-            )
-            columns = {name: COLUMNS[name](row[at]) for at, name in extra if row[at]}
-            yield Record(row[0], predictions, row[-1] or None, columns), end
+        if names:
+            record = _row_reader(names, COLUMNS)
+            for row, end in rows:
+                yield record(row), end
+
+    @classmethod
+    def documents(cls, file: BinaryIO) -> Iterator[Record]:
+        """The records of a finished document, whose columns may have been moved or added to;
+        without the optional facts.
+
+        Raises:
+            ValueError: if it has no columns of paths, labels and scores.
+        """
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        try:
+            rows = _reader(text, cls.delimiter)
+            record = _row_reader(next(rows, []))
+            for row in rows:
+                if row:
+                    yield record(row)
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+        finally:
+            text.detach()
+
+    def _write_row(self, cells: Iterable[object]) -> None:
+        row = self.delimiter.join(self._quoted(str(cell)) for cell in cells)
+        self._stream.write(row + self.line_end)
+
+    def _quoted(self, cell: str) -> str:
+        # The csv module leaves a bare carriage return unquoted, which its reader then refuses.
+        if any(character in cell for character in (self.delimiter, '"', "\r", "\n")):
+            return '"' + cell.replace('"', '""') + '"'
+        return cell
 
 
 class CsvWriter(DelimitedWriter):
@@ -77,6 +94,51 @@ class TsvWriter(DelimitedWriter):
     line_end = "\n"
 
 
+def prediction_names(top_k: int) -> list[str]:
+    """`label`, `score`, `label_2`, `score_2`, …"""
+    numbered = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "score")]
+    return ["label", "score", *numbered]
+
+
+def prediction_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The columns of labels among those names, each with its column of scores."""
+    pairs = [(name, name.replace("label", "score")) for name in names if _LABEL.fullmatch(name)]
+    return [(label, score) for label, score in pairs if score in names]
+
+
+def header(shape: RecordShape) -> list[str]:
+    """The names of a row's cells."""
+    return ["path", *prediction_names(shape.top_k), *shape.columns, "error"]
+
+
+_LABEL = re.compile(r"label(_\d+)?")
+
+
+def _row_reader(
+    names: Sequence[str], facts: Iterable[str] = ()
+) -> Callable[[Sequence[str]], Record]:
+    """What makes a record of a row under that header, with those facts."""
+    if not {"path", "label", "score"} <= set(names):
+        raise ValueError("it has no columns `path`, `label` and `score`")
+    path = names.index("path")
+    error = names.index("error") if "error" in names else None
+    pairs = [tuple(map(names.index, pair)) for pair in prediction_pairs(names)]
+    fact_cells = [(names.index(name), name) for name in facts if name in names]
+
+    def read(row: Sequence[str]) -> Record:
+        if len(row) != len(names):
+            raise ValueError(f"a row has {len(row)} cells and the header {len(names)}")
+        predictions = tuple(
+            Prediction(row[label], float(row[score]), -1) for label, score in pairs if row[label]
+        )
+        columns = {name: COLUMNS[name](row[at]) for at, name in fact_cells if row[at]}
+        return Record(
+            row[path], predictions, (row[error] if error is not None else "") or None, columns
+        )
+
+    return read
+
+
 def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int]]:
     row, end, quotes = b"", 0, 0
     for line in file:
@@ -86,13 +148,11 @@ def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int
         # An odd number of quotes: the line break is inside a cell.
         if quotes % 2 == 0 and row.endswith(b"\n"):
             text = row.decode("utf-8")
-            yield next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), end
+            yield next(_reader(io.StringIO(text, newline=""), delimiter)), end
             row, quotes = b"", 0
 
 
-def header(shape: RecordShape) -> list[str]:
-    """The names of a row's cells."""
-    numbered = [
-        f"{name}_{rank}" for rank in range(2, shape.top_k + 1) for name in ("label", "score")
-    ]
-    return ["path", "label", "score", *numbered, *shape.columns, "error"]
+def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    # A path may be longer than the module's limit for a cell.
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(lines, delimiter=delimiter)

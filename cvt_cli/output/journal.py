@@ -1,19 +1,21 @@
 """An output file that appears whole or not at all, and that an interrupted run is taken up from.
 
 While a run goes on, its records are in `labels.csv.part`, in the final format, and what they were
-made with is in `labels.csv.part.json`. To finish is to rename the first and delete the second.
+made with is in `labels.csv.part.json`. To finish is to rename the first and delete the second. A
+format that nothing can be appended to has a journal in another format, which is converted.
 """
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.output import WriterClass, open_text
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.output import ConvertedWriter, WriterClass, open_text
+from cvt_cli.records import Record, RecordShape, as_written
 
 FSYNC_SECONDS = 5.0
 
@@ -44,13 +46,16 @@ class Journal:
         self.part = part_of(path)
         self._run_file = self.part.with_name(self.part.name + ".json")
         self._synced = time.monotonic()
-        # Paths with a record already, in the order of the records.
+        self._writer_class = writer_class
+        self._shape = shape
+        self._run = run
+        # Paths with a record already, in the order of the records, as output files write them.
         self.done: list[str] = []
         self.errors = 0
         try:
             if resume and self.part.exists():
                 self._check_run(run)
-                self._recover(writer_class)
+                self._recover()
             else:
                 self.part.unlink(missing_ok=True)
                 _write_whole(self._run_file, json.dumps(run, indent=2) + "\n")
@@ -82,12 +87,19 @@ class Journal:
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
-            self.part.replace(self.path)
+            if issubclass(self._writer_class, ConvertedWriter):
+                self._writer_class.convert(self._records(), self.path, self._shape, self._run)
+                self.part.unlink()
+            else:
+                self.part.replace(self.path)
             self._run_file.unlink(missing_ok=True)
         except OSError as error:
             raise self._lost(error) from None
 
     def _lost(self, error: OSError) -> CvtError:
+        # What is still buffered can't be written either, and nobody is to try again at exit.
+        with contextlib.suppress(OSError):
+            self._stream.close()
         return CvtError(
             f"{self.part} can't be written: {_reason(error)}",
             hint="what was written is kept: mend that, then run the same command with --resume",
@@ -109,15 +121,25 @@ class Journal:
                     hint="repeat the options of then, or start anew with --overwrite",
                 )
 
-    def _recover(self, writer_class: WriterClass) -> None:
+    def _recover(self) -> None:
         with self.part.open("r+b") as file:
             whole = 0
-            for record, end in writer_class.read(file):
-                self.done.append(record.path)
-                self.errors += record.error is not None
-                whole = end
+            try:
+                for record, end in self._writer_class.read(file):
+                    self.done.append(as_written(record.path))
+                    self.errors += record.error is not None
+                    whole = end
+            except ValueError as error:
+                raise UsageError(
+                    f"{self.part} can't be resumed: {error}", hint="--overwrite starts anew"
+                ) from None
             # What follows was cut while it was being written.
             file.truncate(whole)
+
+    def _records(self) -> Iterator[Record]:
+        with self.part.open("rb") as file:
+            for record, _ in self._writer_class.read(file):
+                yield record
 
 
 def part_of(path: Path) -> Path:

@@ -1,11 +1,16 @@
 """A JSON array, written as it grows, and JSON Lines."""
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
+
+# Characters that are read at once, and the most that one object may have.
+CHUNK = 2**16
+MAX_OBJECT = 2**24
 
 
 def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
@@ -48,7 +53,12 @@ class JsonLinesWriter:
         for line in file:
             end += len(line)
             if line.endswith(b"\n"):
-                yield _from_json(line), end
+                yield _from_json(json.loads(line)), end
+
+    @classmethod
+    def documents(cls, file: BinaryIO) -> Iterator[Record]:
+        """The records of a finished document; see `parse`."""
+        return parse(file)
 
 
 class JsonWriter:
@@ -83,7 +93,7 @@ class JsonWriter:
             # A last element without its end is one that was cut.
             if element.strip() not in (b"[", b"]", b"[]", b"") and element.endswith(b"}"):
                 try:
-                    record = _from_json(element)
+                    record = _from_json(json.loads(element))
                 except ValueError:
                     if line.endswith(b"\n"):
                         raise
@@ -91,12 +101,65 @@ class JsonWriter:
                 yield record, end + len(element)
             end += len(line)
 
+    @classmethod
+    def documents(cls, file: BinaryIO) -> Iterator[Record]:
+        """The records of a finished document; see `parse`."""
+        return parse(file)
 
-def _from_json(line: bytes) -> Record:
+
+def parse(file: BinaryIO) -> Iterator[Record]:
+    """The records of an array or of a sequence of JSON objects, however they are laid out; a piece
+    of it is in memory at any time.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    decoder = json.JSONDecoder()
+    text = codecs.getreader("utf-8-sig")(file)
+    buffer, at, ended, in_array = "", 0, False, False
+    while True:
+        at = _skip(buffer, at, in_array)
+        character = buffer[at : at + 1]
+        if character == "{":
+            try:
+                values, at = decoder.raw_decode(buffer, at)
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
+            except ValueError:
+                if ended or len(buffer) - at > MAX_OBJECT:
+                    raise ValueError("it is cut off, or not JSON") from None
+            else:
+                yield _from_json(values)
+                continue
+        elif character in ("[", "]"):
+            in_array = character == "["
+            at += 1
+            continue
+        elif character:
+            raise ValueError("it is not JSON")
+        if ended:
+            if in_array:
+                raise ValueError("it is cut off")
+            return
+        more = text.read(CHUNK)
+        ended = not more
+        buffer, at = buffer[at:] + more, 0
+
+
+def _skip(buffer: str, at: int, in_array: bool) -> int:
+    between = " \t\r\n," if in_array else " \t\r\n"
+    while at < len(buffer) and buffer[at] in between:
+        at += 1
+    return at
+
+
+def _from_json(values: Any) -> Record:
     try:
-        values = json.loads(line)
-        predictions = tuple(Prediction(**prediction) for prediction in values["predictions"])
+        predictions = tuple(
+            Prediction(each["label"], each["score"], each.get("index", -1))
+            for each in values["predictions"]
+        )
         columns = {name: values[name] for name in COLUMNS if name in values}
-        return Record(values["path"], predictions, values["error"], columns)
-    except (KeyError, TypeError):
+        return Record(values["path"], predictions, values.get("error"), columns)
+    except (AttributeError, KeyError, TypeError):
         raise ValueError("it holds what is not a record of `cvt classify`") from None

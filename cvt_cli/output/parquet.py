@@ -1,0 +1,137 @@
+"""Parquet, by pyarrow. Nothing can be appended to it, so the journal of a run is in JSON Lines."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cvt_cli.files import write_atomically
+from cvt_cli.output.delimited import prediction_names, prediction_pairs
+from cvt_cli.output.embeddings import EmbeddingJournal
+from cvt_cli.output.jsons import JsonLinesWriter
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
+
+# What a reader skips or loads at once; a group is in memory while it is written.
+ROWS_PER_GROUP = 2**15
+EMBEDDINGS_PER_GROUP = 2**12
+# Records that are Python objects at once.
+CHUNK = 1024
+# The run record, as JSON, in the file's metadata.
+METADATA_KEY = "cvt"
+
+_TYPES: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+class ParquetWriter(JsonLinesWriter):
+    """`path, label, score, label_2, score_2, …, error`; null where there is nothing."""
+
+    @staticmethod
+    def convert(
+        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+    ) -> None:
+        """Write the document, from a journal's records; a row group at a time is in memory.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        names = prediction_names(shape.top_k)
+        fields = [
+            *((name, pa.string() if "label" in name else pa.float64()) for name in names),
+            *((name, _TYPES[COLUMNS[name]]) for name in shape.columns),
+        ]
+
+        def row(record: Record) -> dict[str, object]:
+            values = [value for each in record.predictions for value in (each.label, each.score)]
+            return dict(zip(names, values, strict=False)) | dict(record.columns)
+
+        _write(records, path, fields, row, run, ROWS_PER_GROUP)
+
+    @classmethod
+    def documents(cls, file: BinaryIO) -> Iterator[Record]:
+        """The records of a finished document, without the optional facts. Class indexes read as
+        -1.
+
+        Raises:
+            ValueError: if it is no Parquet, or not of images' labels.
+        """
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid:
+            raise ValueError("it is no Parquet file") from None
+        present = parquet.schema_arrow.names
+        if not {"path", "label", "score"} <= set(present):
+            raise ValueError("it has no columns `path`, `label` and `score`")
+        pairs = prediction_pairs(present)
+        names = ["path", "error", *(name for pair in pairs for name in pair)]
+        for batch in parquet.iter_batches(CHUNK, columns=[n for n in names if n in present]):
+            for row in batch.to_pylist():
+                predictions = tuple(
+                    Prediction(row[label], row[score], -1)
+                    for label, score in pairs
+                    if row[label] is not None
+                )
+                yield Record(row["path"], predictions, row.get("error") or None)
+
+
+class ParquetEmbeddingWriter(EmbeddingJournal):
+    """`path, embedding, error`; the embedding is a fixed-size list of float32."""
+
+    @staticmethod
+    def convert(
+        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+    ) -> None:
+        """As that of `ParquetWriter`."""
+        fields = [("embedding", pa.list_(pa.float32(), shape.embedding_dim))]
+        _write(
+            records,
+            path,
+            fields,
+            lambda record: {"embedding": record.embedding},
+            run,
+            EMBEDDINGS_PER_GROUP,
+        )
+
+
+def _write(
+    records: Iterable[Record],
+    path: Path,
+    fields: Iterable[tuple[str, pa.DataType]],
+    row: Callable[[Record], Mapping[str, object]],
+    run: Mapping[str, Any],
+    rows_per_group: int,
+) -> None:
+    schema = pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            *(pa.field(name, type_) for name, type_ in fields),
+            pa.field("error", pa.string()),
+        ],
+        metadata={METADATA_KEY: json.dumps(run)},
+    )
+    rows = (
+        {"path": as_written(record.path), **row(record), "error": record.error}
+        for record in records
+    )
+
+    def write(file: BinaryIO) -> None:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            while group := _group(rows, schema, rows_per_group):
+                writer.write_table(
+                    pa.Table.from_batches(group, schema), row_group_size=rows_per_group
+                )
+
+    write_atomically(path, write)
+
+
+def _group(
+    rows: Iterator[Mapping[str, object]], schema: pa.Schema, size: int
+) -> list[pa.RecordBatch]:
+    batches = []
+    while size and (chunk := list(islice(rows, min(CHUNK, size)))):
+        batches.append(pa.RecordBatch.from_pylist(chunk, schema))
+        size -= len(chunk)
+    return batches

@@ -1,0 +1,66 @@
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from cvt_cli.output import open_text, writer_class
+from cvt_cli.records import Prediction, Record, RecordShape
+from tests.output.records import SHAPE, hostile_records
+
+
+def write(path: Path, records: list[Record], shape: RecordShape = SHAPE) -> bytes:
+    with open_text(path, "w") as stream:
+        writer = writer_class(path.suffix[1:])(stream, shape)
+        writer.write(records)
+        writer.close()
+    return path.read_bytes()
+
+
+def without_indexes(record: Record) -> Record:
+    predictions = tuple(Prediction(each.label, each.score, -1) for each in record.predictions)
+    return Record(record.path, predictions, record.error, record.columns)
+
+
+def test_csv_looks_as_documented(tmp_path: Path) -> None:
+    record = Record("a, b.jpg", (Prediction("cat", 0.75, 3),), columns={"width": 9})
+    written = write(tmp_path / "x.csv", [record, Record("c.jpg", error="broken")])
+    assert written.decode().split("\r\n") == [
+        "path,label,score,label_2,score_2,width,seconds,sha256,error",
+        '"a, b.jpg",cat,0.750000,,,9,,,',
+        "c.jpg,,,,,,,,broken",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_hostile_text_survives(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    records = hostile_records()
+    written = write(tmp_path / f"x.{suffix}", records)
+    back = list(writer_class(suffix).read(io.BytesIO(written)))
+    assert [record for record, _ in back] == [without_indexes(each) for each in records]
+    assert back[-1][1] == len(written)
+    # Python's own reader sees the same.
+    csv.field_size_limit(2**31 - 1)
+    rows = list(csv.reader(io.StringIO(written.decode(), newline=""), delimiter=delimiter))
+    assert [row[0] for row in rows[1:]] == [record.path for record in records]
+    assert {len(row) for row in rows} == {9}
+
+
+def test_a_byte_that_is_no_utf8_becomes_an_escape(tmp_path: Path) -> None:
+    written = write(tmp_path / "x.csv", [Record("caf\udce9.jpg")])
+    assert b"\r\ncaf\\udce9.jpg,," in written
+
+
+def test_documents_of_spreadsheets_and_data_frames(tmp_path: Path) -> None:
+    rows = "\ufefflabel,path,score,note\ncat,a.jpg,0.5,x\n,b.jpg,,y\n"
+    records = list(writer_class("csv").documents(io.BytesIO(rows.encode())))
+    assert records == [Record("a.jpg", (Prediction("cat", 0.5, -1),)), Record("b.jpg")]
+
+
+@pytest.mark.parametrize(
+    "document", ["", "a,b\n1,2\n", "path,label,score,error\na,b\n", "path,label,score\na,b,c\n"]
+)
+def test_another_file_is_refused(document: str) -> None:
+    with pytest.raises(ValueError, match=r"columns|cells|float"):
+        list(writer_class("csv").documents(io.BytesIO(document.encode())))

@@ -1,0 +1,156 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cvt_cli.errors import UsageError
+from cvt_cli.output import WriterClass, embedding_writer_class, writer_class
+from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.records import Record, RecordShape, as_written
+from tests.output.records import some_records
+
+SHAPE = RecordShape(top_k=2)
+RUN = {"model": "tiny", "top_k": 2}
+FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
+
+
+def journal(path: Path, resume: bool = False, run: dict[str, object] | None = None) -> Journal:
+    return Journal(path, writer_class(path.suffix[1:]), SHAPE, run or RUN, resume)
+
+
+def write_part(
+    path: Path, writer: WriterClass, shape: RecordShape, records: Sequence[Record]
+) -> bytes:
+    unfinished = Journal(path, writer, shape, RUN, resume=False)
+    for record in records:
+        unfinished.write([record])
+    return part_of(path).read_bytes()
+
+
+def check_every_cut(
+    folder: Path, name: str, writer: WriterClass, shape: RecordShape, records: Sequence[Record]
+) -> None:
+    whole_path, path = folder / f"whole.{name}", folder / f"cut.{name}"
+    whole = Journal(whole_path, writer, shape, RUN, resume=False)
+    whole.write(records)
+    whole.finish()
+    part = write_part(path, writer, shape, records)
+    paths = [as_written(record.path) for record in records]
+    seen = set()
+    for size in range(len(part) + 1):
+        part_of(path).write_bytes(part[:size])
+        if not part_of(path).with_name(f"{path.name}.part.json").exists():
+            part_of(path).with_name(f"{path.name}.part.json").write_text(json.dumps(RUN))
+        again = Journal(path, writer, shape, RUN, resume=True)
+        done = len(again.done)
+        assert again.done == paths[:done]
+        assert again.errors == sum(record.error is not None for record in records[:done])
+        seen.add(done)
+        again.write(records[done:])
+        again.finish()
+        assert path.read_bytes() == whole_path.read_bytes(), f"cut after {size} bytes"
+    assert seen == set(range(len(records) + 1))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_cut_at_any_byte_keeps_the_whole_records(tmp_path: Path, name: str) -> None:
+    records = [*some_records(), Record("caf\udce9.jpg", error="last")]
+    check_every_cut(tmp_path, name, writer_class(name), SHAPE, records)
+
+
+@pytest.mark.parametrize("name", ["parquet", "npy"])
+def test_a_cut_of_embeddings(tmp_path: Path, name: str) -> None:
+    records = [
+        Record("a\nb.jpg", embedding=(0.5, -1.0, float("inf"))),
+        Record("bad", error="no image"),
+        Record("caf\udce9.jpg", embedding=(1.5, 0.0, 3.25)),
+    ]
+    shape = RecordShape(0, embedding_dim=3)
+    check_every_cut(tmp_path, name, embedding_writer_class(name), shape, records)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_has_the_final_name_before_the_end(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"labels.{name}"
+    unfinished = journal(path)
+    unfinished.write(some_records())
+    assert not path.exists()
+    unfinished.finish()
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_killed_between_the_document_and_the_end_of_its_journal(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    unfinished = journal(path)
+    unfinished.write(some_records())
+    part = part_of(path).read_bytes()
+    unfinished.finish()
+    finished = path.read_bytes()
+    part_of(path).write_bytes(part)
+    part_of(path).with_name("labels.parquet.part.json").write_text(json.dumps(RUN))
+    check_output(path, resume=True, overwrite=False)
+    again = journal(path, resume=True)
+    assert len(again.done) == len(some_records())
+    again.finish()
+    assert path.read_bytes() == finished
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    journal(path).write(some_records())
+    before = part_of(path).read_bytes()
+    with pytest.raises(UsageError, match="another top-k: 2 then, 3 now"):
+        journal(path, resume=True, run={**RUN, "top_k": 3})
+    with pytest.raises(UsageError, match="another threshold: None then, 0"):
+        journal(path, resume=True, run={**RUN, "threshold": 0.5})
+    assert part_of(path).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "damage", [b"a,b\r\n", b"\xff\xfe\r\n", b"path,label,score,error\r\nx\r\n"]
+)
+def test_a_damaged_journal_is_left_alone(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "labels.csv"
+    journal(path).write(some_records())
+    part_of(path).write_bytes(damage)
+    with pytest.raises(UsageError, match="can't be resumed"):
+        journal(path, resume=True)
+    assert part_of(path).read_bytes() == damage
+
+
+def test_a_journal_without_its_run(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    journal(path).write(some_records())
+    part_of(path).with_name("labels.csv.part.json").unlink()
+    with pytest.raises(UsageError, match="missing or corrupt"):
+        journal(path, resume=True)
+
+
+def test_what_stands_is_never_replaced_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    check_output(path, resume=True, overwrite=False)
+    path.touch()
+    with pytest.raises(UsageError, match="exists"):
+        check_output(path, resume=False, overwrite=False)
+    with pytest.raises(UsageError, match="finished"):
+        check_output(path, resume=True, overwrite=False)
+    check_output(path, resume=False, overwrite=True)
+    path.unlink()
+    path.symlink_to("dangling")
+    with pytest.raises(UsageError, match="exists"):
+        check_output(path, resume=False, overwrite=False)
+    path.unlink()
+    part_of(path).touch()
+    with pytest.raises(UsageError, match="interrupted") as raised:
+        check_output(path, resume=False, overwrite=False)
+    assert "--resume" in raised.value.hint
+    assert "--overwrite" in raised.value.hint
+    with pytest.raises(UsageError, match="exclude"):
+        check_output(path, resume=True, overwrite=True)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be written: no such file"):
+        journal(tmp_path / "nowhere" / "labels.csv")

@@ -1,0 +1,89 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from cvt_cli.output import open_text, writer_class
+from cvt_cli.output.jsons import CHUNK, parse
+from cvt_cli.records import Record
+from tests.output.records import SHAPE, hostile_records
+
+
+def write(path: Path, records: list[Record]) -> bytes:
+    with open_text(path, "w") as stream:
+        writer = writer_class(path.suffix[1:])(stream, SHAPE)
+        for record in records:
+            writer.write([record])
+        writer.close()
+    return path.read_bytes()
+
+
+def with_nulls(record: Record) -> Record:
+    columns = {name: record.columns.get(name) for name in SHAPE.columns}
+    return Record(record.path, record.predictions, record.error, columns)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_hostile_text_survives(tmp_path: Path, suffix: str) -> None:
+    records = hostile_records()
+    written = write(tmp_path / f"x.{suffix}", records)
+    expected = [with_nulls(record) for record in records]
+    assert [record for record, _ in writer_class(suffix).read(io.BytesIO(written))] == expected
+    assert list(parse(io.BytesIO(written))) == expected
+    text = written.decode()
+    # Not splitlines: JSON may hold separators that Unicode takes for ends of lines.
+    values = json.loads(text) if suffix == "json" else map(json.loads, text.split("\n")[:-1])
+    assert [value["path"] for value in values] == [record.path for record in records]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_bytes_that_are_no_utf8_survive(tmp_path: Path, suffix: str) -> None:
+    records = [Record("caf\udce9.jpg"), Record("caf\\udce9.jpg")]
+    written = write(tmp_path / f"x.{suffix}", records)
+    assert [record.path for record, _ in writer_class(suffix).read(io.BytesIO(written))] == [
+        "caf\udce9.jpg",
+        "caf\\udce9.jpg",
+    ]
+
+
+def test_no_records_are_an_empty_array(tmp_path: Path) -> None:
+    assert json.loads(write(tmp_path / "x.json", [])) == []
+    assert write(tmp_path / "x.jsonl", []) == b""
+
+
+@pytest.mark.parametrize("indent", [None, 0, 4])
+@pytest.mark.parametrize("as_array", [True, False])
+def test_any_layout_is_read(tmp_path: Path, indent: int | None, as_array: bool) -> None:
+    # What jq, a formatter or an editor makes of it, with objects across the pieces that are read.
+    records = hostile_records()
+    values = json.loads(write(tmp_path / "x.json", records))
+    for value in values:
+        del value["error"]
+        value["mine"] = {"nested": ["]", {}]}
+    if as_array:
+        text = json.dumps(values, indent=indent, sort_keys=True)
+    else:
+        text = "\n\n".join(json.dumps(value, indent=indent, sort_keys=True) for value in values)
+    assert len(text) > 2 * CHUNK
+    back = list(parse(io.BytesIO(b"\xef\xbb\xbf" + text.encode())))
+    assert [record.path for record in back] == [record.path for record in records]
+    assert [record.predictions for record in back] == [record.predictions for record in records]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"label,score",
+        b"[1, 2]",
+        b'[{"path": "a"}]',
+        b'[{"path": "a", "predictions": []}',
+        b'{"path": "a", "predicti',
+        b'{"path": "a", "predictions": [1]}',
+        b'{"a":' * 100_000,
+        b"\xff\xfe[\x00]\x00",
+    ],
+)
+def test_another_file_is_refused(document: bytes) -> None:
+    with pytest.raises(ValueError, match=r"JSON|not a record|cut off|nested|utf-8"):
+        list(parse(io.BytesIO(document)))

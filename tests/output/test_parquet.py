@@ -1,0 +1,141 @@
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cvt_cli.output import parquet
+from cvt_cli.output.npy import NpyWriter
+from cvt_cli.output.parquet import ParquetEmbeddingWriter, ParquetWriter
+from cvt_cli.records import Prediction, Record, RecordShape
+from tests.output.records import SHAPE, hostile_records
+
+RUN = {"model": "tiny", "preprocessing": {"size": 64}}
+
+
+def test_columns_types_and_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    records = [
+        Record("a.jpg", (Prediction("cat", 0.75, 3),), columns={"width": 9, "seconds": 0.5}),
+        Record("caf\udce9.jpg", error="broken"),
+    ]
+    ParquetWriter.convert(records, path, SHAPE, RUN)
+    table = pq.read_table(path)
+    assert table.schema.equals(
+        pa.schema(
+            [
+                pa.field("path", pa.string(), nullable=False),
+                ("label", pa.string()),
+                ("score", pa.float64()),
+                ("label_2", pa.string()),
+                ("score_2", pa.float64()),
+                ("width", pa.int64()),
+                ("seconds", pa.float64()),
+                ("sha256", pa.string()),
+                ("error", pa.string()),
+            ]
+        )
+    )
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        ("a.jpg", "cat", 0.75, None, None, 9, 0.5, None, None),
+        ("caf\\udce9.jpg", None, None, None, None, None, None, None, "broken"),
+    ]
+    assert json.loads(table.schema.metadata[b"cvt"]) == RUN
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["labels.parquet"]
+
+
+def test_hostile_text_survives(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    records = hostile_records()
+    ParquetWriter.convert(records, path, SHAPE, RUN)
+    with path.open("rb") as file:
+        back = list(ParquetWriter.documents(file))
+    assert [(each.path, each.error) for each in back] == [(r.path, r.error) for r in records]
+    assert [[(p.label, p.score) for p in each.predictions] for each in back] == [
+        [(p.label, p.score) for p in each.predictions] for each in records
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 25])
+def test_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 10)
+    monkeypatch.setattr(parquet, "CHUNK", 4)
+    path = tmp_path / "labels.parquet"
+    ParquetWriter.convert((Record(f"{i}.jpg") for i in range(count)), path, RecordShape(1), RUN)
+    file = pq.ParquetFile(path)
+    assert file.num_row_groups == math.ceil(count / 10)
+    assert file.read().column("path").to_pylist() == [f"{i}.jpg" for i in range(count)]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    def records() -> Iterator[Record]:
+        yield Record("a.jpg")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "labels.parquet"
+    path.write_text("before")
+    with pytest.raises(OSError, match="No space"):
+        ParquetWriter.convert(records(), path, SHAPE, RUN)
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
+        ("labels.parquet", "before")
+    ]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no Parquet"):
+        list(ParquetWriter.documents(io.BytesIO(b"path,label,score\n")))
+    other = io.BytesIO()
+    pq.write_table(pa.table({"path": ["a"], "label": ["b"]}), other)
+    with pytest.raises(ValueError, match="no columns"):
+        list(ParquetWriter.documents(other))
+
+
+def embeddings() -> list[Record]:
+    numbers = np.float32([0.1, -1e-30, 3e38, 1 / 3]).tolist()
+    return [
+        Record("a.jpg", embedding=tuple(numbers)),
+        Record("two\nlines\t\u2028.jpg", error="broken\nbadly"),
+        Record("caf\udce9.jpg", embedding=(0.0, 1.0, 2.0, 3.0)),
+    ]
+
+
+def test_embeddings_are_a_fixed_size_list(tmp_path: Path) -> None:
+    path = tmp_path / "features.parquet"
+    records = embeddings()
+    ParquetEmbeddingWriter.convert(records, path, RecordShape(0, embedding_dim=4), RUN)
+    table = pq.read_table(path)
+    assert table.schema.field("embedding").type.equals(pa.list_(pa.float32(), 4))
+    assert table.column("embedding").to_pylist() == [
+        list(each.embedding) if each.embedding else None for each in records
+    ]
+    assert table.column("error").to_pylist() == [None, "broken\nbadly", None]
+
+
+def test_numpy_has_a_row_for_every_input(tmp_path: Path) -> None:
+    path = tmp_path / "features.npy"
+    NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), RUN)
+    matrix = np.load(path)
+    assert (matrix.shape, matrix.dtype) == ((3, 4), np.float32)
+    assert matrix[0].tolist() == list(embeddings()[0].embedding or ())
+    assert np.isnan(matrix[1]).all()
+    assert np.load(path, mmap_mode="r")[2, 3] == 3
+    paths = (tmp_path / "features.paths.txt").read_text()
+    assert paths.splitlines() == ["a.jpg", "two\\nlines\\t\\u2028.jpg", "caf\\udce9.jpg"]
+    errors = (tmp_path / "features.errors.txt").read_text()
+    assert errors == "two\\nlines\\t\\u2028.jpg\tbroken\\nbadly\n"
+
+
+def test_numpy_without_errors_or_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "features.npy"
+    (tmp_path / "features.errors.txt").write_text("of the run before")
+    NpyWriter.convert([], path, RecordShape(0, embedding_dim=4), RUN)
+    assert np.load(path).shape == (0, 4)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "features.npy",
+        "features.paths.txt",
+    ]
