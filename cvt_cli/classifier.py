@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +25,7 @@ from cvt_cli.devices import is_out_of_memory, pick_device, pick_dtype
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images.decode import MAX_PIXELS, decode
 from cvt_cli.images.find import Source, find
+from cvt_cli.model.fused import FusedCvt
 from cvt_cli.records import Prediction, Record
 
 DEFAULT_TOP_K = 5
@@ -81,12 +82,17 @@ class Classifier:
         self.batch_size = batch_size
         self.max_pixels = max_pixels
         self._indexes = _indexes_of(only, model) if only else range(len(model.labels))
-        self._model = model.model().to(self.device, self.dtype)
+        self._model = FusedCvt(model.model().to(self.device, self.dtype))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The label of each class index."""
         return self.checkpoint.labels
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers in an embedding."""
+        return self.checkpoint.config.embed_dim[-1]
 
     def description(self) -> dict[str, object]:
         """What the predictions depend on, for a record of the run."""
@@ -155,6 +161,15 @@ class Classifier:
                 kept = tuple(each for each in best if each.score >= threshold)
                 yield Record(image.path, kept, columns=image.columns)
 
+    def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
+        """One record for each source, in order, with its embedding in place of predictions."""
+        for batch in self._batches(sources):
+            good = [image.pixels for image in batch if image.pixels is not None]
+            vectors = iter(self.embeddings(good).tolist())
+            for image in batch:
+                embedding = None if image.pixels is None else tuple(next(vectors))
+                yield Record(image.path, error=image.error, embedding=embedding)
+
     def probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
         """Softmax over the classes, or over those that were chosen.
 
@@ -164,7 +179,24 @@ class Classifier:
         Returns:
             (len(images), classes) float32 on the CPU.
         """
-        result = torch.empty(len(images), len(self._indexes))
+        return self._through_network(images, len(self._indexes), self._forward)
+
+    def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The vectors behind the labels: `Cvt.forward_features`.
+
+        Args:
+            images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
+
+        Returns:
+            (len(images), embedding_dim) float32 on the CPU.
+        """
+        return self._through_network(images, self.embedding_dim, self._forward_features)
+
+    def _through_network(
+        self, images: Sequence[np.ndarray], width: int, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """(len(images), width) float32: what `forward` makes of batches (B, H, W, 3) uint8."""
+        result = torch.empty(len(images), width)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(index)
@@ -174,7 +206,7 @@ class Classifier:
                 chunk = indexes[start : start + self.batch_size]
                 batch = np.stack([images[index] for index in chunk])
                 try:
-                    result[chunk] = self._forward(torch.from_numpy(batch))
+                    result[chunk] = forward(torch.from_numpy(batch))
                 except RuntimeError as error:
                     if not is_out_of_memory(error) or self.batch_size == 1:
                         raise
@@ -183,10 +215,16 @@ class Classifier:
                     start += len(chunk)
         return result
 
+    def _normalized(self, batch: Tensor) -> Tensor:
+        return self.checkpoint.preprocessing.normalize(batch.to(self.device)).to(self.dtype)
+
+    @torch.inference_mode()
+    def _forward_features(self, batch: Tensor) -> Tensor:
+        return self._model.forward_features(self._normalized(batch)).float().cpu()
+
     @torch.inference_mode()
     def _forward(self, batch: Tensor) -> Tensor:
-        x = self.checkpoint.preprocessing.normalize(batch.to(self.device))
-        logits: Tensor = self._model(x.to(self.dtype))
+        logits = self._model(self._normalized(batch))
         if len(self._indexes) < len(self.labels):
             logits = logits[:, list(self._indexes)]
         return logits.float().softmax(dim=-1).cpu()
@@ -284,7 +322,7 @@ def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float
         facts["bytes"] = file.seek(0, os.SEEK_END)
     if "sha256" in columns:
         file.seek(0)
-        facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        facts["sha256"] = hashlib.sha256(file.read()).hexdigest()
     file.seek(0)
     return facts
 

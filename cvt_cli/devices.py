@@ -36,16 +36,26 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is float16 on CUDA, else float32.
+    """The dtype of that name; "auto" is the one that the device is fast at: float16 on CUDA,
+    bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX), else float32.
 
     Raises:
         UsageError: if there is none of that name.
     """
     if name == "auto":
+        if device.type == "cpu" and has_bfloat16():
+            return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
         raise UsageError(f"{name}: no such dtype", hint=f"one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    # Torch's own checks, not public in every release that we support.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

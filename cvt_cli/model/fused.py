@@ -1,0 +1,216 @@
+"""The function of `cvt.py` with fewer operations, for inference.
+
+Tokens stay (B, T, C) in memory, which an image in channels-last order also is: no copy between
+the two. Each idea has a comment; README's performance section says what each gave.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cvt_cli.model.cvt import NORM_EPS, Block, ConvAttention, ConvProjection, Cvt, Stage, quick_gelu
+
+QUICK_GELU_FACTOR = 1.702
+
+
+class Linear:
+    """y = act(x W' + b), and optionally + residual, in one pass over memory where oneDNN can.
+
+    (…, C_in) -> (…, C_out), in the dtype of the weights.
+
+    Args:
+        weight, bias: (C_out, C_in) and (C_out) or None.
+        activation: "none", "gelu" or "swish".
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
+        self.bias = bias
+        self.activation = activation
+        self.packed = _packs(weight)
+        # Laid out once in the blocks that oneDNN's matrix product reads.
+        self.weight = (
+            torch.ops.mkldnn._reorder_linear_weight(weight.detach()) if self.packed else weight
+        )
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if self.packed:
+            # The activation and the residual sum are done on each tile while it is in cache.
+            linear = torch.ops.mkldnn._linear_pointwise
+            if residual is None:
+                y: Tensor = linear(x, self.weight, self.bias, self.activation, [], "none")
+            else:
+                y = linear.binary(x, residual, self.weight, self.bias, "add")
+            return y
+        y = F.linear(x, self.weight, self.bias)
+        if self.activation == "gelu":
+            y = F.gelu(y)
+        elif self.activation == "swish":
+            y = F.silu(y, inplace=True)
+        return y if residual is None else y.add_(residual)
+
+
+def _packs(weight: Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def _depthwise(projection: ConvProjection) -> Callable[[Tensor], Tensor]:
+    """The projection (B, C, H, W) -> (B, C, H', W'), batch norm folded into the convolution:
+    one pass instead of two."""
+    if not hasattr(projection, "conv"):
+        return projection
+    conv, bn = projection.conv, projection.bn
+    assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
+    assert bn.running_mean is not None and bn.running_var is not None
+    factor = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
+    bias = (bn.bias.double() - bn.running_mean.double() * factor).to(conv.weight.dtype)
+    weight = (conv.weight.double() * factor[:, None, None, None]).to(conv.weight.dtype)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    stride, padding, groups = conv.stride, conv.padding, conv.groups
+    return lambda image: F.conv2d(image, weight, bias, stride, padding, 1, groups)
+
+
+class FusedAttention:
+    """`ConvAttention` and the sum with its residual. (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, attn: ConvAttention) -> None:
+        self.num_heads, self.scale = attn.num_heads, attn.scale
+        self.with_cls_token = attn.with_cls_token
+        self.conv_q, self.conv_k, self.conv_v = (
+            _depthwise(projection)
+            for projection in (attn.conv_proj_q, attn.conv_proj_k, attn.conv_proj_v)
+        )
+        # Without convolutions, keys and values have the same input: one product for both.
+        self.same_kv = not hasattr(attn.conv_proj_k, "conv")
+        kv = (attn.proj_k, attn.proj_v)
+        self.proj_q = Linear(attn.proj_q.weight, attn.proj_q.bias)
+        self.proj_kv = [_stacked(kv)] if self.same_kv else [Linear(p.weight, p.bias) for p in kv]
+        self.proj = Linear(attn.proj.weight, attn.proj.bias)
+
+    def __call__(
+        self, x: Tensor, residual: Tensor, height: int, width: int, cls_only: bool = False
+    ) -> Tensor:
+        cls_token = x[:, :1] if self.with_cls_token else None
+        # One copy where a class token is in the way; else a view.
+        image = x[:, x.shape[1] - height * width :].contiguous()
+        image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+        def tokens(conv: Callable[[Tensor], Tensor]) -> Tensor:
+            y = conv(image).permute(0, 2, 3, 1).flatten(1, 2)
+            return y if cls_token is None else torch.cat([cls_token, y], dim=1)
+
+        if cls_only:
+            assert cls_token is not None
+            q, residual = self.proj_q(cls_token), residual[:, :1]
+        else:
+            q = self.proj_q(tokens(self.conv_q))
+        if self.same_kv:
+            k, v = self.proj_kv[0](tokens(self.conv_k)).chunk(2, dim=-1)
+        else:
+            k, v = self.proj_kv[0](tokens(self.conv_k)), self.proj_kv[1](tokens(self.conv_v))
+        q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.proj(y.transpose(1, 2).flatten(2), residual)
+
+
+def _stacked(linears: tuple[nn.Linear, nn.Linear]) -> Linear:
+    """Several linear layers with the same input as one."""
+    biases: list[Tensor] = [linear.bias for linear in linears]
+    bias = None if biases[0] is None else torch.cat(biases)
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    return Linear(torch.cat(weights), bias)
+
+
+class FusedBlock:
+    """`Block`. (B, T, C) -> (B, T, C), or (B, 1, C) with `cls_only`."""
+
+    def __init__(self, block: Block) -> None:
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.attn = FusedAttention(block.attn)
+        fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+        if block.mlp.act is quick_gelu:
+            # x sigmoid(a x) = swish(a x) / a: both factors go into the weights.
+            a = QUICK_GELU_FACTOR
+            self.fc1 = Linear(fc1.weight * a, fc1.bias * a, "swish")
+            self.fc2 = Linear(fc2.weight / a, fc2.bias)
+        else:
+            self.fc1 = Linear(fc1.weight, fc1.bias, "gelu")
+            self.fc2 = Linear(fc2.weight, fc2.bias)
+
+    def __call__(self, x: Tensor, height: int, width: int, cls_only: bool = False) -> Tensor:
+        x = self.attn(self.norm1(x), x, height, width, cls_only)
+        return self.fc2(self.fc1(self.norm2(x)), x)
+
+
+class FusedStage:
+    """`Stage`. (B, C_in, H_in, W_in) -> tokens (B, T, C) with the class token first, if any, and
+    the rows and columns of the others."""
+
+    def __init__(self, stage: Stage, last: bool) -> None:
+        self.proj = stage.embed.proj.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.norm = stage.embed.norm
+        self.cls_token = stage.cls_token
+        self.blocks = [FusedBlock(block) for block in stage.blocks]  # type: ignore[arg-type]
+        # Behind the last block only the class token is read: its query, output projection and MLP
+        # are all that is needed of that block (7% of CvT-13's multiply-adds are not).
+        self.cls_only_at = len(self.blocks) - 1 if last and self.cls_token is not None else -1
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, int, int]:
+        x = self.proj(x).permute(0, 2, 3, 1)
+        height, width = x.shape[1:3]
+        x = self.norm(x.flatten(1, 2))
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        for index, block in enumerate(self.blocks):
+            x = block(x, height, width, index == self.cls_only_at)
+        return x, height, width
+
+
+class FusedCvt:
+    """A `Cvt` for inference: (B, num_channels, H, W) -> logits (B, num_labels), in its dtype.
+
+    Args:
+        model: on its final device and in its final dtype; its weights are shared or repacked,
+            so drop it afterwards.
+    """
+
+    def __init__(self, model: Cvt) -> None:
+        with torch.no_grad():
+            last = len(model.stages) - 1
+            self.stages = [
+                FusedStage(stage, index == last)  # type: ignore[arg-type]
+                for index, stage in enumerate(model.stages)
+            ]
+        self.config = model.config
+        self.norm, self.head = model.norm, model.head
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of normalised images.
+
+        Raises:
+            ValueError: if the input is too small; names the smallest size.
+        """
+        logits: Tensor = self.head(self.forward_features(x))
+        return logits
+
+    @torch.inference_mode()
+    def forward_features(self, x: Tensor) -> Tensor:
+        """As `Cvt.forward_features`: (B, num_channels, H, W) -> (B, embed_dim[-1])."""
+        self.config.tokens(*x.shape[2:])
+        x = x.contiguous(memory_format=torch.channels_last)
+        with_cls_token = self.config.cls_token
+        for index, stage in enumerate(self.stages):
+            x, height, width = stage(x)
+            if index < len(self.stages) - 1:
+                if with_cls_token[index]:  # it ends with its stage
+                    x = x[:, 1:]
+                x = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        x = x[:, :1] if with_cls_token[-1] else x
+        x = F.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, NORM_EPS)
+        return x.mean(dim=1)

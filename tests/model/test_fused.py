@@ -1,0 +1,77 @@
+"""The inference form: the same function as `cvt.py`, for every architecture and projection."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from cvt_cli.model.config import CvtConfig
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.model.fused import FusedCvt
+from tests.model.test_cvt import ARCHITECTURES, randomise, stages, tiny
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dw_bn": {},
+    "avg": {"qkv_projection_method": ("avg",) * 3},
+    "linear": {"qkv_projection_method": ("linear",) * 3},
+    "mixed": {"qkv_projection_method": ("linear", "avg", "dw_bn")},
+    "mean of the tokens": {"cls_token": (False, False, False)},
+    "a class token in every stage": {"cls_token": (True, True, True)},
+    "a class token in the first stage only": {"cls_token": (True, False, False)},
+    "QuickGELU": {"hidden_act": "quick_gelu"},
+    "no q/k/v bias": {"qkv_bias": (False, False, False)},
+    "avg without bias": {"qkv_projection_method": ("avg",) * 3, "qkv_bias": (False,) * 3},
+    "no stride": {"stride_kv": (1, 1, 1)},
+    "no block in the last stage": {"depth": (1, 2, 0)},
+}
+
+
+def check(config: CvtConfig, *shape: int, dtype: torch.dtype = torch.float32) -> None:
+    model = randomise(Cvt(config)).eval()
+    fused = FusedCvt(copy.deepcopy(model).to(dtype))
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(x)
+        features = model.forward_features(x)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03 * float(expected.abs().max())
+    torch.testing.assert_close(fused(x.to(dtype)).float(), expected, rtol=0, atol=tolerance)
+    if dtype == torch.float32:
+        torch.testing.assert_close(fused.forward_features(x), features, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_equal_for_every_architecture(name: str) -> None:
+    check(ARCHITECTURES[name], 2, 3, 96, 128)
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 3, 50, 71)], ids=["square", "not square"])
+def test_equal_for_every_variant(variant: dict[str, Any], shape: tuple[int, ...]) -> None:
+    check(tiny(**variant), *shape)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_equal_for_any_number_of_stages(count: int) -> None:
+    check(stages(count), 2, 3, 64, 64)
+
+
+def test_bfloat16_is_near() -> None:
+    check(tiny(), 2, 3, 64, 64, dtype=torch.bfloat16)
+
+
+def test_too_small_an_input_names_the_smallest() -> None:
+    fused = FusedCvt(Cvt(tiny()).eval())
+    with pytest.raises(ValueError, match="the smallest is 3x3"):
+        fused(torch.randn(1, 3, 2, 64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
+def test_equal_on_cuda(variant: dict[str, Any]) -> None:
+    config = tiny(**variant)
+    model = randomise(Cvt(config)).eval().cuda()
+    x = torch.randn(2, 3, 64, 64, device="cuda")
+    with torch.inference_mode():
+        expected = model(x)
+    torch.testing.assert_close(FusedCvt(model)(x), expected, rtol=0, atol=1e-3)
