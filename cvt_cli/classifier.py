@@ -23,7 +23,7 @@ from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.devices import is_out_of_memory, pick_device, pick_dtype
 from cvt_cli.errors import ImageError, UsageError
-from cvt_cli.images.decode import MAX_PIXELS, decode
+from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
 from cvt_cli.images.find import Source, find
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.records import Prediction, Record
@@ -51,6 +51,8 @@ class Classifier:
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
         refresh, offline: as in `checkpoint.resolve`.
         max_pixels: width times height above which an image is refused.
+        exact_decode: decode every pixel of a JPEG as Transformers does. Else the decoder scales
+            large ones down, to no less than twice the size that they are resized to next.
         only: the labels to choose from, instead of all that the model knows: scores are the
             softmax over these.
 
@@ -72,6 +74,7 @@ class Classifier:
         refresh: bool = False,
         offline: bool = False,
         max_pixels: int = MAX_PIXELS,
+        exact_decode: bool = False,
         only: Sequence[str] = (),
     ) -> None:
         self.device = pick_device(device)
@@ -81,6 +84,7 @@ class Classifier:
         self.checkpoint = model
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self._reduce_to = None if exact_decode else model.preprocessing.reduce_to
         self._indexes = _indexes_of(only, model) if only else range(len(model.labels))
         self._model = FusedCvt(model.model().to(self.device, self.dtype))
 
@@ -104,6 +108,7 @@ class Classifier:
             "preprocessing": self.checkpoint.preprocessing.to_dict(),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "decode": "exact" if self._reduce_to is None else "fast",
             "batch_size": self.batch_size,
             "labels": [self.labels[index] for index in self._indexes]
             if len(self._indexes) < len(self.labels)
@@ -284,10 +289,11 @@ class Classifier:
             if isinstance(source, Source):
                 with source.open() as file:
                     result.columns |= _file_facts(file, columns)
-                    image = decode(file, self.max_pixels)
+                    image = decode(file, self.max_pixels, self._reduce_to)
             else:
                 image = ImageOps.exif_transpose(source).convert("RGB")
-            facts = {"width": image.width, "height": image.height}
+            width, height = image.info.get(FULL_SIZE, image.size)
+            facts = {"width": width, "height": height}
             result.columns |= {name: facts[name] for name in columns if name in facts}
             pixels = self.checkpoint.preprocessing.pixels(image)
             self.checkpoint.config.tokens(*pixels.shape[:2])

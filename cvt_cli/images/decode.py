@@ -9,6 +9,8 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cvt_cli.errors import ImageError
 
+FULL_SIZE = "full_size"
+
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
 
@@ -27,6 +29,8 @@ def decode(
 ) -> Image.Image:
     """The first frame of an image, turned as its EXIF orientation says, in RGB.
 
+    `info[FULL_SIZE]` of the result is the picture's (width, height) before any reduction.
+
     Args:
         file: the encoded image, seekable.
         max_pixels: width times height above which the image is refused, undecoded.
@@ -44,7 +48,10 @@ def decode(
                 raise _too_large(f"{width}x{height} pixels, more", max_pixels)
             if reduce_to is not None:
                 _draft(image, reduce_to)
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            turned = upright.size != image.size
+            upright.info[FULL_SIZE] = (height, width) if turned else (width, height)
+            return upright
     except ImageError:
         raise
     except UnidentifiedImageError:

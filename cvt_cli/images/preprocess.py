@@ -176,6 +176,13 @@ class Preprocessing:
             steps.append(Image.Resampling(self.resample).name.lower())
         return ", ".join(steps) or "as it is"
 
+    @property
+    def reduce_to(self) -> int | None:
+        """The shorter side in pixels down to which a decoder may reduce a picture beforehand:
+        twice what the resize needs, so that the resize hides how it was done."""
+        edge = max(self.resize_to) if self.resize_to is not None else self.shortest_edge
+        return 2 * edge if edge is not None else None
+
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop: an RGB image of any size to (H, W, 3) uint8."""
         size = self._resized_size(image)
