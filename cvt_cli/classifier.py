@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, overload
@@ -51,6 +51,8 @@ class Classifier:
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
         refresh, offline: as in `checkpoint.resolve`.
         max_pixels: width times height above which an image is refused.
+        image_size: (height, width) in pixels of the network's input in place of the checkpoint's;
+            its preprocessing is scaled to it.
         exact_decode: decode every pixel of a JPEG as Transformers does. Else the decoder scales
             large ones down, to no less than twice the size that they are resized to next.
         only: the labels to choose from, instead of all that the model knows: scores are the
@@ -74,6 +76,7 @@ class Classifier:
         refresh: bool = False,
         offline: bool = False,
         max_pixels: int = MAX_PIXELS,
+        image_size: tuple[int, int] | None = None,
         exact_decode: bool = False,
         only: Sequence[str] = (),
     ) -> None:
@@ -81,6 +84,12 @@ class Classifier:
         self.dtype = pick_dtype(dtype, self.device)
         if isinstance(model, str):
             model = load(resolve(model, revision, refresh, offline), hidden_act)
+        if image_size is not None:
+            try:
+                model.config.tokens(*image_size)
+            except ValueError as error:
+                raise UsageError(str(error)) from None
+            model = replace(model, preprocessing=model.preprocessing.scaled_to(image_size))
         self.checkpoint = model
         self.batch_size = batch_size
         self.max_pixels = max_pixels

@@ -1,5 +1,6 @@
 """`cvt classify`: image files in, labels out."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,13 @@ import typer
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options, run
-from cvt_cli.images.find import find
+from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.errors import UsageError
+from cvt_cli.images.find import Search, check, count, find
+from cvt_cli.images.source import MAX_BYTES, TIMEOUT
+from cvt_cli.images.size import parse_image_size
 from cvt_cli.output import FORMATS, check_format, format_of_file, writer_class
-from cvt_cli.records import RecordShape
+from cvt_cli.records import COLUMNS, RecordShape
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -21,25 +26,29 @@ cvt classify photos/ --top-k 3 -o labels.csv
 
 cvt classify photos/ --format jsonl | jq .
 
+cvt classify 'photos/**/*.png' archive.zip shards.tar https://example.org/cat.jpg
+
+find . -newer stamp -name '*.jpg' -print0 | cvt classify --files-from - --null -o new.jsonl
+
 cat cat.jpg | cvt classify - --model microsoft/cvt-21
 """
 
 
 def classify(
     context: typer.Context,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE|FOLDER...",
-            help="Image files, folders (searched with all that is in them), or - for one image "
-            "on standard input.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
-        ),
-    ],
+    inputs: options.InputsArgument = None,
+    files_from: options.FilesFromOption = None,
+    null: options.NullOption = False,
+    recursive: options.RecursiveOption = True,
+    include: options.IncludeOption = None,
+    exclude: options.ExcludeOption = None,
+    timeout: options.TimeoutOption = TIMEOUT,
+    max_pixels: options.MaxPixelsOption = None,
+    max_bytes: options.MaxBytesOption = MAX_BYTES,
     model: options.ModelOption = DEFAULT_MODEL,
     revision: options.RevisionOption = None,
     activation: options.ActivationOption = None,
+    image_size: options.ImageSizeOption = None,
     refresh: options.RefreshOption = False,
     offline: options.OfflineOption = False,
     top_k: Annotated[
@@ -62,6 +71,33 @@ def classify(
     output: options.OutputOption = None,
     resume: options.ResumeOption = False,
     overwrite: options.OverwriteOption = False,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The least score of a label; an image may be left without one.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = 0.0,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Choose among these labels only; scores are their shares.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help=f"Facts to add to each record: {', '.join(COLUMNS)}.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    run_record: options.RunRecordOption = None,
+    decode: options.DecodeOption = DecodeChoice.FAST,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     batch_size: options.BatchSizeOption = 16,
@@ -69,11 +105,19 @@ def classify(
 ) -> None:
     """Label images: the best classes of each, with scores."""
     format_ = _pick_format(format_, output)
+    shape = RecordShape(top_k, _pick_columns(columns))
+    size = parse_image_size(image_size) if image_size is not None else None
     writer = writer_class(format_)
+    inputs = inputs or []
+    search = Search(
+        recursive, tuple(include or ()), tuple(exclude or ()), files_from, null, timeout, max_bytes
+    )
+    check(inputs, search)
     run.check(output, writer, inputs, resume, overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.classifier import Classifier
+    from cvt_cli.images.decode import MAX_PIXELS
 
     classifier = Classifier(
         model,
@@ -84,17 +128,42 @@ def classify(
         hidden_act=activation,
         refresh=refresh,
         offline=offline,
+        image_size=size,
+        exact_decode=decode is DecodeChoice.EXACT,
+        only=_split(labels),
     )
-    description = classifier.description() | {"format": format_, "top_k": top_k}
-    sink = run.open_sink(output, writer, RecordShape(top_k), description, resume)
+    description = classifier.description() | {
+        "format": format_,
+        "top_k": top_k,
+        "threshold": threshold,
+        "columns": list(shape.columns),
+    }
+    sink = run.open_sink(output, writer, shape, description, resume)
     run.run(
         context.obj,
-        lambda: find(inputs),
-        lambda sources: classifier.classify(sources, top_k),
+        lambda: find(inputs, search),
+        lambda sources: classifier.classify(sources, top_k, threshold, shape.columns),
         sink,
         batch_size,
         progress,
+        run.RunRecord(run_record, description) if run_record is not None else None,
     )
+
+
+def _split(names: str | None) -> list[str]:
+    """Comma-separated names; a comma that is part of a label is written with a backslash."""
+    if names is None:
+        return []
+    parts = re.split(r"(?<!\\),", names)
+    return [part.replace("\\,", ",").strip() for part in parts if part.strip()]
+
+
+def _pick_columns(names: str | None) -> tuple[str, ...]:
+    columns = tuple(_split(names))
+    for name in columns:
+        if name not in COLUMNS:
+            raise UsageError(f"{name}: no such column", hint=f"one of {', '.join(COLUMNS)}")
+    return columns
 
 
 def _pick_format(name: str | None, output: Path | None) -> str:

@@ -1,6 +1,7 @@
 """Options that several subcommands share."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,91 @@ MODEL = "Model"
 OUTPUT = "Output"
 PERFORMANCE = "Performance"
 
+InputsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[IMAGE|FOLDER|ARCHIVE|URL]...",
+        help="Image files, folders (searched with all that is in them), quoted patterns "
+        "('photos/**/*.png'), .zip and .tar archives, addresses (https://, s3://, gs://, hf://), "
+        "or - for one image on standard input.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+FilesFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--files-from",
+        metavar="FILE",
+        help="Read the names of more inputs here, one a line; - for standard input.",
+        rich_help_panel=INPUT,
+    ),
+]
+NullOption = Annotated[
+    bool,
+    typer.Option(
+        "--null",
+        "-0",
+        help="Names in --files-from end with NUL, as find -print0 writes them.",
+        rich_help_panel=INPUT,
+    ),
+]
+RecursiveOption = Annotated[
+    bool,
+    typer.Option(
+        "--recursive/--no-recursive",
+        help="Search the folders in a folder too.",
+        rich_help_panel=INPUT,
+    ),
+]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="GLOB",
+        help="Of folders and archives take only the files with such a name or path. Repeatable.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="GLOB",
+        help="Leave out files and folders with such a name or path. Repeatable.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        metavar="SECONDS",
+        help="How long the network may bring nothing, before each of three tries is given up.",
+        rich_help_panel=INPUT,
+    ),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Refuse images of more pixels, undecoded. Default: 178956970, Pillow's limit.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
+]
+MaxBytesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Refuse downloads and archive members of more bytes.",
+        rich_help_panel=INPUT,
+    ),
+]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -100,6 +186,32 @@ BatchSizeOption = Annotated[
         "-b",
         min=1,
         help="Images through the network at once.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
+RunRecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-record",
+        metavar="FILE",
+        help="Write what was run here, as JSON: model, options, versions, times, counts.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+class DecodeChoice(StrEnum):
+    """How large JPEGs are decoded."""
+
+    FAST = "fast"
+    EXACT = "exact"
+
+
+DecodeOption = Annotated[
+    DecodeChoice,
+    typer.Option(
+        help="fast: large JPEGs are scaled down while they are decoded. exact: every pixel is "
+        "decoded, as Transformers does.",
         rich_help_panel=PERFORMANCE,
     ),
 ]

@@ -1,9 +1,15 @@
 """The run behind the commands that make one record of each input: sources in, records out, with
 progress, resumption and a summary."""
 
+import json
+import platform
+import shlex
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +21,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
+from cvt_cli.files import write_atomically
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
 from cvt_cli.output import ConvertedWriter, WriterClass
 from cvt_cli.output.journal import Journal, check_output
@@ -76,16 +83,19 @@ def run(
     sink: Journal | StreamOutput,
     batch_size: int,
     progress: bool | None,
+    run_record: "RunRecord | None" = None,
 ) -> None:
     """Write a record for each source that has none yet.
 
     Args:
         settings: the global options.
-        search: starts the search for the sources anew.
+        search: starts the search for the sources.
         process: makes one record of each source, in order.
         sink: where they go.
         batch_size: the sources that go through the network together.
         progress: whether to show a bar; None where stderr is a terminal.
+        count_sources: how many there are, or None if nobody knows; called in a thread of its own.
+        run_record: written at the end, whatever that is.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.
@@ -95,8 +105,9 @@ def run(
     before = count = len(sink.done)
     errors = sink.errors
     shown = sys.stderr.isatty() if progress is None else progress
-    bar = Progress(shown and not settings.quiet, lambda: sum(1 for _ in search()), count)
+    bar = Progress(shown and not settings.quiet, count_sources, count)
     start = time.monotonic()
+    outcome = "interrupted"
     try:
         # The first records of a batch that was cut are computed again, not written again.
         for record in islice(process(sources), again, None):
@@ -107,12 +118,70 @@ def run(
             errors += failed
             count += 1
         sink.finish()
+        outcome = "finished"
     except KeyboardInterrupt:
         kept = f"; {sink.path}.part keeps them: --resume goes on" if sink.path else ""
         raise Interrupted(f"interrupted after {count} inputs{kept}") from None
     finally:
         bar.close()
-    _sum_up(settings, sink.path, count, errors, (count - before) / (time.monotonic() - start))
+        rate = (count - before) / (time.monotonic() - start)
+        if run_record is not None:
+            counts = {"inputs": count, "errors": errors, "done_before": before}
+            run_record.write(outcome, counts, rate)
+    _sum_up(settings, sink.path, count, errors, rate)
+
+
+class RunRecord:
+    """What was run, for whoever asks later where the labels came from.
+
+    Args:
+        path: the JSON file.
+        run: what the records depend on.
+
+    Raises:
+        UsageError: at construction, if nothing can be written there.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+        self.path = path
+        self.start = datetime.now(UTC)
+        self.run = run
+        self._write({"outcome": "running"})
+
+    def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
+        """Write it whole, in place of what was there; `rate` in images/s."""
+        end = datetime.now(UTC)
+        seconds = (end - self.start).total_seconds()
+        self._write(
+            {
+                "outcome": outcome,
+                "end": end.isoformat(),
+                "seconds": round(seconds, 3),
+                "counts": dict(counts),
+                "images_per_second": round(rate, 3),
+            }
+        )
+
+    def _write(self, facts: Mapping[str, Any]) -> None:
+        values = {
+            "command": shlex.join(["cvt", *sys.argv[1:]]),
+            "versions": _versions(),
+            "machine": platform.platform(),
+            "start": self.start.isoformat(),
+            **self.run,
+            **facts,
+        }
+        try:
+            text = json.dumps(values, indent=2) + "\n"
+            write_atomically(self.path, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise UsageError(f"{self.path} can't be written: {error.strerror}") from None
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "pillow", "numpy", "huggingface_hub", "safetensors")
+    ours = {"cvt": __version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in names}
 
 
 def _sum_up(settings: Settings, output: Path | None, count: int, errors: int, rate: float) -> None:
@@ -129,8 +198,9 @@ def _check_not_an_input(output: Path, inputs: list[str]) -> None:
     if not output.exists():
         return
     for path in inputs:
-        in_folder = Path(path).is_dir() and output.resolve().is_relative_to(Path(path).resolve())
+        # os.path: a name may be too long to ask for, which Path takes for an error.
+        in_folder = os.path.isdir(path) and output.resolve().is_relative_to(Path(path).resolve())
         if in_folder and output.suffix.lower() in IMAGE_SUFFIXES:
             raise UsageError(f"{output} is one of the inputs")
-        if Path(path).exists() and output.samefile(path):
+        if os.path.exists(path) and output.samefile(path):
             raise UsageError(f"{output} is one of the inputs")
