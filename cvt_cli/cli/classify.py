@@ -12,8 +12,8 @@ from cvt_cli.cli import options, run
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Search, check, count, find
-from cvt_cli.images.source import MAX_BYTES, TIMEOUT
 from cvt_cli.images.size import parse_image_size
+from cvt_cli.images.source import MAX_BYTES, TIMEOUT
 from cvt_cli.output import FORMATS, check_format, format_of_file, writer_class
 from cvt_cli.records import COLUMNS, RecordShape
 
@@ -131,12 +131,14 @@ def classify(
         image_size=size,
         exact_decode=decode is DecodeChoice.EXACT,
         only=_split(labels),
+        max_pixels=max_pixels or MAX_PIXELS,
     )
     description = classifier.description() | {
         "format": format_,
         "top_k": top_k,
         "threshold": threshold,
         "columns": list(shape.columns),
+        "max_pixels": classifier.max_pixels,
     }
     sink = run.open_sink(output, writer, shape, description, resume)
     run.run(
@@ -147,6 +149,7 @@ def classify(
         batch_size,
         progress,
         run.RunRecord(run_record, description) if run_record is not None else None,
+        lambda: count(inputs, search),
     )
 
 

@@ -26,7 +26,7 @@ PERFORMANCE = "Performance"
 InputsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[IMAGE|FOLDER|ARCHIVE|URL]...",
+        metavar="IMAGE|FOLDER|ARCHIVE|URL",
         help="Image files, folders (searched with all that is in them), quoted patterns "
         "('photos/**/*.png'), .zip and .tar archives, addresses (https://, s3://, gs://, hf://), "
         "or - for one image on standard input.",

@@ -16,12 +16,12 @@ class Progress:
 
     Args:
         shown: False for no bar at all.
-        count: counts the inputs; runs in a thread of its own, so that the first image does not
-            wait for it.
+        count: counts the inputs (None: nobody can tell); runs in a thread of its own, so that the
+            first image does not wait for it.
         done: inputs that an earlier run has done.
     """
 
-    def __init__(self, shown: bool, count: Callable[[], int], done: int = 0) -> None:
+    def __init__(self, shown: bool, count: Callable[[], int | None], done: int = 0) -> None:
         self._bar = tqdm(
             disable=not shown,
             unit="img",
@@ -37,7 +37,7 @@ class Progress:
         if shown:
             threading.Thread(target=self._set_total, args=[count], daemon=True).start()
 
-    def _set_total(self, count: Callable[[], int]) -> None:
+    def _set_total(self, count: Callable[[], int | None]) -> None:
         self._bar.total = count()
 
     def add(self, failed: bool) -> None:

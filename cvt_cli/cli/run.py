@@ -2,9 +2,9 @@
 progress, resumption and a summary."""
 
 import json
+import os
 import platform
 import shlex
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +84,7 @@ def run(
     batch_size: int,
     progress: bool | None,
     run_record: "RunRecord | None" = None,
+    count_sources: Callable[[], int | None] = lambda: None,
 ) -> None:
     """Write a record for each source that has none yet.
 
@@ -94,8 +95,8 @@ def run(
         sink: where they go.
         batch_size: the sources that go through the network together.
         progress: whether to show a bar; None where stderr is a terminal.
-        count_sources: how many there are, or None if nobody knows; called in a thread of its own.
         run_record: written at the end, whatever that is.
+        count_sources: how many there are, or None if nobody knows; called in a thread of its own.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.

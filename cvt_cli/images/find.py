@@ -1,53 +1,89 @@
 """What was typed becomes a lazy stream of files to read, one for each image."""
 
-import errno
-import io
+import hashlib
 import os
+import re
 import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
 
-from cvt_cli.errors import ImageError
+from cvt_cli.errors import ImageError, UsageError
+from cvt_cli.images import names
+from cvt_cli.images.source import (
+    IMAGE_SUFFIXES,
+    Filter,
+    Search,
+    Source,
+    failing,
+    os_reason,
+)
 from cvt_cli.records import as_written
+
+__all__ = ["IMAGE_SUFFIXES", "Search", "Source", "check", "count", "find", "remaining"]
 
 STDIN = "-"
 
-# Only folders are searched by suffix; a file named outright is tried whatever it is called.
-IMAGE_SUFFIXES = tuple(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k .jpx "  # noqa: SIM905
-    ".ppm .pgm .pbm .pnm .ico .icns .tga .pcx .dds .psd .mpo .sgi .qoi".split()
-)
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# A redirection of the shell: open already, and read once.
+_OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/[0-9]+")
+
+_EVERYTHING = Search()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One input: its path as it was given, and how to open it.
+def find(inputs: Iterable[str], search: Search = _EVERYTHING) -> Iterator[Source]:
+    """The images behind what was typed, in order, as they are found.
 
-    `open` raises `ImageError` with the reason where there is nothing to read.
+    - A file is tried whatever it is called. `-` is one image on standard input.
+    - A folder is walked, sorted by name. Hidden files, files without an image's suffix, and links
+      back to a folder that they lie in are left out.
+    - A pattern (`'photos/**/*.png'`) stands for the files that match, `{000..999}` for the
+      numbers, unless there is a file of that very name.
+    - `.zip` and `.tar` (also `.gz`, `.bz2`, `.xz`, `.zst`) stand for the images in them.
+    - Addresses (`https://`, `s3://`, any that fsspec knows) are downloaded when they are opened.
+      Folders there are walked, patterns expanded, archives read in place.
+
+    What can't be read is a `Source` too: opening it says why. The same path comes once. For the
+    same files the order is the same.
     """
+    inputs = tuple(inputs)
+    stream = _Finder(search).all(inputs)
+    return _once(stream) if _may_repeat(inputs, search) else stream
 
-    path: str
-    open: Callable[[], BinaryIO]
 
+def count(inputs: Iterable[str], search: Search = _EVERYTHING) -> int | None:
+    """How many sources `find` has: a second walk, which downloads no image.
 
-def find(inputs: Iterable[str]) -> Iterator[Source]:
-    """The images behind files, folders and `-` (one image on standard input), in order.
-
-    Folders are walked, sorted by name, hidden files and links to folders left out. What can't be
-    read is a `Source` too: opening it says why.
+    Returns:
+        None where only reading everything would tell, as for compressed archives or a list of
+        names in a pipe.
     """
-    for path in inputs:
-        if path == STDIN:
-            yield Source(path, _open_stdin)
-        elif os.path.isdir(path):  # False, not an error, for a name that is too long
-            yield from _walk(path)
-        else:
-            yield Source(path, _opener(path))
+    inputs = tuple(inputs)
+    stream = _Finder(search, counting=True).all(inputs)
+    try:
+        return sum(1 for _ in (_once(stream) if _may_repeat(inputs, search) else stream))
+    except _Uncountable:
+        return None
+
+
+def check(inputs: Sequence[str], search: Search) -> None:
+    """Raises `UsageError` if there is nothing to search, or it can't be searched this way."""
+    listed = search.files_from
+    if listed is None:
+        if not inputs:
+            raise UsageError("no inputs", hint="name files or folders, or use --files-from")
+    elif listed == STDIN:
+        if STDIN in inputs:
+            raise UsageError("standard input can't be the image (-) and the list of names both")
+    elif os.path.isdir(listed):
+        raise UsageError(f"--files-from {listed}: is a folder", hint="name it as an input")
+    elif not os.path.exists(listed):
+        raise UsageError(f"--files-from {listed}: no such file")
 
 
 def remaining(
@@ -56,7 +92,7 @@ def remaining(
     """What is left to do after an interruption.
 
     Args:
-        search: starts the search for the same inputs anew.
+        search: starts the search for the same inputs anew; called once.
         done: the paths that have a record, in its order, as output files write them.
         batch_size: the sources that went through the network together.
 
@@ -74,42 +110,242 @@ def remaining(
                 "the inputs have changed since: doing those without a record", stacklevel=2
             )
             known = set(done)
-            return (each for each in search() if as_written(each.path) not in known), 0
+            # What came before has a record. Not searched anew: standard input can't be.
+            rest = stream if source is None else chain([source], stream)
+            return (each for each in rest if as_written(each.path) not in known), 0
         if index >= whole_batches:
             again.append(source)
     return chain(again, stream), len(again)
 
 
-def _walk(folder: str) -> Iterator[Source]:
-    found = False
-    for path in _files(folder):
-        found = True
-        yield path
-    if not found:
-        yield Source(folder, _fails("a folder without images"))
+class _Uncountable(Exception):
+    """Only reading everything would tell how many there are."""
 
 
-def _files(folder: str) -> Iterator[Source]:
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        yield Source(folder, _fails(_reason(error)))
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        # A link to a folder may lead back to where we are.
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not _is_dir(entry):
-            yield Source(entry.path, _opener(entry.path))
+class _Finder:
+    """One search.
+
+    Args:
+        search: how.
+        counting: nobody is going to open what is found; raise `_Uncountable` where finding it
+            takes as long as reading it.
+    """
+
+    def __init__(self, search: Search, counting: bool = False) -> None:
+        self._search = search
+        self._counting = counting
+        self._filter = Filter(search)
+
+    def all(self, inputs: Sequence[str]) -> Iterator[Source]:
+        for path in inputs:
+            yield from self._typed(path)
+        if self._search.files_from is not None:
+            yield from self._listed(self._search.files_from)
+
+    def _typed(self, path: str) -> Iterator[Source]:
+        if path == STDIN or os.path.lexists(path):
+            yield from self._named(path)
+        elif names.has_range(path):
+            for each in names.expand_ranges(path):
+                yield from self._pattern(each)
+        else:
+            yield from self._pattern(path)
+
+    def _pattern(self, path: str) -> Iterator[Source]:
+        if not names.has_magic(path) or _ADDRESS.match(path) or os.path.lexists(path):
+            yield from self._named(path)
+            return
+        found = False
+        for each in names.expand_glob(path):
+            found = True
+            yield from self._named(each)
+        if not found:
+            yield failing(path, "nothing matches this pattern")
+
+    def _listed(self, listed: str) -> Iterator[Source]:
+        """Names in a list are meant literally: programs write them, no shell has seen them."""
+        regular = listed != STDIN and os.path.isfile(listed)
+        if self._counting and not regular:
+            raise _Uncountable
+        try:
+            with nullcontext(_stdin()) if listed == STDIN else Path(listed).open("rb") as file:
+                for path in names.read_names(file, self._search.null):
+                    if listed == STDIN and path == STDIN:
+                        yield failing(path, "standard input is the list of names")
+                    else:
+                        yield from self._named(path)
+        except OSError as error:
+            yield failing(listed, f"the list of names: {os_reason(error)}")
+        except (ImageError, ValueError) as error:
+            yield failing(listed, f"the list of names: {error}")
+
+    def _named(self, path: str) -> Iterator[Source]:
+        """One input as it is called, patterns aside."""
+        address = _ADDRESS.match(path)
+        if path == STDIN or _OPEN_FILE.fullmatch(path):
+            yield Source(path, lambda: _read_stream(path, self._search.max_bytes))
+        elif address and not os.path.lexists(path):
+            yield from self._remote(path, address[1].lower())
+        elif os.path.isdir(path):
+            yield from _or_failing(self._walk(path), path, "a folder without images")
+        else:
+            yield from self._file(path)
+
+    def _file(self, path: str) -> Iterator[Source]:
+        from cvt_cli.images.archives import kind_of_archive
+
+        kind = kind_of_archive(path)
+        if kind is None:
+            yield Source(path, _opener(path))
+        else:
+            yield from self._archive(path, kind, _opener(path))
+
+    def _archive(
+        self, path: str, kind: str, open_: Callable[[], BinaryIO], seekable: bool = True
+    ) -> Iterator[Source]:
+        """
+        Args:
+            seekable: it can be opened anywhere and often; else it is read once, as it comes.
+        """
+        from cvt_cli.images.archives import members
+
+        if self._counting and kind != "zip" and not (kind == "tar" and seekable):
+            raise _Uncountable
+        yield from members(path, kind, open_, seekable, self._filter, self._search.max_bytes)
+
+    def _walk(self, top: str) -> Iterator[Source]:
+        # Iterators, each with its folder's path below the top and the folder's identity. A stack:
+        # folders may lie deeper than calls can.
+        here = names.folder_id(top)
+        stack = [("", here, self._entries(top))]
+        while stack:
+            relative, _, entries = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                stack.pop()
+            elif isinstance(entry, Source):
+                yield entry
+            else:
+                path, name = entry
+                inner = f"{relative}{name}"
+                here = names.folder_id(path)
+                # A link may lead back to where we are.
+                loop = here is not None and any(here == above for _, above, _ in stack)
+                if not loop and self._filter.wants_folder(name, inner):
+                    stack.append((f"{inner}/", here, self._entries(path, f"{inner}/")))
+
+    def _entries(self, folder: str, relative: str = "") -> Iterator[Source | tuple[str, str]]:
+        """The files wanted of a folder, and path and name of the folders in it."""
+        found: list[str] = []
+        folders: set[str] = set()
+        error = None
+        try:
+            with os.scandir(folder) as scan:
+                for entry in scan:
+                    if _is_folder(entry):
+                        if self._search.recursive and not entry.name.startswith("."):
+                            folders.add(entry.name)
+                            found.append(entry.name)
+                    elif self._filter.wants_file(entry.name, relative + entry.name):
+                        found.append(entry.name)
+        except OSError as problem:
+            error = problem
+        found.sort()
+        for name in found:
+            path = os.path.join(folder, name)
+            yield (path, name) if name in folders else Source(path, _opener(path))
+        if error is not None:
+            yield failing(folder, os_reason(error))
+
+    def _remote(self, url: str, scheme: str) -> Iterator[Source]:
+        from cvt_cli.images.archives import kind_of_archive
+
+        if scheme == "file":
+            yield from self._local_address(url)
+            return
+        kind = kind_of_archive(urlsplit(url).path if scheme in ("http", "https") else url)
+        try:
+            if scheme in ("http", "https"):
+                yield from self._http(url, kind)
+            else:
+                yield from self._store(url, kind)
+        except ImageError as error:
+            yield failing(url, error)
+
+    def _local_address(self, url: str) -> Iterator[Source]:
+        path = unquote(urlsplit(url).path)
+        for source in self._named(path):
+            yield Source(url, source.open) if source.path == path else source
+
+    def _http(self, url: str, kind: str | None) -> Iterator[Source]:
+        from cvt_cli.images.remote import open_http, stream_http
+
+        timeout, max_bytes = self._search.timeout, self._search.max_bytes
+        if kind is None:
+            yield Source(url, lambda: open_http(url, timeout, max_bytes))
+        elif self._counting:
+            raise _Uncountable
+        elif kind == "zip":
+            # Its directory is at its end.
+            yield from self._archive(url, kind, lambda: open_http(url, timeout, max_bytes))
+        else:
+            yield from self._archive(url, kind, lambda: stream_http(url, timeout), seekable=False)
+
+    def _store(self, url: str, kind: str | None) -> Iterator[Source]:
+        from cvt_cli.images.remote import Store
+
+        store = Store(url, self._search.timeout, self._search.max_bytes)
+        if names.has_magic(url) and not store.is_file():
+            found = store.glob()
+            for path in found:
+                yield store.source(path)
+            if not found:
+                yield failing(url, "nothing matches this pattern")
+        elif kind == "zip":
+            yield from self._archive(url, kind, store.stream)
+        elif kind is not None:
+            yield from self._archive(url, kind, store.stream, seekable=False)
+        # To ask for each of many photographs whether it is a folder would take for ever.
+        elif not url.lower().endswith(IMAGE_SUFFIXES) and (url.endswith("/") or store.is_folder()):
+            yield from _or_failing(
+                store.walk(self._filter, self._search.recursive), url, "a folder without images"
+            )
+        else:
+            yield Source(url, lambda: store.open(store.path))
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def _once(stream: Iterator[Source]) -> Iterator[Source]:
+    known: set[bytes] = set()
+    for source in stream:
+        # Shorter than most paths, and the same for ./a.jpg and a.jpg.
+        path = source.path if _ADDRESS.match(source.path) else str(PurePath(source.path))
+        key = hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
+        if key not in known:
+            known.add(key)
+            yield source
+
+
+def _may_repeat(inputs: Sequence[str], search: Search) -> bool:
+    """Whether a path may come twice. One folder of any size is searched without a memory."""
+    if len(inputs) != 1 or search.files_from is not None:
+        return True
+    path = inputs[0]
+    return names.has_magic(path) and (names.has_range(path) or names.may_repeat(path))
+
+
+def _or_failing(stream: Iterator[Source], path: str, reason: str) -> Iterator[Source]:
+    first = next(stream, None)
+    if first is None:
+        yield failing(path, reason)
+    else:
+        yield first
+        yield from stream
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link to itself
         return False
 
 
@@ -117,32 +353,39 @@ def _opener(path: str) -> Callable[[], BinaryIO]:
     return lambda: _open(path)
 
 
-def _fails(reason: str) -> Callable[[], BinaryIO]:
-    def fail() -> BinaryIO:
-        raise ImageError(reason)
-
-    return fail
-
-
 def _open(path: str) -> BinaryIO:
     try:
+        # To open a FIFO would wait for ever, to open a device may set it going.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            # To open a FIFO would wait for ever.
             raise ImageError("not a regular file")
-        return Path(path).open("rb")
+        return open(path, "rb", opener=_open_without_waiting)
     except OSError as error:
-        raise ImageError(_reason(error, path)) from None
+        raise ImageError(os_reason(error, path)) from None
     except ValueError as error:  # a NUL in the name
         raise ImageError(str(error)) from None
 
 
-def _open_stdin() -> BinaryIO:
-    return io.BytesIO(sys.stdin.buffer.read())
+def _open_without_waiting(path: str, flags: int) -> int:
+    # It may have become a FIFO a moment ago.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _reason(error: OSError, path: str = "") -> str:
-    if error.errno == errno.ENOENT:
-        return "a dangling link" if os.path.islink(path) else "no such file"
-    if error.errno == errno.EACCES:
-        return "permission denied"
-    return (error.strerror or str(error)).lower()
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise ImageError("standard input is closed")
+    return sys.stdin.buffer
+
+
+def _read_stream(path: str, max_bytes: int) -> BinaryIO:
+    from cvt_cli.images.spool import Spool
+
+    spool = Spool(max_bytes)
+    try:
+        if path in (STDIN, "/dev/stdin", "/dev/fd/0"):
+            spool.copy(_stdin())
+        else:
+            with Path(path).open("rb") as file:
+                spool.copy(file)
+    except OSError as error:
+        raise ImageError(os_reason(error)) from None
+    return spool.take()

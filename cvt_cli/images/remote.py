@@ -1,0 +1,324 @@
+"""Images on the network: http(s) through the standard library, every other address through fsspec.
+
+A server may answer with anything, late or never: what it sends is bounded in size and in time.
+"""
+
+import http.client
+import re
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from cvt_cli import __version__
+from cvt_cli.errors import ImageError
+from cvt_cli.images.source import Filter, Source, failing, one_line
+from cvt_cli.images.spool import CHUNK, Spool
+
+T = TypeVar("T")
+
+# Seconds before the second and the third try.
+_BACK_OFF = (0.5, 1.0)
+# What brings fewer bytes in the whole of a timeout has stalled.
+_LEAST_BYTES = 2**10
+# Of a store's object in one request. Nearly every photograph is smaller.
+_FIRST_REQUEST = 2**22
+
+# The extra that brings the client of a store.
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+}
+
+
+def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
+    """Download a file.
+
+    Args:
+        url: http or https. Redirects are followed, to those two only.
+        timeout: seconds that nothing may come; then, and after what may be over soon, it is tried
+            again, three times in all.
+        max_bytes: what is larger is refused.
+
+    Raises:
+        ImageError: says what came instead.
+    """
+
+    def download(spool: Spool) -> None:
+        with _request(url, timeout) as response:
+            while chunk := response.read1(CHUNK):
+                spool.write(chunk)
+            # http.client takes a cut connection for the end.
+            length = response.headers.get("Content-Length", "")
+            if length.isdecimal() and spool.received < int(length):
+                raise ConnectionError(f"cut off after {spool.received} of {length} bytes")
+
+    return _tries(lambda: _download(download, timeout, max_bytes), timeout)
+
+
+def stream_http(url: str, timeout: float) -> BinaryIO:
+    """A download as it comes, to be read once. Raises: as `open_http`; while it is read, OSError
+    or http.client.HTTPException."""
+    # HTTPResponse has all that is used of a BinaryIO.
+    response: Any = _tries(lambda: _request(url, timeout), timeout)
+    file: BinaryIO = response
+    return file
+
+
+class Store:
+    """A file system on the network, for one address.
+
+    Args:
+        url: as fsspec takes it, `s3://bucket/photos/` say.
+        timeout, max_bytes: as for `open_http`.
+
+    Raises:
+        ImageError: if the package for such addresses is missing (named), or they make no sense.
+    """
+
+    def __init__(self, url: str, timeout: float, max_bytes: int) -> None:
+        import fsspec
+
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._scheme = url.split("://", 1)[0]
+        try:
+            kind = fsspec.get_filesystem_class(self._scheme)
+            self._fs = fsspec.filesystem(self._scheme, **self._options())
+            self.path: str = kind._strip_protocol(url)
+        except ImportError as error:
+            extra = _EXTRAS.get(self._scheme)
+            install = f': pip install "cvt-cli[{extra}]"' if extra else f" ({one_line(error)})"
+            raise ImageError(f"{self._scheme}:// needs a package more{install}") from None
+        except Exception as error:
+            raise ImageError(one_line(error)) from None
+
+    def _options(self) -> dict[str, Any]:
+        if self._scheme not in ("s3", "s3a"):
+            return {}
+        from fsspec.config import conf
+
+        # The tries are ours to count.
+        ours = {
+            "connect_timeout": self._timeout,
+            "read_timeout": self._timeout,
+            "retries": {"total_max_attempts": 1},
+        }
+        return {"config_kwargs": ours | conf.get(self._scheme, {}).get("config_kwargs", {})}
+
+    def url(self, path: str) -> str:
+        """A path of this store as an address."""
+        return f"{self._scheme}://{path.lstrip('/')}"
+
+    def is_folder(self) -> bool:
+        """Whether the address is a folder. Raises: ImageError."""
+        return bool(self._try(lambda: self._fs.isdir(self.path)))
+
+    def is_file(self) -> bool:
+        """Whether there is such a file. Raises: ImageError."""
+        return bool(self._try(lambda: self._fs.isfile(self.path)))
+
+    def glob(self) -> list[str]:
+        """The paths that match the address, sorted. Raises: ImageError."""
+        found: list[str] = self._try(lambda: self._fs.glob(self.path))
+        return sorted(found)
+
+    def walk(self, wanted: Filter, recursive: bool) -> Iterator[Source]:
+        """The images below this address, sorted within each folder. A folder that can't be listed
+        is a `Source` that fails."""
+        top = self.path.rstrip("/")
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            try:
+                entries = self._list(folder)
+            except ImageError as error:
+                yield failing(self.url(folder), error)
+                continue
+            inner = []
+            for path, is_folder in entries:
+                name = path.rsplit("/", 1)[-1]
+                relative = path.removeprefix(top).lstrip("/")
+                if not is_folder:
+                    if wanted.wants_file(name, relative):
+                        yield self.source(path)
+                elif recursive and wanted.wants_folder(name, relative):
+                    inner.append(path)
+            folders += reversed(inner)
+
+    def source(self, path: str) -> Source:
+        """One file of this store."""
+        return Source(self.url(path), lambda: self.open(path))
+
+    def open(self, path: str) -> BinaryIO:
+        """Download a file. Raises: ImageError."""
+
+        def download(spool: Spool) -> None:
+            start = self._fs.cat_file(path, 0, _FIRST_REQUEST)
+            spool.write(start)
+            if len(start) == _FIRST_REQUEST:
+                with self._fs.open(path, "rb") as file:
+                    file.seek(len(start))
+                    spool.copy(file)
+
+        return _tries(lambda: _download(download, self._timeout, self._max_bytes), self._timeout)
+
+    def stream(self) -> BinaryIO:
+        """The file at this address, seekable, read piece by piece. Raises: ImageError; while it
+        is read, what its client raises."""
+        file: BinaryIO = self._try(lambda: self._fs.open(self.path, "rb"))
+        return file
+
+    def _list(self, folder: str) -> list[tuple[str, bool]]:
+        def names() -> list[tuple[str, bool]]:
+            found = self._fs.ls(folder, detail=True)
+            # The client would remember each folder's listing for ever.
+            self._fs.invalidate_cache()
+            return sorted(
+                (path, entry["type"] == "directory")
+                for entry in found
+                # Stores list a folder's own marker among what is in it.
+                if (path := entry["name"].rstrip("/")) != folder
+            )
+
+        return self._try(names)
+
+    def _try(self, work: Callable[[], T]) -> T:
+        return _tries(work, self._timeout)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    max_redirections = 10
+
+
+# Not build_opener: it adds ftp:, file: and data:, and a redirect must not lead there.
+_opener = urllib.request.OpenerDirector()
+for _handler in (
+    urllib.request.ProxyHandler(),
+    urllib.request.UnknownHandler(),
+    urllib.request.HTTPHandler(),
+    urllib.request.HTTPSHandler(),
+    urllib.request.HTTPDefaultErrorHandler(),
+    urllib.request.HTTPErrorProcessor(),
+    _Redirects(),
+):
+    _opener.add_handler(_handler)
+
+
+def _request(url: str, timeout: float) -> http.client.HTTPResponse:
+    request = urllib.request.Request(
+        _quoted(url),
+        headers={"User-Agent": f"cvt-cli/{__version__}", "Accept": "image/*, */*;q=0.5"},
+    )
+    response: http.client.HTTPResponse = _opener.open(request, timeout=timeout)
+    return response
+
+
+def _quoted(url: str) -> str:
+    """What people type has spaces and umlauts, what is sent has not."""
+    parts = urlsplit(url)
+    host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
+    path, query = (
+        quote(part, safe="/%:@!$&'()*+,;=?~[]", errors="surrogateescape")
+        for part in (parts.path, parts.query)
+    )
+    return urlunsplit((parts.scheme, host, path, query, ""))
+
+
+def _download(work: Callable[[Spool], None], timeout: float, max_bytes: int) -> BinaryIO:
+    """Let `work` fill a spool, for as long as something comes.
+
+    It does so in a thread of its own: not every client has timeouts, and those that have start
+    anew with each byte.
+    """
+    spool = Spool(max_bytes)
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work(spool)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=run, name="download", daemon=True).start()
+    before = 0
+    while not ended.wait(timeout):
+        if spool.received - before < _LEAST_BYTES:
+            # The thread ends with the next byte, if one ever comes.
+            spool.close()
+            raise TimeoutError
+        before = spool.received
+    if errors:
+        spool.close()
+        raise errors[0]
+    return spool.take()
+
+
+def _tries(work: Callable[[], T], timeout: float) -> T:
+    for pause in (*_BACK_OFF, None):
+        try:
+            return work()
+        except ImageError:
+            raise
+        # The clients of the stores raise what they like.
+        except Exception as error:
+            if pause is None or not _may_pass(error):
+                raise ImageError(_reason(error, timeout)) from None
+            time.sleep(max(pause, min(_retry_after(error), timeout)))
+    raise AssertionError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may go better."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500 or error.code in (408, 425, 429)
+    if isinstance(error, urllib.error.URLError):
+        return not isinstance(error.reason, ssl.SSLCertVerificationError | str)
+    lasting = (
+        FileNotFoundError,
+        PermissionError,
+        IsADirectoryError,
+        NotADirectoryError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        ImportError,
+        http.client.InvalidURL,
+    )
+    return not isinstance(error, lasting) and not re.search("Credential|Auth", type(error).__name__)
+
+
+def _retry_after(error: Exception) -> float:
+    if isinstance(error, urllib.error.HTTPError):
+        seconds = error.headers.get("Retry-After", "")
+        if seconds.isdecimal():
+            return float(seconds)
+    return 0.0
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server says {error.code} {error.reason}".rstrip()
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
+        error = error.reason
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return f"timed out: nothing came for {timeout:g} s"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return f"permission denied ({one_line(error)})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return one_line(error)

@@ -1,0 +1,128 @@
+"""One input of a run, and what a search for inputs is told."""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import BinaryIO
+
+from cvt_cli.errors import ImageError
+
+# Only folders and archives are searched by suffix; a file named outright is tried whatever it is
+# called.
+IMAGE_SUFFIXES = tuple(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k .jpx "  # noqa: SIM905
+    ".ppm .pgm .pbm .pnm .ico .icns .tga .pcx .dds .psd .mpo .sgi .qoi".split()
+)
+
+# Beyond this, a download or an archive's member is no photograph. Bytes.
+MAX_BYTES = 2**28
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input: its path as it was given or found, and how to open it.
+
+    `open` returns a seekable file. It raises `ImageError` with the reason where there is nothing
+    to read, and nothing else. What comes from a stream (standard input, a compressed archive) is
+    opened once only.
+    """
+
+    path: str
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How inputs are searched.
+
+    Attributes:
+        recursive: folders are searched with the folders in them.
+        include: GLOBs for the name, or the path below what is searched, of files in folders and
+            archives: only these.
+        exclude: GLOBs likewise, for files and folders to leave out.
+        files_from: a file with the names of more inputs; "-" for standard input.
+        null: its names end with NUL bytes, not with newlines.
+        timeout: seconds that the network may bring nothing.
+        max_bytes: size above which a download, standard input or an archive's member is refused.
+    """
+
+    recursive: bool = True
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    files_from: str | None = None
+    null: bool = False
+    timeout: float = TIMEOUT
+    max_bytes: int = MAX_BYTES
+
+
+class Filter:
+    """Which files in folders and archives are wanted."""
+
+    def __init__(self, search: Search) -> None:
+        # A pattern with a suffix of its own is taken at its word; 'cat*' means images still.
+        with_suffix = [glob for glob in search.include if os.path.splitext(glob)[1]]
+        self._all = not search.include
+        self._include = _any_of(search.include)
+        self._include_with_suffix = _any_of(with_suffix)
+        self._exclude = _any_of(search.exclude)
+
+    def wants_file(self, name: str, relative: str) -> bool:
+        """Whether to try a file.
+
+        Args:
+            name: the last part of its path.
+            relative: its path below what is searched, with slashes.
+        """
+        if name.startswith(".") or _matches(self._exclude, name, relative):
+            return False
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            return self._all or _matches(self._include, name, relative)
+        return _matches(self._include_with_suffix, name, relative)
+
+    def wants_folder(self, name: str, relative: str) -> bool:
+        """Whether to search a folder."""
+        return not name.startswith(".") and not _matches(self._exclude, name, relative)
+
+    def wants_member(self, path: str) -> bool:
+        """Whether to try a file that lies at this path, folders in it included."""
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        folders = (
+            self.wants_folder(part, "/".join(parts[: depth + 1]))
+            for depth, part in enumerate(parts[:-1])
+        )
+        return bool(parts) and all(folders) and self.wants_file(parts[-1], "/".join(parts))
+
+
+def failing(path: str, error: str | ImageError) -> Source:
+    """An input that can't be read, and why."""
+
+    def fail() -> BinaryIO:
+        raise error if isinstance(error, ImageError) else ImageError(error)
+
+    return Source(path, fail)
+
+
+def os_reason(error: OSError, path: str = "") -> str:
+    """What the operating system says, for an error record."""
+    if error.errno == errno.ENOENT:
+        return "a dangling link" if os.path.islink(path) else "no such file"
+    if error.errno == errno.EACCES:
+        return "permission denied"
+    return (error.strerror or str(error)).lower()
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception that is not ours."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _any_of(globs: tuple[str, ...] | list[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(translate, globs))) if globs else None
+
+
+def _matches(pattern: re.Pattern[str] | None, name: str, relative: str) -> bool:
+    return pattern is not None and bool(pattern.match(name) or pattern.match(relative))

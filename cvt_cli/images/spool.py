@@ -1,0 +1,80 @@
+"""A place for bytes of unknown number."""
+
+import io
+import tempfile
+from typing import BinaryIO
+
+from cvt_cli.errors import ImageError
+
+# What is larger waits on the disk: many are on their way at any time.
+_IN_MEMORY = 2**23
+CHUNK = 2**18
+
+
+class Spool:
+    """Takes what comes in: in memory first, past 8 MiB in a temporary file, past a limit not.
+
+    Attributes:
+        received: bytes so far.
+
+    Args:
+        limit: bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.received = 0
+        self._limit = limit
+        self._file: BinaryIO | None = io.BytesIO()
+
+    def write(self, chunk: bytes) -> None:
+        """Append.
+
+        Raises:
+            ImageError: past the limit.
+            OSError: if the disk is full.
+        """
+        if self._file is None:
+            raise ValueError("nobody waits for this any more")
+        if self.received + len(chunk) > self._limit:
+            raise too_large(self._limit)
+        if self.received <= _IN_MEMORY < self.received + len(chunk):
+            start = self._file
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (whoever takes it closes it)
+            start.seek(0)
+            self._file.write(start.read())
+        self._file.write(chunk)
+        self.received += len(chunk)
+
+    def copy(self, stream: BinaryIO) -> None:
+        """Append all that a stream has."""
+        while chunk := stream.read(CHUNK):
+            self.write(chunk)
+
+    def take(self) -> BinaryIO:
+        """Hand over the file, from its start. Whoever takes it closes it.
+
+        Raises:
+            ImageError: if it was taken before.
+        """
+        if self._file is None:
+            raise ImageError("was read before, and can be read but once")
+        file, self._file = self._file, None
+        file.seek(0)
+        return file
+
+    def close(self) -> None:
+        """Forget it all, unless it was taken."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # A source that nobody opened must not leave its temporary file behind.
+    __del__ = close
+
+
+def too_large(limit: int) -> ImageError:
+    """The error for more bytes than `limit`."""
+    return ImageError(
+        f"more than the limit of {limit} bytes",
+        hint="raise --max-bytes if it is what it should be",
+    )
