@@ -1,0 +1,110 @@
+"""`cvt evaluate`: labelled images in, accuracy out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
+from cvt_cli.cli import options
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.progress import Progress
+from cvt_cli.errors import ExitCode
+
+NAMED = 5
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt evaluate data/val --model my-cvt
+
+cvt evaluate photos/ --labels truth.csv -o evaluation.json
+"""
+
+
+def evaluate(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Has a sub-folder of images for each label, named by it; or with --labels, the "
+            "folder that its paths start from.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A CSV file with the columns path and label.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    model: options.ModelOption = DEFAULT_MODEL,
+    revision: options.RevisionOption = None,
+    activation: options.ActivationOption = None,
+    refresh: options.RefreshOption = False,
+    offline: options.OfflineOption = False,
+    format_: options.ReportFormatOption = None,
+    output: options.OutputOption = None,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    batch_size: options.BatchSizeOption = 64,
+    progress: options.ProgressOption = None,
+) -> None:
+    """Measure a model on labelled images: accuracy, each label, what is taken for what.
+
+    A label is one of the model's or one of its synonyms, or a WordNet id (n01440764) of
+    ImageNet-1k. Labels that the model does not have are reported and not counted.
+    """
+    from cvt_cli.evaluation import TOP_K, from_csv, from_folders, match
+    from cvt_cli.evaluation import evaluate as compare
+    from cvt_cli.output.evaluation import evaluation_report
+    from cvt_cli.output.report import check_new, pick_format, write_report
+
+    format_ = pick_format(format_, output)
+    check_new(output, overwrite)
+    labelled = from_folders(data) if labels is None else from_csv(data, labels)
+
+    # Torch is loaded only now that all that was typed makes sense.
+    from cvt_cli.classifier import Classifier
+
+    classifier = Classifier(
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        hidden_act=activation,
+        refresh=refresh,
+        offline=offline,
+    )
+    quiet = context.obj.quiet
+    known, unknown = match(labelled, classifier.labels)
+    for each in () if quiet else unknown[:NAMED]:
+        say(f"not counted: {each.label}, {each.count} images: {each.reason}")
+    if len(unknown) > NAMED and not quiet:
+        say(f"not counted: {len(unknown) - NAMED} more labels")
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    bar = Progress(shown and not quiet, lambda: len(known))
+    records = []
+    try:
+        for record in classifier.classify((source for source, _ in known), TOP_K):
+            records.append(record)
+            bar.add(record.error is not None)
+    finally:
+        bar.close()
+    targets = [target for _, target in known]
+    evaluation = compare(records, targets, classifier.labels, unknown)
+    write_report(evaluation_report(evaluation, classifier.description()), format_, output)
+    for record in () if quiet else evaluation.errors[:NAMED]:
+        say(f"{record.path}: {record.error}")
+    if evaluation.errors:
+        if not quiet:
+            say(f"{len(evaluation.errors)} of {len(known)} images could not be read")
+        raise typer.Exit(ExitCode.INPUTS_FAILED)

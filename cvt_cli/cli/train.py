@@ -1,0 +1,346 @@
+"""`cvt train`: a folder of labelled images in, a checkpoint out."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvt_cli.cli import options
+from cvt_cli.cli.messages import say
+from cvt_cli.errors import CvtError, Interrupted, UsageError
+from cvt_cli.training.architectures import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from cvt_cli.training.loop import Progress
+    from cvt_cli.training.run import Training
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt train data/ -o my-cvt --model microsoft/cvt-13
+
+cvt train data/ -o my-cvt --model microsoft/cvt-13 --resume
+
+cvt train data/ -o my-cvt --arch cvt-tiny --image-size 32 --val-fraction 0.1
+"""
+
+RUN = "Run"
+LEARNING = "Learning"
+AUGMENTATION = "Augmentation"
+
+CROPS = ("auto", "padded", "resized", "none")
+DTYPES = ("auto", "bfloat16", "float32")
+# The learning rates that a batch of 64 to 128 images bears.
+SCRATCH_LR = 2e-3
+FINE_TUNE_LR = 2e-4
+NAMED_ERRORS = 10
+
+
+def _number(text: str, panel: str, **limits: float) -> Any:
+    return typer.Option(help=text, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
+
+
+def train(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Holds train/<label>/ and val/<label>/ (or test/), or <label>/ itself and "
+            "--val-fraction.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="The checkpoint: config.json, preprocessor_config.json, model.safetensors, "
+            "README.md, metrics.jsonl. Usable after each epoch.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Fine-tune this checkpoint: a Hub id, a folder, a file or a bundled name.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Start from random weights instead: {', '.join(ARCHITECTURES)}.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Height and width of the input. Default: the checkpoint's; 224 with --arch, "
+            "32 with --arch cvt-tiny.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    revision: options.RevisionOption = None,
+    refresh: options.RefreshOption = False,
+    offline: options.OfflineOption = False,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Validate on this share of the training images, of each class alike, instead of "
+            "val/. 0: on none.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a training that was interrupted; the other options as before.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Begin anew in an --output that exists.", rich_help_panel=RUN
+        ),
+    ] = False,
+    epochs: Annotated[int, _number("Passes over the training images.", RUN, min=1)] = 30,
+    batch_size: Annotated[
+        int,
+        typer.Option("--batch-size", "-b", min=2, help="Images a step.", rich_help_panel=RUN),
+    ] = 64,
+    seed: Annotated[int, _number("Decides everything random.", RUN, min=0, max=2**40)] = 0,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="The highest learning rate of AdamW, after warm-up; a cosine to 0 follows. "
+            f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
+            rich_help_panel=LEARNING,
+        ),
+    ] = None,
+    warmup_epochs: Annotated[
+        float, _number("Epochs of rising learning rate.", LEARNING, min=0.0)
+    ] = 1.0,
+    weight_decay: Annotated[
+        float, _number("Of all but norms, biases and class tokens.", LEARNING, min=0.0)
+    ] = 0.05,
+    label_smoothing: Annotated[
+        float, _number("Share of a target spread over all labels.", LEARNING, min=0.0, max=0.99)
+    ] = 0.1,
+    clip_norm: Annotated[
+        float, _number("Scale gradients down to this norm.", LEARNING, min=1e-6)
+    ] = 1.0,
+    ema_decay: Annotated[
+        float,
+        _number(
+            "Weight of the past in the moving average that is the result.",
+            LEARNING,
+            min=0.0,
+            max=0.999999,
+        ),
+    ] = 0.999,
+    crop: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help=f"{', '.join(CROPS)}. auto: padded up to 64 pixels of --image-size, else resized.",
+            rich_help_panel=AUGMENTATION,
+        ),
+    ] = "auto",
+    flip: Annotated[
+        bool,
+        typer.Option(
+            "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=AUGMENTATION
+        ),
+    ] = True,
+    rand_augment: Annotated[
+        int, _number("Magnitude of RandAugment; 0: none.", AUGMENTATION, min=0, max=29)
+    ] = 0,
+    mixup: Annotated[
+        float, _number("Share of batches with mixup.", AUGMENTATION, min=0.0, max=1.0)
+    ] = 0.0,
+    cutmix: Annotated[
+        float, _number("Share of batches with CutMix.", AUGMENTATION, min=0.0, max=1.0)
+    ] = 0.0,
+    device: options.DeviceOption = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE",
+            help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
+            "where the device has it.",
+            rich_help_panel=options.PERFORMANCE,
+        ),
+    ] = "auto",
+) -> None:
+    """Train a CvT on your own labels, from a checkpoint or from scratch."""
+    quiet = context.obj.quiet
+    _check_options(model, arch, crop, dtype, mixup + cutmix)
+    _check_output(output, resume, overwrite)
+
+    # Torch is loaded only now that all that was typed makes sense.
+    from cvt_cli.checkpoint.load import load
+    from cvt_cli.checkpoint.resolve import resolve
+    from cvt_cli.devices import pick_device
+    from cvt_cli.training.augment import Augmentation, require_kornia
+    from cvt_cli.training.data import find_dataset
+    from cvt_cli.training.loop import Settings
+    from cvt_cli.training.run import Training
+    from cvt_cli.training.start import from_checkpoint, from_scratch, pick_crop
+
+    require_kornia()
+    torch_device = pick_device(device)
+    dataset = find_dataset(data, val_fraction, seed)
+    if model is None:
+        start = from_scratch(arch or "", dataset.labels, image_size, seed)
+    else:
+        checkpoint = load(resolve(model, revision, refresh, offline))
+        start = from_checkpoint(checkpoint, dataset.labels, image_size, seed)
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=lr or (SCRATCH_LR if model is None else FINE_TUNE_LR),
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        label_smoothing=label_smoothing,
+        clip_norm=clip_norm,
+        ema_decay=ema_decay,
+        seed=seed,
+        dtype="bfloat16" if dtype == "auto" and torch_device.type != "mps" else dtype,
+        augmentation=Augmentation(
+            crop=pick_crop(crop, start.preprocessing),
+            flip=flip,
+            rand_augment=rand_augment,
+            mixup=mixup,
+            cutmix=cutmix,
+        ),
+    )
+    training = Training(output, dataset, start, settings, torch_device, ["cvt", *sys.argv[1:]])
+    try:
+        training.open(overwrite)
+        if not quiet:
+            say(
+                f"{len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
+                f"{len(dataset.labels)} labels; from {start.origin}, "
+                f"{'a new last layer' if start.new_head else 'its last layer kept'}"
+            )
+            if resume:
+                say(f"going on after epoch {training.trainer.epochs_done} of {epochs}")
+        _run(training, quiet)
+    except OSError as error:
+        raise CvtError(f"{output}: {error.strerror or error}") from error
+    print(output)
+
+
+def _check_options(
+    model: str | None, arch: str | None, crop: str, dtype: str, mixed: float
+) -> None:
+    if (model is None) == (arch is None):
+        raise UsageError(
+            "--model or --arch says what to start from: one of them",
+            hint="--model microsoft/cvt-13 fine-tunes, --arch cvt-tiny starts from random weights",
+        )
+    if arch is not None and arch not in ARCHITECTURES:
+        raise UsageError(f"{arch}: no such architecture", hint=f"one of {', '.join(ARCHITECTURES)}")
+    if crop not in CROPS:
+        raise UsageError(f"{crop}: no such crop", hint=f"one of {', '.join(CROPS)}")
+    if dtype not in DTYPES:
+        raise UsageError(f"{dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
+    if mixed > 1:
+        raise UsageError("--mixup and --cutmix are shares of the batches: their sum is at most 1")
+
+
+def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise UsageError("--resume goes on and --overwrite begins anew: one of them")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: not a folder")
+    if not output.is_dir() or overwrite or not any(output.iterdir()):
+        return
+    if not resume:
+        raise UsageError(
+            f"{output}: not empty",
+            hint="--resume goes on with a training that was interrupted, --overwrite begins anew",
+        )
+    if not (output / "training.pt").is_file():
+        raise UsageError(
+            f"{output}: nothing to resume: the training that it is from is complete, or it is "
+            "from none",
+            hint="--overwrite begins anew",
+        )
+
+
+def _run(training: "Training", quiet: bool) -> None:
+    """Every epoch that is left, with a bar on a terminal and a line for each."""
+    from tqdm import tqdm
+
+    from cvt_cli.training.loop import deferred_interrupts
+
+    trainer = training.trainer
+    epochs = trainer.settings.epochs
+    with deferred_interrupts() as interrupted:
+        while trainer.epochs_done < epochs:
+            number = trainer.epochs_done + 1
+            bar = tqdm(
+                total=trainer.images_per_epoch,
+                desc=f"epoch {number}/{epochs}",
+                unit="img",
+                disable=quiet or not sys.stderr.isatty(),
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+            try:
+                with bar:
+                    metrics = training.epoch(partial(_show, bar), interrupted.is_set)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"interrupted in epoch {number} of {epochs}; "
+                    "the same command with --resume goes on"
+                ) from None
+            if not quiet:
+                _tell(metrics, epochs)
+                _name_errors(training.new_errors())
+    training.finish()
+
+
+def _show(bar: "tqdm[Any]", progress: "Progress") -> None:
+    text = f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.1%}"
+    bar.set_postfix_str(text, refresh=False)
+    bar.update(progress.images - bar.n)
+
+
+def _tell(metrics: dict[str, Any], epochs: int) -> None:
+    left = (epochs - metrics["epoch"]) * metrics["seconds"] / 60
+    validation = f", validation {metrics['val_accuracy']:.2%}" if "val_accuracy" in metrics else ""
+    say(
+        f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
+        f"accuracy {metrics['train_accuracy']:.2%}{validation}, "
+        f"{metrics['images_per_second']:.0f} images/s, {left:.0f} min left"
+    )
+
+
+def _name_errors(errors: list[tuple[str, str]]) -> None:
+    for path, reason in errors[:NAMED_ERRORS]:
+        say(f"left out: {path}: {reason}")
+    if errors:
+        more = len(errors) - NAMED_ERRORS
+        say(f"{len(errors)} images could not be read{f', {more} not named' if more > 0 else ''}")

@@ -1,0 +1,1 @@
+"""A folder of labelled images becomes a checkpoint."""

@@ -1,0 +1,363 @@
+"""The training loop, and the state that survives a kill.
+
+On a CPU, what a run computes is a function of its data and settings alone: every epoch draws its
+order and its augmentation from (seed, epoch), so that a resumed run equals an uninterrupted one.
+"""
+
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.files import write_atomically
+from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.training.augment import Augmentation, Augmenter
+from cvt_cli.training.data import Images
+from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
+
+STATE = "training.pt"
+METRICS = "metrics.jsonl"
+# So many tokens in the first stage leave room for all their attention scores at once.
+FEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training is asked to do.
+
+    Attributes:
+        epochs: passes over the training images.
+        warmup_epochs: epochs, or a part of one, over which the learning rate rises.
+        label_smoothing: share of each target that is spread over all classes.
+        clip_norm: gradients are scaled down to this norm.
+        ema_decay: weight of the past in the moving average of the weights, which is the result.
+        dtype: "bfloat16" computes matrix products in it, by autocast on CUDA and inside the
+            operations on a CPU that has instructions for it; "float32" does not.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: float
+    label_smoothing: float
+    clip_norm: float
+    ema_decay: float
+    seed: int
+    dtype: str
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an epoch stands: means over its images so far.
+
+    Attributes:
+        images: how many were trained on.
+        accuracy: share of them, as augmented, whose label was the most likely one; for mixed
+            images the larger part's.
+    """
+
+    images: int
+    loss: float
+    accuracy: float
+
+
+class Trainer:
+    """One training, of which `epoch` does one epoch.
+
+    Args:
+        model: is trained in place; moved to the device.
+        train, val: images as `Images` yields them; `val` may be empty.
+        errors: where both put what they could not read.
+        preprocessing: the network's; its `normalize` is applied after augmentation.
+        device: where it computes.
+
+    Attributes:
+        history: the metrics of each epoch that is done.
+    """
+
+    def __init__(
+        self,
+        model: Cvt,
+        train: Images,
+        val: Images,
+        errors: Mapping[str, str],
+        preprocessing: Preprocessing,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        if preprocessing.image_size is None:
+            raise ValueError("the preprocessing makes images of differing sizes")
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.settings = settings
+        self.history: list[dict[str, Any]] = []
+        self.average = MovingAverage(self.model, settings.ema_decay)
+        self._train, self._val, self._errors = train, val, errors
+        self._preprocessing, self._device = preprocessing, device
+        rows, columns = model.config.tokens(*preprocessing.image_size)[0]
+        self._few_tokens = rows * columns <= FEW_TOKENS
+        self._augment = Augmenter(
+            settings.augmentation,
+            preprocessing.image_size,
+            model.config.num_labels,
+            settings.label_smoothing,
+        )
+        groups = parameter_groups(self.model, settings.weight_decay)
+        self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        # A whole last batch only, or the whole of what is less than one batch.
+        self.batches_per_epoch = max(1, len(train.samples) // settings.batch_size)
+        # Within an epoch: batches done, and what `Progress` is computed from.
+        self._batch = 0
+        self._sums = [0.0, 0.0, 0.0]
+        self._seconds = 0.0
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs are complete."""
+        return len(self.history)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """How many images an epoch trains on, if all can be read."""
+        return min(len(self._train.samples), self.batches_per_epoch * self.settings.batch_size)
+
+    def epoch(
+        self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """Train on every image once, or on the rest of an epoch that was interrupted, and
+        validate with the averaged weights.
+
+        Args:
+            on_batch: is called after every batch.
+            interrupted: is asked after every batch; true ends the epoch there.
+
+        Returns:
+            The epoch's metrics, which `history` then has too.
+
+        Raises:
+            KeyboardInterrupt: after the batch, if `interrupted` said so. `state` then holds what
+                is needed to go on with the next one.
+            CvtError: if the loss is no number any more, or no image could be read.
+        """
+        epoch, settings = self.epochs_done, self.settings
+        order = self._order(epoch)
+        if self._batch == 0:
+            torch.manual_seed(settings.seed * 1_000_003 + epoch)
+        self.model.train()
+        start = time.monotonic()
+        rate = 0.0
+        for pixels, targets in self._train.batches(order[self._batch :]):
+            # Batch norm has no statistics for a single image.
+            if len(targets) > 1:
+                rate = self._step(pixels, targets)
+            self._batch += 1
+            on_batch(self._progress())
+            if interrupted():
+                self._seconds += time.monotonic() - start
+                raise KeyboardInterrupt
+        self._seconds += time.monotonic() - start
+        progress = self._progress()
+        if progress.images == 0:
+            raise CvtError("no training image could be read")
+        metrics = {
+            "epoch": epoch + 1,
+            "train_loss": progress.loss,
+            "train_accuracy": progress.accuracy,
+            **self._validate(),
+            "learning_rate": rate,
+            "images": progress.images,
+            "unreadable": len(self._errors),
+            "seconds": round(self._seconds, 3),
+            "images_per_second": round(progress.images / max(self._seconds, 1e-9), 1),
+        }
+        self.history.append(metrics)
+        self._batch, self._sums, self._seconds = 0, [0.0, 0.0, 0.0], 0.0
+        return metrics
+
+    def _order(self, epoch: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self._train.samples), generator=generator)
+        return list(order.split(self.settings.batch_size))[: self.batches_per_epoch]
+
+    def _step(self, pixels: Tensor, targets: Tensor) -> float:
+        """One batch; returns the learning rate that it had."""
+        settings = self.settings
+        x, soft_targets = self._augment(pixels.to(self._device), targets.to(self._device))
+        steps = settings.epochs * self.batches_per_epoch
+        step = self.epochs_done * self.batches_per_epoch + self._batch
+        warmup = round(settings.warmup_epochs * self.batches_per_epoch)
+        rate = learning_rate(step, steps, warmup, settings.learning_rate)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        with _precision(settings.dtype, self._device, self._few_tokens):
+            logits = self.model(self._preprocessing.normalize(x)).float()
+            loss = F.cross_entropy(logits, soft_targets)
+            self._optimizer.zero_grad()
+            loss.backward()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise CvtError(
+                f"the loss is {value} in epoch {self.epochs_done + 1}",
+                hint="a lower --lr may help; --resume goes on from the last epoch",
+            )
+        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self._optimizer.step()
+        self.average.update(self.model)
+        right = (logits.argmax(1) == soft_targets.argmax(1)).sum().item()
+        for index, amount in enumerate((len(targets), value * len(targets), right)):
+            self._sums[index] += amount
+        return rate
+
+    def _progress(self) -> Progress:
+        images, loss, right = self._sums
+        return Progress(int(images), loss / max(1, images), right / max(1, images))
+
+    @torch.inference_mode()
+    def _validate(self) -> dict[str, float]:
+        """Loss and accuracy of the averaged weights; empty without a validation set."""
+        indexes = torch.arange(len(self._val.samples)).split(2 * self.settings.batch_size)
+        images, loss, right = 0, 0.0, 0
+        model = Cvt(self.model.config).to(self._device).eval()
+        model.load_state_dict(self.average.state)
+        for pixels, targets in self._val.batches(indexes):
+            if len(targets) == 0:
+                continue
+            logits = model(self._preprocessing.normalize(pixels.to(self._device))).cpu()
+            loss += F.cross_entropy(logits, targets, reduction="sum").item()
+            right += int((logits.argmax(1) == targets).sum())
+            images += len(targets)
+        return {"val_loss": loss / images, "val_accuracy": right / images} if images else {}
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on from here."""
+        cuda = self._device.type == "cuda"
+        return {
+            "settings": dataclasses.asdict(self.settings),
+            "samples": len(self._train.samples),
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "average": self.average.state,
+            "average_updates": self.average.updates,
+            "optimizer": self._optimizer.state_dict(),
+            "batch": self._batch,
+            "sums": self._sums,
+            "seconds": self._seconds,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self._device) if cuda else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`.
+
+        Raises:
+            UsageError: if it belongs to other settings or other data; names what differs.
+        """
+        before, now = state["settings"], dataclasses.asdict(self.settings)
+        differing = [name for name in now if before.get(name) != now[name]]
+        if differing:
+            name = differing[0]
+            raise UsageError(
+                f"the interrupted run had {name} = {before.get(name)}, not {now[name]}",
+                hint="--resume takes the options that the run began with; --overwrite begins anew",
+            )
+        if state["samples"] != len(self._train.samples):
+            raise UsageError(
+                f"the interrupted run had {state['samples']} training images, "
+                f"now there are {len(self._train.samples)}",
+                hint="--overwrite begins anew",
+            )
+        self.model.load_state_dict(state["model"])
+        self.average.state = {k: v.to(self._device) for k, v in state["average"].items()}
+        self.average.updates = state["average_updates"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.history = list(state["history"])
+        self._batch, self._sums = state["batch"], list(state["sums"])
+        self._seconds = state["seconds"]
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+
+
+@contextmanager
+def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[None]:
+    """What a `Settings.dtype` means on a device."""
+    if dtype == "bfloat16" and device.type == "cpu":
+        # Activations stay float32: at these widths casting them costs more than it saves.
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        # The blockwise attention is slow at this precision, the plain one needs the memory.
+        backend = SDPBackend.MATH if few_tokens else SDPBackend.FLASH_ATTENTION
+        try:
+            with sdpa_kernel([backend, SDPBackend.MATH]):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+    else:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            yield
+
+
+def save_state(folder: Path, trainer: Trainer) -> None:
+    """Write `training.pt` and `metrics.jsonl`, each whole or not at all.
+
+    Raises:
+        OSError: if a file can't be written.
+    """
+    write_atomically(folder / STATE, lambda file: torch.save(trainer.state(), file))
+    lines = "".join(json.dumps(metrics) + "\n" for metrics in trainer.history)
+    write_atomically(folder / METRICS, lambda file: file.write(lines.encode()))
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """What `save_state` wrote; None if it wrote nothing yet.
+
+    Raises:
+        CvtError: if the file is corrupt.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    # A file of other origin makes torch raise nearly anything.
+    except Exception as error:
+        raise CvtError(
+            f"{path}: not the state of a training ({type(error).__name__})",
+            hint="--overwrite begins anew",
+        ) from error
+    return state
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
+    event = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield event
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""One training from its data to the folder that it fills."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvt_cli.checkpoint.save import save_checkpoint
+from cvt_cli.training.card import model_card
+from cvt_cli.training.data import Dataset, Images
+from cvt_cli.training.loop import (
+    METRICS,
+    STATE,
+    Progress,
+    Settings,
+    Trainer,
+    load_state,
+    save_state,
+)
+from cvt_cli.training.start import Start, for_training
+
+
+class Training:
+    """A `Trainer` and where its state and its result go.
+
+    Args:
+        output: the folder of the checkpoint; its state is in it until the training is complete.
+        command: the words of the command line, for the model card.
+
+    Attributes:
+        trainer: does the epochs.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        dataset: Dataset,
+        start: Start,
+        settings: Settings,
+        device: torch.device,
+        command: Sequence[str],
+    ) -> None:
+        self._output, self._dataset, self._start = output, dataset, start
+        self._command = command
+        self._errors: dict[str, str] = {}
+        self._named = 0
+        rule = for_training(start.preprocessing, settings.augmentation.crop)
+        self.trainer = Trainer(
+            start.model,
+            Images(dataset.train, rule, self._errors),
+            Images(dataset.val, start.preprocessing, self._errors),
+            self._errors,
+            start.preprocessing,
+            settings,
+            device,
+        )
+
+    def open(self, overwrite: bool) -> None:
+        """Make the folder, and go on from the state that is in it.
+
+        Args:
+            overwrite: forget that state instead.
+
+        Raises:
+            UsageError: if the state is that of other settings or data.
+            CvtError: if it is corrupt.
+            OSError: if the folder can't be made.
+        """
+        self._output.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in (STATE, METRICS):
+                (self._output / name).unlink(missing_ok=True)
+        state = load_state(self._output)
+        if state is not None:
+            self.trainer.restore(state)
+
+    def epoch(
+        self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """One epoch of the trainer; its state and its result are then on the disk. Arguments and
+        result are those of `Trainer.epoch`.
+
+        Raises:
+            KeyboardInterrupt: if it was interrupted; the state is on the disk.
+            OSError: if a file can't be written.
+        """
+        try:
+            metrics = self.trainer.epoch(on_batch, interrupted)
+        except KeyboardInterrupt:
+            save_state(self._output, self.trainer)
+            raise
+        save_state(self._output, self.trainer)
+        self._save_result()
+        return metrics
+
+    def new_errors(self) -> list[tuple[str, str]]:
+        """Path and reason of the images that could not be read since this was last asked."""
+        errors = list(self._errors.items())[self._named :]
+        self._named += len(errors)
+        return errors
+
+    def finish(self) -> None:
+        """Leave the result alone in the folder."""
+        # Again, should a kill have come between the last state and its result.
+        self._save_result()
+        (self._output / STATE).unlink(missing_ok=True)
+
+    def _save_result(self) -> None:
+        trainer, start = self.trainer, self._start
+        config = start.model.config
+        card = model_card(
+            self._command,
+            start.origin,
+            config,
+            start.preprocessing.image_size or (0, 0),
+            self._dataset,
+            trainer.settings,
+            trainer.history,
+        )
+        save_checkpoint(
+            self._output,
+            config,
+            self._dataset.labels,
+            start.preprocessing,
+            trainer.average.state,
+            card,
+        )

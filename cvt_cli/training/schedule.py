@@ -1,0 +1,57 @@
+"""How fast to learn and what to average: parameter groups, learning rate, moving average."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two groups for an optimizer: weight decay for matrices and kernels, none for norms, biases
+    and class tokens."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim <= 1 or name.endswith("cls_token")
+        (others if plain else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """Linear from near 0 to `peak` over the first `warmup` of `steps` steps, then a cosine to near
+    0 at the last."""
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+class MovingAverage:
+    """An exponential moving average of a network's weights and statistics.
+
+    Args:
+        decay: weight of the past at each step, 0 to below 1. The first steps, when the past is
+            little more than the initialisation, use a smaller one: (1 + n) / (10 + n) after n.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the network's present state."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        averaged: list[Tensor] = []
+        present: list[Tensor] = []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averaged.append(self.state[name])
+                present.append(value)
+            else:
+                self.state[name].copy_(value)
+        torch._foreach_lerp_(averaged, present, 1 - decay)

@@ -1,0 +1,112 @@
+"""What a training begins with: the network, from scratch or from a checkpoint, and the rules by
+which images become its input."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.errors import UsageError
+from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.model.config import CvtConfig
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.training.architectures import ARCHITECTURES
+from cvt_cli.training.augment import PADDED_CROP_UP_TO
+
+IMAGE_SIZE = 224
+TINY_IMAGE_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network to train and the preprocessing that it will be published with.
+
+    Attributes:
+        origin: the checkpoint or architecture, in words.
+        new_head: whether the last layer starts from random numbers.
+    """
+
+    model: Cvt
+    preprocessing: Preprocessing
+    origin: str
+    new_head: bool
+
+
+def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, seed: int) -> Start:
+    """A network of a named architecture with random weights.
+
+    Args:
+        name: one of `ARCHITECTURES`.
+        image_size: height and width of its input in pixels; None for what it is made for.
+
+    Raises:
+        UsageError: if the input is too small for it.
+    """
+    config = dataclasses.replace(ARCHITECTURES[name], num_labels=len(labels))
+    image_size = image_size or (TINY_IMAGE_SIZE if name == "cvt-tiny" else IMAGE_SIZE)
+    _check_size(config, image_size)
+    if image_size <= PADDED_CROP_UP_TO:
+        # So few pixels: the whole picture is needed.
+        size = (image_size, image_size)
+        bicubic = int(Image.Resampling.BICUBIC)
+        preprocessing = Preprocessing(size, None, None, bicubic)
+    else:
+        preprocessing = Preprocessing.convnext(image_size)
+    torch.manual_seed(seed)
+    return Start(Cvt(config), preprocessing, f"random weights, architecture {name}", True)
+
+
+def from_checkpoint(
+    checkpoint: Checkpoint, labels: tuple[str, ...], image_size: int | None, seed: int
+) -> Start:
+    """A checkpoint's network; its last layer is replaced if it has other labels, or the same in
+    another order.
+
+    Args:
+        image_size: height and width of its input in pixels; None leaves the checkpoint's.
+
+    Raises:
+        UsageError: if the input is too small for it, or the checkpoint names no input size.
+        ModelError: if the weights can't be read.
+    """
+    preprocessing = checkpoint.preprocessing
+    if image_size is not None:
+        _check_size(checkpoint.config, image_size)
+        preprocessing = preprocessing.scaled_to((image_size, image_size))
+    if preprocessing.image_size is None:
+        raise UsageError(
+            f"{checkpoint.name} names no input size", hint="--image-size 224 gives one"
+        )
+    weights = {name: value.float() for name, value in checkpoint.model().state_dict().items()}
+    new_head = checkpoint.labels != labels
+    torch.manual_seed(seed)
+    model = Cvt(dataclasses.replace(checkpoint.config, num_labels=len(labels)))
+    if new_head:
+        weights |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    model.load_state_dict(weights)
+    return Start(model, preprocessing, checkpoint.name, new_head)
+
+
+def pick_crop(crop: str, preprocessing: Preprocessing) -> str:
+    """The crop itself; for "auto" the one that suits the input size."""
+    if crop != "auto" or preprocessing.image_size is None:
+        return crop
+    return "padded" if max(preprocessing.image_size) <= PADDED_CROP_UP_TO else "resized"
+
+
+def for_training(preprocessing: Preprocessing, crop: str) -> Preprocessing:
+    """What images are resized to before augmentation: for a resized crop, the whole shorter side
+    at an eighth more than the input has; else what the network sees later."""
+    if crop != "resized" or preprocessing.image_size is None:
+        return preprocessing
+    edge = round(max(preprocessing.image_size) * 8 / 7)
+    return dataclasses.replace(preprocessing, resize_to=None, shortest_edge=edge, crop=(edge, edge))
+
+
+def _check_size(config: CvtConfig, image_size: int) -> None:
+    try:
+        config.tokens(image_size, image_size)
+    except ValueError as error:
+        raise UsageError(f"--image-size {image_size}: {error}") from None
