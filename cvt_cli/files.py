@@ -28,11 +28,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is safe once the folder is on the disk. Windows can't open one.
+def sync_folder(folder: Path) -> None:
+    """Flush the folder itself: a rename in it is safe only then."""
+    # Windows can't open one.
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)
         try:

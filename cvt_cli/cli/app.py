@@ -11,12 +11,20 @@ import typer
 
 import cvt_cli
 from cvt_cli.cli.classify import EXAMPLES, classify
+from cvt_cli.cli.embed import EXAMPLES as EMBED_EXAMPLES
+from cvt_cli.cli.embed import embed
+from cvt_cli.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from cvt_cli.cli.evaluate import evaluate
 from cvt_cli.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
 from cvt_cli.cli.inspect import inspect
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.models import EXAMPLES as MODELS_EXAMPLES
 from cvt_cli.cli.models import models
 from cvt_cli.cli.options import Settings
+from cvt_cli.cli.sort import EXAMPLES as SORT_EXAMPLES
+from cvt_cli.cli.sort import sort
+from cvt_cli.cli.train import EXAMPLES as TRAIN_EXAMPLES
+from cvt_cli.cli.train import train
 from cvt_cli.errors import CvtError, ExitCode
 
 app = typer.Typer(
@@ -29,8 +37,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EXAMPLES)(classify)
+app.command(epilog=SORT_EXAMPLES)(sort)
+app.command(epilog=EMBED_EXAMPLES)(embed)
 app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.command(epilog=MODELS_EXAMPLES)(models)
+app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

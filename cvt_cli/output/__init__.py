@@ -121,9 +121,8 @@ def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
     name = path.suffix.lower().removeprefix(".")
     if name not in formats:
         suffixes = " ".join(f".{name}" for name in formats)
-        raise UsageError(
-            f"{path}: the suffix names no format", hint=f"one of {suffixes}, or say --format"
-        )
+        way_out = ", or say --format" if formats == ROW_FORMATS else ""
+        raise UsageError(f"{path}: the suffix names no format", hint=f"one of {suffixes}{way_out}")
     return name
 
 

@@ -1,0 +1,246 @@
+"""`cvt sort`: labels in, files in a folder for each label out."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cvt_cli.cli import options
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.progress import Progress
+from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
+from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
+from cvt_cli.output.table import visible
+from cvt_cli.records import Record
+
+if TYPE_CHECKING:
+    from cvt_cli.sort import Outcome
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt sort labels.csv sorted/ --dry-run
+
+cvt sort labels.csv sorted/ --link --min-score 0.3
+
+cvt classify photos/ -f jsonl | grep -v blurred | cvt sort - sorted/ --format jsonl
+"""
+
+STDIN = "-"
+ACTIONS = "What is done"
+NAMED_FAILURES = 20
+
+
+def sort(
+    context: typer.Context,
+    labels: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS",
+            help="What cvt classify wrote: csv, tsv, json, jsonl or parquet; - for standard input. "
+            "Its paths are as seen from the current folder.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Holds a folder for each label, and _uncertain for files without one.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ],
+    move: Annotated[
+        bool, typer.Option("--move", help="Move the files.", rich_help_panel=ACTIONS)
+    ] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Make hard links to them.", rich_help_panel=ACTIONS)
+    ] = False,
+    symlink: Annotated[
+        bool, typer.Option("--symlink", help="Make symbolic links.", rich_help_panel=ACTIONS)
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            "-n",
+            help="Change nothing; print what would happen.",
+            rich_help_panel=ACTIONS,
+        ),
+    ] = False,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Files whose best label has a lower score go to _uncertain.",
+            rich_help_panel=ACTIONS,
+        ),
+    ] = 0.0,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of LABELS says.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
+    progress: options.ProgressOption = None,
+) -> None:
+    """Sort files into a folder for each label: copies, unless told otherwise.
+
+    Nothing is overwritten: a file whose name is taken gets a number. Files that could not be
+    classified stay where they are. Run again, it does what is left.
+    """
+    if move + link + symlink > 1:
+        raise UsageError("--move, --link and --symlink exclude each other")
+    document = _Document(labels, format_)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder")
+
+    from cvt_cli.sort import Action, Sorter, Status
+
+    chosen = {Action.MOVE: move, Action.LINK: link, Action.SYMLINK: symlink}
+    action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
+    quiet = context.obj.quiet
+    shown = sys.stderr.isatty() if progress is None else progress
+    tally = _Tally()
+    bar = Progress(shown and not quiet, document.count)
+    try:
+        for outcome in Sorter(folder, action, min_score, dry_run).sort(document.records()):
+            tally.add(outcome)
+            bar.add(outcome.status is Status.FAILED)
+            with bar.paused():
+                if outcome.status is Status.FAILED and tally.failed <= NAMED_FAILURES:
+                    say(f"{outcome.path}: {outcome.error}")
+                elif outcome.status is Status.DONE and dry_run:
+                    print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted after {tally.new} files; the same command does what is left"
+        ) from None
+    finally:
+        bar.close()
+    if not dry_run:
+        tally.print()
+    if not quiet:
+        done = f"would {action.value}" if dry_run else _PAST[action.value]
+        say(f"{folder}: {done} {tally.in_words()}")
+    if tally.failed:
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+_PAST = {"copy": "copied", "move": "moved", "link": "linked", "symlink": "linked"}
+
+
+class _Tally:
+    """What became of how many files."""
+
+    def __init__(self) -> None:
+        # Of each folder: the files that belong there, and those that were not there before.
+        self._folders: dict[str, list[int]] = {}
+        self._left = 0
+        self.failed = 0
+        self.new = 0
+
+    def add(self, outcome: "Outcome") -> None:
+        from cvt_cli.sort import Status
+
+        self._left += outcome.status is Status.LEFT
+        self.failed += outcome.status is Status.FAILED
+        if outcome.target is not None:
+            new = outcome.status is Status.DONE
+            counts = self._folders.setdefault(outcome.folder, [0, 0])
+            counts[0] += 1
+            counts[1] += new
+            self.new += new
+
+    def in_words(self) -> str:
+        text = f"{self.new} files into {len(self._folders)} folders"
+        there = sum(files - new for files, new in self._folders.values())
+        if there:
+            text += f"; {there} were there"
+        if self._left:
+            text += f"; {self._left} without a result stay where they are"
+        if self.failed:
+            more = self.failed - NAMED_FAILURES
+            text += f"; {self.failed} failed"
+            text += f", {more} of them not named here" if more > 0 else ""
+        return text
+
+    def print(self) -> None:
+        """The counts of each folder: a table on a terminal, else tab-separated lines."""
+        rows = sorted(self._folders.items())
+        if not sys.stdout.isatty():
+            for name, (files, new) in rows:
+                print(f"{visible(name)}\t{files}\t{new}")
+        elif rows:
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+
+            table = Table(box=None, pad_edge=False)
+            table.add_column("folder", overflow="fold")
+            table.add_column("files", justify="right")
+            table.add_column("new", justify="right")
+            for name, counts in rows:
+                table.add_row(Text(visible(name)), *map(str, counts))
+            Console(highlight=False).print(table)
+
+
+class _Document:
+    """The labels.
+
+    Raises:
+        UsageError: if it is in no format that can be read.
+    """
+
+    def __init__(self, name: str, format_: str | None) -> None:
+        if format_ is None:
+            if name == STDIN:
+                raise UsageError("labels on standard input need --format")
+            format_ = format_of_file(Path(name))
+        writer = writer_class(check_format(format_))
+        if not issubclass(writer, RowWriter):
+            raise UsageError(
+                f"{format_} can't be read back", hint=f"one of {', '.join(ROW_FORMATS)}"
+            )
+        if name == STDIN and format_ == "parquet":
+            raise UsageError("parquet can't be read from standard input")
+        self._name = name
+        self._writer = writer
+
+    def records(self) -> Iterator[Record]:
+        """Its records.
+
+        Raises:
+            UsageError: if it is not there, or what it should be.
+        """
+        try:
+            with (
+                nullcontext(sys.stdin.buffer)
+                if self._name == STDIN
+                else Path(self._name).open("rb") as file
+            ):
+                yield from self._writer.documents(file)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"{self._name} can't be read: {reason}") from None
+        except ValueError as error:
+            raise UsageError(f"{self._name} can't be read: {error}") from None
+
+    def count(self) -> int | None:
+        """How many there are, if that can be known beforehand."""
+        if self._name == STDIN:
+            return None
+        try:
+            return sum(1 for _ in self.records())
+        except CvtError:
+            return None
