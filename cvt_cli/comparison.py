@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from cvt_cli.checkpoint.catalog import PUBLISHED
 from cvt_cli.errors import UsageError
@@ -152,15 +152,15 @@ def check_plot_file(path: Path) -> None:
         ) from None
 
 
-def plot(rows: Iterable[Row], path: Path, format_: str) -> None:
+def plot(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:
     """Accuracy over multiply-adds, the paper's claim as a picture. Rows without accuracy are left
     out; a hollow mark is a model that was pre-trained on more than ImageNet-1k.
 
     Args:
-        format_: one of `PLOT_SUFFIXES`, whatever the name of the file.
+        format_: one of `PLOT_SUFFIXES`.
 
     Raises:
-        OSError: if the file can't be written.
+        OSError: if the disk is full.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -181,7 +181,7 @@ def plot(rows: Iterable[Row], path: Path, format_: str) -> None:
     axes.legend(loc="lower right")
     figure.draw_without_rendering()  # where a label ends is known once the axes have their place
     _plot_labels(axes, shown, colors)
-    figure.savefig(path, dpi=150, format=format_.lower().removeprefix("."))
+    figure.savefig(file, dpi=150, format=format_.lower().removeprefix("."))
 
 
 def _plot_marks(axes: "Axes", rows: list[Row]) -> dict[str, str]:

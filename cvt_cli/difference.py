@@ -65,7 +65,7 @@ class Difference:
         """
         if self.not_here or self.first.files is None or self.second.files is None:
             return None
-        return weights_difference(self.first.files, self.second.files)
+        return weights_difference(self.first.config, self.first.files, self.second.files)
 
     def as_json(self) -> dict[str, Any]:
         """Only what differs, and every weight."""

@@ -1,12 +1,13 @@
 """The weights of a checkpoint, opened: what is in them, and how two sets differ."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.load import state_dict
 from cvt_cli.checkpoint.resolve import ResolvedFiles
+from cvt_cli.errors import ModelError
 from cvt_cli.model.config import CvtConfig
 
 if TYPE_CHECKING:
@@ -98,12 +99,13 @@ def weights_facts(config: CvtConfig, files: ResolvedFiles) -> WeightsFacts:
     """Open the weights and look at each.
 
     Raises:
-        ModelError: naming the file, if one is corrupt, truncated, or holds code.
+        ModelError: naming the file, if one is corrupt, truncated, or holds code; or if the
+            configuration is of a far larger network.
     """
     weights = _read(files)
-    wanted = _wanted(config)
+    wanted = _wanted(config, len(weights))
     return WeightsFacts(
-        tuple(_facts(name, tensor) for name, tensor in weights.items()),
+        tuple(_facts(name, weights[name]) for name in _in_order(weights, wanted)),
         tuple(name for name in wanted if name not in weights),
         tuple(name for name in weights if name not in wanted),
         tuple(
@@ -114,14 +116,16 @@ def weights_facts(config: CvtConfig, files: ResolvedFiles) -> WeightsFacts:
     )
 
 
-def weights_difference(first: ResolvedFiles, second: ResolvedFiles) -> list[TensorDifference]:
-    """Compare two checkpoints weight by weight, in the order of the first.
+def weights_difference(
+    config: CvtConfig, first: ResolvedFiles, second: ResolvedFiles
+) -> list[TensorDifference]:
+    """Compare two checkpoints weight by weight. `config` is that of the first.
 
     Raises:
         ModelError: as for `weights_facts`.
     """
     ours, theirs = _read(first), _read(second)
-    names = [*ours, *(name for name in theirs if name not in ours)]
+    names = _in_order({**ours, **theirs}, _wanted(config, len(ours)))
     return [_difference(name, ours, theirs) for name in names]
 
 
@@ -129,11 +133,23 @@ def _read(files: ResolvedFiles) -> "dict[str, Tensor]":
     return {name: value for name, value in state_dict(files).items() if not name.endswith(COUNTER)}
 
 
-def _wanted(config: CvtConfig) -> dict[str, tuple[int, ...]]:
+def _in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
+    """In the order of the network, whatever the file's; what the network lacks comes last."""
+    present = dict.fromkeys(names)
+    return list({name: None for name in wanted if name in present} | present)
+
+
+def _wanted(config: CvtConfig, tensors: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each weight of the network."""
     import torch
 
     from cvt_cli.model.cvt import Cvt
 
+    # A network of more blocks than there are weights is not built to find out which are missing.
+    if sum(config.depth) > tensors:
+        raise ModelError(
+            f"the configuration has {sum(config.depth):,} blocks, the file {tensors:,} weights"
+        )
     with torch.device("meta"):
         weights = Cvt(config).state_dict()
     return {

@@ -155,7 +155,7 @@ def _check(
     """Raises `UsageError` if what was asked for can't be shown together."""
     if sum((labels, details, diff, compare)) > 1:
         raise UsageError(
-            "--labels, --diff, --compare exclude each other, and --layers and --weights"
+            "--labels, --diff and --compare each stand alone; --layers and --weights go together"
         )
     if plot is not None and not compare:
         raise UsageError("--plot needs --compare")
@@ -191,5 +191,5 @@ def _compare(found: "list[Inspection]", plot: Path | None) -> "Report":
     rows = comparison.rows()
     rows += [comparison.counted_row(one.name, one.cost) for one in found]
     if plot is not None:
-        write_whole(plot, lambda part: comparison.plot(rows, part, plot.suffix))
+        write_whole(plot, lambda file: comparison.plot(rows, file, plot.suffix))
     return comparison_report(rows)

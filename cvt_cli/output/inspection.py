@@ -33,6 +33,8 @@ def inspection_report(inspection: Inspection, layers: bool, weights: WeightsFact
     """Summary, stages and kinds of layers; every layer and every weight on request."""
     document = inspection.as_json(layers=layers)
     records: list[dict[str, Any]] = inspection.stage_records()
+    # The head is in no stage: without it the columns would not add up.
+    records.append(dict.fromkeys(records[0], "") | {"stage": "head"} | document["head"])
     if layers:
         records = [_flat(layer_record(layer)) for layer in inspection.cost.layers()]
     if weights is not None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.bar import Bar
 from rich.cells import cell_len
@@ -17,8 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.output import open_text
-from cvt_cli.output.journal import part_of
+from cvt_cli.files import write_atomically
 from cvt_cli.output.table import visible
 
 MAX_WORD = 24
@@ -105,8 +104,16 @@ def pick_format(name: str | None, output: Path | None) -> str:
 
 
 def check_new(path: Path | None, overwrite: bool) -> None:
-    """Raises `UsageError` if a file stands there that nobody said to replace."""
-    if path is not None and not overwrite and os.path.lexists(path):
+    """See that a file can be made there, before anything else is done.
+
+    Raises:
+        UsageError: if there is one that nobody said to replace, or no folder for it.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} can't be written: {path.parent} is no folder")
+    if not overwrite and os.path.lexists(path):
         raise UsageError(f"{path} exists", hint="--overwrite replaces it")
 
 
@@ -117,7 +124,8 @@ def write_report(report: Report, format_: str, output: Path | None) -> None:
         CvtError: if the file can't be written.
     """
     if output is not None:
-        write_whole(output, lambda part: _save(part, as_text(report, format_)))
+        text = as_text(report, format_).encode("utf-8", "backslashreplace")
+        write_whole(output, lambda file: file.write(text))
     elif format_ == "table" and sys.stdout.isatty():
         _print(report)
     else:
@@ -138,33 +146,24 @@ def as_text(report: Report, format_: str) -> str:
     return text.getvalue()
 
 
-def write_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """Let `save` write a file beside, then give it the name.
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """A file that appears whole or not at all.
 
     Raises:
         CvtError: if it can't be written.
     """
-    part = part_of(path)
     try:
-        save(part)
-        part.replace(path)
+        write_atomically(path, write)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CvtError(f"{path} can't be written: {reason}") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _save(path: Path, text: str) -> None:
-    with open_text(path, "w") as stream:
-        stream.write(text)
 
 
 def _plain(section: Section) -> str:
     """Aligned columns, as wide as they are."""
     header = [column.name for column in section.columns]
     rows = [[_plain_cell(cell) for cell in row] for row in section.rows]
-    if any(header):
+    if rows and any(header):
         rows.insert(0, header)
     widths = [
         max((cell_len(row[i]) for row in rows if len(row) > 1), default=0)
