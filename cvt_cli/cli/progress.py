@@ -24,8 +24,8 @@ class Progress:
     def __init__(self, shown: bool, count: Callable[[], int | None], done: int = 0) -> None:
         self._bar = tqdm(
             disable=not shown,
-            unit="img",
-            unit_scale=False,
+            unit=" images",
+            leave=False,
             initial=done,
             file=sys.stderr,
             delay=DELAY_SECONDS,
@@ -57,5 +57,5 @@ class Progress:
                 yield
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Take the bar away."""
         self._bar.close()

@@ -11,6 +11,7 @@ from rich.text import Text
 from cvt_cli.records import Record, RecordShape
 
 BAR_WIDTH = 20
+LABEL_WIDTH = 44
 NARROW = 60
 
 
@@ -46,10 +47,13 @@ class TableWriter:
 
     def _table(self, record: Record) -> Table:
         wide = self._console.width >= NARROW
-        table = Table(
-            box=None, padding=(0, 1, 0, 1), expand=True, show_header=self._console.is_terminal
+        table = Table(box=None, padding=(0, 1), show_header=self._console.is_terminal)
+        # The same width in every block, whatever the labels are.
+        others = 2 + 8 + 7 + (BAR_WIDTH + 2 if wide else 0)
+        width = max(1, min(LABEL_WIDTH, self._console.width - others - 1))
+        table.add_column(
+            "label", width=width, no_wrap=True, overflow="ellipsis", header_style="dim"
         )
-        table.add_column("label", ratio=1, no_wrap=True, overflow="ellipsis", header_style="dim")
         table.add_column("score", justify="right", width=6, header_style="dim")
         if wide:
             table.add_column("", width=BAR_WIDTH)
@@ -58,7 +62,15 @@ class TableWriter:
             score = Text(f"{prediction.score:.1%}")
             cells: list[Text | ProgressBar] = [Text(visible(prediction.label)), score]
             if wide:
-                cells.append(ProgressBar(1.0, prediction.score, width=BAR_WIDTH))
+                cells.append(
+                    ProgressBar(
+                        1.0,
+                        prediction.score,
+                        width=BAR_WIDTH,
+                        complete_style="cyan",
+                        finished_style="cyan",
+                    )
+                )
             cells.append(Text(str(prediction.index), style="dim"))
             table.add_row(*cells, style="" if rank else "green")
         return table
