@@ -6,18 +6,25 @@ followed, and sizes are checked while reading.
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import stat
+import struct
 import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import IO, BinaryIO, Protocol, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool, too_large
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _SUFFIXES = {
     ".zip": "zip",
@@ -41,8 +48,8 @@ _MAX_HEADER = 2**24
 Open = Callable[[], BinaryIO]
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+class _Expanded(Protocol):
+    def read1(self, size: int, /) -> bytes: ...
 
 
 def kind_of_archive(path: str) -> str | None:
@@ -91,57 +98,220 @@ def members(
 
 def _zip_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iterator[Source]:
     archive = _Zip(open_(), max_bytes)
-    for info in archive.zip.infolist():
-        name = f"{path}::{info.filename}"
-        if info.is_dir() or not wanted.wants_member(info.filename):
+    for entry in archive.entries():
+        name = f"{path}::{entry.name}"
+        if entry.name.endswith("/") or not wanted.wants_member(entry.name):
             continue
-        reason = _unsafe(info.filename)
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+        reason = _unsafe(entry.name)
+        if stat.S_IFMT(entry.mode) not in (0, stat.S_IFREG):
             reason = "a link or a special file in an archive"
-        elif info.flag_bits & 1:
+        elif entry.encrypted:
             reason = "encrypted"
-        yield failing(name, reason) if reason else Source(name, archive.opener(info))
+        yield failing(name, reason) if reason else Source(name, partial(archive.read, entry))
+
+
+@dataclass(frozen=True, slots=True)
+class _ZipEntry:
+    """What a zip archive's directory says of a member.
+
+    Attributes:
+        raw: the entry itself.
+        start: where the member's local header is said to be, in bytes from the archive's start.
+        packed, size: bytes in the archive, and unpacked.
+        mode: as of the file that was packed; 0 if unknown.
+    """
+
+    raw: bytes
+    name: str
+    start: int
+    packed: int
+    size: int
+    mode: int
+    encrypted: bool
 
 
 class _Zip:
-    """An open zip archive, for the threads that decode its members."""
+    """An open zip archive, for the threads that decode its members.
+
+    `zipfile` would keep the whole directory in memory, half a GiB for a million members. Here it
+    is read as the search goes on, and `zipfile` is shown each member as an archive of its own.
+
+    Raises:
+        zipfile.BadZipFile: if it is none.
+    """
 
     def __init__(self, file: BinaryIO, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        # Members share one handle. zipfile locks it to read, but not to open and close.
-        self._lock = threading.Lock()
-        try:
-            self.zip = zipfile.ZipFile(file)
-        except BaseException:
-            file.close()
-            raise
-        # zipfile closes only what it has opened.
         self._file = file
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._directory, self._directory_end, self._shift = self._find_directory()
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+        self._file.close()
 
-    def opener(self, info: zipfile.ZipInfo) -> Open:
-        return lambda: self._read(info)
+    def read_at(self, position: int, size: int) -> bytes:
+        """Bytes of the archive, whatever other threads read meanwhile."""
+        with self._lock:
+            self._file.seek(position)
+            return self._file.read(size)
 
-    def _read(self, info: zipfile.ZipInfo) -> BinaryIO:
-        if info.file_size > self._max_bytes:
+    def _find_directory(self) -> tuple[int, int, int]:
+        """Where it starts and ends, and how many bytes were put before the archive."""
+        whole = self._file.seek(0, 2)
+        # The record may be followed by a comment, and has a locator of another before it.
+        tail_start = max(0, whole - _ZIP_END.size - 2**16 - _ZIP64_LOCATOR_SIZE)
+        tail = self.read_at(tail_start, whole - tail_start)
+        last = at = tail.rfind(b"PK\5\6", 0, len(tail) - _ZIP_END.size + 4)
+        # The comment may hold the same bytes: then its length does not lead to the end.
+        while at >= 0 and at + _ZIP_END.size + tail[at + 20] + 256 * tail[at + 21] != len(tail):
+            at = tail.rfind(b"PK\5\6", 0, at)
+        at = last if at < 0 else at
+        if at < 0:
+            raise zipfile.BadZipFile("no zip archive, or cut off")
+        *_, size, offset, _ = _ZIP_END.unpack_from(tail, at)
+        end = tail_start + at
+        if tail[max(0, at - _ZIP64_LOCATOR_SIZE) :].startswith(b"PK\6\7"):
+            end64 = end - _ZIP64_LOCATOR_SIZE - _ZIP64_END.size
+            record = self.read_at(max(0, end64), _ZIP64_END.size)
+            if record.startswith(b"PK\6\6"):
+                *_, size, offset = _ZIP64_END.unpack(record)
+                end = end64
+        start = end - size
+        if start < offset:
+            raise zipfile.BadZipFile("its directory is not where it should be")
+        return start, end, start - offset
+
+    def entries(self) -> Iterator[_ZipEntry]:
+        """The members, in order."""
+        position, rest = self._directory, b""
+        while position < self._directory_end:
+            block = self.read_at(position, min(CHUNK, self._directory_end - position))
+            if not block:
+                raise zipfile.BadZipFile("its directory is cut off")
+            position += len(block)
+            rest += block
+            at = 0
+            while (entry := _zip_entry(rest, at)) is not None:
+                at += len(entry.raw)
+                yield entry
+            rest = rest[at:]
+        if rest:
+            raise zipfile.BadZipFile("its directory is cut off")
+
+    def read(self, entry: _ZipEntry) -> BinaryIO:
+        """Unpack a member. Raises: ImageError."""
+        if entry.size > self._max_bytes:
             raise too_large(self._max_bytes)
         spool = Spool(self._max_bytes)
         try:
-            with self._lock:
-                member = self.zip.open(info)
-            try:
+            with (
+                zipfile.ZipFile(io.BufferedReader(self._alone(entry))) as alone,
+                alone.open(alone.infolist()[0]) as member,
+            ):
                 spool.copy(cast(BinaryIO, member))
-            finally:
-                with self._lock:
-                    member.close()
         except ImageError:
             raise
         except Exception as error:  # as in `members`
             raise ImageError(f"broken in its archive: {one_line(error)}") from None
         return spool.take()
+
+    def _alone(self, entry: _ZipEntry) -> "_Window":
+        start = self._shift + entry.start
+        # With the local header, whose name and extra field may be as long as this.
+        size = min(self._directory - start, entry.packed + 2**18)
+        if size <= 0:
+            raise zipfile.BadZipFile("it is not where its archive says")
+        raw = entry.raw[: _ZIP_ENTRY.size - 4] + bytes(4) + entry.raw[_ZIP_ENTRY.size :]
+        end = _ZIP_END.pack(b"PK\5\6", 0, 0, 1, 1, len(raw), size, 0)
+        return _Window(self, start, size, raw + end)
+
+
+# Number of this disk, of the directory's, members here, in all; size and offset of the directory.
+_ZIP_END = struct.Struct("<4s4H2LH")
+_ZIP64_END = struct.Struct("<4sQ2H2L4Q")
+_ZIP64_LOCATOR_SIZE = 20
+# Versions, flags, method, time, date; CRC, sizes; lengths of name, extra field, comment; disk,
+# attributes; offset.
+_ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
+_ENCRYPTED, _UTF8 = 1, 1 << 11
+_IN_EXTRA = 0xFFFFFFFF
+
+
+def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
+    """The entry that starts there; None if it is not all there."""
+    if len(data) < at + _ZIP_ENTRY.size:
+        return None
+    fields = _ZIP_ENTRY.unpack_from(data, at)
+    if fields[0] != b"PK\1\2":
+        raise zipfile.BadZipFile("its directory is broken")
+    flags, packed, size, attributes, start = (fields[i] for i in (3, 8, 9, 15, 16))
+    name_end = at + _ZIP_ENTRY.size + fields[10]
+    extra_end = name_end + fields[11]
+    end = extra_end + fields[12]
+    if len(data) < end:
+        return None
+    name = data[at + _ZIP_ENTRY.size : name_end]
+    if _IN_EXTRA in (size, packed, start):
+        large = _zip64_extra(data[name_end:extra_end])
+        size, packed, start = (
+            next(large, number) if number == _IN_EXTRA else number
+            for number in (size, packed, start)
+        )
+    return _ZipEntry(
+        data[at:end],
+        name.decode(*(("utf-8", "surrogateescape") if flags & _UTF8 else ("cp437",))),
+        start,
+        packed,
+        size,
+        attributes >> 16,
+        bool(flags & _ENCRYPTED),
+    )
+
+
+def _zip64_extra(extra: bytes) -> Iterator[int]:
+    """The numbers that have no room in an entry itself."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<2H", extra, at)
+        at += 4
+        if kind == 1:
+            numbers = extra[at : at + size]
+            yield from (n for (n,) in struct.iter_unpack("<Q", numbers[: len(numbers) // 8 * 8]))
+            return
+        at += size
+
+
+class _Window(io.RawIOBase):
+    """A part of an archive, and bytes to follow it."""
+
+    def __init__(self, archive: _Zip, start: int, size: int, then: bytes) -> None:
+        self._archive = archive
+        self._start = start
+        self._size = size
+        self._then = then
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        origin = (0, self._position, self._size + len(self._then))[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        left = self._size - self._position
+        if left > 0:
+            data = self._archive.read_at(self._start + self._position, min(len(view), left))
+        else:
+            data = self._then[-left:][: len(view)]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 def _tar_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iterator[Source]:
@@ -183,16 +353,24 @@ def _stream_members(
                 if reason:
                     yield failing(name, reason)
                     continue
-                if member.size > max_bytes:
-                    yield failing(name, too_large(max_bytes))
-                    continue
+                content = cast(BinaryIO, tar.extractfile(member))
                 spool = Spool(max_bytes)
                 try:
-                    spool.copy(cast(BinaryIO, tar.extractfile(member)))
+                    if member.size > max_bytes:
+                        while content.read(CHUNK):
+                            pass
+                    else:
+                        spool.copy(content)
                 except (tarfile.ReadError, EOFError):
                     yield failing(name, "the archive is cut off here")
                     return
-                yield Source(name, spool.take)
+                if member.size > max_bytes:
+                    yield failing(name, too_large(max_bytes))
+                else:
+                    yield Source(name, spool.take)
+        if stream.ended and kind in ("tar", "zst"):
+            # These two don't say themselves where they end.
+            raise EOFError("the archive is cut off")
 
 
 def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -200,8 +378,8 @@ def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         # tarfile remembers every member, and a header may send it back where it was.
         tar.members.clear()  # type: ignore[attr-defined]
-        if tar.offset <= end:
-            raise tarfile.ReadError("its headers go round in a circle")
+        if tar.offset <= end or member.size < 0:
+            raise tarfile.ReadError("a header leads back to where it was")
         end = tar.offset
         yield member
 
@@ -251,14 +429,11 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            header = super().frombuf(buf, encoding, errors)
+            return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if buf.strip(b"\0"):
                 raise tarfile.ReadError(str(error)) from None
             raise
-        if header.size < 0:
-            raise tarfile.ReadError("a negative size")
-        return header
 
 
 class _Headers:
@@ -285,12 +460,16 @@ class _Expanding:
 
     def __init__(self, file: BinaryIO, kind: str, max_bytes: int) -> None:
         self._input = _Counting(file)
-        self._expanded = _decompressor(kind, cast(BinaryIO, self._input))
+        self._expanded = _decompressor(kind, self._input)
         self._max_bytes = max_bytes
         self._count = 0
+        # Whether more was asked for than there is.
+        self.ended = False
 
     def read(self, size: int) -> bytes:
-        data = self._expanded.read(size)
+        # read1: what comes before a damage is not lost with it.
+        data = self._expanded.read1(size)
+        self.ended = not data
         self._count += len(data)
         if self._count > max(self._max_bytes, _BOMB_RATIO * self._input.count):
             raise ImageError(
@@ -310,23 +489,25 @@ class _Counting:
         self.count += len(data)
         return data
 
+    read1 = read
 
-def _decompressor(kind: str, file: BinaryIO) -> _Readable:
+
+def _decompressor(kind: str, file: _Counting) -> _Expanded:
     if kind == "gz":
-        return gzip.GzipFile(fileobj=file)
+        return gzip.GzipFile(fileobj=cast(BinaryIO, file))
     if kind == "bz2":
-        return bz2.BZ2File(file)
+        return bz2.BZ2File(cast(BinaryIO, file))
     if kind == "xz":
-        return lzma.LZMAFile(file)
+        return lzma.LZMAFile(cast(BinaryIO, file))
     if kind == "zst":
-        return _zstd(file)
+        return _zstd(cast(BinaryIO, file))
     return file
 
 
-def _zstd(file: IO[bytes]) -> _Readable:
+def _zstd(file: BinaryIO) -> _Expanded:
     try:
         from zstandard import ZstdDecompressor
     except ImportError:
         raise ImageError('.zst archives need zstandard: pip install "cvt-cli[zst]"') from None
-    reader: _Readable = ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    reader: _Expanded = ZstdDecompressor().stream_reader(file, read_across_frames=True)
     return reader
