@@ -5,6 +5,8 @@ Loading never runs code from a checkpoint: safetensors, or `torch.load(weights_o
 
 import json
 import pickle
+import pickletools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from cvt_cli.model.cvt import Cvt
 
 MAX_NAMED_KEYS = 3
+MAX_LABELS = 2**20
+
+_ZIP = b"PK"
+_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
         config = CvtConfig.from_dict(values | {"num_labels": len(labels)})
     except ValueError as error:
         raise ModelError(f"{files.name}: {path.name}: {error}") from None
+    _check_channels(files.name, config)
     return Checkpoint(files, config, labels, _preprocessing(files))
 
 
@@ -93,10 +100,18 @@ def _from_weights_alone(files: ResolvedFiles) -> Checkpoint:
         config = config_from_shapes({key: tuple(value.shape) for key, value in weights.items()})
     except ValueError as error:
         raise ModelError(f"{files.name}: {error}") from None
+    _check_channels(files.name, config)
+    if config.num_labels > MAX_LABELS:
+        raise ModelError(f"{files.name}: {config.num_labels} labels are too many")
     # The authors' file names carry the input size, CvT-13-384x384-IN-1k.pth.
     size = 384 if "384x384" in Path(files.name).name else 224
     labels = _numbered(config.num_labels)
     return Checkpoint(files, config, labels, Preprocessing.convnext(size))
+
+
+def _check_channels(name: str, config: CvtConfig) -> None:
+    if config.num_channels != 3:
+        raise ModelError(f"{name}: its images have {config.num_channels} channels, not RGB's 3")
 
 
 def _preprocessing(files: ResolvedFiles) -> Preprocessing:
@@ -113,6 +128,8 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ModelError(f"{name}: {path}: {error.strerror}") from None
+    except RecursionError:
+        raise ModelError(f"{name}: {path} is corrupt: nested too deep") from None
     except ValueError as error:
         raise ModelError(f"{name}: {path} is corrupt: {error}") from None
     if not isinstance(values, dict):
@@ -126,12 +143,25 @@ def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     if not id2label:
         return ()
     try:
-        named = {int(index): str(label) for index, label in id2label.items()}
+        named = {int(index): _label(label) for index, label in id2label.items()}
     except (AttributeError, ValueError):
         raise ModelError(f"{name}: id2label is not a map from class index to label") from None
-    if min(named) < 0 or max(named) >= 2**20:
+    if min(named) < 0 or max(named) >= MAX_LABELS:
         raise ModelError(f"{name}: id2label has a class index out of range")
-    return tuple(named.get(index, f"class {index}") for index in range(max(named) + 1))
+    if len(named) != len(id2label):
+        raise ModelError(f"{name}: id2label names a class index twice")
+    return tuple(
+        f"class {index}" if label is None else label
+        for index, label in ((index, named.get(index)) for index in range(max(named) + 1))
+    )
+
+
+def _label(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(value)
+    raise ValueError("not a label")
 
 
 def _numbered(count: int) -> tuple[str, ...]:
@@ -141,10 +171,10 @@ def _numbered(count: int) -> tuple[str, ...]:
 def _count_labels(files: ResolvedFiles, values: Mapping[str, Any]) -> int:
     if files.weights:
         head = state_dict(files).get("head.weight")
-        if head is not None:
+        if head is not None and head.ndim and 0 < len(head) <= MAX_LABELS:
             return len(head)
     count = values.get("num_labels", 2)  # Transformers' own default
-    return count if isinstance(count, int) and 0 < count < 2**20 else 2
+    return count if isinstance(count, int) and 0 < count <= MAX_LABELS else 2
 
 
 def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
@@ -156,10 +186,26 @@ def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
     weights: dict[str, torch.Tensor] = {}
     for path in files.weights:
         weights |= _read_weights(files.name, path)
+    for key, value in weights.items():
+        if not _is_plain(value):
+            raise ModelError(f"{files.name}: {key} is no plain tensor of numbers")
     for layout in LAYOUTS:
         if layout.matches(weights):
             return layout.to_ours(weights)
     return weights
+
+
+def _is_plain(value: "torch.Tensor") -> bool:
+    """Whether it is dense and all of it is in the file. Strides of zero make a tensor of any size
+    out of one number."""
+    import torch
+
+    return (
+        value.layout is torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
 
 
 def _read_weights(name: str, path: Path) -> "dict[str, torch.Tensor]":
@@ -169,12 +215,12 @@ def _read_weights(name: str, path: Path) -> "dict[str, torch.Tensor]":
 
 
 def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
-    import safetensors
     import safetensors.torch
 
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    # Its own error, or OSError, KeyError and others for what its header claims.
+    except Exception as error:
         raise _corrupt(name, path, error) from error
 
 
@@ -182,9 +228,13 @@ def _read_pickle(name: str, path: Path) -> "dict[str, torch.Tensor]":
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # about the age of the format, and how to open it anyhow
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "GLOBAL" in str(error) or _calls_something(path):
             raise ModelError(
                 f"{name}: {path} holds more than weights: a pickle that could run code; refused",
                 hint="ask its author for a .safetensors file",
@@ -206,11 +256,32 @@ def _read_pickle(name: str, path: Path) -> "dict[str, torch.Tensor]":
 
 
 def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:150]
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return ModelError(f"{name}: {path}: {(error.strerror or str(error)).lower()}")
     return ModelError(
-        f"{name}: {path} is corrupt or truncated ({reason})",
+        f"{name}: {path} is corrupt or truncated ({_reason(error)})",
         hint="fetch or copy it again; a file from the Hub is fetched again once it is deleted",
     )
+
+
+def _calls_something(path: Path) -> bool:
+    """Whether a bare pickle names a function or class; it is read, not run. Where it is newer than
+    torch's own reader, that one stops before it gets there."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_ZIP)) == _ZIP:
+                return False
+            file.seek(0)
+            return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(file))
+    except Exception:  # bytes of no pickle, of which there are many kinds
+        return False
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "weights_only" in text:  # torch's advice is to open the file without the safeguard
+        return "not a pickle of weights"
+    return text[:150] or type(error).__name__
 
 
 def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> "Cvt":
@@ -218,9 +289,20 @@ def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> 
 
     from cvt_cli.model.cvt import Cvt
 
+    # A network of more blocks than there are weights is not built to find out which are missing.
+    if config.num_stages + sum(config.depth) > len(weights):
+        raise ModelError(
+            f"{name}: the weights do not fit the configuration: {len(weights)} tensors for "
+            f"{sum(config.depth)} blocks in {config.num_stages} stages"
+        )
     # On the meta device nothing is allocated or initialised; the weights are put in as they are.
-    with torch.device("meta"):
-        model = Cvt(config)
+    try:
+        with torch.device("meta"):
+            model = Cvt(config)
+    except RuntimeError as error:  # more bytes than an integer counts
+        raise ModelError(
+            f"{name}: the configuration is of no network that fits anywhere"
+        ) from error
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     for key, shape in wanted.items():
         if key.endswith("num_batches_tracked"):
@@ -233,12 +315,18 @@ def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> 
         for key, shape in wanted.items()
         if key in weights and tuple(weights[key].shape) != shape
     ]
+    no_number = [
+        key
+        for key, value in weights.items()
+        if not value.is_floating_point() and not key.endswith("num_batches_tracked")
+    ]
     problems = [
         f"{len(keys)} {what} ({_first(keys)})"
         for what, keys in (
             ("missing", missing),
             ("left over", left_over),
             ("of another shape", other_shape),
+            ("not of floating point", no_number),
         )
         if keys
     ]

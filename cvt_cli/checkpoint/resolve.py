@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_AGAIN = "what was fetched is kept: run the same command again"
 WEIGHTS_SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".pt"})
 
 
@@ -74,14 +75,16 @@ def resolve(
     Raises:
         ModelError: if it can't be had; says why and what to do.
     """
-    path = Path(name).expanduser()
     if name in bundled_names():
         return _from_folder(name, BUNDLED_FOLDER / name, weights)
-    if path.is_dir():
-        return _from_folder(name, path, weights)
-    if path.is_file():
-        return _from_file(name, path)
-    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in WEIGHTS_SUFFIXES:
+    # Of a name that no path can have, os.path says False where Path raises.
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
+        return _from_folder(name, Path(path), weights)
+    if os.path.isfile(path):
+        return _from_file(name, Path(path))
+    suffix = os.path.splitext(path)[1].lower()
+    if os.path.isabs(path) or name.startswith((".", "~")) or suffix in WEIGHTS_SUFFIXES:
         raise ModelError(f"{name}: no such file or folder")
     repo, _, at = name.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")):
@@ -99,7 +102,7 @@ def _hint_for_unknown(name: str) -> str:
 
 def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
     config = folder / CONFIG
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise ModelError(
             f"{name}: the folder has no {CONFIG}",
             hint="a model folder holds config.json, preprocessor_config.json and model.safetensors",
@@ -108,24 +111,28 @@ def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
     files: tuple[Path, ...] = ()
     if weights:
         for candidate in WEIGHTS:
-            if (folder / candidate).is_file():
+            if os.path.isfile(folder / candidate):
                 files = _with_shards(name, folder / candidate, lambda shard: folder / shard)
                 break
         else:
             raise ModelError(f"{name}: the folder has none of {', '.join(WEIGHTS[::2])}")
-    return ResolvedFiles(name, config, preprocessor if preprocessor.is_file() else None, files)
+    return ResolvedFiles(
+        name, config, preprocessor if os.path.isfile(preprocessor) else None, files
+    )
 
 
 def _from_file(name: str, path: Path) -> ResolvedFiles:
-    if path.suffix not in WEIGHTS_SUFFIXES:
+    if path.suffix.lower() not in WEIGHTS_SUFFIXES:
         raise ModelError(
             f"{name}: not a file of weights", hint=f"one of {', '.join(sorted(WEIGHTS_SUFFIXES))}"
         )
     # Saved by Transformers, it has its configuration beside it; by the authors' code, none.
     config, preprocessor = path.parent / CONFIG, path.parent / PREPROCESSOR
-    if not config.is_file():
+    if not os.path.isfile(config):
         return ResolvedFiles(name, None, None, (path,))
-    return ResolvedFiles(name, config, preprocessor if preprocessor.is_file() else None, (path,))
+    return ResolvedFiles(
+        name, config, preprocessor if os.path.isfile(preprocessor) else None, (path,)
+    )
 
 
 def _with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> tuple[Path, ...]:
@@ -133,15 +140,20 @@ def _with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) ->
     if file.suffix != ".json":
         return (file,)
     try:
-        shards: Iterable[str] = json.loads(file.read_text("utf-8"))["weight_map"].values()
-        names = sorted(set(shards))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise ModelError(f"{name}: {file.name} is corrupt: it lists no shards") from None
+        shards = json.loads(file.read_text("utf-8"))["weight_map"].values()
+        names = sorted({os.fspath(shard) for shard in shards})
+    # A hostile list may be nested deeper than Python's stack.
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        names = []
+    if not names:
+        raise ModelError(f"{name}: {file.name} is corrupt: it lists no shards")
     paths = []
     for shard in names:
         # The list comes with the checkpoint: it must not lead out of it.
-        path = locate(shard) if shard == os.path.basename(shard) else None
-        if path is None or not path.is_file():
+        if shard != os.path.basename(shard) or shard in ("", os.curdir, os.pardir):
+            raise ModelError(f"{name}: {file.name} lists {shard!r}, which is no file beside it")
+        path = locate(shard)
+        if path is None or not os.path.isfile(path):
             raise ModelError(f"{name}: {shard}, listed in {file.name}, is missing")
         paths.append(path)
     return tuple(paths)
@@ -192,7 +204,7 @@ class _HubRepo:
         )
         return Path(found) if isinstance(found, str) else found is not None
 
-    def file(self, filename: str) -> Path | None:
+    def file(self, filename: str) -> Path | None:  # noqa: PLR0912  # one line an error
         """The file, from the cache or the Hub; None if the repository has none of that name."""
         import huggingface_hub
         from huggingface_hub import errors
@@ -203,16 +215,20 @@ class _HubRepo:
                 found = self.cached(filename)
                 if found:
                     return found if isinstance(found, Path) else None
+            if self.offline:
+                # Even told to look at local files only, the client has requests of its own.
+                raise self._unreachable(filename, None)
+            if not self.commit:
+                self.ask(filename)
             return Path(
                 huggingface_hub.hf_hub_download(
-                    self.repo,
-                    filename,
-                    revision=self.commit or self.revision,
-                    local_files_only=self.offline,
+                    self.repo, filename, revision=self.commit or self.revision
                 )
             )
+        except ModelError:
+            raise
         except errors.LocalEntryNotFoundError as error:
-            raise self._unreachable(filename, error) from error
+            raise self._unreachable(filename, error.__cause__) from error
         except errors.EntryNotFoundError:
             return None
         except errors.GatedRepoError as error:
@@ -229,19 +245,47 @@ class _HubRepo:
             raise ModelError(f"{self.repo} has no revision {self.revision}") from error
         except errors.HFValidationError as error:
             raise ModelError(f"{self.repo}: not a Hub id: {_one_line(error)}") from error
+        except errors.HfHubHTTPError as error:
+            status = error.response.status_code
+            raise ModelError(
+                f"{self.repo}: {filename} could not be fetched: the Hub answers {status} "
+                f"({_one_line(error.server_message or status)})",
+                hint="log in again with `hf auth login`, or set HF_TOKEN to a valid token"
+                if status in (401, 403)
+                else _AGAIN,
+            ) from error
         # The client's transport errors differ from release to release: httpx's, requests', OSError.
         except Exception as error:
             raise ModelError(
                 f"{self.repo}: {filename} could not be fetched: {_one_line(error)}",
-                hint="what was fetched is kept: run the same command again",
+                hint=_AGAIN,
             ) from error
 
-    def _unreachable(self, filename: str, error: Exception) -> ModelError:
+    def ask(self, filename: str) -> None:
+        """Ask the Hub for the file's headers, once: a download tries for half a minute before it
+        says that there is no network."""
         import huggingface_hub
+        from huggingface_hub import constants, errors
 
-        told = self.offline or huggingface_hub.constants.HF_HUB_OFFLINE
-        why = "offline" if told else f"the Hub can't be reached ({_one_line(error.__cause__)})"
+        url = huggingface_hub.hf_hub_url(self.repo, filename, revision=self.revision)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except (errors.HfHubHTTPError, errors.HFValidationError):
+            raise
+        except Exception as error:
+            raise self._unreachable(filename, error) from error
+
+    def _unreachable(self, filename: str, error: BaseException | None) -> ModelError:
+        from huggingface_hub import constants
+
+        told = self.offline or constants.HF_HUB_OFFLINE
+        why = "offline" if told else f"the Hub can't be reached ({_one_line(error)})"
         at = f"@{self.revision}" if self.revision else ""
+        if self.refresh and isinstance(self.cached(filename), Path):
+            return ModelError(
+                f"{self.repo}{at}: can't ask for a newer commit: {why}",
+                hint="without --refresh the one in the cache is used",
+            )
         return ModelError(
             f"{self.repo}{at}: {filename} is not in the cache, and {why}",
             hint=f"fetch it once with a network: `cvt models --download {self.repo}{at}`; "
@@ -249,6 +293,6 @@ class _HubRepo:
         )
 
 
-def _one_line(error: BaseException | None) -> str:
+def _one_line(error: object) -> str:
     text = " ".join(str(error).split())
     return text[:200] or type(error).__name__

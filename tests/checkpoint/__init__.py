@@ -1,0 +1,1 @@
+"""Tests of `cvt_cli.checkpoint`."""
