@@ -382,8 +382,8 @@ def _move_across(file: Path, target: Path) -> None:
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 out.write(chunk)
-            _copy_times(file, copy)
             out.flush()
+            _copy_times(file, copy)
             os.fsync(out.fileno())
         with copy.open("rb") as written:
             if hasattr(os, "posix_fadvise"):

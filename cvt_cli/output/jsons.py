@@ -2,13 +2,13 @@
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
 
-# Characters that are read at once, and the most that one object may have.
+# Bytes that are read at once, and the characters that one object may have.
 CHUNK = 2**16
 MAX_OBJECT = 2**24
 
@@ -53,7 +53,7 @@ class JsonLinesWriter:
         for line in file:
             end += len(line)
             if line.endswith(b"\n"):
-                yield _from_json(json.loads(line)), end
+                yield parse_record(json.loads(line)), end
 
     @classmethod
     def documents(cls, file: BinaryIO) -> Iterator[Record]:
@@ -93,7 +93,7 @@ class JsonWriter:
             # A last element without its end is one that was cut.
             if element.strip() not in (b"[", b"]", b"[]", b"") and element.endswith(b"}"):
                 try:
-                    record = _from_json(json.loads(element))
+                    record = parse_record(json.loads(element))
                 except ValueError:
                     if line.endswith(b"\n"):
                         raise
@@ -115,7 +115,9 @@ def parse(file: BinaryIO) -> Iterator[Record]:
         ValueError: if it is something else.
     """
     decoder = json.JSONDecoder()
-    text = codecs.getreader("utf-8-sig")(file)
+    # Of a pipe, what is there: whoever writes it may be slow.
+    read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+    text = codecs.getincrementaldecoder("utf-8-sig")()
     buffer, at, ended, in_array = "", 0, False, False
     while True:
         at = _skip(buffer, at, in_array)
@@ -129,7 +131,7 @@ def parse(file: BinaryIO) -> Iterator[Record]:
                 if ended or len(buffer) - at > MAX_OBJECT:
                     raise ValueError("it is cut off, or not JSON") from None
             else:
-                yield _from_json(values)
+                yield parse_record(values)
                 continue
         elif character in ("[", "]"):
             in_array = character == "["
@@ -141,9 +143,9 @@ def parse(file: BinaryIO) -> Iterator[Record]:
             if in_array:
                 raise ValueError("it is cut off")
             return
-        more = text.read(CHUNK)
-        ended = not more
-        buffer, at = buffer[at:] + more, 0
+        data = read(CHUNK)
+        ended = not data
+        buffer, at = buffer[at:] + text.decode(data, final=ended), 0
 
 
 def _skip(buffer: str, at: int, in_array: bool) -> int:
@@ -153,7 +155,12 @@ def _skip(buffer: str, at: int, in_array: bool) -> int:
     return at
 
 
-def _from_json(values: Any) -> Record:
+def parse_record(values: Any) -> Record:
+    """The record that `as_json` made the value of.
+
+    Raises:
+        ValueError: if it is something else.
+    """
     try:
         predictions = tuple(
             Prediction(each["label"], each["score"], each.get("index", -1))

@@ -1,0 +1,179 @@
+"""`cvt sort`, as a user runs it."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cvt_cli.output import open_text, writer_class
+from cvt_cli.output.journal import Journal
+from cvt_cli.records import Prediction, Record, RecordShape
+from tests.conftest import RunCvt
+
+SHAPE = RecordShape(top_k=2)
+
+
+def record(path: str, label: str, score: float = 0.75) -> Record:
+    return Record(path, (Prediction(label, score, 0), Prediction("other", 0.1, 1)))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    """Of `photos/0.jpg` to `photos/3.jpg`, the last with a low score, and one that is an error."""
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        (tmp_path / f"photos/{i}.jpg").write_text(str(i))
+    labels = ["cat", "a/b", "cat", "dog"]
+    good = [record(f"photos/{i}.jpg", label, 0.9 - i / 5) for i, label in enumerate(labels)]
+    return [*good, Record("photos/4.jpg", error="broken")]
+
+
+def save(path: Path, records: list[Record]) -> None:
+    journal = Journal(path, writer_class(path.suffix[1:]), SHAPE, {}, resume=False)
+    journal.write(records)
+    journal.finish()
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_every_format(run_cvt: RunCvt, tmp_path: Path, records: list[Record], suffix: str) -> None:
+    save(tmp_path / f"labels.{suffix}", records)
+    options = (f"labels.{suffix}", "sorted", "--min-score", 0.4)
+    done = run_cvt("sort", *options, expect=0)
+    slash = next((tmp_path / "sorted").glob("a_b-*")).name
+    assert files(tmp_path / "sorted") == {
+        f"{slash}/1.jpg": "1",
+        "_uncertain/3.jpg": "3",
+        "cat/0.jpg": "0",
+        "cat/2.jpg": "2",
+    }
+    assert done.stdout == f"_uncertain\t1\t1\n{slash}\t1\t1\ncat\t2\t2\n"
+    assert done.stderr == (
+        "cvt: sorted: copied 4 files into 3 folders; 1 without a result stay where they are\n"
+    )
+    again = run_cvt("sort", *options, expect=0)
+    assert again.stdout == f"_uncertain\t1\t0\n{slash}\t1\t0\ncat\t2\t0\n"
+    assert "copied 0 files" in again.stderr
+    assert len(files(tmp_path / "photos")) == 5
+
+
+def test_what_jq_makes_of_it_on_standard_input(
+    run_cvt: RunCvt, tmp_path: Path, records: list[Record]
+) -> None:
+    save(tmp_path / "labels.json", records)
+    values = json.loads((tmp_path / "labels.json").read_text())
+    text = "\n".join(json.dumps(value, indent=2) for value in values if value["error"] is None)
+    run_cvt("sort", "-", "sorted", "--format", "json", stdin=text, expect=0)
+    assert len(files(tmp_path / "sorted")) == 4
+
+
+def test_dry_run(run_cvt: RunCvt, tmp_path: Path, records: list[Record]) -> None:
+    save(tmp_path / "labels.csv", [*records, record("photos/line\nbreak.jpg", "cat")])
+    done = run_cvt("sort", "labels.csv", "sorted", "--dry-run", "--move", expect=1)
+    assert done.stdout.splitlines()[0] == "photos/0.jpg -> sorted/cat/0.jpg"
+    assert len(done.stdout.splitlines()) == 4
+    assert done.stderr.splitlines() == [
+        "cvt: photos/line break.jpg: no such file",
+        "cvt: sorted: would move 4 files into 3 folders; 1 without a result stay where they are; "
+        "1 failed",
+    ]
+    assert not (tmp_path / "sorted").exists()
+
+
+def test_move_then_move_the_rest(run_cvt: RunCvt, tmp_path: Path, records: list[Record]) -> None:
+    save(tmp_path / "labels.csv", records[:2])
+    run_cvt("sort", "labels.csv", "sorted", "--move", expect=0)
+    (tmp_path / "labels.csv").unlink()
+    save(tmp_path / "labels.csv", records)
+    (tmp_path / "photos/2.jpg").unlink()
+    done = run_cvt("sort", "labels.csv", "sorted", "--move", expect=1)
+    assert "photos/2.jpg: no such file" in done.stderr
+    assert sorted(files(tmp_path / "sorted").values()) == ["0", "1", "3"]
+    assert files(tmp_path / "photos") == {"4.jpg": "4"}
+
+
+@pytest.mark.parametrize("option", ["--link", "--symlink"])
+def test_links(run_cvt: RunCvt, tmp_path: Path, records: list[Record], option: str) -> None:
+    save(tmp_path / "labels.csv", records)
+    run_cvt("sort", "labels.csv", "sorted", option, expect=0)
+    link = tmp_path / "sorted/cat/0.jpg"
+    assert link.samefile(tmp_path / "photos/0.jpg")
+    assert link.is_symlink() == (option == "--symlink")
+
+
+def test_a_table_on_a_terminal(run_cvt: RunCvt, tmp_path: Path, records: list[Record]) -> None:
+    save(tmp_path / "labels.csv", [record("photos/0.jpg", "[red]cat")])
+    done = run_cvt("sort", "labels.csv", "sorted", tty=True, no_color=True, expect=0)
+    header, line = done.stdout.splitlines()
+    assert all(name in header for name in ("folder", "files", "new"))
+    assert line.split() == ["[red]cat", "1", "1"]
+
+
+def test_many_failures_are_not_all_named(run_cvt: RunCvt, tmp_path: Path) -> None:
+    save(tmp_path / "labels.csv", [record(f"{i}.jpg", "cat") for i in range(50)])
+    done = run_cvt("sort", "labels.csv", "sorted", expect=1)
+    assert len(done.stderr.splitlines()) == 21
+    assert done.stderr.endswith("50 failed, 30 of them not named here\n")
+    assert run_cvt("--quiet", "sort", "labels.csv", "sorted", expect=1).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["labels.csv", "sorted", "--move", "--link"], "exclude each other"),
+        (["nowhere.csv", "sorted"], "nowhere.csv can't be read: no such file"),
+        (["labels", "sorted"], "the suffix names no format"),
+        (["labels.csv", "sorted", "--format", "table"], "table can't be read back"),
+        (["labels.csv", "sorted", "--format", "parquet"], "it is no Parquet file"),
+        (["labels.csv", "sorted", "--format", "json"], "it is not JSON"),
+        (["labels.csv", "sorted", "--format", "tsv"], "no columns `path`"),
+        (["labels.csv", "labels.csv"], "labels.csv is not a folder"),
+        (["-", "sorted"], "need --format"),
+        (["-", "sorted", "-f", "parquet"], "from standard input"),
+    ],
+)
+def test_what_can_not_be_done(
+    run_cvt: RunCvt, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    save(tmp_path / "labels.csv", [record("0.jpg", "cat")])
+    done = run_cvt("sort", *arguments, expect=2)
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "sorted").exists()
+
+
+def test_ctrl_c_and_again(run_cvt: RunCvt, tmp_path: Path) -> None:
+    records = []
+    for i in range(400):
+        (tmp_path / f"{i}.jpg").write_bytes(os.urandom(2**16))
+        records.append(record(f"{i}.jpg", "cat"))
+    # Labels that come slowly: the command is sure to be at work.
+    with run_cvt.start("sort", "-", "sorted", "-f", "jsonl") as process:
+        assert process.stdin is not None
+        with open_text(tmp_path / "labels.jsonl", "w") as stream:
+            writer_class("jsonl")(stream, SHAPE).write(records)
+        process.stdin.write((tmp_path / "labels.jsonl").read_text())
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "sorted/cat").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait() == 130
+    assert "the same command does what is left" in said
+    for path in (tmp_path / "sorted/cat").iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+    done = run_cvt("sort", "labels.jsonl", "sorted", expect=0)
+    assert done.stdout.startswith("cat\t400\t")
+    assert len(list((tmp_path / "sorted/cat").iterdir())) == 400

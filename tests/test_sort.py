@@ -1,0 +1,541 @@
+"""Sorting, function by function; tests/cli/test_sort.py runs the command."""
+
+import errno
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cvt_cli.sort
+from cvt_cli.errors import CvtError
+from cvt_cli.records import Prediction, Record
+from cvt_cli.sort import Action, Outcome, Sorter, Status, folder_name, numbered
+
+DONE, THERE, LEFT, FAILED = Status.DONE, Status.THERE, Status.LEFT, Status.FAILED
+
+
+def record(path: str, label: str = "cat", score: float = 0.9) -> Record:
+    return Record(path, (Prediction(label, score, 0), Prediction("other", score / 2, 1)))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with `a/x.jpg`, `b/x.jpg`, `c/x.jpg` and `d/y.jpg`."""
+    monkeypatch.chdir(tmp_path)
+    for path, text in {"a/x.jpg": "A", "b/x.jpg": "B", "c/x.jpg": "C", "d/y.jpg": "D"}.items():
+        write(path, text)
+    return tmp_path
+
+
+def write(path: str | Path, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+def sort(
+    records: Iterable[Record], action: Action = Action.COPY, **options: Any
+) -> Sequence[Outcome]:
+    return list(Sorter(Path("sorted"), action, **options).sort(records))
+
+
+def statuses(outcomes: Iterable[Outcome]) -> list[Status]:
+    return [outcome.status for outcome in outcomes]
+
+
+def tree(folder: str = "sorted") -> dict[str, str]:
+    """The contents of each file in a folder by its path in it."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(Path(folder).rglob("*"))
+        if not path.is_dir()
+    }
+
+
+XS = [record("a/x.jpg"), record("b/x.jpg"), record("c/x.jpg"), record("d/y.jpg", "dog")]
+SORTED = {"cat/x.jpg": "A", "cat/x-2.jpg": "B", "cat/x-3.jpg": "C", "dog/y.jpg": "D"}
+
+
+@pytest.mark.parametrize("action", Action)
+def test_names_that_clash_get_numbers_and_a_second_run_does_nothing(
+    here: Path, action: Action
+) -> None:
+    assert statuses(sort(XS, action)) == [DONE] * 4
+    assert tree() == SORTED
+    assert statuses(sort(XS, action)) == [THERE] * 4
+    assert tree() == SORTED
+    assert Path("a/x.jpg").exists() == (action is not Action.MOVE)
+
+
+def test_what_each_action_makes(here: Path) -> None:
+    os.utime("a/x.jpg", ns=(10**18, 10**18))
+    Path("a/x.jpg").chmod(0o640)
+    for action in (Action.COPY, Action.LINK, Action.SYMLINK, Action.MOVE):
+        list(Sorter(Path(action.value), action).sort(XS[:1]))
+    copy, link, symlink, move = (
+        Path(action) / "cat/x.jpg" for action in ("copy", "link", "symlink", "move")
+    )
+    assert not copy.samefile(move)
+    assert (copy.stat().st_mtime_ns, copy.stat().st_mode & 0o777) == (10**18, 0o640)
+    assert link.samefile(move)
+    assert not symlink.exists()
+    assert symlink.readlink() == here / "a/x.jpg"
+
+
+@pytest.mark.parametrize("action", [Action.COPY, Action.LINK, Action.SYMLINK])
+def test_any_order_finds_what_was_done(here: Path, action: Action) -> None:
+    sort(XS, action)
+    assert statuses(sort(XS[::-1], action)) == [THERE] * 4
+    assert tree() == SORTED
+
+
+@pytest.mark.parametrize("action", Action)
+def test_what_was_there_before_is_never_touched(here: Path, action: Action) -> None:
+    write("sorted/cat/x.jpg", "somebody's")
+    Path("sorted/cat/x-2.jpg").symlink_to("dangling")
+    Path("sorted/cat/x-3.jpg").mkdir()
+    assert statuses(sort(XS[:1], action)) == [DONE]
+    assert Path("sorted/cat/x.jpg").read_text() == "somebody's"
+    assert Path("sorted/cat/x-2.jpg").readlink() == Path("dangling")
+    assert Path("sorted/cat/x-4.jpg").read_text() == "A"
+    assert statuses(sort(XS[:1], action)) == [THERE]
+
+
+def test_equal_files_of_different_folders_are_all_kept(here: Path) -> None:
+    write("b/x.jpg", "A")
+    for action in (Action.COPY, Action.MOVE):
+        write("a/x.jpg", "A")
+        list(Sorter(Path(action.value), action).sort(XS))
+        assert tree(action.value)["cat/x.jpg"] == tree(action.value)["cat/x-2.jpg"] == "A"
+
+
+def test_a_record_that_comes_twice_is_one_file(here: Path) -> None:
+    assert statuses(sort([*XS[:2], *XS[:2]])) == [DONE, DONE, THERE, THERE]
+    assert tree() == {"cat/x.jpg": "A", "cat/x-2.jpg": "B"}
+
+
+def test_numbers_that_are_names_already(here: Path) -> None:
+    write("a/x-2.jpg", "two")
+    records = [record("a/x.jpg"), record("b/x.jpg"), record("a/x-2.jpg")]
+    sort(records)
+    assert tree() == {"cat/x.jpg": "A", "cat/x-2.jpg": "B", "cat/x-2-2.jpg": "two"}
+    assert statuses(sort(records)) == [THERE] * 3
+
+
+def test_thousands_of_one_name_are_no_matter(here: Path) -> None:
+    records = [record(f"many/{i}/cover.jpg") for i in range(1500)]
+    for i, each in enumerate(records):
+        write(each.path, str(i))
+    assert statuses(sort(records, Action.LINK)) == [DONE] * 1500
+    assert tree()["cat/cover-1500.jpg"] == "1499"
+
+
+def test_scores_errors_and_no_label(here: Path) -> None:
+    records = [
+        record("a/x.jpg", score=0.3),
+        record("b/x.jpg", score=0.29),
+        Record("c/x.jpg"),
+        Record("d/y.jpg", error="broken"),
+        Record("nowhere.jpg", error="no such file"),
+        record("d/y.jpg", ""),
+    ]
+    assert statuses(sort(records, min_score=0.3)) == [DONE, DONE, DONE, LEFT, LEFT, DONE]
+    assert tree() == {
+        "cat/x.jpg": "A",
+        "_uncertain/x.jpg": "B",
+        "_uncertain/x-2.jpg": "C",
+        "_uncertain/y.jpg": "D",
+    }
+
+
+@pytest.mark.parametrize("action", Action)
+def test_a_file_that_is_gone_is_reported_and_the_rest_goes_on(here: Path, action: Action) -> None:
+    os.mkfifo("fifo.jpg")
+    records = [record("gone.jpg"), *XS, record("a"), record("fifo.jpg"), record("-")]
+    outcomes = sort(records, action)
+    assert statuses(outcomes) == [FAILED, DONE, DONE, DONE, DONE, FAILED, FAILED, FAILED]
+    assert [outcome.error for outcome in outcomes if outcome.error] == [
+        "no such file",
+        "not a regular file",
+        "not a regular file",
+        "standard input",
+    ]
+    assert tree() == SORTED
+
+
+@pytest.mark.parametrize("action", Action)
+def test_a_dry_run_says_the_same_and_changes_nothing(here: Path, action: Action) -> None:
+    write("sorted/cat/x-2.jpg", "somebody's")
+    records = [*XS, record("gone.jpg")]
+    before = tree(".")
+    planned = sort(records, action, dry_run=True)
+    assert tree(".") == before
+    assert planned == sort(records, action)
+    assert statuses(planned) == [DONE] * 4 + [FAILED]
+
+
+def test_the_bytes_behind_an_escape(here: Path) -> None:
+    raw = os.fsdecode(b"a/caf\xe9.jpg")
+    try:
+        write(raw, "latin")
+    except OSError:
+        pytest.skip("names are UTF-8 here")
+    literal = "a/caf\\udce9.jpg"
+    sort([record(literal)])
+    assert tree() == {os.fsdecode(b"cat/caf\xe9.jpg"): "latin"}
+    write(literal, "literal")
+    list(Sorter(Path("again")).sort([record(literal), record(raw)]))
+    assert tree("again") == {
+        "cat/caf\\udce9.jpg": "literal",
+        os.fsdecode(b"cat/caf\xe9.jpg"): "latin",
+    }
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("label", "start"),
+    [
+        ("tench, Tinca tinca", None),
+        ("Brötchen 中文", None),
+        ("a/b", "a_b-"),
+        ("a\\b", "a_b-"),
+        ("/etc/passwd", "_etc_passwd-"),
+        ("..", "_-"),
+        ("../../up", "_._.._up-"),
+        (".", "_-"),
+        (".hidden", "_hidden-"),
+        ("dot.", "dot-"),
+        ("space ", "space-"),
+        (" ", "_-"),
+        ("nul\0byte", "nul_byte-"),
+        ("line\nbreak\x1b", "line_break_-"),
+        ("half \ud800 pair", "half _ pair-"),
+        ('<>:"|?*', "_______-"),
+        ("CON", "_CON-"),
+        ("nul.txt", "_nul.txt-"),
+        ("com1", "_com1-"),
+        ("console", None),
+        ("_uncertain", "_uncertain-"),
+        ("x" * 300, "x" * 200 + "-"),
+        ("é" * 150, "é" * 100 + "-"),
+        ("\U0001f408" * 99, "\U0001f408" * 50 + "-"),
+    ],
+)
+def test_folders_of_labels(label: str, start: str | None) -> None:
+    name = folder_name(label)
+    if start is None:
+        assert name == label
+    else:
+        assert name.startswith(start)
+        assert len(name) == len(start) + 8
+    assert len(os.fsencode(name)) <= 255
+
+
+def test_labels_stay_apart(here: Path) -> None:
+    labels = [
+        "a/b",
+        "a\\b",
+        "a_b",
+        "A_b",
+        "..",
+        ".",
+        " ",
+        "Stra\u00dfe",
+        "strasse",
+        "_uncertain",
+        "",
+    ]
+    labels += ["x" * 300, "x" * 301, "caf\u00e9", "cafe\u0301"]
+    records = [record("a/x.jpg", label) for label in labels]
+    first = sort(records)
+    assert len({outcome.folder for outcome in first}) == len(labels)
+    assert len({outcome.folder.casefold() for outcome in first}) == len(labels)
+    assert len(list(Path("sorted").iterdir())) == len(labels)
+    assert all(path.parent.parent == Path("sorted") for path in Path("sorted").rglob("x.jpg"))
+    assert statuses(sort(records)) == [THERE] * len(labels)
+
+
+def test_a_label_whose_folder_is_a_file(here: Path) -> None:
+    write("sorted/cat", "not a folder")
+    outcomes = sort(XS)
+    assert statuses(outcomes) == [FAILED, FAILED, FAILED, DONE]
+    assert outcomes[0].error.endswith("cat is not a folder")
+
+
+def test_long_names_are_cut_not_refused(here: Path) -> None:
+    name = "é" * 125 + ".jpg"
+    for folder in "ab":
+        write(f"{folder}/{name}", folder)
+    assert statuses(sort([record(f"a/{name}"), record(f"b/{name}")])) == [DONE, DONE]
+    assert sorted(tree().values()) == ["a", "b"]
+    assert len(os.fsencode(numbered(name, 12))) <= 255
+
+
+# Moving
+
+
+def test_moving_a_file_onto_itself_keeps_it(here: Path) -> None:
+    sort(XS, Action.MOVE)
+    Path("alias").symlink_to("sorted", target_is_directory=True)
+    Path("sorted/dog/other.jpg").hardlink_to("sorted/dog/y.jpg")
+    for folder in ("sorted", "./sorted", "alias", str(here / "sorted")):
+        again = [record(f"{folder}/cat/x.jpg"), record(f"{folder}/dog/y.jpg", "dog")]
+        assert statuses(sort(again, Action.MOVE)) == [THERE, THERE]
+        assert tree() == {**SORTED, "dog/other.jpg": "D"}
+
+
+def test_moving_what_was_linked(here: Path) -> None:
+    sort(XS, Action.LINK)
+    assert statuses(sort(XS, Action.MOVE)) == [THERE] * 4
+    assert tree() == SORTED
+    assert not list(here.glob("?/*"))
+
+
+def test_moving_what_was_symlinked_keeps_the_file(here: Path) -> None:
+    sort(XS[:1], Action.SYMLINK)
+    assert statuses(sort(XS[:1], Action.MOVE)) == [DONE]
+    assert Path("sorted/cat/x-2.jpg").read_text() == "A"
+
+
+def test_moving_a_link(here: Path) -> None:
+    Path("a/link.jpg").symlink_to("x.jpg")
+    records = [record("a/link.jpg")]
+    assert statuses(sort(records, Action.MOVE)) == [DONE]
+    assert tree() == {"cat/link.jpg": "A"}
+    assert Path("a/x.jpg").read_text() == "A"
+    assert not os.path.lexists("a/link.jpg")
+    assert statuses(sort(records, Action.MOVE)) == [THERE]
+
+
+@pytest.fixture
+def other_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not below `sorted` is on another file system."""
+    real_link, real_rename = os.link, os.rename
+
+    def guard(call: Callable[..., None]) -> Callable[..., None]:
+        def guarded(source: Any, target: Any, **options: Any) -> None:
+            if ("sorted" in Path(source).parts) != ("sorted" in Path(target).parts):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            call(source, target, **options)
+
+        return guarded
+
+    monkeypatch.setattr(os, "link", guard(real_link))
+    monkeypatch.setattr(os, "rename", guard(real_rename))
+
+
+def test_moving_to_another_disk(here: Path, other_disk: None) -> None:
+    os.utime("a/x.jpg", ns=(10**18, 10**18))
+    assert statuses(sort(XS, Action.MOVE)) == [DONE] * 4
+    assert tree() == SORTED
+    assert Path("sorted/cat/x.jpg").stat().st_mtime_ns == 10**18
+    assert not list(here.glob("?/*"))
+
+
+def test_a_hard_link_reaches_no_other_disk(here: Path, other_disk: None) -> None:
+    outcomes = sort(XS, Action.LINK)
+    assert statuses(outcomes) == [FAILED] * 4
+    assert "another file system" in outcomes[0].error
+    assert tree() == {}
+
+
+def test_a_copy_that_is_not_what_it_should_be(
+    here: Path, other_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: hashlib.new(name, b"wrong"))
+    outcomes = sort(XS, Action.MOVE)
+    assert "differs" in outcomes[0].error
+    assert tree() == {}
+    assert Path("a/x.jpg").read_text() == "A"
+
+
+def test_a_file_that_changes_while_it_is_moved(
+    here: Path, other_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_fsync = os.fsync
+
+    def fsync(number: int) -> None:
+        write("a/x.jpg", "more than before")
+        real_fsync(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert "has changed" in sort(XS[:1], Action.MOVE)[0].error
+    assert tree() == {}
+    assert Path("a/x.jpg").read_text() == "more than before"
+
+
+def test_a_file_that_may_not_be_deleted_is_not_moved(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_unlink = os.unlink
+
+    def unlink(path: Any, **options: Any) -> None:
+        if "sorted" not in Path(path).parts:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        real_unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    outcomes = sort(XS, Action.MOVE)
+    assert [outcome.error for outcome in outcomes] == ["permission denied"] * 4
+    assert tree() == {}
+    assert Path("a/x.jpg").read_text() == "A"
+
+
+def test_a_file_system_without_hard_links(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Any, target: Any, **options: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    write("sorted/cat/x.jpg", "somebody's")
+    assert statuses(sort(XS, Action.MOVE)) == [DONE] * 4
+    assert tree()["cat/x.jpg"] == "somebody's"
+    assert sorted(tree().values()) == ["A", "B", "C", "D", "somebody's"]
+
+
+# Interruptions
+
+
+class Interrupter:
+    """Lets so many changes of the file system happen, then raises what Ctrl-C raises; in the
+    middle of what is written, too."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = -1
+        self.after = False
+        for name in ("link", "unlink", "rename", "symlink", "mkdir"):
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+        monkeypatch.setattr(cvt_cli.sort.shutil, "copyfileobj", self._copy)
+
+    def _counted(self, call: Callable[..., None]) -> Callable[..., None]:
+        def counted(*args: Any, **options: Any) -> None:
+            self.left -= 1
+            if self.left == 0 and not self.after:
+                raise KeyboardInterrupt
+            try:
+                call(*args, **options)
+            finally:
+                if self.left == 0:
+                    raise KeyboardInterrupt
+
+        return counted
+
+    def _copy(self, source: Any, out: Any, length: int = 0) -> None:
+        data = source.read()
+        self.left -= 1
+        if self.left == 0:
+            out.write(data[: len(data) // 2])
+            raise KeyboardInterrupt
+        out.write(data)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("action", "disk"), [*((action, "same") for action in Action), (Action.MOVE, "other")]
+)
+def test_interrupted_anywhere(
+    here: Path,
+    action: Action,
+    disk: str,
+    after: bool,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if disk == "other":
+        request.getfixturevalue("other_disk")
+    texts = {"a/x.jpg": "A" * 9, "b/x.jpg": "B" * 9}
+    records = [record(path) for path in texts]
+    interrupter = Interrupter(monkeypatch)
+    interrupter.after = after
+    interrupted = 0
+    for moment in range(1, 50):
+        for path, text in texts.items():
+            write(path, text)
+        interrupter.left = moment
+        try:
+            sort(records, action)
+        except KeyboardInterrupt:
+            interrupted += 1
+        else:
+            break
+        finally:
+            interrupter.left = -1
+        # Every file is there, whole, and nothing else is.
+        kept = {**tree("a"), **{f"b{name}": text for name, text in tree("b").items()}, **tree()}
+        assert set(kept.values()) == set(texts.values()), moment
+        assert set(statuses(sort(records, action))) <= {DONE, THERE}
+        assert tree() == {"cat/x.jpg": "A" * 9, "cat/x-2.jpg": "B" * 9}, moment
+        for path in (*Path("sorted/cat").iterdir(), *Path("a").iterdir(), *Path("b").iterdir()):
+            path.unlink()
+        Path("sorted/cat").rmdir()
+        Path("sorted").rmdir()
+    assert interrupted >= 3
+
+
+def test_a_full_disk_ends_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(source: Any, out: Any, length: int = 0) -> None:
+        out.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cvt_cli.sort.shutil, "copyfileobj", copy)
+    with pytest.raises(CvtError, match="no space left") as raised:
+        sort(XS)
+    assert "run the same command again" in raised.value.hint
+    assert tree() == {}
+
+
+# Archives
+
+
+def test_members_of_archives_are_copied(here: Path) -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        for i in range(5):
+            archive.writestr(f"{i}/x.jpg", f"zip{i}")
+        archive.writestr("odd.dat", "odd")
+    with tarfile.open("b.tar.gz", "w:gz") as tar:
+        for path in ("a/x.jpg", "b/x.jpg"):
+            tar.add(path)
+    records = [
+        *(record(f"a.zip::{i}/x.jpg") for i in range(5)),
+        record("a.zip::odd.dat", "dog"),
+        record("b.tar.gz::b/x.jpg"),
+        record("b.tar.gz::a/x.jpg"),
+    ]
+    planned = sort(records, dry_run=True)
+    assert statuses(planned) == [DONE] * 8
+    assert not Path("sorted").exists()
+    assert sort(records) == planned
+    cats = ["zip0", "zip1", "zip2", "zip3", "zip4", "B", "A"]
+    names = ["x.jpg", *(f"x-{number}.jpg" for number in range(2, 8))]
+    assert tree() == {
+        **{f"cat/{name}": text for name, text in zip(names, cats, strict=True)},
+        "dog/odd.dat": "odd",
+    }
+    assert statuses(sort(records)) == [THERE] * 8
+
+
+def test_members_that_are_not_there(here: Path) -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("x.jpg", "X")
+    outcomes = sort([record("a.zip::y.jpg"), record("no.zip::x.jpg"), record("a.zip::x.jpg")])
+    assert statuses(outcomes) == [FAILED, FAILED, DONE]
+    assert outcomes[0].error == outcomes[1].error == "no such file"
+
+
+@pytest.mark.parametrize("action", [Action.MOVE, Action.LINK, Action.SYMLINK])
+def test_members_are_only_copied(here: Path, action: Action) -> None:
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("x.jpg", "X")
+    outcomes = sort([record("a.zip::x.jpg")], action)
+    assert outcomes[0].error == "not a file of its own: it can only be copied"
+
+
+def test_a_file_that_is_called_as_a_member_would_be(here: Path) -> None:
+    write("a.zip::x.jpg", "a file")
+    assert statuses(sort([record("a.zip::x.jpg")], Action.MOVE)) == [DONE]
+    assert tree() == {"cat/a.zip::x.jpg": "a file"}
