@@ -40,11 +40,10 @@ def inspect(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A CvT on the Hub, a folder or a file; two of them with --diff. "
             f"Default: $CVT_MODEL, or {DEFAULT_MODEL}.",
             show_default=False,
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     layers: Annotated[

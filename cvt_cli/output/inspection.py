@@ -20,7 +20,7 @@ STAGES_NOTE = (
     "A stage turns its input into tokens, rows × columns of them, each a vector of that width. A "
     "token is made from a window of kernel × kernel (pixels in stage 1, then tokens), one every "
     "stride. As many blocks as the depth then let the tokens exchange information: attention, "
-    "with that many heads side by side, looks up keys and values, of which there are fewer. "
+    "with that many heads side by side, looks up keys and values, of which there may be fewer. "
 )
 CLASS_TOKEN_NOTE = "+ 1 is the class token, from which the head reads the answer. "
 COST_NOTE = "A MAC is a multiplication with its addition; papers often call that a FLOP."
