@@ -66,6 +66,10 @@ def _global_options(
     ] = False,
 ) -> None:
     context.obj = Settings(debug=debug, quiet=quiet)
+    # Read when huggingface_hub is imported. What it would warn of, our error says in one line.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     warnings.simplefilter("ignore" if quiet else "default")
 
