@@ -1,8 +1,16 @@
 """`cvt` and `python -m cvt_cli`."""
 
-from cvt_cli.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command line of this process."""
+    try:
+        from cvt_cli.cli.app import main as run
+    except KeyboardInterrupt:  # before there is anything to interrupt
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()
