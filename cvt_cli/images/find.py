@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
@@ -263,7 +263,7 @@ class _Finder:
         if scheme == "file":
             yield from self._local_address(url)
             return
-        kind = kind_of_archive(urlsplit(url).path if scheme in ("http", "https") else url)
+        kind = kind_of_archive(re.split("[?#]", url)[0] if scheme in ("http", "https") else url)
         try:
             if scheme in ("http", "https"):
                 yield from self._http(url, kind)
@@ -273,7 +273,7 @@ class _Finder:
             yield failing(url, error)
 
     def _local_address(self, url: str) -> Iterator[Source]:
-        path = unquote(urlsplit(url).path)
+        path = unquote(re.sub("^file://[^/]*", "", url, flags=re.IGNORECASE))
         for source in self._named(path):
             yield Source(url, source.open) if source.path == path else source
 

@@ -90,6 +90,7 @@ class Store:
 
         self._timeout = timeout
         self._max_bytes = max_bytes
+        self._url = url
         self._scheme = url.split("://", 1)[0]
         try:
             kind = fsspec.get_filesystem_class(self._scheme)
@@ -101,9 +102,14 @@ class Store:
             raise ImageError(f"{self._scheme}:// needs a package more{install}") from None
         except Exception as error:
             raise ImageError(one_line(error)) from None
+        if self._is_s3():
+            self._fs.retries = 1  # as in _options
+
+    def _is_s3(self) -> bool:
+        return self._scheme in ("s3", "s3a")
 
     def _options(self) -> dict[str, Any]:
-        if self._scheme not in ("s3", "s3a"):
+        if not self._is_s3():
             return {}
         from fsspec.config import conf
 
@@ -128,9 +134,9 @@ class Store:
         return bool(self._try(lambda: self._fs.isfile(self.path)))
 
     def glob(self) -> list[str]:
-        """The paths that match the address, sorted. Raises: ImageError."""
+        """The paths that match the address, sorted, hidden files left out. Raises: ImageError."""
         found: list[str] = self._try(lambda: self._fs.glob(self.path))
-        return sorted(found)
+        return sorted(path for path in found if not path.rsplit("/", 1)[-1].startswith("."))
 
     def walk(self, wanted: Filter, recursive: bool) -> Iterator[Source]:
         """The images below this address, sorted within each folder. A folder that can't be listed
@@ -142,7 +148,7 @@ class Store:
             try:
                 entries = self._list(folder)
             except ImageError as error:
-                yield failing(self.url(folder), error)
+                yield failing(self._url if folder == top else self.url(folder), error)
                 continue
             inner = []
             for path, is_folder in entries:
@@ -163,7 +169,7 @@ class Store:
         """Download a file. Raises: ImageError."""
 
         def download(spool: Spool) -> None:
-            start = self._fs.cat_file(path, 0, _FIRST_REQUEST)
+            start = self._start(path)
             spool.write(start)
             if len(start) == _FIRST_REQUEST:
                 with self._fs.open(path, "rb") as file:
@@ -171,6 +177,17 @@ class Store:
                     spool.copy(file)
 
         return _tries(lambda: _download(download, self._timeout, self._max_bytes), self._timeout)
+
+    def _start(self, path: str) -> bytes:
+        try:
+            start: bytes = self._fs.cat_file(path, start=0, end=_FIRST_REQUEST)
+        except OSError as error:
+            # An empty file has no range of bytes, for some servers.
+            lasting = (FileNotFoundError, PermissionError, TimeoutError, ConnectionError)
+            if isinstance(error, lasting) or self._fs.info(path).get("size") != 0:
+                raise
+            return b""
+        return start
 
     def stream(self) -> BinaryIO:
         """The file at this address, seekable, read piece by piece. Raises: ImageError; while it

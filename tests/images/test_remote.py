@@ -1,0 +1,454 @@
+"""Images behind addresses: http on the loopback interface, and what fsspec knows."""
+
+import contextlib
+import http.client
+import io
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvt_cli.errors import ImageError
+from cvt_cli.images import remote
+from cvt_cli.images.find import Search, Source, count, find
+from tests.images.test_archives import MEMBERS, make, random
+
+BODY = random(7)
+TIMEOUT = 0.5
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A server's every mood, by the first part of the path."""
+
+    server: "Server"
+
+    def do_GET(self) -> None:
+        mood, _, rest = self.path[1:].partition("/")
+        self.server.seen[self.path] += 1
+        self.server.headers.append(dict(self.headers))
+        with contextlib.suppress(OSError):
+            getattr(self, f"_{mood}", self._missing)(rest)
+
+    def _missing(self, rest: str) -> None:
+        self.send_error(404)
+
+    def _ok(self, rest: str, body: bytes = BODY, length: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _status(self, rest: str) -> None:
+        self.send_error(int(rest.split("/", maxsplit=1)[0]))
+
+    def _flaky(self, rest: str) -> None:
+        """Fails twice."""
+        if self.server.seen[self.path] < 3:
+            self.send_error(503)
+        else:
+            self._ok(rest)
+
+    def _redirect(self, rest: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", "/" + rest if ":" not in rest else rest)
+        self.end_headers()
+
+    def _loop(self, rest: str) -> None:
+        self._redirect("loop/" + rest)
+
+    def _mute(self, rest: str) -> None:
+        self.server.closing.wait(20)
+
+    def _stall(self, rest: str) -> None:
+        self._ok(rest, BODY[:100], len(BODY))
+        self.server.closing.wait(20)
+
+    def _drip(self, rest: str) -> None:
+        """A byte now and then: no read of it ever waits for long."""
+        self._ok(rest, b"", len(BODY))
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"x")
+
+    def _drip_headers(self, rest: str) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"x")
+
+    def _slow(self, rest: str) -> None:
+        """Longer than the timeout in all, but never still."""
+        self.send_response(200)
+        self.end_headers()
+        for at in range(0, len(BODY), 2000):
+            self.wfile.write(BODY[at : at + 2000])
+            self.server.closing.wait(0.08)
+
+    def _reset(self, rest: str) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.connection.close()
+
+    def _cut(self, rest: str) -> None:
+        self._ok(rest, BODY[:5000], len(BODY))
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _cut_once(self, rest: str) -> None:
+        (self._cut if self.server.seen[self.path] < 2 else self._ok)(rest)
+
+    def _endless(self, rest: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "10")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"10000\r\n" + bytes(2**16) + b"\r\n")
+
+    def _garbage(self, rest: str) -> None:
+        self.wfile.write(b"\0\1\2 what?\r\n\r\n")
+
+    def _file(self, rest: str) -> None:
+        self._ok(rest, Path(self.server.folder, rest.split("?", maxsplit=1)[0]).read_bytes())
+
+    def _half(self, rest: str) -> None:
+        data = Path(self.server.folder, rest).read_bytes()
+        self._ok(rest, data[: len(data) // 2], len(data))
+
+    def log_message(self, *args: object) -> None:
+        """Nobody reads it."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.seen: Counter[str] = Counter()
+        self.headers: list[dict[str, str]] = []
+        self.closing = threading.Event()
+
+    def handle_error(self, *args: object) -> None:
+        """A client that goes away is what is tested."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(remote, "_BACK_OFF", (0.01, 0.02))
+    with Server(tmp_path) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield server
+        server.closing.set()
+        server.shutdown()
+
+
+def result(source: Source) -> bytes | str:
+    """What is read, or why not."""
+    try:
+        with source.open() as file:
+            return file.read()
+    except ImageError as error:
+        return str(error)
+
+
+def fetch(url: str, **search: Any) -> bytes | str:
+    (source,) = find([url], Search(**{"timeout": TIMEOUT, **search}))
+    assert source.path == url
+    return result(source)
+
+
+def test_a_download(server: Server) -> None:
+    assert fetch(f"{server.url}/ok") == BODY
+    assert fetch(f"{server.url}/ok/?size=[1]*{{a}}") == BODY
+    assert server.seen["/ok/?size=[1]*%7Ba%7D"] == 1
+    assert fetch(f"{server.url}/ok/füß b%20c.jpg#part") == BODY
+    assert server.seen["/ok/f%C3%BC%C3%9F%20b%20c.jpg"] == 1
+    assert server.headers[0]["User-Agent"].startswith("cvt-cli/")
+
+
+def test_nothing_is_downloaded_before_it_is_opened(server: Server) -> None:
+    urls = [f"{server.url}/ok/{i}.jpg" for i in range(3)]
+    assert [source.path for source in find(urls)] == urls
+    assert count(urls) == 3
+    assert not server.seen
+
+
+def test_ranges_of_addresses(server: Server) -> None:
+    sources = list(find([f"{server.url}/ok/{{08..11}}.jpg"]))
+    assert [source.path[-6:] for source in sources] == ["08.jpg", "09.jpg", "10.jpg", "11.jpg"]
+    assert result(sources[3]) == BODY
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "requests"),
+    [
+        ("missing.jpg", "the server says 404 Not Found", 1),
+        ("status/401", "the server says 401 Unauthorized", 1),
+        ("status/403", "the server says 403 Forbidden", 1),
+        ("status/410", "the server says 410 Gone", 1),
+        ("status/429", "the server says 429 Too Many Requests", 3),
+        ("status/500", "the server says 500 Internal Server Error", 3),
+        ("redirect/missing", "the server says 404 Not Found", 1),
+        ("mute", "timed out: nothing came for 0.5 s", 3),
+        ("stall", "timed out: nothing came for 0.5 s", 3),
+        ("drip", "timed out: nothing came for 0.5 s", 3),
+        ("drip_headers", "timed out: nothing came for 0.5 s", 3),
+        ("reset", "connection reset by peer", 3),
+        ("cut", f"cut off after 5000 of {len(BODY)} bytes", 3),
+        ("endless", "more than the limit of 1000000 bytes", 1),
+    ],
+)
+def test_what_goes_wrong(path: str, reason: str, requests: int, server: Server) -> None:
+    start = time.monotonic()
+    assert fetch(f"{server.url}/{path}", max_bytes=10**6) == reason
+    assert server.seen[f"/{path}"] == requests
+    assert time.monotonic() - start < 3 * 2 * TIMEOUT + 2
+
+
+@pytest.mark.parametrize("path", ["flaky", "cut_once", "slow", "redirect/redirect/ok"])
+def test_what_goes_well_in_the_end(path: str, server: Server) -> None:
+    assert fetch(f"{server.url}/{path}") == BODY
+
+
+def test_answers_that_are_none(server: Server) -> None:
+    assert isinstance(fetch(f"{server.url}/garbage"), str)
+    assert "redirect" in str(fetch(f"{server.url}/loop"))
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"])
+def test_redirects_lead_to_the_web_only(target: str, server: Server) -> None:
+    reason = fetch(f"{server.url}/redirect/{target}")
+    assert isinstance(reason, str)
+    assert server.seen.total() == 1
+
+
+def test_a_large_download(server: Server) -> None:
+    size = 9 * 2**20  # kept on the disk
+    Path(server.folder, "x.jpg").write_bytes(BODY * (size // len(BODY)))
+    assert len(fetch(f"{server.url}/file/x.jpg", timeout=10)) == size // len(BODY) * len(BODY)
+    assert fetch(f"{server.url}/file/x.jpg", max_bytes=size - 10**6) == (
+        f"more than the limit of {size - 10**6} bytes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1/x.jpg", "connection refused"),
+        ("http://127.0.0.1:port/x.jpg", "nonnumeric port"),
+        ("http:///x.jpg", "no host given"),
+        ("http://[::1/x.jpg", "Invalid IPv6 URL"),
+        ("http://" + "x" * 70 + ".invalid/x.jpg", ""),
+        ("http://ü" + "x" * 70 + ".invalid/x.jpg", "label"),
+        ("nothing://x/y.jpg", "nothing"),
+    ],
+)
+def test_addresses_that_lead_nowhere(
+    url: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    error = fetch(url, timeout=5)
+    assert isinstance(error, str)
+    assert reason in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_archives_over_http(
+    kind: str, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = f"{server.url}/file/{make(f'a.{kind}', MEMBERS)}?version=1"
+    sources = list(find([url]))
+    assert [source.path for source in sources] == [f"{url}::{name}" for name in MEMBERS]
+    assert list(map(result, sources)) == list(MEMBERS.values())
+    assert server.seen.total() == 1
+    assert count([url]) is None
+    assert server.seen.total() == 1
+    files = {f"{i}.jpg": random(i) for i in range(20)}
+    url = f"{server.url}/half/{make(f'b.{kind}', files)}"
+    sources = list(find([url], Search(timeout=TIMEOUT)))
+    errors = [source for source in sources if isinstance(result(source), str)]
+    assert len(errors) == 1
+    assert (len(sources) > 1) == (kind != "zip")
+    (source,) = find([f"{server.url}/missing.{kind}"])
+    assert result(source) == "the server says 404 Not Found"
+
+
+@pytest.fixture
+def memory() -> str:
+    """Address of a folder of its own in memory, as fsspec has it."""
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    top = f"/{uuid.uuid4().hex}"
+    for name, data in MEMBERS.items():
+        fs.pipe_file(f"{top}/{name}", data)
+    for name in ("notes.txt", ".hidden.jpg", ".git/x.jpg"):
+        fs.pipe_file(f"{top}/{name}", b"")
+    return f"memory:/{top}"
+
+
+def paths(*inputs: str, **search: Any) -> list[str]:
+    return [source.path for source in find(inputs, Search(**search))]
+
+
+def test_a_store(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    everything = {f"{memory}/{name}": data for name, data in MEMBERS.items()}
+    for url in (memory, f"{memory}/"):
+        assert {source.path: result(source) for source in find([url])} == everything
+    assert paths(memory, recursive=False) == [f"{memory}/cat.jpg"]
+    assert paths(memory, exclude=("deep",), include=("in/*",)) == [f"{memory}/in/dog.PNG"]
+    assert paths(f"{memory}/*.jpg") == [f"{memory}/cat.jpg"]
+    assert fetch(f"{memory}/in/dog.PNG") == MEMBERS["in/dog.PNG"]
+    assert fetch(f"{memory}/notes.txt") == b""
+    assert fetch(f"{memory}/none.jpg") == "no such file"
+    assert fetch(f"{memory}/none") == "no such file"
+    assert fetch(f"{memory}/*.webp") == "nothing matches this pattern"
+    assert fetch(f"{memory}/in/dog.PNG", max_bytes=10) == "more than the limit of 10 bytes"
+    monkeypatch.chdir(tmp_path)
+    fs = fsspec.filesystem("memory")
+    for kind in ("zip", "tar", "tar.gz"):
+        fs.pipe_file(f"{memory}/{kind}/a.{kind}", Path(make(f"a.{kind}", MEMBERS)).read_bytes())
+        sources = list(find([f"{memory}/{kind}/a.{kind}"]))
+        assert list(map(result, sources)) == list(MEMBERS.values())
+        assert sources[0].path == f"{memory}/{kind}/a.{kind}::cat.jpg"
+    large = random(1) * 500  # more than comes with the first request
+    fs.pipe_file(f"{memory}/large.jpg", large)
+    assert fetch(f"{memory}/large.jpg") == large
+
+
+def test_a_store_that_stalls(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    tries = []
+    monkeypatch.setattr(
+        MemoryFileSystem, "cat_file", lambda *args, **kwargs: tries.append(time.sleep(3))
+    )
+    assert fetch(f"{memory}/cat.jpg", timeout=0.1) == "timed out: nothing came for 0.1 s"
+
+
+def test_a_folder_of_a_store_that_can_not_be_listed(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    ls = MemoryFileSystem.ls
+
+    def refuse(self: Any, path: str, **options: Any) -> Any:
+        if path.endswith("/in"):
+            raise PermissionError("not for you")
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
+    sources = {source.path: result(source) for source in find([memory])}
+    assert sources == {
+        f"{memory}/cat.jpg": MEMBERS["cat.jpg"],
+        f"{memory}/in": "permission denied (not for you)",
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "url", "words"),
+    [
+        ("s3fs", "s3://bucket/x.jpg", 'pip install "cvt-cli[s3]"'),
+        ("gcsfs", "gs://bucket/x.jpg", 'pip install "cvt-cli[gcs]"'),
+        ("adlfs", "az://bucket/x.jpg", 'pip install "cvt-cli[azure]"'),
+        ("paramiko", "sftp://host/x.jpg", "paramiko"),
+    ],
+)
+def test_a_package_that_is_missing(package: str, url: str, words: str) -> None:
+    code = f"""if True:
+        import sys
+        sys.modules["{package}"] = None
+        from cvt_cli.images.find import find
+        (source,) = find(["{url}"])
+        source.open()"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
+    )
+    assert words in done.stderr.splitlines()[-1]
+
+
+def test_the_search_imports_nothing_heavy() -> None:
+    code = """if True:
+        import sys
+        from cvt_cli.images.find import find
+        list(find(["x.jpg", "-"]))
+        heavy = {"torch", "numpy", "huggingface_hub", "fsspec", "PIL", "urllib.request"}
+        sys.exit(str(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket at moto's S3 server, in the environment for the clients."""
+    pytest.importorskip("s3fs", reason='needs "cvt-cli[s3]"')
+    moto = pytest.importorskip("moto.server", reason="needs moto[server]")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", str(tmp_path_factory.mktemp("aws") / "none"))
+        connection = http.client.HTTPConnection(host, port)
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("x.jpg", b"in a zip")
+        objects = {f"photos/{name}": data for name, data in MEMBERS.items() if name.isascii()}
+        objects |= {"photos/": b"", "photos/empty.jpg": b"", "photos/n.txt": b"", "a.zip": b""}
+        objects["a.zip"] = archive.getvalue()
+        objects["large.jpg"] = random(1) * 500
+        for name, data in [("", b""), *objects.items()]:
+            connection.request("PUT", f"/bucket/{name}", data)
+            assert connection.getresponse().read() is not None
+        yield "s3://bucket"
+    server.stop()
+
+
+def test_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    folder = {f"{s3}/photos/{n}": data for n, data in MEMBERS.items() if n.isascii()}
+    empty = {f"{s3}/photos/empty.jpg": b""}
+    for url in (f"{s3}/photos/", f"{s3}/photos"):
+        found = {source.path: result(source) for source in find([url])}
+        assert found == folder | empty
+    assert count([f"{s3}/photos/"]) == 3
+    assert {source.path: result(source) for source in find([f"{s3}/photos/c*.jpg"])} == {
+        f"{s3}/photos/cat.jpg": MEMBERS["cat.jpg"]
+    }
+    assert fetch(f"{s3}/large.jpg", timeout=20) == random(1) * 500
+    assert fetch(f"{s3}/large.jpg", timeout=20, max_bytes=10**6).startswith("more than")
+    assert fetch(f"{s3}/none.jpg", timeout=20) == "no such file"
+    assert fetch("s3://nobucket/none.jpg", timeout=20) == "no such file"
+    assert fetch("s3://nobucket/none/", timeout=20) == "no such file"
+    (source,) = find([f"{s3}/a.zip"])
+    assert (source.path, result(source)) == (f"{s3}/a.zip::x.jpg", b"in a zip")
+
+
+def test_s3_that_stalls(s3: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{server.url}/mute")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    start = time.monotonic()
+    assert fetch("s3://bucket/x.jpg") == "timed out: nothing came for 0.5 s"
+    assert "timed out" in fetch("s3://bucket/folder/")
+    assert time.monotonic() - start < 10
+    s3fs.S3FileSystem.clear_instance_cache()
