@@ -1,0 +1,52 @@
+"""What answers at once must not wait for torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "numpy", "transformers", "huggingface_hub", "PIL", "safetensors"}
+
+# Runs the command line in a process of its own and says what it has imported by its end.
+CODE = """
+import atexit, os, sys
+def report():
+    sys.stderr.write(" ".join({name.partition(".")[0] for name in sys.modules}))
+    sys.stderr.flush()
+atexit.register(report)
+sys.argv = ["cvt", *sys.argv[1:]]
+from cvt_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["-h"],
+        ["--version"],
+        ["classify", "--help"],
+        [],
+        ["classify", "x.jpg", "--format", "nonsense"],
+        ["classify", "x.jpg", "-o", "x.nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    imported = set(done.stderr.splitlines()[-1].split())
+    assert {"cvt_cli", "typer"} <= imported
+    assert not imported & HEAVY
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, cvt_cli; print(' '.join(sys.modules)); cvt_cli.Classifier"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & HEAVY
