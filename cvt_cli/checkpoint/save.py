@@ -47,7 +47,8 @@ def save_checkpoint(
     values = config.to_dict() | {
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
-        "dtype": str(dtype).removeprefix("torch."),
+        # What `transformers` computes in, whatever the weights are stored in.
+        "dtype": "float32",
     }
     stored = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()

@@ -52,7 +52,7 @@ def evaluate(
     output: options.OutputOption = None,
     overwrite: options.OverwriteOption = False,
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
+    dtype: options.DtypeOption = "float32",
     batch_size: options.BatchSizeOption = 64,
     progress: options.ProgressOption = None,
 ) -> None:

@@ -112,7 +112,7 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with a training that was interrupted; the other options as before.",
+            help="Go on with a training that was interrupted; all options but --epochs as before.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -197,19 +197,21 @@ def train(
     _check_options(model, arch, crop, dtype, mixup + cutmix)
     _check_output(output, resume, overwrite)
 
+    from cvt_cli.training.dataset import find_dataset
+
+    dataset = find_dataset(data, val_fraction, seed)
+
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.devices import pick_device
     from cvt_cli.training.augment import Augmentation, require_kornia
-    from cvt_cli.training.data import find_dataset
     from cvt_cli.training.loop import Settings
     from cvt_cli.training.run import Training
     from cvt_cli.training.start import from_checkpoint, from_scratch, pick_crop
 
     require_kornia()
     torch_device = pick_device(device)
-    dataset = find_dataset(data, val_fraction, seed)
     if model is None:
         start = from_scratch(arch or "", dataset.labels, image_size, seed)
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cvt_cli import __version__
 from cvt_cli.model.config import CvtConfig
-from cvt_cli.training.data import Dataset
+from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.loop import Settings
 
 

@@ -161,11 +161,10 @@ class Trainer:
             torch.manual_seed(settings.seed * 1_000_003 + epoch)
         self.model.train()
         start = time.monotonic()
-        rate = 0.0
         for pixels, targets in self._train.batches(order[self._batch :]):
             # Batch norm has no statistics for a single image.
             if len(targets) > 1:
-                rate = self._step(pixels, targets)
+                self._step(pixels, targets)
             self._batch += 1
             on_batch(self._progress())
             if interrupted():
@@ -180,7 +179,7 @@ class Trainer:
             "train_loss": progress.loss,
             "train_accuracy": progress.accuracy,
             **self._validate(),
-            "learning_rate": rate,
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
             "images": progress.images,
             "unreadable": len(self._errors),
             "seconds": round(self._seconds, 3),
@@ -195,8 +194,7 @@ class Trainer:
         order = torch.randperm(len(self._train.samples), generator=generator)
         return list(order.split(self.settings.batch_size))[: self.batches_per_epoch]
 
-    def _step(self, pixels: Tensor, targets: Tensor) -> float:
-        """One batch; returns the learning rate that it had."""
+    def _step(self, pixels: Tensor, targets: Tensor) -> None:
         settings = self.settings
         x, soft_targets = self._augment(pixels.to(self._device), targets.to(self._device))
         steps = settings.epochs * self.batches_per_epoch
@@ -222,7 +220,6 @@ class Trainer:
         right = (logits.argmax(1) == soft_targets.argmax(1)).sum().item()
         for index, amount in enumerate((len(targets), value * len(targets), right)):
             self._sums[index] += amount
-        return rate
 
     def _progress(self) -> Progress:
         images, loss, right = self._sums
@@ -263,13 +260,14 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`.
+        """Go on from a `state`. The number of epochs may be another one than before: the learning
+        rate then follows the new schedule from here on.
 
         Raises:
             UsageError: if it belongs to other settings or other data; names what differs.
         """
         before, now = state["settings"], dataclasses.asdict(self.settings)
-        differing = [name for name in now if before.get(name) != now[name]]
+        differing = [k for k in now if k != "epochs" and before.get(k) != now[k]]
         if differing:
             name = differing[0]
             raise UsageError(

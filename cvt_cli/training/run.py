@@ -8,7 +8,8 @@ import torch
 
 from cvt_cli.checkpoint.save import save_checkpoint
 from cvt_cli.training.card import model_card
-from cvt_cli.training.data import Dataset, Images
+from cvt_cli.training.data import Images
+from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.loop import (
     METRICS,
     STATE,

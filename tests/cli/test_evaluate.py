@@ -1,0 +1,111 @@
+"""`cvt evaluate` as a user runs it."""
+
+import csv
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from tests.tiny import LABELS
+
+
+@pytest.fixture
+def model(tiny_cvt):
+    return tiny_cvt()
+
+
+@pytest.fixture
+def data(tmp_path, photos):
+    """Two photos of each of three labels, one a synonym, one in capitals; the truth is made up."""
+    folder = tmp_path / "data"
+    for number, name in enumerate(("goldfish", "Tiger_Shark", "hammerhead")):
+        (folder / name).mkdir(parents=True)
+        for copy in range(2):
+            image = Image.effect_noise((40, 40), 30 + 40 * number + 10 * copy).convert("RGB")
+            image.save(folder / name / f"{copy}.png")
+    return folder
+
+
+def predictions(run_cvt, model, folder):
+    records = run_cvt(
+        "classify", folder, "-m", model, "-f", "json", "--dtype", "float32", expect=0
+    ).json()
+    return {each["path"]: each["predictions"] for each in records}
+
+
+def test_the_figures_are_those_of_classify(run_cvt, model, data):
+    result = run_cvt("evaluate", data, "-m", model, "-f", "json", expect=0).json()
+    truth = {"goldfish": "goldfish", "Tiger_Shark": "tiger shark", "hammerhead": LABELS[4]}
+    found = predictions(run_cvt, model, data)
+    right = sum(best[0]["label"] == truth[path.split("/")[-2]] for path, best in found.items())
+    assert result["count"] == len(found) == 6
+    assert result["top1"] == pytest.approx(right / 6) and result["top5"] == 1.0
+    counts = {each["label"]: each["count"] for each in result["labels"] if each["count"]}
+    assert counts == dict.fromkeys(truth.values(), 2)
+    assert sum(each["count"] for each in result["confusions"]) == 6 - right
+    assert 0 <= result["ece"] <= 1 and result["unknown"] == [] and result["errors"] == []
+    assert result["run"]["dtype"] == "float32"
+
+
+def test_csv_has_a_row_a_label(run_cvt, model, data, tmp_path):
+    run_cvt("evaluate", data, "-m", model, "-o", "out.csv", expect=0)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    document = run_cvt("evaluate", data, "-m", model, "-f", "json", expect=0).json()
+    assert [row["label"] for row in rows] == [each["label"] for each in document["labels"]]
+    assert [int(row["correct"]) for row in rows] == [each["correct"] for each in document["labels"]]
+    done = run_cvt("evaluate", data, "-m", model, "-o", "out.csv", expect=2)
+    assert "--overwrite replaces it" in done.stderr
+
+
+def test_the_table_shows_accuracy_labels_and_confusions(run_cvt, model, data):
+    done = run_cvt("evaluate", data, "-m", model, columns=100, tty=True, expect=0)
+    for words in ("top-1 accuracy", "tiger shark", "precision", "taken for"):
+        assert words in done.stdout
+
+
+def test_a_table_of_labels_in_place_of_folders(run_cvt, model, data, tmp_path):
+    table = tmp_path / "truth.csv"
+    table.write_text(
+        "label,path\ngoldfish,goldfish/0.png\ntench,Tiger_Shark/1.png\nunicorn,goldfish/1.png\n"
+    )
+    done = run_cvt("evaluate", data, "--labels", table, "-m", model, "-f", "json", expect=0)
+    result = done.json()
+    assert result["count"] == 2
+    assert result["unknown"] == [
+        {"label": "unicorn", "count": 1, "reason": "not one of the model's labels"}
+    ]
+    assert "not counted: unicorn" in done.stderr
+
+
+def test_an_image_that_can_not_be_read_is_named_and_not_counted(run_cvt, model, data):
+    bad = data / "goldfish" / "2.png"
+    bad.write_bytes(b"")
+    done = run_cvt("evaluate", data, "-m", model, "-f", "json", expect=1)
+    result = json.loads(done.stdout)
+    assert result["count"] == 6
+    assert [each["path"] for each in result["errors"]] == [str(bad)]
+    assert "1 of 7 images could not be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,label\na.png,tench\n", "does not name the columns path,label"),
+        ("path,label\na.png,\n", "line 2: without a path or a label"),
+        ("path,label\n", "names no image"),
+        ("path,label\ngoldfish/0.png,unicorn\n", "none of the 1 labels is the model's"),
+        (None, "not readable as CSV"),
+    ],
+)
+def test_tables_that_say_nothing_are_refused(run_cvt, model, data, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "truth.csv").write_text(content)
+    done = run_cvt("evaluate", data, "--labels", "truth.csv", "-m", model, expect=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) in (1, 2)
+
+
+def test_a_folder_without_labels_is_refused(run_cvt, model, tmp_path):
+    (tmp_path / "flat").mkdir()
+    done = run_cvt("evaluate", "flat", "-m", model, expect=2)
+    assert "no images in sub-folders" in done.stderr

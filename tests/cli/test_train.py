@@ -1,0 +1,169 @@
+"""`cvt train` as a user runs it."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
+from tests.labelled import save_shapes, save_split
+
+FROM_SCRATCH = ("--arch", "cvt-tiny", "--batch-size", 8, "--dtype", "float32", "--device", "cpu")
+RESULT = {
+    "README.md",
+    "config.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "preprocessor_config.json",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(run_cvt):
+    # Equal numbers need as many threads in both runs; so small a network gains nothing from more.
+    run_cvt.env["OMP_NUM_THREADS"] = "1"
+
+
+def metrics(folder):
+    """The epochs' metrics, without what no two runs have in common."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+
+
+def wait_for(condition, seconds=100):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_third_epoch_ends_as_one_that_was_not(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=40)
+    options = ("train", data, *FROM_SCRATCH, "--epochs", 4, "--rand-augment", 5, "--cutmix", 0.2)
+    run_cvt(*options, "-o", "whole", expect=0)
+    killed = tmp_path / "killed"
+    process = run_cvt.start(*options, "-o", killed)
+    log = killed / "metrics.jsonl"
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert len(metrics(killed)) == 2 and (killed / "training.pt").exists()
+    done = run_cvt(*options, "-o", killed, "--resume", expect=0)
+    assert "going on after epoch 2 of 4" in done.stderr
+    whole = tmp_path / "whole"
+    assert metrics(killed) == metrics(whole)
+    weights = "model.safetensors"
+    assert (killed / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_exits_130(run_cvt, tmp_path, number):
+    data = save_split(tmp_path / "data", train=60)
+    options = ("train", data, *FROM_SCRATCH, "--epochs", 50)
+    process = run_cvt.start(*options, "-o", "out")
+    wait_for((tmp_path / "out" / "metrics.jsonl").exists)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume goes on" in errors and "Traceback" not in errors
+    assert (tmp_path / "out" / "training.pt").exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_the_bundled_model_on_two_labels(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=30, val=20)
+    (data / "train" / "circle" / "broken.png").write_bytes(b"\x89PNG broken")
+    start = time.monotonic()
+    done = run_cvt(
+        *("train", data, "-o", "mine", "--model", BUNDLED_MODEL, "--epochs", 8),
+        *("--batch-size", 10, "--lr", 0.001),
+        expect=0,
+    )
+    assert time.monotonic() - start < 60
+    assert done.stdout == "mine\n"
+    assert "61 images to train on, 40 to validate on, 2 labels" in done.stderr
+    assert "circle/broken.png" in done.stderr and "1 images could not be read" in done.stderr
+    assert done.stderr.count("images/s") == 8
+    result = tmp_path / "mine"
+    assert {path.name for path in result.iterdir()} == RESULT
+    # 40 coins land so often on one side once in a thousand times.
+    assert metrics(result)[-1]["val_accuracy"] > 0.75
+    evaluation = run_cvt("evaluate", data / "val", "--model", "mine", "-f", "json", expect=0).json()
+    assert evaluation["count"] == 40
+    assert evaluation["top1"] == pytest.approx(metrics(result)[-1]["val_accuracy"], abs=0.03)
+    card = (result / "README.md").read_text()
+    assert "cvt train" in card and "`circle`, `square`" in card
+
+
+def test_transformers_reads_the_result_with_equal_logits(run_cvt, tmp_path):
+    import torch
+    from PIL import Image
+    from transformers import pipeline
+
+    from cvt_cli.classifier import Classifier
+
+    data = save_shapes(tmp_path / "data", ("circle", "square", "bar"), count=5)
+    run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--val-fraction", 0, "--epochs", 1, expect=0)
+    theirs = pipeline("image-classification", str(tmp_path / "out"), device="cpu")
+    classifier = Classifier(str(tmp_path / "out"), device="cpu", dtype="float32")
+    for path in sorted(data.glob("*/00.png")):
+        with Image.open(path) as image:
+            expected = {each["label"]: each["score"] for each in theirs(image.convert("RGB"))}
+        found = {each.label: each.score for each in classifier(path).predictions}
+        assert found.keys() == expected.keys() == {"circle", "square", "bar"}
+        for label, score in found.items():
+            torch.testing.assert_close(score, expected[label], atol=1e-5, rtol=1e-4)
+    assert "val_accuracy" not in metrics(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--model or --arch"),
+        (("--model", BUNDLED_MODEL, "--arch", "cvt-tiny"), "--model or --arch"),
+        (("--arch", "cvt-99"), "cvt-99: no such architecture; one of cvt-13, cvt-21"),
+        (("--arch", "cvt-tiny", "--crop", "square"), "square: no such crop; one of auto, padded"),
+        (("--arch", "cvt-tiny", "--dtype", "int8"), "int8: no such dtype"),
+        (("--arch", "cvt-tiny", "--mixup", 0.7, "--cutmix", 0.7), "their sum is at most 1"),
+        (("--arch", "cvt-tiny", "--resume", "--overwrite"), "--resume goes on and --overwrite"),
+        (("--arch", "cvt-tiny"), "data: no such folder"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(run_cvt, tmp_path, options, message):
+    done = run_cvt("train", "data", "-o", "out", *options, expect=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: (data / "train" / "none").mkdir(), "train/none: a class without images"),
+        (lambda data: (data / "val" / "square").rename(data / "val" / "oval"), "named oval"),
+        (lambda data: (data / "train" / "square").rename(data / "x"), "1 class, two are the least"),
+    ],
+)
+def test_data_that_can_not_be_trained_on_is_refused(run_cvt, tmp_path, damage, message):
+    data = save_split(tmp_path / "data", train=2, val=2)
+    damage(data)
+    done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, expect=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_files_needs_a_word(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=4, val=2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, expect=2)
+    assert "out: not empty" in done.stderr
+    assert "--resume" in done.stderr and "--overwrite" in done.stderr
+    done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=2)
+    assert "nothing to resume" in done.stderr
+    run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--epochs", 1, "--overwrite", expect=0)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT | {"notes.txt"}

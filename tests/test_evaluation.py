@@ -1,0 +1,53 @@
+"""Figures, against ones that were worked out by hand."""
+
+import pytest
+
+from cvt_cli.errors import UsageError
+from cvt_cli.evaluation import evaluate
+from cvt_cli.records import Prediction, Record
+
+LABELS = ("a", "b", "c", "d", "e", "f")
+
+
+def record(best, score, *others):
+    rest = [Prediction(LABELS[index], 0.01, index) for index in others]
+    return Record("x.jpg", (Prediction(LABELS[best], score, best), *rest))
+
+
+def test_figures_by_hand():
+    records = [
+        record(0, 0.95, 1),
+        record(0, 0.95, 1),
+        record(1, 0.55, 0),
+        record(1, 0.85, 2),
+        Record("bad.jpg", error="empty file"),
+        record(2, 0.85, 3, 4, 5, 1),
+    ]
+    result = evaluate(records, [0, 1, 0, 1, 2, 0], LABELS)
+    assert result.count == 5 and [each.path for each in result.errors] == ["bad.jpg"]
+    assert result.top1 == pytest.approx(2 / 5)
+    assert result.top5 == pytest.approx(4 / 5)
+    a, b, c = result.labels
+    assert (a.label, a.count, a.predicted, a.correct) == ("a", 3, 2, 1)
+    assert (a.precision, a.recall) == (0.5, pytest.approx(1 / 3))
+    assert (b.precision, b.recall) == (0.5, 0.5)
+    assert (c.count, c.precision, c.recall) == (0, 0.0, None)
+    pairs = [(each.label, each.predicted, each.count) for each in result.confusions]
+    assert pairs == [("a", "b", 1), ("a", "c", 1), ("b", "a", 1)]
+    # Bins of a fifteenth: 0.95 twice, one right; 0.55 wrong; 0.85 twice, one right.
+    assert result.ece == pytest.approx((abs(1.9 - 1) + 0.55 + abs(1.7 - 1)) / 5)
+
+
+def test_perfect_and_certain_is_calibrated():
+    result = evaluate([record(1, 1.0)] * 3, [1] * 3, LABELS)
+    assert (result.top1, result.top5, result.ece) == (1.0, 1.0, 0.0)
+    assert result.confusions == ()
+
+
+def test_only_the_first_five_count():
+    assert evaluate([record(1, 0.9, 2, 3, 4, 5, 0)], [0], LABELS).top5 == 0.0
+
+
+def test_nothing_readable():
+    with pytest.raises(UsageError, match="none of 1 images could be read: empty file"):
+        evaluate([Record("bad.jpg", error="empty file")], [0], LABELS)

@@ -1,0 +1,95 @@
+"""Random changes of batches."""
+
+import builtins
+
+import pytest
+import torch
+
+from cvt_cli.errors import UsageError
+from cvt_cli.training.augment import Augmentation, Augmenter
+
+NOTHING = Augmentation(crop="none", flip=False)
+
+
+def batch(count=8, size=16):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, size, size, 3), generator=generator, dtype=torch.uint8)
+    return pixels, torch.arange(count) % 3
+
+
+def augment(augmentation, size=16, smoothing=0.0, seed=0):
+    torch.manual_seed(seed)
+    return Augmenter(augmentation, (size, size), 3, smoothing)(*batch())
+
+
+def test_nothing_changes_nothing():
+    pixels, targets = augment(NOTHING)
+    torch.testing.assert_close(pixels, batch()[0].float(), atol=1e-3, rtol=0)
+    assert targets.argmax(1).tolist() == batch()[1].tolist()
+
+
+def test_label_smoothing_spreads_its_share():
+    _, targets = augment(NOTHING, smoothing=0.3)
+    assert targets[0].tolist() == pytest.approx([0.8, 0.1, 0.1])
+
+
+def test_flip_mirrors_some_images_and_nothing_else():
+    pixels, _ = augment(Augmentation(crop="none", flip=True))
+    before = batch()[0].float()
+    kept = [torch.allclose(a, b, atol=1e-3) for a, b in zip(pixels, before, strict=True)]
+    flipped = [torch.allclose(a, b.flip(1), atol=1e-3) for a, b in zip(pixels, before, strict=True)]
+    assert all(k != f for k, f in zip(kept, flipped, strict=True))
+    assert any(kept) and any(flipped)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(crop="padded"),
+        Augmentation(crop="resized"),
+        Augmentation(rand_augment=9),
+        Augmentation(mixup=0.5, cutmix=0.5),
+    ],
+)
+def test_every_kind_is_a_function_of_the_seed(augmentation):
+    pixels, targets = augment(augmentation)
+    assert pixels.shape == (8, 16, 16, 3) and pixels.min() >= 0 and pixels.max() <= 255.01
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    again = augment(augmentation)
+    assert (pixels == again[0]).all() and (targets == again[1]).all()
+    assert (pixels != augment(augmentation, seed=1)[0]).any()
+
+
+def test_resized_crop_makes_the_size_that_is_asked_for():
+    assert augment(Augmentation(crop="resized"), size=12)[0].shape == (8, 12, 12, 3)
+
+
+def test_mixup_blends_pixels_and_targets_alike():
+    pixels, targets = augment(Augmentation(crop="none", flip=False, mixup=1.0))
+    before, labels = batch()
+    before = before.float()
+    matched = 0
+    for image, soft, own, label in zip(pixels, targets, before, labels, strict=True):
+        for other, second in zip(before, labels, strict=True):
+            share = (image - own).flatten() @ (other - own).flatten()
+            share = share / ((other - own).square().sum() + 1e-9)
+            blend = own + share * (other - own)
+            if label != second and 0.01 < share < 1 and torch.allclose(image, blend, atol=0.1):
+                assert soft[second] == pytest.approx(share.item(), abs=1e-3)
+                assert soft[label] == pytest.approx(1 - share.item(), abs=1e-3)
+                matched += 1
+    assert matched
+
+
+def test_without_kornia_the_error_says_how_to_get_it(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("kornia"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(UsageError) as error:
+        augment(NOTHING)
+    assert error.value.hint == 'pip install "cvt-cli[train]"'

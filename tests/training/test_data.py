@@ -1,0 +1,100 @@
+"""What a folder of labelled images means, and the batches that come of it."""
+
+import pytest
+import torch
+
+from cvt_cli.errors import UsageError
+from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.training import data
+from cvt_cli.training.data import Images
+from cvt_cli.training.dataset import find_dataset
+from tests.labelled import save_shapes, save_split
+
+RULE = Preprocessing(resize_to=(16, 16), shortest_edge=None, crop=None)
+
+
+def targets(samples):
+    return [sample.target for sample in samples]
+
+
+def test_train_and_val(tmp_path):
+    dataset = find_dataset(save_split(tmp_path), None, seed=0)
+    assert dataset.labels == ("circle", "square")
+    assert targets(dataset.train) == [0] * 12 + [1] * 12
+    assert targets(dataset.val) == [0] * 6 + [1] * 6
+
+
+def test_test_folder_validates_where_there_is_no_val(tmp_path):
+    save_split(tmp_path)
+    (tmp_path / "val").rename(tmp_path / "test")
+    assert len(find_dataset(tmp_path, None, seed=0).val) == 12
+
+
+def test_fraction_splits_every_class_alike_and_by_the_seed(tmp_path):
+    save_shapes(tmp_path, count=10)
+    dataset = find_dataset(tmp_path, 0.3, seed=0)
+    assert targets(dataset.val) == [0] * 3 + [1] * 3
+    paths = {sample.source.path for sample in (*dataset.train, *dataset.val)}
+    assert len(paths) == 20
+    assert find_dataset(tmp_path, 0.3, seed=0).val != ()
+    same, other = (find_dataset(tmp_path, 0.3, seed=seed) for seed in (0, 1))
+    chosen = [sample.source.path for sample in dataset.val]
+    assert [sample.source.path for sample in same.val] == chosen
+    assert [sample.source.path for sample in other.val] != chosen
+
+
+def test_a_fraction_of_few_images_leaves_some_to_train_on(tmp_path):
+    save_shapes(tmp_path, count=2)
+    dataset = find_dataset(tmp_path, 0.9, seed=0)
+    assert (len(dataset.train), len(dataset.val)) == (2, 2)
+    assert find_dataset(tmp_path, 0.0, seed=0).val == ()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "train" / "empty").mkdir(), "train/empty: a class without images"),
+        (lambda d: save_shapes(d / "val", ["bar"]), "training has no class named bar"),
+        (lambda d: (d / "train" / "square").rename(d / "gone"), "1 class, two are the least"),
+        (lambda d: (d / "val").rename(d / "other"), "no val/ or test/ beside train/"),
+        (lambda d: (d / "train").rename(d / "other"), "has no train/ and val/"),
+    ],
+)
+def test_what_can_not_be_trained_on(tmp_path, damage, message):
+    save_split(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        find_dataset(tmp_path, None, seed=0)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**30])
+def test_batches_leave_out_and_name_what_can_not_be_read(tmp_path, monkeypatch, cache_bytes):
+    monkeypatch.setattr(data, "CACHE_BYTES", cache_bytes)
+    save_shapes(tmp_path, count=3)
+    bad = tmp_path / "square" / "01.png"
+    bad.write_bytes(b"not an image")
+    samples = find_dataset(tmp_path, 0.0, seed=0).train
+    errors = {}
+    images = Images(samples, RULE, errors)
+    order = [torch.tensor([5, 0]), torch.tensor([4]), torch.tensor([4, 2, 1])]
+    for _ in range(2):  # the second time from the cache, if there is one
+        batches = list(images.batches(order))
+        assert [batch[1].tolist() for batch in batches] == [[1, 0], [], [0, 0]]
+        assert [tuple(batch[0].shape) for batch in batches] == [
+            (2, 16, 16, 3),
+            (0, 16, 16, 3),
+            (2, 16, 16, 3),
+        ]
+        with samples[2].source.open() as file:
+            expected = RULE.pixels(data.decode(file))
+        assert (batches[2][0][0].numpy() == expected).all()
+    assert list(errors) == [str(bad)]
+
+
+def test_what_fits_is_decoded_once(tmp_path, monkeypatch):
+    save_shapes(tmp_path, count=3)
+    images = Images(find_dataset(tmp_path, 0.0, seed=0).train, RULE, {})
+    first = [batch[0] for batch in images.batches([torch.arange(6)])]
+    monkeypatch.setattr(data, "decode", None)
+    again = [batch[0] for batch in images.batches([torch.arange(6)])]
+    assert (first[0] == again[0]).all()

@@ -1,0 +1,226 @@
+"""The loop: it learns, and a run that is cut anywhere ends as one that is not."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.model.config import CvtConfig
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.training.augment import Augmentation
+from cvt_cli.training.data import Images
+from cvt_cli.training.dataset import find_dataset
+from cvt_cli.training.loop import (
+    METRICS,
+    STATE,
+    Settings,
+    Trainer,
+    deferred_interrupts,
+    load_state,
+    save_state,
+)
+from tests.labelled import save_split
+
+SMALL = CvtConfig(
+    embed_dim=(16, 16, 32),
+    num_heads=(1, 1, 1),
+    depth=(1, 1, 1),
+    drop_path_rate=(0.0, 0.0, 0.2),
+    patch_sizes=(3, 3, 3),
+    patch_stride=(2, 2, 2),
+    patch_padding=(1, 1, 1),
+    initializer_range=0.1,
+    num_labels=2,
+)
+RULE = Preprocessing(resize_to=(16, 16), shortest_edge=None, crop=None)
+SETTINGS = Settings(
+    epochs=3,
+    batch_size=6,
+    learning_rate=3e-3,
+    weight_decay=0.05,
+    warmup_epochs=1.0,
+    label_smoothing=0.1,
+    clip_norm=1.0,
+    ema_decay=0.99,
+    seed=0,
+    dtype="float32",
+    augmentation=Augmentation(mixup=0.3, cutmix=0.3),
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return find_dataset(save_split(tmp_path_factory.mktemp("shapes")), None, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    # So small a network gains nothing from more.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def trainer_for(dataset, **changes):
+    torch.manual_seed(0)
+    errors = {}
+    return Trainer(
+        Cvt(SMALL),
+        Images(dataset.train, RULE, errors),
+        Images(dataset.val, RULE, errors),
+        errors,
+        RULE,
+        replace(SETTINGS, **changes),
+        CPU,
+    )
+
+
+def run(trainer, stop_after=None):
+    """All epochs; interrupted after so many batches."""
+    batches = 0
+
+    def count(progress):
+        nonlocal batches
+        batches += 1
+
+    while trainer.epochs_done < trainer.settings.epochs:
+        trainer.epoch(count, lambda: batches == stop_after)
+
+
+def without_times(history):
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in metrics.items() if k not in timed} for metrics in history]
+
+
+def assert_equal_weights(trainer, other):
+    for name, value in trainer.average.state.items():
+        assert torch.equal(value, other.average.state[name]), name
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole_run(dataset):
+    trainer = trainer_for(dataset)
+    run(trainer)
+    return trainer
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
+    dataset, whole_run, tmp_path, stop_after
+):
+    first = trainer_for(dataset)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, stop_after)
+    save_state(tmp_path, first)
+    second = trainer_for(dataset)
+    torch.manual_seed(99)
+    second.restore(load_state(tmp_path))
+    assert second.epochs_done == stop_after // 4 - (stop_after == 4)
+    run(second)
+    assert without_times(second.history) == without_times(whole_run.history)
+    assert_equal_weights(second, whole_run)
+
+
+def test_the_seed_decides(dataset, whole_run):
+    other = trainer_for(dataset, seed=1)
+    run(other)
+    assert without_times(other.history) != without_times(whole_run.history)
+
+
+def test_it_learns(dataset):
+    trainer = trainer_for(dataset, epochs=15, ema_decay=0.5, augmentation=Augmentation())
+    run(trainer)
+    assert trainer.history[0]["train_loss"] > trainer.history[-1]["train_loss"]
+    assert trainer.history[-1]["val_accuracy"] >= 0.9
+
+
+def test_a_resumed_run_may_have_another_number_of_epochs(dataset, tmp_path):
+    first = trainer_for(dataset, epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, stop_after=5)
+    save_state(tmp_path, first)
+    second = trainer_for(dataset, epochs=2)
+    second.restore(load_state(tmp_path))
+    run(second)
+    assert second.epochs_done == 2
+    assert second.history[-1]["learning_rate"] < first.history[0]["learning_rate"]
+
+
+def test_metrics_are_a_line_an_epoch(dataset, whole_run, tmp_path):
+    save_state(tmp_path, whole_run)
+    lines = (tmp_path / METRICS).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == whole_run.history
+    assert [metrics["epoch"] for metrics in whole_run.history] == [1, 2, 3]
+    last = whole_run.history[-1]
+    assert last["images"] == 24 and last["unreadable"] == 0
+    assert {"train_loss", "train_accuracy", "val_loss", "val_accuracy"} <= last.keys()
+
+
+def test_a_state_of_other_settings_or_data_is_refused(dataset, whole_run, tmp_path):
+    save_state(tmp_path, whole_run)
+    state = load_state(tmp_path)
+    with pytest.raises(UsageError, match=r"had learning_rate = 0\.003, not 0\.1"):
+        trainer_for(dataset, learning_rate=0.1).restore(state)
+    fewer = replace(dataset, train=dataset.train[:-1])
+    with pytest.raises(UsageError, match="had 24 training images, now there are 23"):
+        trainer_for(fewer).restore(state)
+
+
+def test_a_corrupt_state_is_no_state(tmp_path):
+    assert load_state(tmp_path) is None
+    (tmp_path / STATE).write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(CvtError, match="not the state of a training"):
+        load_state(tmp_path)
+
+
+def test_a_state_is_replaced_whole_or_not_at_all(dataset, whole_run, tmp_path, monkeypatch):
+    save_state(tmp_path, whole_run)
+    before = (tmp_path / STATE).read_bytes()
+
+    def full_disk(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(tmp_path, whole_run)
+    assert (tmp_path / STATE).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS, STATE]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(dataset):
+    trainer = trainer_for(dataset)
+    with torch.no_grad():
+        trainer.model.head.bias.fill_(float("nan"))
+    with pytest.raises(CvtError, match="the loss is nan in epoch 1"):
+        run(trainer)
+
+
+def test_nothing_readable_is_an_error(dataset, tmp_path):
+    folder = save_split(tmp_path)
+    for path in folder.glob("train/*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(CvtError, match="no training image could be read"):
+        run(trainer_for(find_dataset(Path(folder), None, seed=0)))
+
+
+def test_the_first_interrupt_waits_and_the_second_does_not():
+    import os
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM)
+    with deferred_interrupts() as event:
+        assert not event.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert event.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
