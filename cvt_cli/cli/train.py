@@ -34,8 +34,8 @@ AUGMENTATION = "Augmentation"
 
 CROPS = ("auto", "padded", "resized", "none")
 DTYPES = ("auto", "bfloat16", "float32")
-# The learning rates that a batch of 64 to 128 images bears.
-SCRATCH_LR = 2e-3
+# The learning rates that batches of 64 to 128 images bear.
+SCRATCH_LR = 1e-3
 FINE_TUNE_LR = 2e-4
 NAMED_ERRORS = 10
 
@@ -308,6 +308,7 @@ def _run(training: "Training", quiet: bool) -> None:
                 unit="img",
                 disable=quiet or not sys.stderr.isatty(),
                 dynamic_ncols=True,
+                leave=False,  # a line follows
                 file=sys.stderr,
             )
             try:
@@ -345,4 +346,7 @@ def _name_errors(errors: list[tuple[str, str]]) -> None:
         say(f"left out: {path}: {reason}")
     if errors:
         more = len(errors) - NAMED_ERRORS
-        say(f"{len(errors)} images could not be read{f', {more} not named' if more > 0 else ''}")
+        say(
+            f"{len(errors)} image{'s' * (len(errors) > 1)} could not be read"
+            f"{f', {more} not named' * (more > 0)}"
+        )

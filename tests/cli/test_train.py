@@ -87,7 +87,7 @@ def test_fine_tuning_the_bundled_model_on_two_labels(run_cvt, tmp_path):
     assert time.monotonic() - start < 60
     assert done.stdout == "mine\n"
     assert "61 images to train on, 40 to validate on, 2 labels" in done.stderr
-    assert "circle/broken.png" in done.stderr and "1 images could not be read" in done.stderr
+    assert "circle/broken.png" in done.stderr and "1 image could not be read" in done.stderr
     assert done.stderr.count("images/s") == 8
     result = tmp_path / "mine"
     assert {path.name for path in result.iterdir()} == RESULT
