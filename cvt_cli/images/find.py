@@ -76,7 +76,7 @@ def check(inputs: Sequence[str], search: Search) -> None:
     listed = search.files_from
     if listed is None:
         if not inputs:
-            raise UsageError("no inputs", hint="name files or folders, or use --files-from")
+            raise UsageError("no image is named", hint="name files or folders, or use --files-from")
     elif listed == STDIN:
         if STDIN in inputs:
             raise UsageError("standard input can't be the image (-) and the list of names both")

@@ -1,13 +1,26 @@
 """What was typed becomes a stream of sources."""
 
+import errno
 import io
 import os
+import socket
+import subprocess
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cvt_cli.errors import ImageError
-from cvt_cli.images.find import IMAGE_SUFFIXES, Source, find
+from cvt_cli.errors import ImageError, UsageError
+from cvt_cli.images.find import (
+    IMAGE_SUFFIXES,
+    Search,
+    Source,
+    check,
+    count,
+    find,
+    remaining,
+)
 from tests.photos import picture
 
 
@@ -25,8 +38,8 @@ def touch(folder: Path, *names: str) -> None:
         path.write_bytes(name.encode())
 
 
-def paths(*inputs: str) -> list[str]:
-    return [source.path for source in find(inputs)]
+def paths(*inputs: str, **search: Any) -> list[str]:
+    return [source.path for source in find(inputs, Search(**search))]
 
 
 def why(source: Source) -> str:
@@ -156,3 +169,254 @@ def test_the_search_is_lazy(folder: Path) -> None:
     assert next(stream).path == "missing.jpg"
     touch(folder, "q/late.jpg")
     assert [source.path for source in stream][-1] == "q/late.jpg"
+
+
+def test_paths_come_once(folder: Path) -> None:
+    touch(folder, "p/a.jpg", "p/b.jpg")
+    assert paths("p/b.jpg", "p", "./p//a.jpg", "p/*.jpg", "-", "-") == ["p/b.jpg", "p/a.jpg", "-"]
+    # Twice in one folder is not the same path twice.
+    (folder / "p/c.jpg").symlink_to(folder / "p/a.jpg")
+    assert paths("p") == ["p/a.jpg", "p/b.jpg", "p/c.jpg"]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(folder: Path) -> None:
+    touch(folder, "p/x.jpg", "q/y.jpg")
+    (folder / "p/q").symlink_to(folder / "q", target_is_directory=True)
+    (folder / "p/here").symlink_to(folder / "p", target_is_directory=True)
+    (folder / "q/up").symlink_to(folder, target_is_directory=True)
+    assert paths("p") == ["p/q/y.jpg", "p/x.jpg"]
+    assert paths("**/*.jpg") == ["p/x.jpg", "p/q/y.jpg", "q/y.jpg"]
+
+
+def test_folders_deeper_than_calls_can_be(folder: Path) -> None:
+    deep = "d/" * 1200
+    inside = os.open(".", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=inside)
+        outside, inside = inside, os.open("d", os.O_RDONLY, dir_fd=inside)
+        os.close(outside)
+    os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=inside))
+    os.close(inside)
+    try:
+        assert paths("d") == paths("**/*.jpg") == [f"{deep}x.jpg"]
+    finally:
+        # Deeper than pytest can clean up, too.
+        subprocess.run(["rm", "-r", "d"], check=True)
+
+
+def test_not_recursive(folder: Path) -> None:
+    touch(folder, "p/x.jpg", "p/q/y.jpg")
+    assert paths("p", "p/q", recursive=False) == ["p/x.jpg", "p/q/y.jpg"]
+
+
+def test_include_and_exclude(folder: Path) -> None:
+    touch(folder, "p/cat.jpg", "p/cat.txt", "p/dog.png", "p/raw/cat.dat", "p/raw/dog.dat")
+    assert paths("p", include=("cat*",)) == ["p/cat.jpg"]
+    assert paths("p", include=("*.dat",)) == ["p/raw/cat.dat", "p/raw/dog.dat"]
+    assert paths("p", include=("raw/c*.dat", "dog.*")) == [
+        *("p/dog.png", "p/raw/cat.dat", "p/raw/dog.dat"),
+    ]
+    assert paths("p", exclude=("c*", "raw")) == ["p/dog.png"]
+    assert paths("p", include=("*.dat",), exclude=("raw/dog*",)) == ["p/raw/cat.dat"]
+    # What is named outright is meant.
+    assert paths("p/cat.txt", "p/raw", include=("*.jpg",), exclude=("*",)) == ["p/cat.txt", "p/raw"]
+
+
+def test_patterns(folder: Path) -> None:
+    touch(folder, "p/b.png", "p/a.png", "p/a.txt", "p/.h.png", "p/q/c.png", "p/.q/d.png", "p/q/e")
+    assert paths("p/*.png") == ["p/a.png", "p/b.png"]
+    assert paths("p/**/*.png") == ["p/a.png", "p/b.png", "p/q/c.png"]
+    assert paths("**/*.png") == paths("p/**/*.png")
+    assert paths("**/**/*.png") == paths("p/**/*.png")
+    assert paths("p/[ab].*") == ["p/a.png", "p/a.txt", "p/b.png"]
+    assert paths("p/.*.png") == ["p/.h.png"]
+    assert paths("p/q/?") == ["p/q/e"]
+    assert paths("*/q") == ["p/q/c.png"]
+    assert paths(f"{folder}/p/*.txt") == [f"{folder}/p/a.txt"]
+    assert paths("p/**") == ["p/a.png", "p/a.txt", "p/b.png", "p/q/c.png", "p/q/e"]
+
+
+@pytest.mark.parametrize("pattern", ["*.webp", "p/*.webp", "none/**/*.png", "[", "{1..3}*.jpg"])
+def test_a_pattern_without_a_match(pattern: str, folder: Path) -> None:
+    touch(folder, "p/b.png")
+    for source in find([pattern]):
+        assert why(source) == "nothing matches this pattern"
+    assert paths(pattern) == (
+        [pattern] if "{" not in pattern else [f"{number}*.jpg" for number in (1, 2, 3)]
+    )
+
+
+def test_a_file_of_that_very_name_comes_first(folder: Path) -> None:
+    names = ["a[1].jpg", "*.png", "{1..2}.jpg"]
+    touch(folder, *names, "a1.jpg", "x.png", "1.jpg", "2.jpg")
+    assert paths(*names) == names
+
+
+def test_ranges(folder: Path) -> None:
+    assert paths("{8..11}.jpg") == ["8.jpg", "9.jpg", "10.jpg", "11.jpg"]
+    assert paths("{008..10}.jpg") == ["008.jpg", "009.jpg", "010.jpg"]
+    assert paths("{2..0}{0..1}") == ["20", "21", "10", "11", "00", "01"]
+    assert paths("{-1..1}.jpg") == ["-1.jpg", "0.jpg", "1.jpg"]
+    assert paths("{a..c}.jpg", "{1..}.jpg") == ["{a..c}.jpg", "{1..}.jpg"]
+    assert next(find(["{0..999999999999999999}.jpg"])).path == "0.jpg"
+    touch(folder, "s1/a.jpg", "s2/b.jpg")
+    assert paths("s{1..2}") == paths("s{1..2}/*.jpg") == ["s1/a.jpg", "s2/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("content", "null"),
+    [
+        (b"a.jpg\nb c.jpg\n\np\n", False),
+        (b"a.jpg\r\nb c.jpg\r\np", False),
+        (b"\xef\xbb\xbfa.jpg\nb c.jpg\np\n\n", False),
+        (b"a.jpg\0b c.jpg\0p\0", True),
+        (b"a.jpg\0b c.jpg\0\0p", True),
+    ],
+)
+def test_a_list_of_names(content: bytes, null: bool, folder: Path) -> None:
+    touch(folder, "p/d.jpg")
+    (folder / "list").write_bytes(content)
+    found = paths(files_from="list", null=null)
+    assert found == ["a.jpg", "b c.jpg", "p/d.jpg"]
+    assert count([], Search(files_from="list", null=null)) == 3
+    assert paths("z.jpg", "a.jpg", files_from="list", null=null)[:3] == ["z.jpg", *found[:2]][:3]
+
+
+def test_names_in_a_list_are_meant_literally(folder: Path) -> None:
+    names = ["*.jpg", "{1..3}.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), " x.jpg "]
+    touch(folder, "there.jpg")
+    (folder / "list").write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
+    assert paths(files_from="list", null=True) == names
+
+
+def test_a_list_on_standard_input_is_read_as_it_comes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.pipe()
+    with open(ours, "rb") as stdin, open(theirs, "wb", buffering=0) as writer:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
+        search = Search(files_from="-")
+        assert count([], search) is None
+        writer.write(b"a.jpg\nb.j")
+        stream = find([], search)
+        assert next(stream).path == "a.jpg"
+        writer.write(b"pg\n-\n")
+        assert next(stream).path == "b.jpg"
+        assert why(next(stream)) == "standard input is the list of names"
+        writer.close()
+        assert list(stream) == []
+
+
+def test_lists_that_are_none(folder: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        check([], Search(files_from="none"))
+    with pytest.raises(UsageError, match="folder"):
+        check([], Search(files_from="."))
+    with pytest.raises(UsageError, match="both"):
+        check(["-"], Search(files_from="-"))
+    with pytest.raises(UsageError, match="no image"):
+        check([], Search())
+    check([], Search(files_from="-"))
+    (folder / "list").write_bytes(b"a.jpg\n" + bytes(3 * 2**20))
+    first, second = find([], Search(files_from="list"))
+    assert (first.path, second.path) == ("a.jpg", "list")
+    assert "is this a list" in why(second)
+    (folder / "list").write_bytes(b"")
+    assert paths(files_from="list") == []
+
+
+def test_names_of_any_length(folder: Path) -> None:
+    names = ["x" * 100_000, "y/" * 50_000, "?" * 100_000]
+    (folder / "list").write_text("\n".join(names))
+    sources = list(find([], Search(files_from="list")))
+    assert [source.path for source in sources] == names
+    assert {why(source) for source in sources} == {"file name too long"}
+    (folder / "list").unlink()
+    assert [source.path for source in find(names)] == names
+
+
+def test_what_is_no_file_is_not_opened(folder: Path) -> None:
+    os.mkfifo("fifo.zip")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.jpg")
+        for source in find(["socket.jpg", "/dev/zero", "/dev/tty", "fifo.zip"]):
+            assert why(source) == "not a regular file"
+
+
+def test_open_files_of_the_shell(folder: Path) -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b"an image")
+    os.close(theirs)
+    (source,) = find([f"/dev/fd/{ours}"], Search(max_bytes=8))
+    assert source.open().read() == b"an image"
+    os.close(ours)
+    assert "no such file" in why(source)
+
+
+def test_standard_input_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BytesIO(b"x" * 101)
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    assert why(next(find(["/dev/stdin"], Search(max_bytes=100)))).startswith("more than the limit")
+    monkeypatch.setattr("sys.stdin", None)
+    assert why(next(find(["-"]))) == "standard input is closed"
+
+
+def test_a_folder_that_can_not_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(folder, "p/a.jpg", "p/q/b.jpg", "p/z.jpg")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path == "p/q":  # a mode would not keep root out
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    first, second, third = find(["p"])
+    assert [first.path, second.path, third.path] == ["p/a.jpg", "p/q", "p/z.jpg"]
+    assert why(second) == "permission denied"
+
+
+def test_local_addresses(folder: Path) -> None:
+    touch(folder, "a b.jpg", "p/c.jpg")
+    url = f"file://{folder}/a%20b.jpg"
+    (source,) = find([url])
+    assert (source.path, source.open().read()) == (url, b"a b.jpg")
+    assert paths(f"file://localhost{folder}/p") == [f"{folder}/p/c.jpg"]
+
+
+def test_counting(folder: Path) -> None:
+    touch(folder, "p/a.jpg", "p/q/b.jpg", "c.jpg")
+    assert count(["p", "c.jpg", "p", "none.jpg", "-", "https://example.org/x.jpg"]) == 6
+    assert count(["p"], Search(recursive=False)) == 1
+
+
+def test_a_folder_is_searched_without_a_memory(folder: Path) -> None:
+    (folder / "p").mkdir()
+    peaks = []
+    for start, end in ((0, 10), (10, 3000)):
+        for number in range(start, end):
+            (folder / f"p/{number:050}").mkdir()
+            (folder / f"p/{number:050}/x.jpg").touch()
+        tracemalloc.start()
+        assert sum(1 for _ in find(["p"])) == end
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The names in one folder are held, to sort them; nothing else is.
+    assert peaks[1] - peaks[0] < 3000 * 300
+
+
+def test_what_remains(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    typed = [f"{number}.jpg" for number in range(8)]
+    stream, again = remaining(lambda: find(typed), typed[:5], 2)
+    assert ([source.path for source in stream], again) == (typed[4:], 1)
+    assert not recwarn.list
+    # Standard input can be read but once, also where it is not what it was.
+    searches = [find(typed)]
+    with pytest.warns(UserWarning, match="changed"):
+        stream, again = remaining(searches.pop, ["0.jpg", "gone.jpg", "3.jpg"], 2)
+    assert ([source.path for source in stream], again) == (
+        [path for path in typed if path not in ("0.jpg", "3.jpg")],
+        0,
+    )
