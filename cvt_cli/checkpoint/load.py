@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.layouts import LAYOUTS, config_from_shapes
 from cvt_cli.checkpoint.resolve import ResolvedFiles
-from cvt_cli.errors import ModelError
+from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
-from cvt_cli.model.config import CvtConfig
+from cvt_cli.model.config import ACTIVATIONS, CvtConfig
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,12 @@ def load(files: ResolvedFiles, hidden_act: str | None = None) -> Checkpoint:
 
     Raises:
         ModelError: if a file is corrupt, or this is no CvT.
+        UsageError: if there is no such activation.
     """
+    if hidden_act not in (None, *ACTIVATIONS):
+        raise UsageError(
+            f"{hidden_act}: no such activation", hint=f"one of {', '.join(ACTIVATIONS)}"
+        )
     if files.config is None:
         checkpoint = _from_weights_alone(files)
     else:

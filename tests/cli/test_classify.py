@@ -1,0 +1,337 @@
+"""`cvt classify` as a user runs it."""
+
+import csv
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from tests.conftest import RunCvt
+from tests.hub_server import HubServer
+from tests.photos import PHOTOS, picture
+from tests.tiny import LABELS
+
+TinyCvt = Callable[..., Path]
+REPO = "someone/small-cvt"
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_cvt: TinyCvt) -> Path:
+    return tiny_cvt()
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    picture().save(tmp_path / "cat.jpg")
+    return tmp_path / "cat.jpg"
+
+
+def pipeline(model: Path, files: list[Path]) -> list[list[dict[str, Any]]]:
+    """What `transformers` says, from its Pillow backend."""
+    from transformers import AutoImageProcessor, CvtForImageClassification
+    from transformers import pipeline as make
+
+    processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+    assert type(processor).__name__.endswith("Pil")
+    network = CvtForImageClassification.from_pretrained(model)
+    classify = make("image-classification", model=network, image_processor=processor)
+    return [classify(str(file), top_k=5) for file in files]
+
+
+# --- the answer
+
+
+@pytest.mark.parametrize("processor", ["convnext", "vit"])
+def test_equal_to_the_pipeline_of_transformers(
+    processor: str, run_cvt: RunCvt, photos: dict[str, Path], tiny_cvt: TinyCvt
+) -> None:
+    folder = tiny_cvt(processor=processor)
+    files = list(photos.values())
+    options = ("-f", "json", "-b", "4", "--dtype", "float32")
+    records = run_cvt("classify", *files, "-m", folder, *options, expect=0).json()
+    assert [record["path"] for record in records] == [str(file) for file in files]
+    for record, theirs in zip(records, pipeline(folder, files), strict=True):
+        assert record["error"] is None
+        assert [p["label"] for p in record["predictions"]] == [p["label"] for p in theirs]
+        assert [LABELS[p["index"]] for p in record["predictions"]] == [p["label"] for p in theirs]
+        for prediction, their in zip(record["predictions"], theirs, strict=True):
+            assert prediction["score"] == pytest.approx(their["score"], abs=1e-4)
+    # The tests' models tell pictures apart.
+    assert len({record["predictions"][0]["score"] for record in records}) > len(PHOTOS) / 2
+
+
+# --- formats
+
+
+def test_every_format_says_the_same(run_cvt: RunCvt, model: Path, cat: Path) -> None:
+    """JSON, JSON Lines, CSV, TSV and plain lines, of one good and one bad input."""
+    texts = {}
+    for name in ("json", "jsonl", "csv", "tsv", "plain"):
+        done = run_cvt("classify", cat, "gone.jpg", "-m", model, "-k", "3", "-f", name, expect=1)
+        texts[name] = done.stdout
+        assert done.stderr.splitlines() == [
+            "cvt: 1 of 2 inputs could not be read; each has its error in the output"
+        ]
+    records = json.loads(texts["json"])
+    good, bad = records
+    assert list(good) == ["path", "predictions", "error"]
+    assert [list(p) for p in good["predictions"]] == [["label", "score", "index"]] * 3
+    assert [p["label"] for p in good["predictions"]] == [
+        LABELS[p["index"]] for p in good["predictions"]
+    ]
+    scores = [p["score"] for p in good["predictions"]]
+    assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1
+    assert bad == {"path": "gone.jpg", "predictions": [], "error": "no such file"}
+    assert [json.loads(line) for line in texts["jsonl"].splitlines()] == records
+
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        rows = list(csv.DictReader(io.StringIO(texts[name], newline=""), delimiter=delimiter))
+        assert list(rows[0]) == [
+            *("path", "label", "score", "label_2", "score_2", "label_3", "score_3", "error")
+        ]
+        assert rows[0]["path"] == str(cat) and rows[0]["error"] == ""
+        assert rows[0]["label_3"] == good["predictions"][2]["label"]
+        assert [float(rows[0][key]) for key in ("score", "score_2", "score_3")] == scores
+        assert rows[1] == dict.fromkeys(rows[1], "") | {"path": "gone.jpg", "error": "no such file"}
+    assert texts["csv"].count("\r\n") == 3 and '"hammerhead, shark"' in texts["csv"]
+    assert "\r" not in texts["tsv"]
+
+    first, second = texts["plain"].splitlines()
+    assert first.split("\t") == [str(cat), good["predictions"][0]["label"], f"{scores[0]:.6f}"]
+    assert second == "gone.jpg\t\t\tno such file"
+
+
+@pytest.mark.parametrize(
+    ("columns", "no_color"), [(40, False), (60, True), (80, False), (200, True)]
+)
+def test_the_table_fits_the_terminal(
+    columns: int, no_color: bool, run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path
+) -> None:
+    labels = (
+        "a [bold]label[/] in brackets",
+        "日本語のラベル " * 9,
+        "word " * 40,
+        "\x1b[31mred",
+        "e",
+    )
+    done = run_cvt(
+        *("classify", cat.name, "gone.jpg", "-m", tiny_cvt(labels=labels), "-k", "9"),
+        tty=True,
+        columns=columns,
+        no_color=no_color,
+        expect=1,
+    )
+    assert "\x1b[31mred" not in done.stdout  # a label is text, never a command to the terminal
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-7]m", done.stdout)) is not no_color
+    lines = [ESCAPES.sub("", line).rstrip() for line in done.stdout.splitlines()]
+    assert max(map(cell_len, lines)) <= columns
+    text = "\n".join(lines)
+    assert cat.name in lines and "gone.jpg" in lines and "no such file" in text
+    assert sum(bool(re.search(r"\d\.\d%", line)) for line in lines) == 5  # there are five labels
+    assert text.count("%") == 5
+    if columns >= 60:
+        assert "[bold]label[/]" in text
+
+
+def test_plain_lines_in_a_pipe_and_a_table_on_request(
+    run_cvt: RunCvt, model: Path, cat: Path
+) -> None:
+    plain = run_cvt("classify", cat, "-m", model, expect=0).stdout
+    assert len(plain.splitlines()) == 1 and plain.count("\t") == 2
+    table = run_cvt("classify", cat, "-m", model, "-f", "table", expect=0).stdout
+    assert "\x1b" not in table and table.count("%") == 5
+
+
+def test_odd_labels_and_names(run_cvt: RunCvt, tiny_cvt: TinyCvt, tmp_path: Path) -> None:
+    """Commas, quotes, tabs, line breaks and characters from everywhere survive every format."""
+    labels = ('a "quoted", comma', "tab\there", "line\nbreak", "日本語 🐈", "=SUM(A1)")
+    folder = tiny_cvt(labels=labels)
+    names = ['a,b "c".jpg', "日本語 🐈.jpg", " space .jpg", "[red]x[/].jpg", "line\nbreak.jpg"]
+    for name in names:
+        picture().save(tmp_path / name)
+    out = {
+        name: run_cvt("classify", *names, "-m", folder, "-f", name, expect=0).stdout
+        for name in ("json", "csv", "tsv", "plain")
+    }
+    records = json.loads(out["json"])
+    assert [record["path"] for record in records] == names
+    assert {p["label"] for p in records[0]["predictions"]} == set(labels)
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        rows = list(csv.reader(io.StringIO(out[name], newline=""), delimiter=delimiter))
+        assert [row[0] for row in rows[1:]] == names
+        assert set(rows[1][1:11:2]) == set(labels)
+    assert len(out["plain"].splitlines()) == len(names)
+    assert all(line.count("\t") == 2 for line in out["plain"].splitlines())
+
+
+def test_more_labels_than_there_are(run_cvt: RunCvt, model: Path, cat: Path) -> None:
+    done = run_cvt("classify", cat, "-m", model, "-k", "7", "-f", "csv", expect=0)
+    header, row = csv.reader(io.StringIO(done.stdout, newline=""))
+    assert len(header) == len(row) == 2 + 2 * 7
+    assert row[11:] == ["", "", "", "", ""]
+
+
+def test_standard_input(run_cvt: RunCvt, model: Path, cat: Path) -> None:
+    expected = run_cvt("classify", cat, "-m", model, "-f", "json", expect=0).json()
+    for given in (cat.read_bytes(), cat):
+        found = run_cvt("classify", "-", "-m", model, "-f", "json", stdin=given, expect=0).json()
+        assert found == [{**expected[0], "path": "-"}]
+    done = run_cvt("classify", cat, "-", "-m", model, "-f", "jsonl", stdin=b"", expect=1)
+    assert [record["error"] for record in done.jsonl()] == [None, "empty file"]
+
+
+def test_files_and_folders_mixed(run_cvt: RunCvt, model: Path, tmp_path: Path) -> None:
+    for name in ("p/b.png", "p/a/c.jpg", "p/.hidden.png", "z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / name)
+    (tmp_path / "p/notes.txt").write_text("no image")
+    done = run_cvt("classify", "z.png", "p", "./p/b.png", "-m", model, expect=0)
+    paths = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert paths == ["z.png", "p/a/c.jpg", "p/b.png", "./p/b.png"]
+
+
+# --- models
+
+
+def test_models_from_the_hub(run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt, cat: Path) -> None:
+    hub.add(REPO, tiny_cvt(labels=("first", "second")))
+    hub.add(REPO, tiny_cvt(labels=("v2 first", "v2 second"), seed=1), revision="v2")
+
+    def labels(*arguments: object, **env: str | None) -> set[str]:
+        done = run_cvt("classify", cat, "-f", "json", *arguments, env=env, expect=0)
+        return {prediction["label"] for prediction in done.json()[0]["predictions"]}
+
+    assert labels("-m", REPO) == {"first", "second"}
+    hub.requests.clear()
+    # From the cache, without one request.
+    assert labels(CVT_MODEL=REPO) == {"first", "second"}
+    assert labels("-m", REPO, "--offline") == {"first", "second"}
+    assert labels("-m", REPO, HF_HUB_OFFLINE="1") == {"first", "second"}
+    cache = str(run_cvt.hf_home / "hub")
+    assert labels("-m", REPO, HF_HOME=None, HF_HUB_CACHE=cache) == {"first", "second"}
+    assert hub.requests == []
+    assert labels("-m", f"{REPO}@v2") == labels("-m", REPO, "--revision", "v2")
+    assert labels("-m", f"{REPO}@v2", "--offline") == {"v2 first", "v2 second"}
+    hub.add(REPO, tiny_cvt(labels=("new", "newer"), seed=2))
+    assert labels("-m", REPO) == {"first", "second"}
+    assert labels("-m", REPO, "--refresh") == {"new", "newer"}
+
+
+@pytest.mark.parametrize("layout", ["bin", "sharded", "microsoft"])
+def test_other_layouts(layout: str, run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    path = tiny_cvt(layout)
+    record = run_cvt("classify", cat, "-m", path, "-f", "json", expect=0).json()[0]
+    wanted = {f"class {i}" for i in range(5)} if layout == "microsoft" else set(LABELS)
+    assert {prediction["label"] for prediction in record["predictions"]} == wanted
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtypes(dtype: str, run_cvt: RunCvt, model: Path, cat: Path) -> None:
+    common = ("classify", cat, "-m", model, "-f", "json", "--dtype")
+    whole = run_cvt(*common, "float32", expect=0).json()
+    half = run_cvt(*common, dtype, expect=0).json()
+    for a, b in zip(whole[0]["predictions"], half[0]["predictions"], strict=True):
+        assert a["score"] == pytest.approx(b["score"], abs=0.05)
+    assert half != whole
+
+
+def test_the_environment_and_options(run_cvt: RunCvt, model: Path, cat: Path) -> None:
+    env = {"CVT_MODEL": str(model), "CVT_DEVICE": "tpu"}
+    assert "tpu" in run_cvt("classify", cat, env=env, expect=2).stderr
+    run_cvt("classify", cat, "--device", "cpu", env=env, expect=0)
+
+
+# --- output files
+
+
+def test_an_output_file_is_whole_or_absent(run_cvt: RunCvt, model: Path, cat: Path) -> None:
+    out = cat.parent / "out"
+    out.mkdir()
+    done = run_cvt("classify", cat, "-m", model, "-o", "out/x.csv", expect=0)
+    assert done.stdout == ""
+    assert re.fullmatch(r"cvt: out/x.csv: 1 inputs, [\d.]+ images/s\n", done.stderr)
+    assert [path.name for path in out.iterdir()] == ["x.csv"]
+    first = (out / "x.csv").read_bytes()
+    assert first == run_cvt("classify", cat, "-m", model, "-f", "csv").stdout.encode()
+
+    # What is there stays, unless --overwrite says otherwise.
+    other = ("classify", cat, cat, "-m", model, "-o", "out/x.csv")
+    assert "--overwrite" in run_cvt(*other, expect=2).stderr
+    assert (out / "x.csv").read_bytes() == first
+    assert run_cvt("--quiet", *other, "--overwrite", expect=0).stderr == ""
+    assert (out / "x.csv").read_bytes().startswith(first)
+    assert [path.name for path in out.iterdir()] == ["x.csv"]
+
+    done = run_cvt("classify", cat, "-m", model, "-o", "nowhere/x.csv", expect=2)
+    assert "nowhere/x.csv can't be written" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.json"])
+def test_a_killed_run_resumed_equals_an_uninterrupted_one(
+    name: str, run_cvt: RunCvt, model: Path, tmp_path: Path
+) -> None:
+    names = [f"{i}.png" for i in range(120)]
+    for i, each in enumerate(names):
+        if i % 11:
+            picture(24, 24, seed=i).save(tmp_path / each)
+        else:
+            (tmp_path / each).write_text("no image")
+    whole = tmp_path / f"whole.{name.partition('.')[2]}"
+    common = ("-m", model, "-b", "4")
+    run_cvt("classify", *names, *common, "-o", whole, expect=1)
+
+    part = tmp_path / f"{name}.part"
+    process = run_cvt.start("classify", *names, *common, "-o", name)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not part.exists() or part.stat().st_size < 500):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if process.returncode == 1:
+        pytest.skip("it was done before it could be killed")
+    assert not (tmp_path / name).exists()
+    # As if the last record was cut while it was written.
+    part.write_bytes(part.read_bytes()[:-3])
+    assert "--resume" in run_cvt("classify", *names, *common, "-o", name, expect=2).stderr
+    run_cvt("classify", *names, *common, "-o", name, "--resume", expect=1)
+    assert (tmp_path / name).read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(f"{name}.*"))
+
+
+# --- the command itself
+
+
+def test_version_and_module(run_cvt: RunCvt) -> None:
+    from cvt_cli import __version__
+
+    assert run_cvt("--version", expect=0).stdout == f"cvt {__version__}\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "cvt_cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"cvt {__version__}\n"
+
+
+def test_help_has_examples_and_panels(run_cvt: RunCvt) -> None:
+    text = run_cvt("classify", "--help", columns=100, expect=0).stdout
+    for word in ("Examples", "cvt classify cat.jpg", "Input", "Model", "Output", "Performance"):
+        assert word in text
+    assert "classify" in run_cvt("--help", expect=0).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, run_cvt: RunCvt) -> None:
+    script = run_cvt("--show-completion", shell, expect=0).stdout
+    assert "cvt" in script
+    if shell == "bash":
+        env = {"_CVT_COMPLETE": "complete_bash", "COMP_WORDS": "cvt clas", "COMP_CWORD": "1"}
+        assert run_cvt(env=env, expect=0).stdout.split() == ["classify"]

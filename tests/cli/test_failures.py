@@ -1,0 +1,376 @@
+"""Each failure is one clear line on stderr and an exit code, through the installed command."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Completed, RunCvt
+from tests.hub_server import HubServer
+from tests.images.test_decode import png
+from tests.photos import picture
+
+TinyCvt = Callable[..., Path]
+REPO = "someone/small-cvt"
+
+
+def check_line(done: Completed, code: int, *words: str) -> str:
+    """The one line on stderr."""
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("cvt: "), lines[0]
+    assert "Traceback" not in lines[0]
+    for word in words:
+        assert word in lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    picture().save(tmp_path / "cat.jpg")
+    return tmp_path / "cat.jpg"
+
+
+# --- 2: wrong usage, nothing started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("nonsense", ["nonsense"]),
+        ("classify", ["image"]),
+        ("classify cat.jpg --nonsense", ["--nonsense"]),
+        ("classify cat.jpg --top-k 0", ["top-k"]),
+        ("classify cat.jpg --top-k many", ["top-k"]),
+        ("classify cat.jpg --batch-size 0", ["batch-size"]),
+        ("classify cat.jpg --format xml", ["xml", "csv"]),
+        ("classify cat.jpg -o labels.doc", ["labels.doc", "suffix", ".csv"]),
+        ("classify cat.jpg -o labels", ["labels", "suffix"]),
+        ("classify cat.jpg -o cat.jpg --format csv", ["cat.jpg exists"]),
+        ("classify cat.jpg -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
+        ("classify . -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
+        ("classify cat.jpg --resume", ["--output"]),
+        ("classify cat.jpg -o a.csv --resume --overwrite", ["--resume", "--overwrite"]),
+        ("--nonsense", ["--nonsense"]),
+    ],
+)
+def test_wrong_usage(arguments: str, words: list[str], run_cvt: RunCvt, cat: Path) -> None:
+    before = cat.read_bytes()
+    done = run_cvt(*arguments.split(), expect=2)
+    check_line(done, 2, *words)
+    assert done.stdout == ""
+    assert cat.read_bytes() == before
+    assert sorted(path.name for path in cat.parent.iterdir() if path.name[0] != ".") == ["cat.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--device tpu", ["tpu"]),
+        ("--device cuda:99", ["cuda:99"]),
+        ("--device cuda:-1", ["cuda:-1"]),
+        ("--device xpu", ["xpu"]),
+        ("--device mps", ["mps"]),
+        ("--dtype int8", ["int8", "float32"]),
+        ("--activation relu", ["relu", "gelu"]),
+    ],
+)
+def test_wrong_choices(
+    arguments: str, words: list[str], run_cvt: RunCvt, cat: Path, tiny_cvt: TinyCvt
+) -> None:
+    done = run_cvt("classify", cat, "-m", tiny_cvt(), *arguments.split(), "-o", "x.csv")
+    check_line(done, 2, *words)
+    assert not list(cat.parent.glob("x.csv*"))
+
+
+# --- 3: the model could not be had
+
+
+def without_a_model(
+    run_cvt: RunCvt, model: object, *arguments: object, **options: Any
+) -> Completed:
+    picture().save(run_cvt.cwd / "cat.jpg")
+    done = run_cvt("classify", "cat.jpg", "-m", model, *arguments, "-o", "x.csv", **options)
+    assert done.stdout == ""
+    assert not list(run_cvt.cwd.glob("x.csv*"))
+    return done
+
+
+def test_names_of_no_model(run_cvt: RunCvt) -> None:
+    check_line(without_a_model(run_cvt, "cvt-13"), 3, "did you mean microsoft/cvt-13?")
+    check_line(without_a_model(run_cvt, "./nothing"), 3, "./nothing: no such file or folder")
+    check_line(without_a_model(run_cvt, "x\ny"), 3, "x")
+
+
+def test_no_repository(run_cvt: RunCvt, hub: HubServer) -> None:
+    check_line(without_a_model(run_cvt, REPO), 3, REPO, "no such repository")
+
+
+def test_private_and_gated(run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt) -> None:
+    folder = tiny_cvt()
+    hub.add("someone/private", folder, private=True)
+    hub.add("someone/gated", folder, gated=True)
+    for repo, word in (("someone/private", "private"), ("someone/gated", "gated")):
+        done = without_a_model(run_cvt, repo)
+        check_line(done, 3, repo, word, "hf auth login", "HF_TOKEN")
+    run_cvt("classify", "cat.jpg", "-m", "someone/gated", env={"HF_TOKEN": hub.token}, expect=0)
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_offline_and_not_cached(how: str, run_cvt: RunCvt, hub: HubServer) -> None:
+    option, env = (["--offline"], {}) if how == "option" else ([], {"HF_HUB_OFFLINE": "1"})
+    done = without_a_model(run_cvt, REPO, *option, env=env)
+    check_line(done, 3, REPO, "not in the cache", "offline", f"cvt models --download {REPO}")
+    assert hub.requests == []
+
+
+def test_no_network(run_cvt: RunCvt) -> None:
+    start = time.monotonic()
+    done = without_a_model(run_cvt, REPO)
+    check_line(done, 3, REPO, "can't be reached", "cvt models --download")
+    assert time.monotonic() - start < 20
+
+
+def test_a_download_that_breaks_off(run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt) -> None:
+    hub.add(REPO, tiny_cvt())
+    hub.fail(404, "model.safetensors", method="GET")
+    done = without_a_model(run_cvt, REPO)
+    check_line(done, 3, REPO, "model.safetensors")
+
+
+def not_a_cvt(folder: Path, elsewhere: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+
+
+def corrupt_config(folder: Path, elsewhere: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "cvt", ')
+
+
+def corrupt_preprocessor(folder: Path, elsewhere: Path) -> None:
+    (folder / "preprocessor_config.json").write_text("no")
+
+
+def truncated(folder: Path, elsewhere: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def missing(folder: Path, elsewhere: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def do_not_fit(folder: Path, elsewhere: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"embed_dim": [32, 64, 128]}))
+
+
+def endless(folder: Path, elsewhere: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"depth": [1, 2, 10**9]}))
+
+
+class Code:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def code(folder: Path, elsewhere: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Code(elsewhere / "was-run")}, folder / "pytorch_model.bin")
+
+
+def bare_code(folder: Path, elsewhere: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Code(elsewhere / "was-run")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (not_a_cvt, ["not a CvT", "'vit'"]),
+        (corrupt_config, ["config.json is corrupt"]),
+        (corrupt_preprocessor, ["preprocessor_config.json is corrupt"]),
+        (truncated, ["model.safetensors is corrupt or truncated"]),
+        (missing, ["model.safetensors"]),
+        (do_not_fit, ["do not fit the configuration", "stages.0.embed.proj.weight"]),
+        (endless, ["do not fit the configuration"]),
+        (code, ["pytorch_model.bin holds more than weights", "refused"]),
+        (bare_code, ["pytorch_model.bin holds more than weights", "refused"]),
+    ],
+)
+def test_broken_models(
+    damage: Callable[[Path, Path], None],
+    words: list[str],
+    run_cvt: RunCvt,
+    tiny_cvt: TinyCvt,
+    tmp_path: Path,
+) -> None:
+    folder = tiny_cvt()
+    damage(folder, tmp_path)
+    check_line(without_a_model(run_cvt, folder), 3, *words)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_debug_shows_the_traceback(run_cvt: RunCvt) -> None:
+    done = run_cvt("--debug", "classify", "cat.jpg", "-m", "./nothing")
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("cvt: error: ./nothing")
+
+
+# --- 1: finished, some inputs unreadable
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.jpg")
+
+
+@pytest.fixture
+def bad_inputs(tmp_path: Path) -> dict[str, str]:
+    """Inputs that can't be read, each with a word of why; good ones with none. In order."""
+    good = tmp_path / "good.jpg"
+    picture().save(good)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/notes.txt").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("This is a text.\n" * 30)
+    (tmp_path / "truncated.jpg").write_bytes(good.read_bytes()[:-400])
+    (tmp_path / "bomb.png").write_bytes(png(50_000, 50_000))
+    (tmp_path / "dangling.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    for name in ("new\nline.jpg", NOT_UTF8, 'tab\t, quote".jpg'):
+        (tmp_path / name).write_bytes(good.read_bytes())
+    return {
+        "good.jpg": "",
+        "missing.jpg": "no such file",
+        "folder": "without images",
+        "empty.jpg": "empty file",
+        "text.jpg": "text, not an image",
+        "new\nline.jpg": "",
+        "truncated.jpg": "truncated",
+        "bomb.png": "50000x50000 pixels",
+        "dangling.jpg": "dangling link",
+        "fifo.jpg": "not a regular file",
+        NOT_UTF8: "",
+        "x" * 300 + ".jpg": "too long",
+        "new\nmissing.jpg": "no such file",
+        'tab\t, quote".jpg': "",
+        "./good.jpg": "",
+    }
+
+
+def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[str, str]) -> None:
+    """One record each, in order, the good ones between the bad ones unharmed."""
+    arguments = ["classify", *bad_inputs, "-m", tiny_cvt(), "-b", "4", "--offline"]
+    done = run_cvt(*arguments, "--format", "jsonl")
+    failed = sum(map(bool, bad_inputs.values()))
+    check_line(done, 1, f"{failed} of {len(bad_inputs)} inputs could not be read")
+    records = done.jsonl()
+    assert [record["path"] for record in records] == list(bad_inputs)
+    for record, word in zip(records, bad_inputs.values(), strict=True):
+        if word:
+            assert word in record["error"] and "\n" not in record["error"]
+            assert record["predictions"] == []
+        else:
+            assert record["error"] is None
+            assert record["predictions"] == records[0]["predictions"]
+
+    # The same in lines for pipes: no name breaks a line.
+    done = run_cvt(*arguments, "--no-progress")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(bad_inputs)
+    for line, word in zip(lines, bad_inputs.values(), strict=True):
+        assert (word in line) if word else len(line.split("\t")) == 3
+
+
+def test_all_inputs_unreadable(run_cvt: RunCvt, tiny_cvt: TinyCvt) -> None:
+    done = run_cvt("--quiet", "classify", "a.jpg", "b.jpg", "-m", tiny_cvt(), "-f", "json")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert [record["error"] for record in done.json()] == ["no such file"] * 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_permission_denied(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    cat.chmod(0)
+    locked = cat.parent / "locked"
+    locked.mkdir(mode=0)
+    done = run_cvt("classify", cat, locked, "-m", tiny_cvt(), "-f", "jsonl")
+    locked.chmod(0o700)
+    assert done.returncode == 1
+    assert [record["error"] for record in done.jsonl()] == ["permission denied"] * 2
+
+
+# --- 130, and readers that go away
+
+
+def interrupt(
+    process: subprocess.Popen[str], kind: signal.Signals, after: int = 1
+) -> tuple[str, str]:
+    """Send a signal once there are so many lines on stdout; what came out."""
+    assert process.stdout is not None
+    first = "".join(process.stdout.readline() for _ in range(after))
+    process.send_signal(kind)
+    out, err = process.communicate(timeout=60)
+    return first + out, err
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(kind: signal.Signals, run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    process = run_cvt.start("classify", *[cat] * 20_000, "-m", tiny_cvt(), "-f", "jsonl", "-b", "1")
+    out, err = interrupt(process, kind, after=3)
+    assert process.returncode == 130
+    records = [json.loads(line) for line in out.splitlines()]
+    assert 3 <= len(records) < 20_000
+    assert all(record["error"] is None for record in records)
+    assert err.startswith("cvt: ") and err.count("\n") == 1
+    assert f"interrupted after {len(records)} inputs" in err
+
+
+def test_interrupted_with_an_output_file(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    part = cat.parent / "x.jsonl.part"
+    process = run_cvt.start(
+        "classify", *[cat] * 20_000, "-m", tiny_cvt(), "-o", "x.jsonl", "-b", "1"
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not part.exists() or part.stat().st_size < 1000):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert not (cat.parent / "x.jsonl").exists()
+    assert "x.jsonl.part keeps them: --resume goes on" in err
+    assert all(json.loads(line)["error"] is None for line in part.read_text().splitlines())
+
+
+def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    """`cvt classify … | head -n 1` is quiet."""
+    process = run_cvt.start("classify", *[cat] * 5000, "-m", tiny_cvt(), "-b", "1")
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith(str(cat))
+    process.stdout.close()
+    assert process.wait(timeout=60) in (141, -signal.SIGPIPE)
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = run_cvt.start("classify", cat, "-m", tiny_cvt(), stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in err and "bug" not in err
+    assert "no space left" in err.lower()

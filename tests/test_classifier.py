@@ -1,0 +1,237 @@
+"""The Python API."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cvt_cli import Classifier
+from cvt_cli.checkpoint.load import load
+from cvt_cli.checkpoint.resolve import resolve
+from cvt_cli.errors import ModelError, UsageError
+from cvt_cli.images.find import find
+from cvt_cli.records import Record
+from tests.photos import EXIF_ORIENTATION, picture
+from tests.tiny import LABELS, tiny_model
+
+TinyCvt = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def folder(tiny_cvt: TinyCvt) -> Path:
+    return tiny_cvt()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Ten files, the fourth and the last of which can't be read."""
+    paths = []
+    for i in range(10):
+        path = tmp_path / f"{i}.png"
+        if i in (3, 9):
+            path.write_text("no image")
+        else:
+            picture(40 + 9 * i, 30 + 7 * i, seed=i).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def classifier(folder: Path, **options: Any) -> Classifier:
+    return Classifier(str(folder), **{"device": "cpu", "dtype": "float32", **options})
+
+
+def same(found: list[Record], expected: list[Record]) -> bool:
+    """Equal but for the last bits of the scores, which depend on the batch."""
+    for a, b in zip(found, expected, strict=True):
+        assert (a.path, a.error) == (b.path, b.error)
+        assert [p.index for p in a.predictions] == [p.index for p in b.predictions]
+        for p, q in zip(a.predictions, b.predictions, strict=True):
+            assert p.score == pytest.approx(q.score, abs=1e-5)
+    return True
+
+
+def test_one_image_and_several(folder: Path, pictures: list[str]) -> None:
+    classify = classifier(folder)
+    assert classify.labels == LABELS
+    one = classify(pictures[0], top_k=3)
+    assert one.path == pictures[0] and one.error is None
+    assert len(one.predictions) == 3
+    assert one.predictions[0].label == LABELS[one.predictions[0].index]
+    many = classify(pictures, top_k=3)
+    assert same(many[:1], [one])
+    assert [record.path for record in many] == pictures
+    assert [record.error is None for record in many] == [i not in (3, 9) for i in range(10)]
+    # Pathlib's paths, and images already open.
+    assert same([classify(Path(pictures[0]), top_k=3)], [one])
+    opened = classify(Image.open(pictures[0]), top_k=3)
+    assert opened.predictions == one.predictions
+
+
+def test_scores_are_the_softmax(folder: Path, pictures: list[str]) -> None:
+    from transformers import ConvNextImageProcessorPil
+
+    record = classifier(folder)(pictures[0], top_k=99)
+    processor = ConvNextImageProcessorPil.from_pretrained(folder)
+    inputs = processor(Image.open(pictures[0]), return_tensors="pt")
+    with torch.inference_mode():
+        expected = tiny_model()(**inputs).logits.softmax(-1)[0]
+    assert len(record.predictions) == 5
+    assert sum(p.score for p in record.predictions) == pytest.approx(1)
+    for prediction in record.predictions:
+        assert prediction.score == pytest.approx(expected[prediction.index].item(), abs=1e-5)
+
+
+def test_nothing_to_do(folder: Path) -> None:
+    classify = classifier(folder)
+    assert classify([]) == []
+    assert list(classify.classify([])) == []
+    assert classify.probabilities([]).shape == (0, 5)
+
+
+def test_an_open_image_is_turned_upright_too(folder: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    picture().save(tmp_path / "turned.png", exif=exif)
+    classify = classifier(folder)
+    from_file = classify(tmp_path / "turned.png")
+    assert classify(Image.open(tmp_path / "turned.png")).predictions == from_file.predictions
+    assert classify(picture()).predictions != from_file.predictions
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 10, 100])
+def test_batches_do_not_change_the_answer(
+    batch_size: int, folder: Path, pictures: list[str]
+) -> None:
+    expected = [classifier(folder, batch_size=1)(path) for path in pictures]
+    assert same(classifier(folder, batch_size=batch_size)(pictures), expected)
+
+
+def test_batches_of_mixed_sizes(tiny_cvt: TinyCvt, pictures: list[str]) -> None:
+    """A preprocessing that keeps the aspect gives every image a size of its own."""
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 40}}
+    folder = tiny_cvt(processor=settings)
+    repeated = [pictures[i] for i in (0, 1, 0, 3, 2, 1, 0)]
+    expected = [classifier(folder)(path) for path in repeated]
+    assert same(classifier(folder, batch_size=4)(repeated), expected)
+
+
+def test_an_image_too_small_for_the_network(tiny_cvt: TinyCvt) -> None:
+    folder = tiny_cvt(
+        processor={"image_processor_type": "ViTImageProcessor", "do_resize": False},
+        patch_padding=[0, 0, 0],
+    )
+    records = classifier(folder)([picture(10, 10), picture(64, 64)])
+    assert records[0].error is not None and "smallest is" in records[0].error
+    assert records[1].error is None
+
+
+class SmallMemory(torch.nn.Module):
+    """A device whose memory holds so many images and no more."""
+
+    def __init__(self, model: torch.nn.Module, room: int) -> None:
+        super().__init__()
+        self.model = model
+        self.room = room
+        self.batches: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        logits: torch.Tensor = self.model(x)
+        return logits
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_out_of_memory_halves_the_batch(room: int, folder: Path, pictures: list[str]) -> None:
+    expected = classifier(folder)(pictures * 3)
+    classify = classifier(folder, batch_size=8)
+    classify._model = memory = SmallMemory(classify._model, room)
+    with pytest.warns(UserWarning, match="out of memory") as caught:
+        found = classify(pictures * 3)
+    assert same(found, expected)
+    assert classify.batch_size == {1: 1, 2: 2, 3: 2}[room]
+    assert f"batches of {classify.batch_size} " in str(caught[-1].message)
+    # Found out once, never tried again.
+    too_large = [size for size in memory.batches if size > room]
+    assert memory.batches[: len(too_large)] == too_large
+    assert len({str(each.message) for each in caught}) == len(caught)
+
+
+def test_out_of_memory_for_one_image(folder: Path, pictures: list[str]) -> None:
+    classify = classifier(folder, batch_size=2)
+    classify._model = SmallMemory(classify._model, 0)
+    with pytest.warns(UserWarning), pytest.raises(Exception, match="memory"):
+        classify(pictures)
+
+
+def test_other_errors_of_the_device_are_not_taken_for_it(folder: Path, pictures: list[str]) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("the device fell off the bus")
+
+    classify = classifier(folder)
+    classify._model = Broken()
+    with warnings.catch_warnings(), pytest.raises(RuntimeError, match="bus"):
+        warnings.simplefilter("error")
+        classify(pictures)
+
+
+def test_a_stream_is_read_as_it_is_needed(folder: Path, pictures: list[str]) -> None:
+    """However many sources there are, only a few batches of them are open at a time."""
+    read = 0
+
+    def sources() -> Iterator[Any]:
+        nonlocal read
+        for source in find(pictures * 100):
+            read += 1
+            yield source
+
+    records = classifier(folder, batch_size=2).classify(sources())
+    for _ in range(6):
+        next(records)
+    assert 6 <= read <= 20
+    records.close()  # type: ignore[attr-defined]
+
+
+def test_a_checkpoint_already_loaded(folder: Path, pictures: list[str]) -> None:
+    checkpoint = load(resolve(str(folder)))
+    assert same(
+        Classifier(checkpoint, device="cpu", dtype="float32")(pictures),
+        classifier(folder)(pictures),
+    )
+
+
+def test_wrong_arguments(folder: Path) -> None:
+    for options in ({"device": "tpu"}, {"device": "cuda:99"}, {"dtype": "int8"}):
+        with pytest.raises(UsageError):
+            Classifier(str(folder), **{"device": "cpu", **options})
+    with pytest.raises(ModelError):
+        Classifier("./nothing", device="cpu")
+
+
+def test_pixel_limit(folder: Path, pictures: list[str]) -> None:
+    record = classifier(folder, max_pixels=100)(pictures[0])
+    assert record.error is not None and "more than the limit of 100" in record.error
+
+
+def test_probabilities_of_arrays(folder: Path) -> None:
+    classify = classifier(folder)
+    images = [np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
+    found = classify.probabilities(images)
+    assert found.shape == (2, 5) and found.dtype == torch.float32
+    torch.testing.assert_close(found.sum(1), torch.ones(2))
