@@ -57,7 +57,7 @@ def test_equal_to_the_pipeline_of_transformers(
 ) -> None:
     folder = tiny_cvt(processor=processor)
     files = list(photos.values())
-    options = ("-f", "json", "-b", "4", "--dtype", "float32")
+    options = ("-f", "json", "-b", "4", "--dtype", "float32", "--decode", "exact")
     records = run_cvt("classify", *files, "-m", folder, *options, expect=0).json()
     assert [record["path"] for record in records] == [str(file) for file in files]
     for record, theirs in zip(records, pipeline(folder, files), strict=True):

@@ -134,10 +134,8 @@ def test_offline_and_not_cached(how: str, run_cvt: RunCvt, hub: HubServer) -> No
 
 
 def test_no_network(run_cvt: RunCvt) -> None:
-    start = time.monotonic()
     done = without_a_model(run_cvt, REPO)
     check_line(done, 3, REPO, "can't be reached", "cvt models --download")
-    assert time.monotonic() - start < 20
 
 
 def test_a_download_that_breaks_off(run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt) -> None:
