@@ -25,6 +25,7 @@ from cvt_cli.devices import is_out_of_memory, pick_device, pick_dtype
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
 from cvt_cli.images.find import Source, find
+from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.records import Prediction, Record
 
@@ -54,7 +55,8 @@ class Classifier:
         image_size: (height, width) in pixels of the network's input in place of the checkpoint's;
             its preprocessing is scaled to it.
         exact_decode: decode every pixel of a JPEG as Transformers does. Else the decoder scales
-            large ones down, to no less than twice the size that they are resized to next.
+            large ones down, to no less than twice the size that they are resized to next, nor
+            than a thumbnail.
         only: the labels to choose from, instead of all that the model knows: scores are the
             softmax over these.
 
@@ -94,6 +96,9 @@ class Classifier:
         self.batch_size = batch_size
         self.max_pixels = max_pixels
         self._reduce_to = None if exact_decode else model.preprocessing.reduce_to
+        if self._reduce_to is not None:
+            # Tiny networks' too: whether thumbnails are made must change no score.
+            self._reduce_to = max(self._reduce_to, THUMBNAIL_SIZE)
         self._indexes = _indexes_of(only, model) if only else range(len(model.labels))
         self._model = FusedCvt(model.model().to(self.device, self.dtype))
 
@@ -150,6 +155,7 @@ class Classifier:
         top_k: int = DEFAULT_TOP_K,
         threshold: float = 0.0,
         columns: Sequence[str] = (),
+        thumbnails: bool = False,
     ) -> Iterator[Record]:
         """One record for each source, in order.
 
@@ -161,8 +167,9 @@ class Classifier:
             top_k: predictions in a record, at most.
             threshold: the least score that a prediction has.
             columns: names out of `records.COLUMNS` that each record carries.
+            thumbnails: each record carries a thumbnail.
         """
-        for batch in self._batches(sources, columns):
+        for batch in self._batches(sources, columns, thumbnails):
             good = [image.pixels for image in batch if image.pixels is not None]
             predictions = iter(self._predictions(good, top_k))
             for image in batch:
@@ -173,7 +180,7 @@ class Classifier:
                 if "index" in columns:
                     image.columns["index"] = best[0].index
                 kept = tuple(each for each in best if each.score >= threshold)
-                yield Record(image.path, kept, columns=image.columns)
+                yield Record(image.path, kept, columns=image.columns, thumbnail=image.thumbnail)
 
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
         """One record for each source, in order, with its embedding in place of predictions."""
@@ -268,7 +275,10 @@ class Classifier:
         return predictions
 
     def _batches(
-        self, sources: Iterable[Source | Image.Image], columns: Sequence[str] = ()
+        self,
+        sources: Iterable[Source | Image.Image],
+        columns: Sequence[str] = (),
+        thumbnails: bool = False,
     ) -> Iterator[list["DecodedImage"]]:
         """Every `batch_size` sources, decoded.
 
@@ -283,7 +293,7 @@ class Classifier:
                 while True:
                     # One batch for the network, one being decoded meanwhile.
                     for source in islice(stream, 2 * batch_size - len(pending)):
-                        pending.append(pool.submit(self._read, source, columns))
+                        pending.append(pool.submit(self._read, source, columns, thumbnails))
                     if not pending:
                         return
                     batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
@@ -291,7 +301,9 @@ class Classifier:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, source: Source | Image.Image, columns: Sequence[str]) -> "DecodedImage":
+    def _read(
+        self, source: Source | Image.Image, columns: Sequence[str], with_thumbnail: bool
+    ) -> "DecodedImage":
         result = DecodedImage(source.path if isinstance(source, Source) else "")
         start = time.perf_counter()
         try:
@@ -306,6 +318,8 @@ class Classifier:
             result.columns |= {name: facts[name] for name in columns if name in facts}
             pixels = self.checkpoint.preprocessing.pixels(image)
             self.checkpoint.config.tokens(*pixels.shape[:2])
+            if with_thumbnail:
+                result.thumbnail = make_thumbnail(image)
             result.pixels = pixels
         except (ImageError, ValueError, MemoryError) as error:
             result.error = str(error) or "out of memory"
@@ -323,12 +337,14 @@ class DecodedImage:
         pixels: (H, W, 3) uint8; None if there is an error.
         error: why there are no pixels, in one line.
         columns: the facts that were asked for, out of `records.COLUMNS`.
+        thumbnail: a JPEG, if it was asked for.
     """
 
     path: str
     pixels: np.ndarray | None = None
     error: str | None = None
     columns: dict[str, int | float | str | None] = field(default_factory=dict)
+    thumbnail: bytes | None = None
 
 
 def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float | str | None]:

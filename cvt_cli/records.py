@@ -29,6 +29,7 @@ class Record:
         error: why there are none, in one line; None if all went well.
         columns: the optional facts that were asked for, by name; see `COLUMNS`.
         embedding: the float32 numbers of the vector behind the label, if that was asked for.
+        thumbnail: a small upright JPEG of the image, if that was asked for.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Record:
     error: str | None = None
     columns: Mapping[str, int | float | str | None] = field(default_factory=dict)
     embedding: tuple[float, ...] | None = None
+    thumbnail: bytes | None = None
 
 
 # Facts about an image that a record can carry, and the type of each.

@@ -1,5 +1,6 @@
 """`cvt classify`: image files in, labels out."""
 
+import glob
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import MAX_BYTES, TIMEOUT
-from cvt_cli.output import FORMATS, check_format, format_of_file, writer_class
+from cvt_cli.output import FILE_FORMATS, FORMATS, check_format, format_of_file, writer_class
+from cvt_cli.output.thumbnails import check_thumbnails, thumbnails_of
 from cvt_cli.records import COLUMNS, RecordShape
 
 EXAMPLES = """\
@@ -23,6 +25,8 @@ EXAMPLES = """\
 cvt classify cat.jpg
 
 cvt classify photos/ --top-k 3 -o labels.csv
+
+cvt classify photos/ -o labels.csv -o report.html
 
 cvt classify photos/ --format jsonl | jq .
 
@@ -68,7 +72,7 @@ def classify(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    output: options.OutputOption = None,
+    output: options.OutputsOption = None,
     resume: options.ResumeOption = False,
     overwrite: options.OverwriteOption = False,
     threshold: Annotated[
@@ -104,16 +108,25 @@ def classify(
     progress: options.ProgressOption = None,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    format_ = _pick_format(format_, output)
+    targets = _pick_targets(format_, run.unfinished(output or [], resume))
+    pages = [path for path, name in targets if name == "html" and path is not None]
     shape = RecordShape(top_k, _pick_columns(columns))
     size = parse_image_size(image_size) if image_size is not None else None
-    writer = writer_class(format_)
     inputs = inputs or []
     search = Search(
-        recursive, tuple(include or ()), tuple(exclude or ()), files_from, null, timeout, max_bytes
+        recursive,
+        tuple(include or ()),
+        (*(exclude or ()), *(glob.escape(thumbnails_of(page).name) for page in pages)),
+        files_from,
+        null,
+        timeout,
+        max_bytes,
     )
     check(inputs, search)
-    run.check(output, writer, inputs, resume, overwrite)
+    for path, name in targets:
+        run.check(path, writer_class(name), inputs, resume, overwrite)
+    for page in pages:
+        check_thumbnails(page, resume or overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.classifier import Classifier
@@ -134,17 +147,19 @@ def classify(
         max_pixels=max_pixels or MAX_PIXELS,
     )
     description = classifier.description() | {
-        "format": format_,
         "top_k": top_k,
         "threshold": threshold,
         "columns": list(shape.columns),
         "max_pixels": classifier.max_pixels,
     }
-    sink = run.open_sink(output, writer, shape, description, resume)
+    sink = run.open_sinks(targets, shape, description, resume)
+    description["format"] = ", ".join(name for _, name in targets)
     run.run(
         context.obj,
         lambda: find(inputs, search),
-        lambda sources: classifier.classify(sources, top_k, threshold, shape.columns),
+        lambda sources: classifier.classify(
+            sources, top_k, threshold, shape.columns, thumbnails=bool(pages)
+        ),
         sink,
         batch_size,
         progress,
@@ -169,9 +184,21 @@ def _pick_columns(names: str | None) -> tuple[str, ...]:
     return columns
 
 
-def _pick_format(name: str | None, output: Path | None) -> str:
+def _pick_targets(name: str | None, outputs: list[Path]) -> list[tuple[Path | None, str]]:
+    """Each output with its format; without any, standard output."""
     if name is not None:
-        return check_format(name)
-    if output is not None:
-        return format_of_file(output)
-    return "table" if sys.stdout.isatty() else "plain"
+        check_format(name)
+    if not outputs:
+        return [(None, name or ("table" if sys.stdout.isatty() else "plain"))]
+    for path in outputs:
+        if outputs.count(path) > 1:
+            raise UsageError(f"{path} is named twice as --output")
+    # Beside a report, --format is that of the records.
+    return [
+        (path, name if name and (path.suffix != ".html" or len(outputs) == 1) else _format_of(path))
+        for path in outputs
+    ]
+
+
+def _format_of(path: Path) -> str:
+    return format_of_file(path, FILE_FORMATS)

@@ -154,6 +154,18 @@ OutputOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+OutputsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write here instead of to standard output; the file appears whole or not at all. "
+        "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
 ResumeOption = Annotated[
     bool,
     typer.Option(

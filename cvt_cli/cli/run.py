@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -23,8 +23,9 @@ from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
 from cvt_cli.files import write_atomically
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
-from cvt_cli.output import ConvertedWriter, WriterClass
-from cvt_cli.output.journal import Journal, check_output
+from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
+from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
 
@@ -55,6 +56,21 @@ def check(
     _check_not_an_input(output, inputs)
 
 
+def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
+    """Those of several outputs that a run is to write: all, but for one that an interrupted run
+    had finished before it was cut at the next. Says which."""
+    interrupted = resume and any(map(os.path.lexists, map(part_of, outputs)))
+    left = [
+        output
+        for output in outputs
+        if not interrupted or os.path.lexists(part_of(output)) or not os.path.lexists(output)
+    ]
+    for output in outputs:
+        if output not in left:
+            say(f"{output} is finished and stays as it is")
+    return left
+
+
 def open_sink(
     output: Path | None,
     writer_class: WriterClass,
@@ -76,11 +92,26 @@ def open_sink(
     return Journal(output, writer_class, shape, {**run, "version": __version__}, resume)
 
 
+def open_sinks(
+    targets: Sequence[tuple[Path | None, str]],
+    shape: RecordShape,
+    run: Mapping[str, Any],
+    resume: bool,
+) -> Journal | SeveralOutputs | StreamOutput:
+    """The same for several files at once, each with the name of its format."""
+    sinks = [
+        open_sink(path, writer_class(name), shape, {**run, "format": name}, resume)
+        for path, name in targets
+    ]
+    journals = [sink for sink in sinks if isinstance(sink, Journal)]
+    return SeveralOutputs(journals) if len(journals) > 1 else sinks[0]
+
+
 def run(
     settings: Settings,
     search: Search,
     process: Callable[[Iterator[Source]], Iterator[Record]],
-    sink: Journal | StreamOutput,
+    sink: Journal | SeveralOutputs | StreamOutput,
     batch_size: int,
     progress: bool | None,
     run_record: "RunRecord | None" = None,
@@ -108,6 +139,7 @@ def run(
     shown = sys.stderr.isatty() if progress is None else progress
     bar = Progress(shown and not settings.quiet, count_sources, count)
     start = time.monotonic()
+    rate = 0.0
     outcome = "interrupted"
     try:
         # The first records of a batch that was cut are computed again, not written again.
@@ -118,18 +150,29 @@ def run(
             bar.add(failed)
             errors += failed
             count += 1
-        sink.finish()
+        rate = (count - before) / (time.monotonic() - start)
+        sink.finish(
+            {
+                "command": _command(),
+                "end": datetime.now(UTC).isoformat(),
+                # What a resumed run had done before took a time that nobody knows now.
+                "images_per_second": rate if count > before else None,
+            }
+        )
         outcome = "finished"
     except KeyboardInterrupt:
-        kept = f"; {sink.path}.part keeps them: --resume goes on" if sink.path else ""
+        parts = " and ".join(f"{path}.part" for path in sink.paths)
+        keep = "keep" if len(sink.paths) > 1 else "keeps"
+        kept = f"; {parts} {keep} them: --resume goes on" if parts else ""
         raise Interrupted(f"interrupted after {count} inputs{kept}") from None
     finally:
         bar.close()
-        rate = (count - before) / (time.monotonic() - start)
+        if outcome != "finished":
+            rate = (count - before) / (time.monotonic() - start)
         if run_record is not None:
             counts = {"inputs": count, "errors": errors, "done_before": before}
             run_record.write(outcome, counts, rate)
-    _sum_up(settings, sink.path, count, errors, rate)
+    _sum_up(settings, sink.paths, count, errors, rate)
 
 
 class RunRecord:
@@ -165,7 +208,7 @@ class RunRecord:
 
     def _write(self, facts: Mapping[str, Any]) -> None:
         values = {
-            "command": shlex.join(["cvt", *sys.argv[1:]]),
+            "command": _command(),
             "versions": _versions(),
             "machine": platform.platform(),
             "start": self.start.isoformat(),
@@ -179,16 +222,22 @@ class RunRecord:
             raise UsageError(f"{self.path} can't be written: {error.strerror}") from None
 
 
+def _command() -> str:
+    return shlex.join(["cvt", *sys.argv[1:]])
+
+
 def _versions() -> dict[str, str]:
     names = ("torch", "pillow", "numpy", "huggingface_hub", "safetensors")
     ours = {"cvt": __version__, "python": platform.python_version()}
     return ours | {name: version(name) for name in names}
 
 
-def _sum_up(settings: Settings, output: Path | None, count: int, errors: int, rate: float) -> None:
+def _sum_up(
+    settings: Settings, outputs: Sequence[Path], count: int, errors: int, rate: float
+) -> None:
     if not settings.quiet:
-        if output is not None:
-            say(f"{output}: {count} inputs, {rate:.1f} images/s")
+        if outputs:
+            say(f"{', '.join(map(str, outputs))}: {count} inputs, {rate:.1f} images/s")
         if errors:
             say(f"{errors} of {count} inputs could not be read; each has its error in the output")
     if errors:

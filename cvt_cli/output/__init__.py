@@ -8,6 +8,8 @@ from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast, runtime_check
 from cvt_cli.errors import UsageError
 from cvt_cli.records import Record, RecordShape
 
+NO_SUMMARY: Mapping[str, Any] = {}
+
 
 class Writer(Protocol):
     """Writes records to a text stream, which its caller flushes and closes.
@@ -61,7 +63,11 @@ class ConvertedWriter(Writer, Protocol):
 
     @staticmethod
     def convert(
-        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+        records: Iterable[Record],
+        path: Path,
+        shape: RecordShape,
+        run: Mapping[str, Any],
+        summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
         """Write the document: whole, or nothing.
 
@@ -70,6 +76,8 @@ class ConvertedWriter(Writer, Protocol):
             path: the document.
             shape: what a record has room for.
             run: what the records were made with.
+            summary: how the run went: `command`, `end`, `images_per_second`. It is another one
+                each time: a table of records does without.
 
         Raises:
             OSError: if it can't be written.
@@ -89,9 +97,11 @@ _WRITERS = {
     "json": ("cvt_cli.output.jsons", "JsonWriter"),
     "jsonl": ("cvt_cli.output.jsons", "JsonLinesWriter"),
     "parquet": ("cvt_cli.output.parquet", "ParquetWriter"),
+    "html": ("cvt_cli.output.report_page", "ReportPageWriter"),
 }
 FORMATS = tuple(_WRITERS)
-ROW_FORMATS = tuple(name for name in _WRITERS if name not in ("table", "plain"))
+ROW_FORMATS = tuple(name for name in _WRITERS if name not in ("table", "plain", "html"))
+FILE_FORMATS = (*ROW_FORMATS, "html")
 
 # The same for embeddings.
 _EMBEDDING_WRITERS = {
@@ -121,7 +131,7 @@ def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
     name = path.suffix.lower().removeprefix(".")
     if name not in formats:
         suffixes = " ".join(f".{name}" for name in formats)
-        way_out = ", or say --format" if formats == ROW_FORMATS else ""
+        way_out = ", or say --format" if formats in (ROW_FORMATS, FILE_FORMATS) else ""
         raise UsageError(f"{path}: the suffix names no format", hint=f"one of {suffixes}{way_out}")
     return name
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.output import ConvertedWriter, WriterClass, open_text
+from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
 
 FSYNC_SECONDS = 5.0
@@ -43,10 +43,12 @@ class Journal:
         resume: bool,
     ) -> None:
         self.path = path
+        self.paths = (path,)
         self.part = part_of(path)
         self._run_file = self.part.with_name(self.part.name + ".json")
         self._synced = time.monotonic()
         self._writer_class = writer_class
+        self.is_converted = issubclass(writer_class, ConvertedWriter)
         self._shape = shape
         self._run = run
         # Paths with a record already, in the order of the records, as output files write them.
@@ -80,15 +82,24 @@ class Journal:
         except OSError as error:
             raise self._lost(error) from None
 
-    def finish(self) -> None:
-        """Give the file its name."""
+    def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
+        """Give the file its name.
+
+        Args:
+            summary: how the run went; see `ConvertedWriter.convert`.
+
+        Raises:
+            CvtError: as `write`.
+        """
         try:
             self._writer.close()
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
             if issubclass(self._writer_class, ConvertedWriter):
-                self._writer_class.convert(self._records(), self.path, self._shape, self._run)
+                self._writer_class.convert(
+                    self._records(), self.path, self._shape, self._run, summary
+                )
                 self.part.unlink()
             else:
                 self.part.replace(self.path)

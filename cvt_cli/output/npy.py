@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cvt_cli.files import write_atomically
+from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.records import Record, RecordShape, as_written
 
@@ -25,7 +26,11 @@ class NpyWriter(EmbeddingJournal):
 
     @staticmethod
     def convert(
-        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+        records: Iterable[Record],
+        path: Path,
+        shape: RecordShape,
+        run: Mapping[str, Any],
+        summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
         """Write the files, `path` last: where it is, so are the others.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvt_cli.files import write_atomically
+from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.delimited import prediction_names, prediction_pairs
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.output.jsons import JsonLinesWriter
@@ -31,7 +32,11 @@ class ParquetWriter(JsonLinesWriter):
 
     @staticmethod
     def convert(
-        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+        records: Iterable[Record],
+        path: Path,
+        shape: RecordShape,
+        run: Mapping[str, Any],
+        summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
         """Write the document, from a journal's records; a row group at a time is in memory.
 
@@ -82,7 +87,11 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
 
     @staticmethod
     def convert(
-        records: Iterable[Record], path: Path, shape: RecordShape, run: Mapping[str, Any]
+        records: Iterable[Record],
+        path: Path,
+        shape: RecordShape,
+        run: Mapping[str, Any],
+        summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
         """As that of `ParquetWriter`."""
         fields = [("embedding", pa.list_(pa.float32(), shape.embedding_dim))]

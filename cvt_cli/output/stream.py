@@ -1,17 +1,17 @@
 """Records to an open stream, for readers that want each as soon as it is known."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from cvt_cli.output import WriterClass
+from cvt_cli.output import NO_SUMMARY, WriterClass
 from cvt_cli.records import Record, RecordShape
 
 
 class StreamOutput:
     """Standard output, say: what has `write` and `finish` as a `Journal` does."""
 
-    path: Path | None = None
+    paths: Sequence[Path] = ()
     done: Sequence[str] = ()
     errors = 0
 
@@ -24,7 +24,7 @@ class StreamOutput:
         self._writer.write(records)
         self._stream.flush()
 
-    def finish(self) -> None:
+    def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
         """End the document."""
         self._writer.close()
         self._stream.flush()

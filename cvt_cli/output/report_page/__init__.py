@@ -1,0 +1,182 @@
+"""A page to look at a run: one HTML file that opens from disk, with every thumbnail in it, or for
+more images than one mails, in a folder beside it.
+
+`page.html` is a Jinja template; `page.css` and `page.js` go into the page as they are, and its
+Content-Security-Policy lets nothing else run. The records go into it as JSON, which the script
+shows as text.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from importlib.resources import files
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from cvt_cli import __version__
+from cvt_cli.files import write_atomically
+from cvt_cli.output import NO_SUMMARY
+from cvt_cli.output.jsons import as_json, parse_record
+from cvt_cli.output.table import visible
+from cvt_cli.output.thumbnails import file_name, remove_thumbnails, thumbnails_of, unfinished
+from cvt_cli.records import Record, RecordShape, as_written
+
+# Images, up to which the thumbnails are in the page itself.
+MOST_INLINE = 400
+
+
+class ReportPageWriter:
+    """Its journal is JSON Lines: a record a line, with the thumbnail as base64."""
+
+    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
+        self._stream = stream
+        self._shape = shape
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append a line for each record."""
+        for record in records:
+            values = as_json(record, self._shape)
+            if record.thumbnail is not None:
+                values["thumbnail"] = base64.b64encode(record.thumbnail).decode()
+            self._stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Nothing ends JSON Lines."""
+
+    @staticmethod
+    def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
+        """The whole lines.
+
+        Raises:
+            ValueError: if one is not a record.
+        """
+        end = 0
+        for line in file:
+            end += len(line)
+            if line.endswith(b"\n"):
+                values = json.loads(line)
+                thumbnail = values.get("thumbnail") and base64.b64decode(values["thumbnail"])
+                yield replace(parse_record(values), thumbnail=thumbnail), end
+
+    @staticmethod
+    def convert(
+        records: Iterable[Record],
+        path: Path,
+        shape: RecordShape,
+        run: Mapping[str, Any],
+        summary: Mapping[str, Any] = NO_SUMMARY,
+    ) -> None:
+        """Write the page, and the folder of thumbnails if there are too many for the page.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        records = iter(records)
+        first = list(islice(records, MOST_INLINE + 1))
+        inline = len(first) <= MOST_INLINE
+        folder = thumbnails_of(path)
+        new_folder = unfinished(folder)
+        numbers = count()
+
+        def thumbnail(record: Record) -> str | int | None:
+            """What the script finds it by: itself, or its number in the folder."""
+            if record.thumbnail is None:
+                return None
+            if inline:
+                return base64.b64encode(record.thumbnail).decode()
+            number = next(numbers)
+            (new_folder / file_name(number)).write_bytes(record.thumbnail)
+            return number
+
+        def rows() -> Iterator[list[object]]:
+            base = path.parent.resolve()
+            for record in chain(first, records):
+                yield [
+                    as_written(record.path),
+                    [[each.label, each.score] for each in record.predictions],
+                    record.error,
+                    thumbnail(record),
+                    _link(record.path, base),
+                    [record.columns.get(name) for name in shape.columns],
+                ]
+
+        def write(file: BinaryIO) -> None:
+            remove_thumbnails(new_folder)
+            if not inline:
+                new_folder.mkdir()
+            for piece in _page(rows(), folder.name, path.stem, shape, run, summary):
+                file.write(piece.encode("utf-8", "backslashreplace"))
+            remove_thumbnails(folder)
+            if not inline:
+                # Before the page has its name; many small files are flushed faster at once.
+                if hasattr(os, "sync"):
+                    os.sync()
+                new_folder.replace(folder)
+
+        write_atomically(path, write)
+
+
+def _link(path: str, base: Path) -> str | None:
+    """Where the page finds the image itself, if it is a file: a relative address."""
+    # os.path: a name may be too long to ask for, which Path takes for an error.
+    if not os.path.isfile(path):
+        return None
+    try:
+        relative = os.path.relpath(os.path.realpath(path), base)
+    except ValueError:  # another drive
+        return None
+    # "./": a name with a colon in it is no scheme.
+    return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
+
+
+def _page(
+    rows: Iterator[list[object]],
+    folder: str,
+    name: str,
+    shape: RecordShape,
+    run: Mapping[str, Any],
+    summary: Mapping[str, Any],
+) -> Iterator[str]:
+    here = files(__name__)
+    style, script, template = (
+        (here / f"page.{suffix}").read_text("utf-8") for suffix in ("css", "js", "html")
+    )
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["visible"] = lambda value: visible(str(value))
+    settings = {
+        "folder": quote(folder),
+        "name": name,
+        "topK": shape.top_k,
+        "columns": shape.columns,
+    }
+    # Buffered: a piece of a template is a few characters.
+    stream = environment.from_string(template).stream(
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        name=name,
+        run=run,
+        summary=summary,
+        version=__version__,
+        settings=settings,
+        rows=rows,
+    )
+    stream.enable_buffering(64)
+    return iter(stream)
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names a script."""
+    return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()

@@ -1,0 +1,39 @@
+"""Several files of one run, as one."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cvt_cli.output import NO_SUMMARY
+from cvt_cli.output.journal import Journal
+from cvt_cli.records import Record, as_written
+
+
+class SeveralOutputs:
+    """Has `write` and `finish` as each of its journals does.
+
+    A run may have been cut between the journals, and one may have been added since: what is done
+    is what the shortest has, and the others leave out what they have already.
+    """
+
+    def __init__(self, journals: Sequence[Journal]) -> None:
+        self.paths = tuple(journal.path for journal in journals)
+        shortest = min(journals, key=lambda journal: len(journal.done))
+        self.done = shortest.done
+        self.errors = shortest.errors
+        self._journals = journals
+        self._ahead = [set(journal.done[len(self.done) :]) for journal in journals]
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append records to each file; see `Journal.write`."""
+        for record in records:
+            path = as_written(record.path)
+            for journal, ahead in zip(self._journals, self._ahead, strict=True):
+                if path in ahead:
+                    ahead.remove(path)
+                else:
+                    journal.write([record])
+
+    def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
+        """Give the files their names, those first that have to be made of their journals."""
+        for journal in sorted(self._journals, key=lambda journal: not journal.is_converted):
+            journal.finish(summary)
