@@ -61,7 +61,7 @@ def embed(
     run_record: options.RunRecordOption = None,
     decode: options.DecodeOption = DecodeChoice.FAST,
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
+    dtype: options.DtypeOption = "float32",
     batch_size: options.BatchSizeOption = 16,
     progress: options.ProgressOption = None,
 ) -> None:

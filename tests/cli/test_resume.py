@@ -1,0 +1,256 @@
+"""Interrupted runs of `cvt classify`, taken up: the same bytes as if nothing had happened."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from cvt_cli.output import writer_class
+from cvt_cli.output.journal import Journal, part_of
+from cvt_cli.records import Record, RecordShape
+from tests.conftest import RunCvt
+from tests.photos import picture
+
+BATCH = 4
+TOP_K = 5
+SHAPE = RecordShape(TOP_K)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_cvt: Callable[..., Path]) -> Path:
+    return tiny_cvt()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Names that break formats, of images that differ; two are none."""
+    folder = tmp_path_factory.mktemp("images")
+    names = [f"{i}.png" for i in range(34)]
+    names[3:3] = ['comma, and "quotes".png', "line\nbreak\r.png", os.fsdecode(b"caf\xe9.png")]
+    paths = [str(folder / name) for name in names]
+    for seed, path in enumerate(paths):
+        picture(32, 32, seed).save(path)
+    (folder / "5.png").write_text("no image")
+    (folder / "30.png").unlink()
+    return paths
+
+
+def arguments(model: Path, output: Path, *more: str) -> list[object]:
+    fixed = ["-m", model, "-k", TOP_K, "-b", BATCH, "--files-from", "-", "--null", "-o", output]
+    return ["classify", *fixed, *more]
+
+
+def listed(paths: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(path) + b"\0" for path in paths)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    images: list[str], model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[Record]:
+    """The records of a run that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = RunCvt(folder, "http://127.0.0.1:9")
+    run(*arguments(model, folder / "whole.jsonl"), stdin=listed(images), expect=1)
+    with (folder / "whole.jsonl").open("rb") as file:
+        records = list(writer_class("jsonl").documents(file))
+    assert len(records) == len(images)
+    assert sum(record.error is not None for record in records) == 2
+    return records
+
+
+def written(folder: Path, name: str, records: list[Record], run: dict[str, object]) -> bytes:
+    path = folder / f"expected.{name}"
+    journal = Journal(path, writer_class(name), SHAPE, run, resume=False)
+    journal.write(records)
+    journal.finish()
+    return path.read_bytes()
+
+
+def stop(
+    run_cvt: RunCvt,
+    command: list[object],
+    paths: Sequence[str],
+    part: Path,
+    signal_: int = signal.SIGKILL,
+) -> tuple[int, str]:
+    """Give the command so many names and no end of them; stop it when it can only wait for more.
+    Returns how many records there are then, and what it said."""
+    process = run_cvt.start(*command, encoding=None, errors=None)
+    with process:
+        assert process.stdin is not None and process.stderr is not None
+        process.stdin.write(listed(paths))
+        process.stdin.flush()
+        # A batch goes through the network when another is there.
+        due = len(paths) // BATCH * BATCH - BATCH
+        deadline = time.monotonic() + 60
+        while (count := records_in(part)) < due:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert count == due
+        process.send_signal(signal_)
+        said = process.stderr.read().decode()
+        assert process.wait() == (-signal_ if signal_ == signal.SIGKILL else 130)
+    return count, said
+
+
+def records_in(part: Path) -> int:
+    name = part.suffixes[-2][1:]
+    try:
+        with part.open("rb") as file:
+            return sum(1 for _ in writer_class(name).read(file))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("name", "moments", "cut"),
+    [
+        ("csv", (13, 33), 5),
+        ("tsv", (16,), 31),
+        ("json", (20,), 1),
+        ("jsonl", (33,), 50),
+        ("parquet", (25,), 3),
+    ],
+)
+def test_killed_and_resumed(
+    run_cvt: RunCvt,
+    model: Path,
+    images: list[str],
+    expected: list[Record],
+    tmp_path: Path,
+    name: str,
+    moments: Sequence[int],
+    cut: int,
+) -> None:
+    output = tmp_path / f"labels.{name}"
+    part = part_of(output)
+    more: list[str] = []
+    for moment in moments:
+        count, _ = stop(run_cvt, arguments(model, output, *more), images[:moment], part)
+        assert not output.exists()
+        # What a power cut leaves: not even the last of what was written.
+        os.truncate(part, part.stat().st_size - cut)
+        assert records_in(part) in (count, count - 1)
+        more = ["--resume"]
+    run = json.loads(part.with_name(part.name + ".json").read_text())
+    done = run_cvt(*arguments(model, output, *more), stdin=listed(images), expect=1)
+    assert f"{len(images)} inputs" in done.stderr
+    assert "2 of 37 inputs could not be read" in done.stderr
+    assert output.read_bytes() == written(tmp_path, name, expected, run)
+    assert not list(tmp_path.glob("labels.*.part*"))
+
+
+def test_ctrl_c_then_other_options_then_resumed(
+    run_cvt: RunCvt,
+    model: Path,
+    images: list[str],
+    expected: list[Record],
+    tmp_path: Path,
+    tiny_cvt: Callable[..., Path],
+) -> None:
+    output = tmp_path / "labels.csv"
+    part = part_of(output)
+    command = arguments(model, output)
+    count, said = stop(run_cvt, command, images[:12], part, signal.SIGINT)
+    assert (
+        said
+        == f"cvt: error: interrupted after {count} inputs; {part} keeps them: --resume goes on\n"
+    )
+
+    before = part.read_bytes()
+    refusals = {
+        (): "is there from a run that was interrupted; --resume takes it up, --overwrite starts",
+        ("--resume", "--overwrite"): "exclude each other",
+        ("--resume", "-k", "2"): "another top-k: 5 then, 2 now",
+        ("--resume", "-m", str(tiny_cvt(seed=1))): "another model",
+    }
+    for more, message in refusals.items():
+        refused = run_cvt(*command, *more, stdin=listed(images), expect=2)
+        assert message in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert part.read_bytes() == before
+
+    run_cvt(*command, "--resume", stdin=listed(images), expect=1)
+    assert output.read_bytes() == written(tmp_path, "csv", expected, {})
+    finished = run_cvt(*command, "--resume", stdin=listed(images), expect=2)
+    assert "is finished; --overwrite replaces it" in finished.stderr
+
+
+def test_inputs_that_have_changed(
+    run_cvt: RunCvt, model: Path, images: list[str], expected: list[Record], tmp_path: Path
+) -> None:
+    output = tmp_path / "labels.csv"
+    done, _ = stop(run_cvt, arguments(model, output), images[:16], part_of(output))
+    changed = [images[-1], *images[2:-1]]
+    resumed = run_cvt(*arguments(model, output, "--resume"), stdin=listed(changed), expect=1)
+    assert "the inputs have changed since" in resumed.stderr
+    with output.open("rb") as file:
+        paths = [record.path for record in writer_class("csv").documents(file)]
+    names = [record.path.encode("utf-8", "backslashreplace").decode() for record in expected]
+    assert paths == [*names[:done], names[-1], *names[done:-1]]
+
+
+def test_a_full_disk(
+    run_cvt: RunCvt, model: Path, images: list[str], expected: list[Record], tmp_path: Path
+) -> None:
+    output = tmp_path / "labels.csv"
+    room = 4096
+    process = run_cvt.start(
+        *arguments(model, output),
+        encoding=None,
+        errors=None,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    out, said = process.communicate(listed(images), timeout=120)
+    assert process.returncode == 1
+    assert out == b""
+    message, *more = said.decode().splitlines()
+    assert message.startswith(f"cvt: error: {part_of(output)} can't be written: file too large; ")
+    assert message.endswith("--resume")
+    assert not more
+    assert part_of(output).stat().st_size == room
+    kept = records_in(part_of(output))
+    assert 0 < kept < len(images)
+    run_cvt(*arguments(model, output, "--resume"), stdin=listed(images), expect=1)
+    assert output.read_bytes() == written(tmp_path, "csv", expected, {})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """A file system with room for next to nothing."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    options = ["-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
+    if mount is None or subprocess.call([mount, *options], stderr=subprocess.DEVNULL):
+        pytest.skip("needs leave to mount a tmpfs")
+    return folder
+
+
+def test_a_small_disk(
+    run_cvt: RunCvt,
+    model: Path,
+    images: list[str],
+    expected: list[Record],
+    small_disk: Path,
+    tmp_path: Path,
+) -> None:
+    output = small_disk / "labels.csv"
+    try:
+        full = run_cvt(*arguments(model, output), stdin=listed(images), expect=1)
+        assert "can't be written: no space left on device; " in full.stderr
+        assert len(full.stderr.splitlines()) == 1
+        subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+        run_cvt(*arguments(model, output, "--resume"), stdin=listed(images), expect=1)
+        assert output.read_bytes() == written(tmp_path, "csv", expected, {})
+    finally:
+        subprocess.run(["umount", str(small_disk)], check=True)
