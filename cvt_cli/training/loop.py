@@ -280,7 +280,13 @@ class Trainer:
                 f"now there are {len(self._train.samples)}",
                 hint="--overwrite begins anew",
             )
-        self.model.load_state_dict(state["model"])
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError:
+            raise UsageError(
+                "the interrupted run trained another architecture",
+                hint="--resume takes the options that the run began with; --overwrite begins anew",
+            ) from None
         self.average.state = {k: v.to(self._device) for k, v in state["average"].items()}
         self.average.updates = state["average_updates"]
         self._optimizer.load_state_dict(state["optimizer"])
@@ -333,6 +339,8 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"settings", "history"} <= state.keys():
+            raise KeyError("settings")
     # A file of other origin makes torch raise nearly anything.
     except Exception as error:
         raise CvtError(

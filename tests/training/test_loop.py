@@ -67,11 +67,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def trainer_for(dataset, **changes):
+def trainer_for(dataset, config=SMALL, **changes):
     torch.manual_seed(0)
     errors = {}
     return Trainer(
-        Cvt(SMALL),
+        Cvt(config),
         Images(dataset.train, RULE, errors),
         Images(dataset.val, RULE, errors),
         errors,
@@ -169,6 +169,9 @@ def test_a_state_of_other_settings_or_data_is_refused(dataset, whole_run, tmp_pa
     state = load_state(tmp_path)
     with pytest.raises(UsageError, match=r"had learning_rate = 0\.003, not 0\.1"):
         trainer_for(dataset, learning_rate=0.1).restore(state)
+    wider = replace(SMALL, embed_dim=(16, 32, 32))
+    with pytest.raises(UsageError, match="trained another architecture"):
+        trainer_for(dataset, config=wider).restore(state)
     fewer = replace(dataset, train=dataset.train[:-1])
     with pytest.raises(UsageError, match="had 24 training images, now there are 23"):
         trainer_for(fewer).restore(state)
@@ -177,6 +180,9 @@ def test_a_state_of_other_settings_or_data_is_refused(dataset, whole_run, tmp_pa
 def test_a_corrupt_state_is_no_state(tmp_path):
     assert load_state(tmp_path) is None
     (tmp_path / STATE).write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(CvtError, match="not the state of a training"):
+        load_state(tmp_path)
+    torch.save({"weights": torch.zeros(1)}, tmp_path / STATE)
     with pytest.raises(CvtError, match="not the state of a training"):
         load_state(tmp_path)
 
