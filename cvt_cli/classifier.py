@@ -60,6 +60,9 @@ class Classifier:
         only: the labels to choose from, instead of all that the model knows: scores are the
             softmax over these.
 
+    Attributes:
+        reduce_to: shorter side in pixels down to which the decoder may scale; None for exact.
+
     Raises:
         ModelError: if the checkpoint can't be had.
         UsageError: if this machine has no such device, there is no such dtype, or the model knows
@@ -95,10 +98,10 @@ class Classifier:
         self.checkpoint = model
         self.batch_size = batch_size
         self.max_pixels = max_pixels
-        self._reduce_to = None if exact_decode else model.preprocessing.reduce_to
-        if self._reduce_to is not None:
+        self.reduce_to = None if exact_decode else model.preprocessing.reduce_to
+        if self.reduce_to is not None:
             # Tiny networks' too: whether thumbnails are made must change no score.
-            self._reduce_to = max(self._reduce_to, THUMBNAIL_SIZE)
+            self.reduce_to = max(self.reduce_to, THUMBNAIL_SIZE)
         self._indexes = _indexes_of(only, model) if only else range(len(model.labels))
         self._model = FusedCvt(model.model().to(self.device, self.dtype))
 
@@ -122,7 +125,7 @@ class Classifier:
             "preprocessing": self.checkpoint.preprocessing.to_dict(),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "decode": "exact" if self._reduce_to is None else "fast",
+            "decode": "exact" if self.reduce_to is None else "fast",
             "batch_size": self.batch_size,
             "labels": [self.labels[index] for index in self._indexes]
             if len(self._indexes) < len(self.labels)
@@ -310,7 +313,7 @@ class Classifier:
             if isinstance(source, Source):
                 with source.open() as file:
                     result.columns |= _file_facts(file, columns)
-                    image = decode(file, self.max_pixels, self._reduce_to)
+                    image = decode(file, self.max_pixels, self.reduce_to)
             else:
                 image = ImageOps.exif_transpose(source).convert("RGB")
             width, height = image.info.get(FULL_SIZE, image.size)

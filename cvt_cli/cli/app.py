@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 
 import cvt_cli
+from cvt_cli.cli.benchmark import EXAMPLES as BENCHMARK_EXAMPLES
+from cvt_cli.cli.benchmark import benchmark
 from cvt_cli.cli.classify import EXAMPLES, classify
 from cvt_cli.cli.embed import EXAMPLES as EMBED_EXAMPLES
 from cvt_cli.cli.embed import embed
@@ -43,6 +45,7 @@ app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.command(epilog=MODELS_EXAMPLES)(models)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=BENCHMARK_EXAMPLES)(benchmark)
 
 
 def _print_version(wanted: bool) -> None:

@@ -27,6 +27,9 @@ KINDS = (TOKEN_EMBEDDING, CONV_PROJECTION, LINEAR_PROJECTION, ATTENTION, MLP, NO
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+# The layers of a block whose cost is proportional to the number of queries.
+_OF_EACH_QUERY = {"attn.proj_q", "attn.attention", "attn.proj", "mlp.fc1", "mlp.fc2"}
+
 Shape = tuple[int, ...]
 
 
@@ -190,6 +193,32 @@ def count(
         counter.linear("head", HEAD, (batch_size, dim), config.num_labels),
     )
     return Cost(image_size, batch_size, dtype, stages, last)
+
+
+def needed_macs(config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1) -> int:
+    """The multiply-adds without which there are no logits: what `fused.py` computes.
+
+    With a class token in the last stage, its last block's other tokens are read by nothing behind
+    them but keys and values: their queries, output projections and MLPs do not count.
+
+    Args:
+        image_size: (height, width) in pixels.
+
+    Raises:
+        ValueError: if the images are too small for the network; names the smallest size.
+    """
+    cost = count(config, image_size, batch_size)
+    stage = cost.stages[-1]
+    if not config.cls_token[-1] or not stage.depth:
+        return cost.total.macs
+    others = math.prod(stage.tokens)
+    dead = 0
+    for layer in stage.block:
+        if layer.name.startswith("attn.conv_proj_q."):
+            dead += layer.total.macs
+        elif layer.name in _OF_EACH_QUERY:
+            dead += layer.total.macs // (others + 1) * others
+    return cost.total.macs - dead
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""How fast the network and the whole run are on this machine, beside what else there is."""

@@ -1,0 +1,253 @@
+"""The same network with the same weights in several hands: ours, and the peers it is compared with.
+
+The peers' packages are optional.
+"""
+
+import gc
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvt_cli.checkpoint.layouts import TRANSFORMERS
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.devices import DTYPES
+from cvt_cli.errors import UsageError
+from cvt_cli.model.fused import FusedCvt
+
+OPSET = 17
+
+
+class Engine(ABC):
+    """A network on its device, in its dtype."""
+
+    @abstractmethod
+    def feed(self, images: Tensor) -> None:
+        """Take the next input: normalised images, (B, 3, H, W) float32 on the CPU."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Compute the logits of the input, and return when they are there."""
+
+    @abstractmethod
+    def logits(self) -> Tensor:
+        """Of the last run, (B, num_labels) float32 on the CPU."""
+
+
+class TorchEngine(Engine):
+    """A network in torch.
+
+    Args:
+        network: (B, 3, H, W) to logits (B, num_labels), both in `dtype` on `device`.
+    """
+
+    def __init__(
+        self, network: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._network, self._device, self._dtype = network, device, dtype
+
+    def feed(self, images: Tensor) -> None:  # noqa: D102
+        self._images = images.to(self._device, self._dtype)
+
+    @torch.inference_mode()
+    def run(self) -> None:  # noqa: D102
+        self._logits = self._network(self._images)
+        synchronize(self._device)
+
+    def logits(self) -> Tensor:  # noqa: D102
+        return self._logits.float().cpu()
+
+
+class ExportedEngine(Engine):
+    """Our plain network, exported as ONNX for the shape of each input, in another runtime on the
+    CPU. With as many threads as torch."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._images = np.empty(0, np.float32)
+
+    def feed(self, images: Tensor) -> None:  # noqa: D102
+        if images.shape != self._images.shape:
+            with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+                self._load(_export(self._checkpoint, images, Path(folder)))
+        self._images = images.numpy()
+
+    def logits(self) -> Tensor:  # noqa: D102
+        return torch.from_numpy(self._logits).float()
+
+    def run(self) -> None:  # noqa: D102
+        self._logits = self._compute(self._images)
+
+    @abstractmethod
+    def _load(self, path: Path) -> None: ...
+
+    @abstractmethod
+    def _compute(self, images: np.ndarray) -> np.ndarray: ...
+
+
+class OnnxRuntimeEngine(ExportedEngine):
+    """ONNX Runtime, in float32."""
+
+    def _load(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+
+    def _compute(self, images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = self._session.run(None, {"images": images})[0]
+        return logits
+
+
+class OpenVinoEngine(ExportedEngine):
+    """OpenVINO, computing in `dtype`."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        super().__init__(checkpoint)
+        self._precision = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(dtype, "f32")
+
+    def _load(self, path: Path) -> None:
+        import openvino
+
+        core = openvino.Core()
+        self._network = core.compile_model(
+            core.read_model(path),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": self._precision,
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
+
+    def _compute(self, images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = self._network([images])[0]
+        return logits
+
+
+def ours(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, compiled: bool = False
+) -> Engine:
+    """The network as `cvt classify` runs it, or as torch.compile makes it.
+
+    Args:
+        compiled: through torch.compile, for each shape of input: our inference form on a GPU. On a
+            CPU that has matrix products which torch.compile does not take: there it is the plain
+            network.
+    """
+    model = checkpoint.model().to(device, dtype)
+    network: Callable[[Tensor], Tensor]
+    if not compiled:
+        network = FusedCvt(model)
+    else:
+        plain = model if device.type == "cpu" else FusedCvt(model).__call__
+        network = torch.compile(plain, dynamic=False)
+    return TorchEngine(network, device, dtype)
+
+
+def baseline(name: str, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Engine:
+    """The peer of that name, with the same weights.
+
+    Args:
+        name: one of `BASELINES`, for which `check_baseline` found nothing against it.
+    """
+    if name == "onnxruntime":
+        return OnnxRuntimeEngine(checkpoint)
+    if name == "openvino":
+        return OpenVinoEngine(checkpoint, dtype)
+    model = transformers_model(checkpoint).to(device, dtype)
+    return TorchEngine(lambda images: model(pixel_values=images).logits, device, dtype)
+
+
+def transformers_model(checkpoint: Checkpoint) -> Any:
+    """A `CvtForImageClassification` with these weights and labels, on the CPU, in evaluation
+    mode."""
+    import transformers
+
+    values = checkpoint.config.to_dict()
+    config = transformers.CvtConfig.from_dict(
+        values
+        | {
+            "id2label": dict(enumerate(checkpoint.labels)),
+            "label2id": {label: index for index, label in enumerate(checkpoint.labels)},
+        }
+    )
+    model: Any = transformers.CvtForImageClassification(config)
+    model.load_state_dict(TRANSFORMERS.to_theirs(checkpoint.model().state_dict()))
+    return model.eval()
+
+
+def check_baseline(
+    name: str, checkpoint: Checkpoint, device: torch.device, dtypes: Sequence[str]
+) -> None:
+    """Whether the peer can run this network.
+
+    Args:
+        name: one of `BASELINES`.
+        dtypes: names out of `DTYPES`.
+
+    Raises:
+        UsageError: if it can't, or only in another dtype or on another device.
+    """
+    config = checkpoint.config
+    if name == "transformers":
+        if set(config.qkv_projection_method) != {"dw_bn"}:
+            raise UsageError("transformers runs no projection but dw_bn: no baseline for this CvT")
+        if config.hidden_act != "gelu":
+            raise UsageError(
+                f"transformers runs no {config.hidden_act}: no baseline for this CvT",
+                hint="--activation gelu makes them the same network",
+            )
+        if any(depth <= stage for stage, depth in enumerate(config.depth)):
+            raise UsageError("transformers builds another network of this CvT: no baseline for it")
+        return
+    if device.type != "cpu":
+        raise UsageError(
+            f"--baseline {name} is a comparison on the CPU, not on {device}", hint="--device cpu"
+        )
+    known = {"onnxruntime": ["float32"], "openvino": list(DTYPES)}[name]
+    for dtype in dtypes:
+        if dtype not in known:
+            raise UsageError(f"--baseline {name} has no {dtype}", hint=f"--dtype {','.join(known)}")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for all that the device was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _export(checkpoint: Checkpoint, images: Tensor, folder: Path) -> Path:
+    """The plain network as an ONNX file for exactly this shape of input."""
+    path = folder / "cvt.onnx"
+    with warnings.catch_warnings():
+        # This exporter is on its way out; its successor takes five times as long.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            checkpoint.model().float(),
+            (images,),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return path

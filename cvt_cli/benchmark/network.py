@@ -1,0 +1,350 @@
+"""The network alone, on synthetic input: latency, throughput, share of this device's peak."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvt_cli.benchmark.engines import Engine, baseline, free_memory, ours, synchronize
+from cvt_cli.benchmark.machine import available_memory, peak_memory, reset_peak_memory
+from cvt_cli.benchmark.statistics import Latency, Ratio, take_turns, times
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.devices import DTYPES, is_out_of_memory
+from cvt_cli.model.cost import count, needed_macs
+from cvt_cli.model.fused import Linear
+
+OUT_OF_MEMORY = "out of memory"
+CHECKED_IMAGES = 8
+PEAK_SECONDS = 1.0
+WARM_UP = 0.1  # of a case's duration
+# The side of the square matrices. The largest that a device is given in `PEAK_SECONDS`.
+PRODUCT_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (2048, 4096, 8192), "mps": (1024, 2048, 4096)}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        dtypes: names out of `DTYPES`.
+        duration: seconds a case, for each side where there are two.
+        compiled: through torch.compile.
+        peer: one of `BASELINES`, or None.
+    """
+
+    checkpoint: Checkpoint
+    image_size: tuple[int, int]
+    batch_sizes: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    device: torch.device
+    duration: float
+    compiled: bool = False
+    peer: str | None = None
+
+    @property
+    def flops_per_image(self) -> int:
+        """Two for each multiply-add that is needed."""
+        return 2 * needed_macs(self.checkpoint.config, self.image_size)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The rate of the fastest large matrix product.
+
+    Attributes:
+        tflops: 10^12 floating-point operations a second.
+        product: what computed it, and the shape.
+    """
+
+    tflops: float
+    product: str
+
+
+@dataclass
+class Comparison:
+    """The peer beside us, in turns.
+
+    Attributes:
+        latency: the peer's.
+        ratio: of throughputs; above 1 where ours is the greater.
+        labels_agree: share of images for which both have the same best label.
+        logit_difference: the largest, absolute.
+    """
+
+    latency: Latency
+    ratio: Ratio
+    labels_agree: float
+    logit_difference: float
+
+
+@dataclass
+class Case:
+    """One batch size in one dtype.
+
+    Attributes:
+        latency: from the call to the logits on the device; None if there is an error.
+        memory_bytes: the most at once; see `machine.peak_memory`.
+        compile_seconds: the first call, where torch.compile works in it.
+        error: why there are no figures, or none of the peer.
+    """
+
+    batch_size: int
+    dtype: str
+    latency: Latency | None = None
+    memory_bytes: int | None = None
+    compile_seconds: float | None = None
+    comparison: Comparison | None = None
+    error: str | None = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """By the median latency."""
+        return self.batch_size / self.latency.p50 if self.latency else None
+
+
+@dataclass
+class Measurement:
+    """What there is of a plan's figures; of an interrupted one the first."""
+
+    plan: Plan
+    peaks: dict[str, Peak] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)
+
+    @property
+    def planned(self) -> int:
+        """Cases of the plan."""
+        return len(self.plan.dtypes) * len(self.plan.batch_sizes)
+
+    def run(self, say: Say) -> None:
+        """Carry out the plan, a case after the other; an interruption leaves those that are done.
+
+        Args:
+            say: is told what is measured next.
+        """
+        plan, seconds = self.plan, min(self.plan.duration, PEAK_SECONDS)
+        for dtype in plan.dtypes:
+            say(f"{dtype}: matrix products, for the peak")
+            self.peaks[dtype] = measure_peak(plan.device, DTYPES[dtype], seconds)
+            for batch_size in plan.batch_sizes:
+                say(f"{dtype}, batch size {batch_size} ({len(self.cases) + 1} of {self.planned})")
+                self.cases.append(_measure_case(plan, batch_size, dtype, say))
+                free_memory(plan.device)
+            # Again: what else runs on this machine may have slowed the first.
+            again = measure_peak(plan.device, DTYPES[dtype], seconds)
+            self.peaks[dtype] = max(self.peaks[dtype], again, key=lambda peak: peak.tflops)
+
+    def tflops(self, case: Case) -> float | None:
+        """10^12 needed floating-point operations a second."""
+        rate = case.images_per_second
+        return None if rate is None else rate * self.plan.flops_per_image / 1e12
+
+    def peak_fraction(self, case: Case) -> float | None:
+        """Of the device's peak for that dtype."""
+        tflops = self.tflops(case)
+        return None if tflops is None else tflops / self.peaks[case.dtype].tflops
+
+    def limit(self, dtype: str) -> float:
+        """Images a second if the whole network ran at the peak."""
+        return self.peaks[dtype].tflops * 1e12 / self.plan.flops_per_image
+
+    def record(self, case: Case) -> dict[str, Any]:
+        """A flat record; of the peer only where there is one in the plan."""
+        latency, comparison = case.latency, case.comparison
+        values: dict[str, Any] = {
+            "batch_size": case.batch_size,
+            "dtype": case.dtype,
+            **latency_record("", latency),
+            "latency_spread": latency.spread if latency else None,
+            "repeats": latency.repeats if latency else None,
+            "images_per_second": case.images_per_second,
+            "tflops": self.tflops(case),
+            "peak_fraction": self.peak_fraction(case),
+            "memory_bytes": case.memory_bytes,
+        }
+        if self.plan.compiled:
+            values["compile_seconds"] = case.compile_seconds
+        if self.plan.peer is not None:
+            theirs = comparison.latency if comparison else None
+            values |= {
+                "baseline": self.plan.peer,
+                **latency_record("baseline_", theirs),
+                "baseline_images_per_second": case.batch_size / theirs.p50 if theirs else None,
+                **ratio_record(comparison.ratio if comparison else None),
+                "labels_agree": comparison.labels_agree if comparison else None,
+                "logit_difference": comparison.logit_difference if comparison else None,
+            }
+        return values | {"error": case.error}
+
+
+def latency_record(prefix: str, latency: Latency | None) -> dict[str, float | None]:
+    """The percentiles in milliseconds, each None without any."""
+    names = ("p50", "p90", "p99")
+    return {
+        f"{prefix}latency_ms_{name}": getattr(latency, name) * 1e3 if latency else None
+        for name in names
+    }
+
+
+def ratio_record(ratio: Ratio | None) -> dict[str, float | int | None]:
+    """The ratio and its range, each None without any."""
+    return {
+        "ratio": ratio.median if ratio else None,
+        "ratio_min": ratio.least if ratio else None,
+        "ratio_max": ratio.greatest if ratio else None,
+        "rounds": ratio.rounds if ratio else None,
+    }
+
+
+def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> Peak:
+    """The fastest product of two large square matrices: torch.matmul, and on a CPU oneDNN's linear
+    layer with packed weights, which its own library outruns on some processors.
+
+    Args:
+        seconds: for all; each size is tried at least once.
+    """
+    best = Peak(0.0, "")
+    sizes = PRODUCT_SIZES[device.type]
+    for size in sizes:
+        slowest = 0.0
+        for name, product in _products(device, dtype, size):
+            product()
+            fastest = min(times(product, seconds / (2 * len(sizes))))
+            tflops = 2 * size**3 / fastest / 1e12
+            best = max(best, Peak(tflops, f"{name}, {size} × {size}"), key=lambda p: p.tflops)
+            slowest = max(slowest, fastest)
+        if slowest > seconds / 4:  # the next takes eight times as long
+            break
+    return best
+
+
+def _products(
+    device: torch.device, dtype: torch.dtype, size: int
+) -> list[tuple[str, Callable[[], None]]]:
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    @torch.inference_mode()
+    def run(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        product(a, b)
+        synchronize(device)
+
+    products: list[tuple[str, Callable[[], None]]] = [("torch.matmul", partial(run, torch.matmul))]
+    packed = Linear(b, None)
+    if packed.packed:
+        products.append(("oneDNN's packed linear", partial(run, lambda a, _: packed(a))))
+    return products
+
+
+def _measure_case(plan: Plan, batch_size: int, dtype: str, say: Say) -> Case:
+    case = Case(batch_size, dtype)
+    try:
+        if _fits(plan, batch_size, dtype):
+            _measure_ours(plan, case, say)
+        else:
+            case.error = OUT_OF_MEMORY
+    except (RuntimeError, MemoryError) as error:
+        case.latency, case.comparison = None, None
+        case.error = _reason(error)
+    return case
+
+
+def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
+    images = synthetic_images(case.batch_size, plan.image_size)
+    dtype = DTYPES[case.dtype]
+    reset_peak_memory(plan.device)
+    if plan.compiled:
+        say("compiling")
+        _compile_anew()
+    engine = ours(plan.checkpoint, plan.device, dtype, plan.compiled)
+    engine.feed(images)
+    start = time.perf_counter()
+    engine.run()
+    if plan.compiled:
+        case.compile_seconds = time.perf_counter() - start
+    _warm_up(engine, plan.duration)
+    case.memory_bytes = peak_memory(plan.device)  # before a peer takes any
+    if plan.peer is not None:
+        try:
+            _compare(plan, case, engine, images)
+        except (RuntimeError, MemoryError) as error:
+            case.comparison, case.error = None, f"{plan.peer}: {_reason(error)}"
+            free_memory(plan.device)
+            engine.feed(images)
+    if case.comparison is None:
+        case.latency = Latency.of(times(engine.run, plan.duration))
+
+
+def _compare(plan: Plan, case: Case, engine: Engine, images: Tensor) -> None:
+    assert plan.peer is not None
+    peer = baseline(plan.peer, plan.checkpoint, plan.device, DTYPES[case.dtype])
+    peer.feed(images)
+    peer.run()
+    _warm_up(peer, plan.duration)
+    turns = take_turns(engine.run, peer.run, plan.duration)
+    agree, difference = _check(engine, peer, plan, case.batch_size)
+    case.latency, theirs = (Latency.of([s for each in side for s in each]) for side in turns)
+    case.comparison = Comparison(theirs, Ratio.of(*turns), agree, difference)
+
+
+def _check(engine: Engine, peer: Engine, plan: Plan, batch_size: int) -> tuple[float, float]:
+    """Share of images with the same best label, and the largest difference of logits, over at
+    least `CHECKED_IMAGES`."""
+    agree, difference, images = 0, 0.0, 0
+    for seed in range(-(-CHECKED_IMAGES // batch_size)):
+        batch = synthetic_images(batch_size, plan.image_size, seed)
+        found = []
+        for side in (engine, peer):
+            side.feed(batch)
+            side.run()
+            found.append(side.logits())
+        agree += int((found[0].argmax(dim=1) == found[1].argmax(dim=1)).sum())
+        difference = max(difference, float((found[0] - found[1]).abs().max()))
+        images += batch_size
+    return agree / images, difference
+
+
+def synthetic_images(batch_size: int, image_size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Normalised noise, the same each time: (batch_size, 3, *image_size) float32 on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch_size, 3, *image_size, generator=generator)
+
+
+def _warm_up(engine: Engine, duration: float) -> None:
+    times(engine.run, duration * WARM_UP, at_least=1)
+
+
+def _fits(plan: Plan, batch_size: int, dtype: str) -> bool:
+    """Whether there is a chance. On a CPU the system would end the whole process if not."""
+    if plan.device.type == "cuda":
+        return True  # says so itself
+    cost = count(plan.checkpoint.config, plan.image_size, batch_size, dtype)
+    available = available_memory()
+    return available is None or cost.peak_activation_bytes + cost.weight_bytes < available
+
+
+def _compile_anew() -> None:
+    """What it costs is measured without what earlier runs left behind."""
+    from torch import _dynamo
+    from torch._inductor import config
+
+    _dynamo.reset()
+    config.force_disable_caches = True
+
+
+def _reason(error: Exception) -> str:
+    """Why there are no figures; raises what is not the machine's."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and is_out_of_memory(error)
+    ):
+        return OUT_OF_MEMORY
+    if isinstance(error, NotImplementedError):
+        return "not supported on this device"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return "torch.compile: " + " ".join(str(error).split())[:150]
+    raise error

@@ -1,0 +1,400 @@
+"""From files to records: the whole run, each of its stages alone, and what bounds it."""
+
+import io
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cvt_cli.benchmark.engines import free_memory, synchronize, transformers_model
+from cvt_cli.benchmark.machine import cores
+from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
+from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.classifier import DECODE_THREADS, Classifier
+from cvt_cli.devices import is_out_of_memory
+from cvt_cli.errors import CvtError
+from cvt_cli.images.decode import decode
+from cvt_cli.images.find import Source, find
+from cvt_cli.output.jsons import JsonLinesWriter
+from cvt_cli.records import Record, RecordShape
+
+MAX_IMAGES = 1000
+SAMPLE = 64  # images by which the stages are timed
+TOP_K = 5
+STAGES = ("decode", "preprocess", "copy", "model", "write")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What an image takes in each stage where that stage has the machine for itself, in seconds.
+
+    Attributes:
+        decode, preprocess: file to RGB, and to the network's size; in all decode threads together.
+        copy: to the device, normalised there.
+        model: logits and scores.
+        write: the record, as a line of JSON.
+    """
+
+    decode: float
+    preprocess: float
+    copy: float
+    model: float
+    write: float
+
+    @property
+    def total(self) -> float:
+        """One stage after the other."""
+        return self.decode + self.preprocess + self.copy + self.model + self.write
+
+    def limit(self, device: torch.device) -> float:
+        """Images a second if the stages overlapped perfectly. Beside a device the slowest of them
+        counts; on a CPU they share the cores as well."""
+        apart = self._apart()
+        slowest = max(apart.values())
+        if device.type != "cpu":
+            return 1 / slowest
+        threads = {"decode+preprocess": DECODE_THREADS, "copy+model": torch.get_num_threads()}
+        available = cores()
+        work = sum(
+            seconds * min(available, threads.get(name, 1)) for name, seconds in apart.items()
+        )
+        return min(1 / slowest, available / work)
+
+    def bound_by(self, device: torch.device) -> str:
+        """The stage that is in the way, one of `STAGES`."""
+        seconds = asdict(self)
+        if device.type == "cpu":
+            return max(seconds, key=lambda name: seconds[name])
+        apart = self._apart()
+        group = max(apart, key=lambda name: apart[name])
+        return max(group.split("+"), key=lambda name: seconds[name])
+
+    def _apart(self) -> dict[str, float]:
+        """What runs beside each other where the network is not on the CPU."""
+        return {
+            "decode+preprocess": self.decode + self.preprocess,
+            "copy+model": self.copy + self.model,
+            "write": self.write,
+        }
+
+
+@dataclass(frozen=True)
+class PipelinePlan:
+    """What to measure.
+
+    Attributes:
+        folder: searched for images; at most `MAX_IMAGES` are taken.
+        image_size: (height, width) in pixels in place of the checkpoint's.
+        duration: seconds a case, for each side where there are two; every pass is finished.
+        with_peer: beside the image-classification pipeline of transformers.
+    """
+
+    checkpoint: Checkpoint
+    folder: Path
+    image_size: tuple[int, int] | None
+    batch_sizes: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    device: torch.device
+    duration: float
+    exact_decode: bool = False
+    with_peer: bool = False
+
+
+@dataclass
+class PipelineCase:
+    """One batch size in one dtype.
+
+    Attributes:
+        images: files in a pass.
+        seconds: what each pass took, the model loaded before.
+        peer_seconds: likewise.
+        labels_agree: share of images for which both have the same best label.
+        error: why there are no figures, or none of the peer.
+    """
+
+    batch_size: int
+    dtype: str
+    images: int
+    stages: Stages | None = None
+    seconds: list[float] = field(default_factory=list)
+    peer_seconds: list[float] = field(default_factory=list)
+    ratio: Ratio | None = None
+    labels_agree: float | None = None
+    error: str | None = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """By the median pass."""
+        return self.images / percentile(self.seconds, 50) if self.seconds else None
+
+
+@dataclass
+class PipelineMeasurement:
+    """What there is of a plan's figures.
+
+    Attributes:
+        unreadable: files that are no images; in no pass.
+        left_out: images beyond `MAX_IMAGES`.
+    """
+
+    plan: PipelinePlan
+    cases: list[PipelineCase] = field(default_factory=list)
+    unreadable: int = 0
+    left_out: bool = False
+
+    @property
+    def planned(self) -> int:
+        """Cases of the plan."""
+        return len(self.plan.dtypes) * len(self.plan.batch_sizes)
+
+    def run(self, say: Say) -> None:
+        """Carry out the plan, a case after the other; an interruption leaves those that are done.
+
+        Args:
+            say: is told what is measured next.
+
+        Raises:
+            CvtError: if there is no image to measure with.
+        """
+        plan = self.plan
+        sources: list[Source] | None = None
+        for dtype, batch_size in itertools.product(plan.dtypes, plan.batch_sizes):
+            classifier = Classifier(
+                plan.checkpoint,
+                device=str(plan.device),
+                dtype=dtype,
+                batch_size=batch_size,
+                image_size=plan.image_size,
+                exact_decode=plan.exact_decode,
+            )
+            if sources is None:
+                say(f"reading {plan.folder}")
+                sources = self._find(classifier)
+            case = f"{dtype}, batch size {batch_size}, {len(sources)} images"
+            say(f"{case} ({len(self.cases) + 1} of {self.planned})")
+            self.cases.append(_measure_case(plan, classifier, sources, dtype))
+            del classifier
+            free_memory(plan.device)
+
+    def _find(self, classifier: Classifier) -> list[Source]:
+        found = list(itertools.islice(find([str(self.plan.folder)]), MAX_IMAGES + 1))
+        self.left_out = len(found) > MAX_IMAGES
+        sources = _readable(classifier, found[:MAX_IMAGES])
+        self.unreadable = len(found[:MAX_IMAGES]) - len(sources)
+        if not sources:
+            raise CvtError(f"{self.plan.folder}: no image in it can be read")
+        return sources
+
+    def record(self, case: PipelineCase) -> dict[str, Any]:
+        """A flat record; of the peer only where there is one in the plan."""
+        stages, device = case.stages, self.plan.device
+        rate = case.images_per_second
+        limit = stages.limit(device) if stages else None
+        values: dict[str, Any] = {
+            "batch_size": case.batch_size,
+            "dtype": case.dtype,
+            "images": case.images,
+            "passes": len(case.seconds),
+            "images_per_second": rate,
+            "images_per_second_min": case.images / max(case.seconds) if rate else None,
+            "images_per_second_max": case.images / min(case.seconds) if rate else None,
+            **{f"{name}_ms": getattr(stages, name) * 1e3 if stages else None for name in STAGES},
+            **{
+                f"{name}_share": getattr(stages, name) / stages.total if stages else None
+                for name in STAGES
+            },
+            "limit_images_per_second": limit,
+            "limit_fraction": rate / limit if rate and limit else None,
+            "bound_by": stages.bound_by(device) if stages else None,
+        }
+        if self.plan.with_peer:
+            theirs = case.peer_seconds
+            values |= {
+                "baseline": "transformers",
+                "baseline_images_per_second": case.images / percentile(theirs, 50)
+                if theirs
+                else None,
+                **ratio_record(case.ratio),
+                "labels_agree": case.labels_agree,
+            }
+        return values | {"error": case.error}
+
+
+def _readable(classifier: Classifier, sources: list[Source]) -> list[Source]:
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        errors = pool.map(lambda source: _error(classifier, source), sources)
+        return [source for source, error in zip(sources, errors, strict=True) if error is None]
+
+
+def _error(classifier: Classifier, source: Source) -> str | None:
+    try:
+        classifier.checkpoint.preprocessing.pixels(_decoded(classifier, source))
+    except (CvtError, ValueError, MemoryError) as error:
+        return str(error)
+    return None
+
+
+def _measure_case(
+    plan: PipelinePlan, classifier: Classifier, sources: list[Source], dtype: str
+) -> PipelineCase:
+    case = PipelineCase(classifier.batch_size, dtype, len(sources))
+    try:
+        ours = _OurRun(classifier, sources)
+        # Once through, to warm up the caches of files and of the network.
+        list(classifier.classify(sources[: 2 * classifier.batch_size]))
+        case.stages = _time_stages(classifier, sources, plan.duration / 2)
+        if not plan.with_peer:
+            case.seconds = times(ours, plan.duration, at_least=1)
+        else:
+            theirs = _PeerRun(classifier, sources, plan.image_size is not None)
+            theirs(warm_up=True)
+            turns = take_turns(ours, theirs, plan.duration)
+            case.seconds, case.peer_seconds = ([s for each in side for s in each] for side in turns)
+            case.ratio = Ratio.of(*turns)
+            pairs = zip(ours.labels, theirs.labels, strict=True)
+            case.labels_agree = sum(a == b for a, b in pairs) / len(sources)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        case.error = OUT_OF_MEMORY
+    return case
+
+
+class _OurRun:
+    """`cvt classify --format jsonl` on the files, the model being loaded.
+
+    Attributes:
+        labels: the best of each image, of the last pass.
+    """
+
+    def __init__(self, classifier: Classifier, sources: list[Source]) -> None:
+        self._classifier, self._sources = classifier, sources
+        self.labels: list[str] = []
+
+    def __call__(self) -> None:
+        labels = []
+        with _lines() as file:
+            writer = JsonLinesWriter(file, RecordShape(TOP_K))
+            for record in self._classifier.classify(self._sources, TOP_K):
+                writer.write([record])
+                labels.append(record.predictions[0].label)
+        self.labels = labels
+
+
+class _PeerRun:
+    """The image-classification pipeline of transformers on the same files, with the processor of
+    the checkpoint in its Pillow form.
+
+    Args:
+        scaled: to another input size than the checkpoint's.
+
+    Attributes:
+        labels: the best of each image, of the last pass.
+    """
+
+    def __init__(self, classifier: Classifier, sources: list[Source], scaled: bool) -> None:
+        import transformers
+
+        self._paths = [source.path for source in sources]
+        self._batch_size = classifier.batch_size
+        self._pipeline = transformers.pipeline(
+            "image-classification",
+            model=transformers_model(classifier.checkpoint).to(classifier.dtype),
+            image_processor=_processor(classifier.checkpoint, scaled),
+            device=classifier.device,
+        )
+        self.labels: list[str] = []
+
+    def __call__(self, warm_up: bool = False) -> None:
+        paths = self._paths[: 2 * self._batch_size] if warm_up else self._paths
+        labels = []
+        with _lines() as file:
+            found = self._pipeline(paths, batch_size=self._batch_size, top_k=TOP_K)
+            for path, predictions in zip(paths, found, strict=True):
+                file.write(json.dumps({"path": path, "predictions": predictions}) + "\n")
+                labels.append(predictions[0]["label"])
+        self.labels = labels
+
+
+def _processor(checkpoint: Checkpoint, scaled: bool) -> Any:
+    import transformers
+
+    file = checkpoint.files.preprocessor
+    if file is not None and not scaled:
+        find_processor: Any = transformers.AutoImageProcessor.from_pretrained
+        return find_processor(str(file.parent), backend="pil")
+    return transformers.ViTImageProcessorPil.from_dict(checkpoint.preprocessing.to_dict())
+
+
+def _lines() -> TextIO:
+    return tempfile.TemporaryFile("w", prefix="cvt-", encoding="utf-8", errors="backslashreplace")
+
+
+def _decoded(classifier: Classifier, source: Source) -> Image.Image:
+    with source.open() as file:
+        return decode(file, classifier.max_pixels, classifier.reduce_to)
+
+
+def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) -> Stages:
+    """Each stage alone, over a sample of the files.
+
+    Args:
+        seconds: in all; each stage has a fifth of it, and passes over the whole sample once.
+    """
+    step = max(1, len(sources) // SAMPLE)
+    sample = sources[::step][:SAMPLE]
+    preprocessing = classifier.checkpoint.preprocessing
+    share = seconds / len(STAGES)
+
+    def per_image(work: Callable[[], object]) -> float:
+        return percentile(times(work, share, at_least=1), 50) / len(sample)
+
+    def through_threads(work: Callable[[Any], object], inputs: list[Any]) -> float:
+        with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
+            return per_image(lambda: all(True for _ in pool.map(work, inputs)))
+
+    # An image at a time: a hundred decoded photographs would fill a small memory.
+    both = through_threads(
+        lambda source: preprocessing.pixels(_decoded(classifier, source)), sample
+    )
+    decoded = min(both, through_threads(lambda source: _decoded(classifier, source), sample))
+    pixels = [preprocessing.pixels(_decoded(classifier, source)) for source in sample]
+    batches = list(_batches(pixels, classifier.batch_size))
+    copied = per_image(lambda: [_copy(classifier, batch) for batch in batches])
+    scored = per_image(lambda: classifier.probabilities(pixels))
+    records = list(classifier.classify(sample, TOP_K))
+    return Stages(
+        decoded, both - decoded, copied, max(0.0, scored - copied), per_image(_writes(records))
+    )
+
+
+def _batches(pixels: list[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
+    """(B, H, W, 3) uint8, images of one size together."""
+    by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for image in pixels:
+        by_size.setdefault(image.shape, []).append(image)
+    for images in by_size.values():
+        for start in range(0, len(images), batch_size):
+            yield np.stack(images[start : start + batch_size])
+
+
+@torch.inference_mode()
+def _copy(classifier: Classifier, batch: np.ndarray) -> Tensor:
+    images = torch.from_numpy(batch).to(classifier.device)
+    result = classifier.checkpoint.preprocessing.normalize(images).to(classifier.dtype)
+    synchronize(classifier.device)
+    return result
+
+
+def _writes(records: list[Record]) -> Callable[[], None]:
+    return lambda: JsonLinesWriter(io.StringIO(), RecordShape(TOP_K)).write(records)

@@ -1,0 +1,121 @@
+"""Repeats become figures."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+MIN_REPEATS = 3
+MIN_ROUNDS = 3
+ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long repeats of one thing took, in seconds.
+
+    Attributes:
+        repeats: how many there were.
+        p50, p90, p99: percentiles, interpolated between repeats.
+        iqr: the interquartile range, p75 - p25.
+    """
+
+    repeats: int
+    p50: float
+    p90: float
+    p99: float
+    iqr: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """The figures of at least one repeat, in any order."""
+        p25, p50, p75, p90, p99 = (percentile(seconds, p) for p in (25, 50, 75, 90, 99))
+        return cls(len(seconds), p50, p90, p99, p75 - p25)
+
+    @property
+    def spread(self) -> float:
+        """The interquartile range as a share of the median."""
+        return self.iqr / self.p50
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one side is than the other.
+
+    Attributes:
+        median: of the rounds' ratios, each of the medians in that round.
+        least, greatest: of the rounds' ratios.
+        rounds: how many there were.
+    """
+
+    median: float
+    least: float
+    greatest: float
+    rounds: int
+
+    @classmethod
+    def of(cls, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Self:
+        """From the seconds that each side took, a sequence a round; above 1 where ours took less.
+
+        A round's two sides ran one right after the other, so that what slows the machine down for
+        a while slows both.
+        """
+        ratios = [
+            percentile(their_round, 50) / percentile(our_round, 50)
+            for our_round, their_round in zip(ours, theirs, strict=True)
+        ]
+        return cls(percentile(ratios, 50), min(ratios), max(ratios), len(ratios))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Linear between the two nearest, as NumPy's default is."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return below + (above - below) * (place % 1)
+
+
+def times(run: Callable[[], object], seconds: float, at_least: int = MIN_REPEATS) -> list[float]:
+    """What each repeat took, in seconds, until that time is up.
+
+    Args:
+        run: returns once its result is there.
+        seconds: no repeat starts later.
+        at_least: repeats, however long they take.
+    """
+    taken: list[float] = []
+    start = time.perf_counter()
+    while len(taken) < at_least or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - before)
+    return taken
+
+
+def take_turns(
+    ours: Callable[[], object], theirs: Callable[[], object], seconds: float
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Two sides in turns, for as many seconds each; who begins changes from round to round.
+
+    Returns:
+        What each repeat took, in seconds, a list a round, of both sides: `ROUNDS` rounds, or fewer
+        where repeats take long, but at least `MIN_ROUNDS`.
+    """
+    rounds: tuple[list[list[float]], list[list[float]]] = ([], [])
+    sides = [(ours, rounds[0]), (theirs, rounds[1])]
+    start = time.perf_counter()
+    for number in range(ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter() - start >= 2 * seconds:
+            break
+        for run, taken in sides:
+            taken.append(_turn(run, seconds / ROUNDS))
+        sides.reverse()
+    return rounds
+
+
+def _turn(run: Callable[[], object], seconds: float) -> list[float]:
+    """The first repeat finds the caches full of the other side's data, and its threads still
+    spinning for work: it counts only where there is no other."""
+    taken = times(run, seconds, at_least=1)
+    return taken[1:] or taken

@@ -1,0 +1,235 @@
+"""`cvt benchmark`: how fast a model is on this machine."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
+from cvt_cli.cli import options
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.errors import ExitCode, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from cvt_cli.benchmark.machine import Machine
+    from cvt_cli.benchmark.network import Measurement
+    from cvt_cli.benchmark.pipeline import PipelineMeasurement
+
+MEASURE = "What to measure"
+BATCH_SIZES = "1,8,32"
+BATCH_SIZES_FROM_FILES = "16"
+DEFAULT_IMAGE_SIZE = (224, 224)  # where the preprocessing leaves the size open
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt benchmark
+
+cvt benchmark --device cuda --batch-size 1,32,256 --dtype float32,float16 --plot speed.png
+
+cvt benchmark --baseline transformers --batch-size 16 --dtype float32
+
+cvt benchmark --images photos/ --baseline transformers
+
+cvt benchmark --model ./my-cvt --format csv -o speed.csv
+"""
+
+
+def benchmark(
+    context: typer.Context,
+    model: options.ModelOption = DEFAULT_MODEL,
+    revision: options.RevisionOption = None,
+    activation: options.ActivationOption = None,
+    image_size: options.ImageSizeOption = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Measure the whole run from the files in this folder, not the network alone.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Take turns with transformers, onnxruntime or openvino on the same weights and "
+            "inputs. With --images: transformers.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            metavar="N,N,...",
+            help=f"Default: {BATCH_SIZES}; with --images {BATCH_SIZES_FROM_FILES}.",
+            show_default=False,
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE,...",
+            help="auto, float32, bfloat16, float16: what the network computes in.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "auto",
+    duration: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            metavar="SECONDS",
+            help="How long each case is repeated, for each side where there are two.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 5.0,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Through torch.compile; its start is measured too. Needs a C++ compiler.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False,
+    decode: options.DecodeOption = DecodeChoice.FAST,
+    device: options.DeviceOption = "auto",
+    format_: options.ReportFormatOption = None,
+    output: options.OutputOption = None,
+    overwrite: options.OverwriteOption = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Throughput and latency over batch size as a picture, .png, .svg or .pdf.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    progress: options.ProgressOption = None,
+) -> None:
+    """Measure how fast a model is on this machine: latency, images/s, share of the device's peak.
+
+    A published model that is not on this machine is measured with random weights; nothing is
+    downloaded.
+    """
+    _check(images, baseline, compiled, plot)
+    default = BATCH_SIZES if images is None else BATCH_SIZES_FROM_FILES
+    batch_sizes = _parse_batch_sizes(default if batch_size is None else batch_size)
+
+    from cvt_cli.benchmark.baselines import import_baseline
+    from cvt_cli.images.size import parse_image_size
+    from cvt_cli.output.report import check_new, pick_format
+
+    size = None if image_size is None else parse_image_size(image_size)
+    format_ = pick_format(format_, output)
+    check_new(output, overwrite)
+    check_new(plot, overwrite)
+    if plot is not None:
+        from cvt_cli.comparison import check_plot_file
+
+        check_plot_file(plot)
+    if baseline is not None:
+        import_baseline(baseline)
+
+    # Torch is loaded only now that all that was typed makes sense.
+    from cvt_cli.benchmark.engines import check_baseline
+    from cvt_cli.benchmark.machine import describe
+    from cvt_cli.benchmark.model import find_model, pick_dtypes
+    from cvt_cli.benchmark.network import Measurement, Plan
+    from cvt_cli.benchmark.pipeline import PipelineMeasurement, PipelinePlan
+    from cvt_cli.devices import pick_device
+
+    chosen = pick_device(device)
+    dtypes = pick_dtypes(dtype, chosen)
+    checkpoint = find_model(model, revision, activation)
+    if baseline is not None:
+        check_baseline(baseline, checkpoint, chosen, dtypes)
+    input_size = size or checkpoint.preprocessing.image_size or DEFAULT_IMAGE_SIZE
+    try:
+        checkpoint.config.tokens(*input_size)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+    common = (batch_sizes, dtypes, chosen, duration)
+    measurement: Measurement | PipelineMeasurement
+    if images is None:
+        measurement = Measurement(Plan(checkpoint, input_size, *common, compiled, baseline))
+    else:
+        exact = decode is DecodeChoice.EXACT
+        measurement = PipelineMeasurement(
+            PipelinePlan(checkpoint, images, size, *common, exact, baseline is not None)
+        )
+    machine = describe(chosen, baseline)
+    shown = sys.stderr.isatty() if progress is None else progress
+    tell = say if shown and not context.obj.quiet else _say_nothing
+    _write(measurement, machine, format_, output, plot, tell)
+    if not any(case.images_per_second for case in measurement.cases):
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _write(
+    measurement: "Measurement | PipelineMeasurement",
+    machine: "Machine",
+    format_: str,
+    output: Path | None,
+    plot: Path | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Measure, and write what comes of it. Raises `Interrupted` on Ctrl-C, once what there is has
+    been printed: a file is whole or not written."""
+    from cvt_cli.benchmark.network import Measurement
+    from cvt_cli.benchmark.plot import plot as draw
+    from cvt_cli.output.benchmark import benchmark_report
+    from cvt_cli.output.report import write_report, write_whole
+
+    try:
+        measurement.run(tell)
+    except KeyboardInterrupt:
+        if measurement.cases:
+            write_report(benchmark_report(measurement, machine), format_, None)
+        raise Interrupted(
+            f"interrupted after {len(measurement.cases)} of {measurement.planned} cases"
+        ) from None
+    write_report(benchmark_report(measurement, machine), format_, output)
+    if plot is not None and isinstance(measurement, Measurement):
+        network = measurement
+        write_whole(plot, lambda file: draw(network, file, plot.suffix))
+
+
+def _check(images: Path | None, baseline: str | None, compiled: bool, plot: Path | None) -> None:
+    """Raises `UsageError` if what was asked for can't be measured together."""
+    if images is None:
+        return
+    if not images.is_dir():
+        raise UsageError(f"--images {images}: no such folder")
+    if compiled or plot is not None:
+        option = "--compile" if compiled else "--plot"
+        raise UsageError(f"{option} is for the network alone: leave --images out")
+    if baseline not in (None, "transformers"):
+        raise UsageError(
+            f"--baseline {baseline} runs the network alone",
+            hint="with --images there is transformers",
+        )
+
+
+def _parse_batch_sizes(text: str) -> tuple[int, ...]:
+    sizes = []
+    for part in text.split(","):
+        digits = part.strip()
+        if not (digits.isascii() and digits.isdigit() and 0 < len(digits) < 10 and int(digits)):
+            raise UsageError(
+                f"{part.strip()!r}: not a batch size",
+                hint=f"whole numbers from 1, with commas between: {BATCH_SIZES}",
+            )
+        sizes.append(int(digits))
+    return tuple(dict.fromkeys(sizes))
+
+
+def _say_nothing(_: str) -> None:
+    pass
