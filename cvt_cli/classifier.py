@@ -102,7 +102,7 @@ class Classifier:
         if self.reduce_to is not None:
             # Tiny networks' too: whether thumbnails are made must change no score.
             self.reduce_to = max(self.reduce_to, THUMBNAIL_SIZE)
-        self._indexes = _indexes_of(only, model) if only else range(len(model.labels))
+        self._indexes = indexes_of(only, model) if only else range(len(model.labels))
         self._model = FusedCvt(model.model().to(self.device, self.dtype))
 
     @property
@@ -361,7 +361,7 @@ def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float
     return facts
 
 
-def _indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
+def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
     """The class indexes of labels, by name in any case."""
     known = {label.casefold(): index for index, label in enumerate(checkpoint.labels)}
     indexes = []

@@ -17,6 +17,8 @@ from cvt_cli.cli.embed import EXAMPLES as EMBED_EXAMPLES
 from cvt_cli.cli.embed import embed
 from cvt_cli.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from cvt_cli.cli.evaluate import evaluate
+from cvt_cli.cli.explain import EXAMPLES as EXPLAIN_EXAMPLES
+from cvt_cli.cli.explain import explain
 from cvt_cli.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
 from cvt_cli.cli.inspect import inspect
 from cvt_cli.cli.messages import say
@@ -45,6 +47,7 @@ app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.command(epilog=MODELS_EXAMPLES)(models)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=EXPLAIN_EXAMPLES)(explain)
 app.command(epilog=BENCHMARK_EXAMPLES)(benchmark)
 
 

@@ -185,7 +185,7 @@ class Preprocessing:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop: an RGB image of any size to (H, W, 3) uint8."""
-        size = self._resized_size(image)
+        size = self._resized_size(*image.size)
         if size is None:
             return self._centre(np.asarray(image))
         height, width = size
@@ -201,12 +201,32 @@ class Preprocessing:
         std = torch.tensor(self.std, device=batch.device)
         return ((batch.float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
 
-    def _resized_size(self, image: Image.Image) -> tuple[int, int] | None:
+    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture that `pixels` keeps.
+
+        Args:
+            width, height: of the picture, in pixels.
+
+        Returns:
+            (left, top, right, bottom) in pixels of the picture, which what `pixels` returns is
+            spread over evenly. Where the crop pads, it reaches beyond the picture.
+        """
+        rows, columns = self._resized_size(width, height) or (height, width)
+        crop_rows, crop_columns = self.crop or (rows, columns)
+        top, left = (rows - crop_rows) // 2, (columns - crop_columns) // 2
+        across, down = width / columns, height / rows
+        return (
+            left * across,
+            top * down,
+            (left + crop_columns) * across,
+            (top + crop_rows) * down,
+        )
+
+    def _resized_size(self, width: int, height: int) -> tuple[int, int] | None:
         if self.resize_to is not None:
             return self.resize_to
         if self.shortest_edge is None:
             return None
-        width, height = image.size
         long = int(self.shortest_edge * max(width, height) / min(width, height))
         return (long, self.shortest_edge) if width <= height else (self.shortest_edge, long)
 

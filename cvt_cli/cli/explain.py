@@ -1,0 +1,256 @@
+"""`cvt explain`: what in a picture its label comes from."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from importlib.util import find_spec
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
+from cvt_cli.cli import options
+from cvt_cli.cli.messages import say
+from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
+from cvt_cli.files import write_atomically
+from cvt_cli.images.find import Source, find
+from cvt_cli.images.size import parse_image_size
+from cvt_cli.records import as_written
+
+if TYPE_CHECKING:
+    from cvt_cli.explain import Explainer
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt explain cat.jpg -o why.png
+
+cvt explain cat.jpg -o why.png --label "tiger cat" --method integrated-gradients
+
+cvt explain photos/*.jpg -o why/
+
+cvt explain cat.jpg --format json | jq .map
+"""
+
+
+class MethodChoice(StrEnum):
+    """As `cvt_cli.explain.Method`, which is not to be imported for --help."""
+
+    GRADCAM = "gradcam"
+    ATTENTION = "attention"
+    INTEGRATED_GRADIENTS = "integrated-gradients"
+
+
+class FormatChoice(StrEnum):
+    """A picture for people, numbers for programs."""
+
+    PICTURE = "picture"
+    JSON = "json"
+
+
+def explain(
+    context: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER...",
+            help="Image files, folders, archives, addresses, as `cvt classify` takes them.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|FOLDER",
+            help="A picture (.png, .jpg, .webp) or .json for one image, a folder for several.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="The label to explain. Default: the best of each image.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    method: Annotated[
+        MethodChoice,
+        typer.Option(
+            help="gradcam: which parts speak for the label, coarse. integrated-gradients: which "
+            "pixels do, slower. attention: where the class token looks, whatever the label.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = MethodChoice.GRADCAM,
+    format_: Annotated[
+        FormatChoice | None,
+        typer.Option(
+            "--format",
+            "-f",
+            help="picture, or json for the raw map. Default: what the suffix of --output says.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    model: options.ModelOption = DEFAULT_MODEL,
+    revision: options.RevisionOption = None,
+    activation: options.ActivationOption = None,
+    image_size: options.ImageSizeOption = None,
+    refresh: options.RefreshOption = False,
+    offline: options.OfflineOption = False,
+    overwrite: options.OverwriteOption = False,
+    device: options.DeviceOption = "auto",
+) -> None:
+    """Show what in a picture its label comes from: a heat map over it."""
+    format_ = _pick_format(format_, output)
+    size = parse_image_size(image_size) if image_size is not None else None
+    search = find(inputs)
+    first = list(islice(search, 2))
+    is_folder = output is not None and not output.suffix
+    if output is not None:
+        if len(first) > 1 and not is_folder:
+            raise UsageError(
+                f"{output} is one file, and there are several images",
+                hint="name a folder, without a suffix",
+            )
+        _check_output(output, is_folder, overwrite)
+    _check_packages(format_, method)
+
+    # Torch is loaded only now that all that was typed makes sense.
+    from dataclasses import replace
+
+    from cvt_cli.checkpoint.load import load
+    from cvt_cli.checkpoint.resolve import resolve
+    from cvt_cli.classifier import indexes_of
+    from cvt_cli.devices import pick_device
+    from cvt_cli.explain import Explainer, Method
+
+    place = pick_device(device)
+    checkpoint = load(resolve(model, revision, refresh, offline), activation)
+    if size is not None:
+        try:
+            checkpoint.config.tokens(*size)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        checkpoint = replace(checkpoint, preprocessing=checkpoint.preprocessing.scaled_to(size))
+    index = indexes_of([label], checkpoint)[0] if label is not None else None
+    explainer = Explainer(checkpoint, Method(method), place)
+
+    names = _Names()
+    failures = 0
+    for source in chain(first, search):
+        path = output
+        if output is not None and is_folder:
+            output.mkdir(exist_ok=True)
+            path = output / names.next(source.path, format_)
+        try:
+            _explain_one(source, explainer, index, format_, path)
+            if path is not None and not context.obj.quiet:
+                say(str(path))
+        except ImageError as error:
+            failures += 1
+            say(f"{source.path}: {error}")
+    if failures:
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _explain_one(
+    source: Source,
+    explainer: "Explainer",
+    index: int | None,
+    format_: FormatChoice,
+    path: Path | None,
+) -> None:
+    from cvt_cli.images.decode import decode
+
+    with source.open() as file:
+        picture = decode(file)
+    try:
+        explanation = explainer(picture, index)
+    except ValueError as error:
+        raise ImageError(str(error)) from None
+    model, method = explainer.checkpoint.name, explainer.method.value
+    if format_ is FormatChoice.JSON:
+        values = {"path": as_written(source.path), "model": model, "method": method}
+        text = json.dumps(values | explanation.to_dict(), ensure_ascii=False) + "\n"
+        if path is None:
+            sys.stdout.write(text)
+        else:
+            _write(path, lambda file: file.write(text.encode()))
+    elif path is not None:
+        from cvt_cli.output.explanation import draw, save
+
+        image = draw(picture, method, model, explanation)
+        _write(path, lambda file: save(image, file, path.suffix))
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CvtError(f"{path} can't be written: {reason}") from None
+
+
+class _Names:
+    """A file name for each image, and no name twice."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def next(self, path: str, format_: FormatChoice) -> str:
+        """`photos/cat.jpg` is explained in `cat.png`, the next cat in `cat-2.png`."""
+        suffix = ".json" if format_ is FormatChoice.JSON else ".png"
+        # A name from an archive or an address is made safe.
+        stem = re.sub(r"[^\w.() -]", "_", os.path.splitext(os.path.basename(path))[0])[:150]
+        numbered = (f"-{number}" for number in count(2))
+        for end in chain([""], numbered):
+            name = f"{stem or '_'}{end}{suffix}"
+            if name.casefold() not in self._taken:
+                self._taken.add(name.casefold())
+                return name
+        raise AssertionError("there is always another number")
+
+
+def _pick_format(format_: FormatChoice | None, output: Path | None) -> FormatChoice:
+    suffix = output.suffix.lower() if output is not None else ""
+    if output is None and format_ is not FormatChoice.JSON:
+        raise UsageError(
+            "a picture needs a file", hint="-o why.png, or --format json for standard output"
+        )
+    if suffix not in ("", ".json", *PICTURE_SUFFIXES):
+        suffixes = " ".join((*PICTURE_SUFFIXES, ".json"))
+        raise UsageError(f"{output}: the suffix names no format", hint=f"one of {suffixes}")
+    named = FormatChoice.JSON if suffix == ".json" else FormatChoice.PICTURE
+    if suffix and format_ not in (None, named):
+        raise UsageError(f"{output} and --format {format_} contradict each other")
+    return format_ or named
+
+
+def _check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
+    if not output.parent.is_dir():
+        raise UsageError(f"{output} can't be written: {output.parent} is no folder")
+    if is_folder and os.path.lexists(output) and not output.is_dir():
+        raise UsageError(f"{output} is no folder", hint="a picture's name ends in .png")
+    if not overwrite and os.path.lexists(output) and (not is_folder or any(output.iterdir())):
+        what = "is not empty" if is_folder else "exists"
+        raise UsageError(f"{output} {what}", hint="--overwrite replaces what is there")
+
+
+def _check_packages(format_: FormatChoice, method: MethodChoice) -> None:
+    needed = [] if method is MethodChoice.ATTENTION else ["captum"]
+    needed += ["matplotlib"] if format_ is FormatChoice.PICTURE else []
+    for name in needed:
+        if find_spec(name) is None:
+            raise UsageError(
+                f"this needs {name}, which is not installed", hint='pip install "cvt-cli[explain]"'
+            )

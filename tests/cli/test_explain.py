@@ -1,0 +1,87 @@
+"""`cvt explain`, as a user types it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import RunCvt
+
+
+@pytest.fixture
+def model(tiny_cvt: Callable[..., Path]) -> Path:
+    return tiny_cvt()
+
+
+def test_a_picture_and_a_raw_map(
+    tmp_path: Path, model: Path, photos: dict[str, Path], run_cvt: RunCvt
+) -> None:
+    photo = photos["exif_rotated.jpg"]
+    done = run_cvt("explain", photo, "-m", model, "-o", "why.png", expect=0)
+    assert done.stdout == ""
+    assert "why.png" in done.stderr
+    with Image.open(tmp_path / "why.png") as image:
+        assert image.width > 600
+    arguments = ("--label", "TENCH", "--method", "attention", "--format", "json")
+    values = run_cvt("explain", photo, "-m", model, *arguments, expect=0).json()
+    assert values["label"] == "tench"
+    assert values["method"] == "attention"
+    with Image.open(photo) as image:
+        # Upright.
+        assert [values["height"], values["width"]] == list(image.size)
+    assert len(values["map"]) == len(values["map"][0]) == 2
+    assert values["step"] == 32
+
+
+def test_several_into_a_folder(
+    tmp_path: Path, model: Path, photos: dict[str, Path], run_cvt: RunCvt
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cat.png").write_bytes(photos["grey.png"].read_bytes())
+    (tmp_path / "a" / "bad.png").write_bytes(b"no image")
+    done = run_cvt("explain", "a", "b", "-m", model, "-o", "why/", expect=1)
+    assert "a/bad.png: text, not an image" in done.stderr
+    assert {path.name for path in (tmp_path / "why").iterdir()} == {"cat.png", "cat-2.png"}
+    refused = run_cvt("explain", "a", "-m", model, "-o", "why", expect=2)
+    assert "not empty" in refused.stderr
+    refused = run_cvt("explain", "a", "-m", model, "-o", "why.png", expect=2)
+    assert "several images" in refused.stderr
+
+
+def test_what_can_t_be_done(
+    tmp_path: Path, model: Path, photos: dict[str, Path], run_cvt: RunCvt
+) -> None:
+    photo = photos["grey.png"]
+    assert "-o why.png" in run_cvt("explain", photo, "-m", model, expect=2).stderr
+    named = run_cvt("explain", photo, "-m", model, "-o", "why.gif", expect=2)
+    assert "names no format" in named.stderr
+    label = ("--label", "tensh", "-f", "json")
+    assert "did you mean tench" in run_cvt("explain", photo, "-m", model, *label, expect=2).stderr
+    (tmp_path / "why.png").write_bytes(b"mine")
+    run_cvt("explain", photo, "-m", model, "-o", "why.png", expect=2)
+    assert (tmp_path / "why.png").read_bytes() == b"mine"
+
+
+def test_without_the_extra(
+    tmp_path: Path, model: Path, photos: dict[str, Path], run_cvt: RunCvt
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "real = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'captum' else real(name, *rest)\n"
+    )
+    photo = photos["grey.png"]
+    missing = run_cvt(
+        *("explain", photo, "-m", model, "-f", "json"), env={"PYTHONPATH": str(tmp_path)}, expect=2
+    )
+    assert 'needs captum, which is not installed; pip install "cvt-cli[explain]"' in missing.stderr
+    json.loads(
+        run_cvt(
+            *("explain", photo, "-m", model, "-f", "json", "--method", "attention"),
+            env={"PYTHONPATH": str(tmp_path)},
+            expect=0,
+        ).stdout
+    )
