@@ -36,6 +36,8 @@ def plot(measurement: Measurement, file: BinaryIO, format_: str) -> None:
     throughput.set_ylim(bottom=0)
     latency.set_ylabel("latency (ms; p50, shaded to p99)")
     latency.set_yscale("log")
+    for set_formatter in (latency.yaxis.set_major_formatter, latency.yaxis.set_minor_formatter):
+        set_formatter(lambda value, _: f"{value:g}")  # not in powers of ten
     for axes in (throughput, latency):
         axes.set_xlabel("batch size")
         axes.set_xscale("log", base=2)

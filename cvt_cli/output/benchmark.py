@@ -180,7 +180,7 @@ def _latencies(records: Sequence[dict[str, Any]], plan: Plan, width: int | None)
         Column("images/s", right=True),
         Column("TFLOP/s", right=True, from_width=68),
         Column("peak", right=True),
-        Column("memory", right=True, from_width=84),
+        Column("memory", right=True, from_width=90 if plan.compiled else 80),
         *([Column("start", right=True)] if plan.compiled else []),
         Column(wraps=True),
     ]
@@ -213,10 +213,10 @@ def _turns(records: Sequence[dict[str, Any]], plan: Plan, width: int | None) -> 
     columns = [
         Column("dtype"),
         Column("batch", right=True),
-        Column(f"{peer} p50 ms", right=True),
+        Column("p50 ms", right=True),
         Column("images/s", right=True),
         Column("ratio", right=True),
-        Column("(least to greatest)", right=True),
+        Column("(range)", right=True),
         Column("rounds", right=True, from_width=96),
         Column("labels", right=True),
         Column("difference", right=True, from_width=86),
@@ -275,7 +275,7 @@ def _pipeline_turns(records: Sequence[dict[str, Any]], width: int | None) -> Sec
     columns = [
         Column("dtype"),
         *(Column(name, right=True) for name in ("batch", "images/s", "ratio")),
-        Column("(least to greatest)", right=True),
+        Column("(range)", right=True),
         Column("rounds", right=True, from_width=96),
         Column("labels", right=True),
     ]
