@@ -180,7 +180,7 @@ def _latencies(records: Sequence[dict[str, Any]], plan: Plan, width: int | None)
         Column("images/s", right=True),
         Column("TFLOP/s", right=True, from_width=68),
         Column("peak", right=True),
-        Column("memory", right=True, from_width=90 if plan.compiled else 80),
+        Column("memory", right=True, from_width=96 if plan.compiled else 86),
         *([Column("start", right=True)] if plan.compiled else []),
         Column(wraps=True),
     ]
