@@ -5,50 +5,43 @@ import signal
 import sys
 import traceback
 import warnings
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 
 import cvt_cli
-from cvt_cli.cli.benchmark import EXAMPLES as BENCHMARK_EXAMPLES
-from cvt_cli.cli.benchmark import benchmark
-from cvt_cli.cli.classify import EXAMPLES, classify
-from cvt_cli.cli.embed import EXAMPLES as EMBED_EXAMPLES
-from cvt_cli.cli.embed import embed
-from cvt_cli.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
-from cvt_cli.cli.evaluate import evaluate
-from cvt_cli.cli.explain import EXAMPLES as EXPLAIN_EXAMPLES
-from cvt_cli.cli.explain import explain
-from cvt_cli.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
-from cvt_cli.cli.inspect import inspect
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.models import EXAMPLES as MODELS_EXAMPLES
-from cvt_cli.cli.models import models
 from cvt_cli.cli.options import Settings
-from cvt_cli.cli.sort import EXAMPLES as SORT_EXAMPLES
-from cvt_cli.cli.sort import sort
-from cvt_cli.cli.train import EXAMPLES as TRAIN_EXAMPLES
-from cvt_cli.cli.train import train
 from cvt_cli.errors import CvtError, ExitCode
 
 app = typer.Typer(
     name="cvt",
     help="Classify image files with CvT, the convolutional vision transformer.",
-    epilog="Start with: cvt classify cat.jpg",
+    epilog="Start with: cvt classify cat.jpg. Without a network: --model cvt-tiny-cifar10.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(epilog=EXAMPLES)(classify)
-app.command(epilog=SORT_EXAMPLES)(sort)
-app.command(epilog=EMBED_EXAMPLES)(embed)
-app.command(epilog=INSPECT_EXAMPLES)(inspect)
-app.command(epilog=MODELS_EXAMPLES)(models)
-app.command(epilog=TRAIN_EXAMPLES)(train)
-app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
-app.command(epilog=EXPLAIN_EXAMPLES)(explain)
-app.command(epilog=BENCHMARK_EXAMPLES)(benchmark)
+# A subcommand is a function in a module of its own name, beside its examples.
+COMMANDS = (
+    "classify",
+    "benchmark",
+    "inspect",
+    "models",
+    "sort",
+    "embed",
+    "explain",
+    "train",
+    "evaluate",
+)
+for name in COMMANDS:
+    module = import_module(f"cvt_cli.cli.{name}")
+    app.command(epilog=module.EXAMPLES)(getattr(module, name))
+
+# Options of `cvt` itself that people type after the subcommand.
+_ANYWHERE = ("--debug", "--quiet", "-q")
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,12 +77,13 @@ def _global_options(
 def main() -> NoReturn:
     """Run the command line of this process, and end it with the command's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    debug = "--debug" in sys.argv
+    arguments = _global_first(sys.argv[1:])
+    debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
         # A file name may hold bytes that are no UTF-8.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        code = app(standalone_mode=False)
+        code = app(arguments, prog_name="cvt", standalone_mode=False)
         sys.stdout.flush()
         if code == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into a code
             raise KeyboardInterrupt
@@ -119,6 +113,12 @@ def main() -> NoReturn:
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code or 0)
+
+
+def _global_first(arguments: list[str]) -> list[str]:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    moved = [each for each in arguments[:end] if each in _ANYWHERE]
+    return moved + [each for each in arguments[:end] if each not in _ANYWHERE] + arguments[end:]
 
 
 def _report(message: str, debug: bool) -> None:
