@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")
 ACTIVATIONS = ("gelu", "quick_gelu")
@@ -156,9 +156,9 @@ class CvtConfig:
         the one that Transformers applies."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, default = getattr(self, field.name), cast(Any, field.default)
             # Transformers takes no 0 for 0.0.
-            kind = type(field.default[0] if isinstance(value, tuple) else field.default)
+            kind = type(default[0] if isinstance(value, tuple) else default)
             values[field.name] = [*map(kind, value)] if isinstance(value, tuple) else kind(value)
         del values["num_labels"]
         if self.hidden_act == "gelu":
