@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,3 +118,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("browser"))
     yield browser
     browser.driver.quit()
+
+
+if __name__ == "__main__":
+    # python -m tests.browser report.html docs/report.png: the picture in the README.
+    page, png = map(Path, sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        window = Browser(Path(folder))
+        window.open(page)
+        time.sleep(1)
+        window.screenshot(png)
+        window.driver.quit()

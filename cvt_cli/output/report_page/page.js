@@ -225,7 +225,7 @@
     const frame = make("span", "frame");
     const source = thumbnail(index);
     if (source === null) {
-      frame.append(make("span", "none", record[ERROR] === null ? "no thumbnail" : "no picture"));
+      frame.append(make("span", "none", record[ERROR] === null ? "no thumbnail" : short(record[ERROR])));
     } else {
       const image = make("img");
       image.loading = "lazy";
@@ -239,7 +239,7 @@
     const caption = make("span", "caption");
     const best = make("span", "best");
     if (record[ERROR] !== null) {
-      best.append(make("span", "text error", short(record[ERROR])));
+      best.append(make("span", "text error", shownLabel(ERROR_LABEL)));
     } else if (scores[index] < 0) {
       best.append(make("span", "text doubtful", "(no label)"));
     } else {
