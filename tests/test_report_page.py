@@ -428,6 +428,7 @@ def test_hostile_names_survive_the_download(tmp_path: Path, opened: Callable[...
     assert [row[0] for row in rows if row[0] in kept and row[1] == row[0]] == kept
 
 
+@pytest.mark.slow
 def test_ten_thousand(large_page: Path, opened: Callable[..., Browser]) -> None:
     folder = thumbnails_of(large_page)
     assert len(list(folder.iterdir())) == 9000

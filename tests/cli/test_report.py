@@ -69,6 +69,7 @@ def test_alone_and_with_another_format(tmp_path: Path, model: Path, run_cvt: Run
     assert "--output names a file" in piped.stderr
 
 
+@pytest.mark.slow
 def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> None:
     # More than a page has room for: the thumbnails get a folder.
     images = make_images(tmp_path / "photos", 450)
