@@ -29,6 +29,8 @@ _HOME = tempfile.TemporaryDirectory(prefix="cvt-tests-")
 for _name in list(os.environ):
     if _name.startswith(("HF_", "HUGGING", "CVT_")) or _name.lower().endswith("_proxy"):
         del os.environ[_name]
+# Tests run beside each other: threads of several networks would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
 
 from tests.hub_server import HubServer  # noqa: E402
