@@ -26,11 +26,16 @@ from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
+from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.records import Prediction, Record
 
 DEFAULT_TOP_K = 5
-DEFAULT_BATCH_SIZE = 16
+MAX_AUTO_BATCH_SIZE = 256
+# What the activations of a batch may take, in bytes: on a CPU what its caches help with, on a GPU
+# this part of its memory.
+CPU_BATCH_BYTES = 160 * 10**6
+GPU_BATCH_SHARE = 1 / 8
 DECODE_THREADS = 4
 
 ImageLike = str | Path | Image.Image
@@ -47,7 +52,8 @@ class Classifier:
         revision: branch, tag or commit hash on the Hub.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16": what the network computes in.
-        batch_size: images through the network at once. Halved for good if the device's memory
+        batch_size: images through the network at once; None for what suits the network and the
+            device. Halved for good if the device's memory
             does not hold so many.
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
         refresh, offline: as in `checkpoint.resolve`.
@@ -76,7 +82,7 @@ class Classifier:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int | None = None,
         hidden_act: str | None = None,
         refresh: bool = False,
         offline: bool = False,
@@ -96,7 +102,7 @@ class Classifier:
                 raise UsageError(str(error)) from None
             model = replace(model, preprocessing=model.preprocessing.scaled_to(image_size))
         self.checkpoint = model
-        self.batch_size = batch_size
+        self.batch_size = batch_size or _auto_batch_size(model, self.device)
         self.max_pixels = max_pixels
         self.reduce_to = None if exact_decode else model.preprocessing.reduce_to
         if self.reduce_to is not None:
@@ -329,6 +335,18 @@ class Classifier:
         if "seconds" in columns:
             result.columns["seconds"] = round(time.perf_counter() - start, 6)
         return result
+
+
+def _auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:
+    """A power of two whose activations have room. The same on every run of a machine, so that an
+    interrupted run can be resumed."""
+    size = checkpoint.preprocessing.image_size or (224, 224)
+    each = count(checkpoint.config, size).peak_activation_bytes
+    room: float = CPU_BATCH_BYTES
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE
+    fitting = min(MAX_AUTO_BATCH_SIZE, max(1, int(room / each)))
+    return 1 << (fitting.bit_length() - 1)
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """The Typer app. Errors become messages and exit codes here, and only here."""
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ import cvt_cli
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="cvt",
@@ -91,14 +94,20 @@ def main() -> NoReturn:
         _report(f"{error}; {error.hint}" if error.hint else str(error), debug)
         code = error.exit_code
     except BrokenPipeError:
-        # The reader of our output is gone, as in `| head`: nothing is left to say, or to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+        code = _leave_stdout()
+    except SystemExit as error:  # what Typer makes of a broken pipe
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        code = _leave_stdout()
     except KeyboardInterrupt:
         say("interrupted")
         code = ExitCode.INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _report(f"can't write: {(error.strerror or str(error)).lower()}", debug)
+            _leave_stdout()
+            code = ExitCode.INPUTS_FAILED
+        elif not hasattr(error, "format_message"):
             _report(
                 f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with "
                 "--debug and report what that shows",
@@ -119,6 +128,16 @@ def _global_first(arguments: list[str]) -> list[str]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     moved = [each for each in arguments[:end] if each in _ANYWHERE]
     return moved + [each for each in arguments[:end] if each not in _ANYWHERE] + arguments[end:]
+
+
+def _leave_stdout() -> int:
+    """Where its reader is gone, as in `| head`, nothing is left to say, or to flush.
+
+    Returns:
+        The exit code of a program that ends there.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _report(message: str, debug: bool) -> None:

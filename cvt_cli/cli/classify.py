@@ -104,7 +104,7 @@ def classify(
     decode: options.DecodeOption = DecodeChoice.FAST,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
-    batch_size: options.BatchSizeOption = 16,
+    batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,
 ) -> None:
     """Label images: the best classes of each, with scores."""
@@ -161,7 +161,7 @@ def classify(
             sources, top_k, threshold, shape.columns, thumbnails=bool(pages)
         ),
         sink,
-        batch_size,
+        classifier.batch_size,
         progress,
         run.RunRecord(run_record, description) if run_record is not None else None,
         lambda: count(inputs, search),

@@ -62,7 +62,7 @@ def embed(
     decode: options.DecodeOption = DecodeChoice.FAST,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
-    batch_size: options.BatchSizeOption = 16,
+    batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,
 ) -> None:
     """Turn images into vectors, for search and clustering.
@@ -110,7 +110,7 @@ def embed(
         lambda: find(inputs, search),
         classifier.embed,
         sink,
-        batch_size,
+        classifier.batch_size,
         progress,
         run.RunRecord(run_record, description) if run_record is not None else None,
         lambda: count(inputs, search),

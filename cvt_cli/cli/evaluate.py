@@ -53,7 +53,7 @@ def evaluate(
     overwrite: options.OverwriteOption = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
-    batch_size: options.BatchSizeOption = 64,
+    batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,
 ) -> None:
     """Measure a model on labelled images: accuracy, each label, what is taken for what.

@@ -192,12 +192,13 @@ ProgressOption = Annotated[
     ),
 ]
 BatchSizeOption = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--batch-size",
         "-b",
         min=1,
-        help="Images through the network at once.",
+        help="Images through the network at once. Default: what suits the network and the device.",
+        show_default=False,
         rich_help_panel=PERFORMANCE,
     ),
 ]
