@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ class Trainer:
         model: Cvt,
         train: Images,
         val: Images,
-        errors: Mapping[str, str],
+        errors: dict[str, str],
         preprocessing: Preprocessing,
         settings: Settings,
         device: torch.device,
@@ -255,6 +255,7 @@ class Trainer:
             "batch": self._batch,
             "sums": self._sums,
             "seconds": self._seconds,
+            "errors": self._errors,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self._device) if cuda else None,
         }
@@ -293,6 +294,7 @@ class Trainer:
         self.history = list(state["history"])
         self._batch, self._sums = state["batch"], list(state["sums"])
         self._seconds = state["seconds"]
+        self._errors.update(state["errors"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)

@@ -75,6 +75,7 @@ class Training:
         state = load_state(self._output)
         if state is not None:
             self.trainer.restore(state)
+            self._named = len(self._errors)  # by the run that was interrupted
 
     def epoch(
         self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]

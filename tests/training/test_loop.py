@@ -129,6 +129,20 @@ def test_a_run_that_is_interrupted_and_resumed_equals_one_that_is_not(
     assert_equal_weights(second, whole_run)
 
 
+def test_what_could_not_be_read_before_an_interrupt_is_counted_after_it(tmp_path):
+    folder = save_split(tmp_path / "data")
+    (folder / "train" / "circle" / "00.png").write_bytes(b"")
+    damaged = find_dataset(folder, None, seed=0)
+    first = trainer_for(damaged)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, stop_after=4)
+    save_state(tmp_path, first)
+    second = trainer_for(damaged)
+    second.restore(load_state(tmp_path))
+    metrics = second.epoch(lambda progress: None, lambda: False)
+    assert (metrics["images"], metrics["unreadable"]) == (23, 1)
+
+
 def test_the_seed_decides(dataset, whole_run):
     other = trainer_for(dataset, seed=1)
     run(other)
