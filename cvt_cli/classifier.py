@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import math
 import os
 import time
 import warnings
@@ -31,6 +32,7 @@ from cvt_cli.model.fused import FusedCvt
 from cvt_cli.records import Prediction, Record
 
 DEFAULT_TOP_K = 5
+NOT_FINITE = "the network's scores are not numbers: NaN in its weights, or a dtype too narrow"
 MAX_AUTO_BATCH_SIZE = 256
 # What the activations of a batch may take, in bytes: on a CPU what its caches help with, on a GPU
 # this part of its memory.
@@ -186,6 +188,9 @@ class Classifier:
                     yield Record(image.path, error=image.error, columns=image.columns)
                     continue
                 best = next(predictions)
+                if not math.isfinite(best[0].score):
+                    yield Record(image.path, error=NOT_FINITE, columns=image.columns)
+                    continue
                 if "index" in columns:
                     image.columns["index"] = best[0].index
                 kept = tuple(each for each in best if each.score >= threshold)
@@ -263,9 +268,9 @@ class Classifier:
         self.batch_size //= 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        # The same words each time: Python says them once.
         warnings.warn(
-            f"out of memory: going on with batches of {self.batch_size} "
-            f"(--batch-size {self.batch_size} avoids this)",
+            "out of memory: going on with smaller batches (a smaller --batch-size avoids this)",
             stacklevel=2,
         )
 

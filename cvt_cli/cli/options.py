@@ -136,11 +136,19 @@ OfflineOption = Annotated[
     bool,
     typer.Option("--offline", help="Make no request to the Hub.", rich_help_panel=MODEL),
 ]
+
+
+class Activation(StrEnum):
+    """What follows the first layer of each MLP."""
+
+    GELU = "gelu"
+    QUICK_GELU = "quick_gelu"
+
+
 ActivationOption = Annotated[
-    str | None,
+    Activation | None,
     typer.Option(
-        metavar="NAME",
-        help="gelu or quick_gelu in place of the activation that the model names.",
+        help="In place of the activation that the model names.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -161,6 +161,8 @@ def run(
         )
         outcome = "finished"
     except KeyboardInterrupt:
+        if isinstance(sink, StreamOutput):
+            sink.finish()  # what was written reads as a whole document
         parts = " and ".join(f"{path}.part" for path in sink.paths)
         keep = "keep" if len(sink.paths) > 1 else "keeps"
         kept = f"; {parts} {keep} them: --resume goes on" if parts else ""
