@@ -123,12 +123,13 @@ class Classifier:
         """Numbers in an embedding."""
         return self.checkpoint.config.embed_dim[-1]
 
-    def description(self) -> dict[str, object]:
-        """What the predictions depend on, for a record of the run."""
+    def description(self, digest: bool = True) -> dict[str, object]:
+        """What the predictions depend on, for a record of the run; the weights' SHA-256 only
+        where `digest` asks for it."""
         return {
             "model": self.checkpoint.name,
             "commit": self.checkpoint.files.commit,
-            "weights_sha256": self.checkpoint.files.weights_digest(),
+            "weights_sha256": self.checkpoint.files.weights_digest() if digest else None,
             "activation": self.checkpoint.config.hidden_act,
             "preprocessing": self.checkpoint.preprocessing.to_dict(),
             "device": str(self.device),

@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, NoReturn
 
@@ -117,11 +118,12 @@ def main() -> NoReturn:
         else:  # Typer's word for a wrong option or argument
             _report(f"{error.format_message()} (see cvt --help)", debug)
             code = ExitCode.USAGE
-    if code == ExitCode.INTERRUPTED:
-        # Threads may still be decoding: nobody waits for them.
+    with suppress(OSError, ValueError):  # said already
         sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code or 0)
+        sys.stderr.flush()
+    # At once: threads may still be decoding, and to take torch down object by object takes half a
+    # second that nobody should wait for.
+    os._exit(code or 0)
 
 
 def _global_first(arguments: list[str]) -> list[str]:

@@ -146,7 +146,9 @@ def classify(
         only=_split(labels),
         max_pixels=max_pixels or MAX_PIXELS,
     )
-    description = classifier.description() | {
+    # To read all of the weights once more for their digest takes a while: only for the record.
+    recorded = bool(output) or run_record is not None
+    description = classifier.description(digest=recorded) | {
         "top_k": top_k,
         "threshold": threshold,
         "columns": list(shape.columns),
