@@ -121,9 +121,11 @@ def main() -> NoReturn:
     with suppress(OSError, ValueError):  # said already
         sys.stdout.flush()
         sys.stderr.flush()
-    # At once: threads may still be decoding, and to take torch down object by object takes half a
-    # second that nobody should wait for.
-    os._exit(code or 0)
+    if "torch" in sys.modules:
+        # Threads may still be decoding, and to take torch down object by object takes half a
+        # second that nobody should wait for.
+        os._exit(code or 0)
+    sys.exit(code or 0)
 
 
 def _global_first(arguments: list[str]) -> list[str]:
