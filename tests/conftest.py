@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import socket
 import struct
 import subprocess
@@ -99,6 +100,8 @@ class RunCvt:
         """
         wanted = {**self.env, **(env or {})}
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        # What runs the tests in the background may have had them ignore Ctrl-C.
+        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         return subprocess.Popen(
             [self.script, *(a if isinstance(a, str | bytes) else str(a) for a in arguments)],
             env={name: value for name, value in wanted.items() if value is not None},
