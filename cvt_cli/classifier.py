@@ -136,6 +136,7 @@ class Classifier:
             "dtype": str(self.dtype).removeprefix("torch."),
             "decode": "exact" if self.reduce_to is None else "fast",
             "batch_size": self.batch_size,
+            "max_pixels": self.max_pixels,
             "labels": [self.labels[index] for index in self._indexes]
             if len(self._indexes) < len(self.labels)
             else None,

@@ -152,7 +152,6 @@ def classify(
         "top_k": top_k,
         "threshold": threshold,
         "columns": list(shape.columns),
-        "max_pixels": classifier.max_pixels,
     }
     sink = run.open_sinks(targets, shape, description, resume)
     description["format"] = ", ".join(name for _, name in targets)

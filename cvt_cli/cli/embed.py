@@ -102,7 +102,6 @@ def embed(
     shape = RecordShape(top_k=0, embedding_dim=classifier.embedding_dim)
     description = classifier.description() | {
         "format": format_,
-        "max_pixels": classifier.max_pixels,
     }
     sink = run.open_sink(output, writer, shape, description, resume)
     run.run(

@@ -27,8 +27,8 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
     return {"label": prediction.label, "score": score, "index": prediction.index}
 
 
-class JsonLinesWriter:
-    """A record a line."""
+class JsonLinesJournal:
+    """A record a line. The journals of other formats have more or other values in it."""
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
@@ -37,13 +37,22 @@ class JsonLinesWriter:
     def write(self, records: Iterable[Record]) -> None:
         """Append a line for each record."""
         for record in records:
-            self._stream.write(json.dumps(as_json(record, self._shape), ensure_ascii=False) + "\n")
+            self._stream.write(json.dumps(self.values(record), ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Nothing ends JSON Lines."""
 
+    def values(self, record: Record) -> dict[str, Any]:
+        """What a line holds."""
+        return as_json(record, self._shape)
+
     @staticmethod
-    def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
+    def record(values: Any) -> Record:
+        """The record of a line's values. Raises: ValueError."""
+        return parse_record(values)
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> Iterator[tuple[Record, int]]:
         """The whole lines.
 
         Raises:
@@ -53,7 +62,11 @@ class JsonLinesWriter:
         for line in file:
             end += len(line)
             if line.endswith(b"\n"):
-                yield parse_record(json.loads(line)), end
+                yield cls.record(json.loads(line)), end
+
+
+class JsonLinesWriter(JsonLinesJournal):
+    """A record a line, as a document."""
 
     @classmethod
     def documents(cls, file: BinaryIO) -> Iterator[Record]:

@@ -7,7 +7,6 @@ shows as text.
 """
 
 import base64
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from hashlib import sha256
 from importlib.resources import files
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
@@ -24,7 +23,7 @@ from markupsafe import Markup
 from cvt_cli import __version__
 from cvt_cli.files import write_atomically
 from cvt_cli.output import NO_SUMMARY
-from cvt_cli.output.jsons import as_json, parse_record
+from cvt_cli.output.jsons import JsonLinesJournal, parse_record
 from cvt_cli.output.table import visible
 from cvt_cli.output.thumbnails import file_name, remove_thumbnails, thumbnails_of, unfinished
 from cvt_cli.records import Record, RecordShape, as_written
@@ -33,38 +32,21 @@ from cvt_cli.records import Record, RecordShape, as_written
 MOST_INLINE = 400
 
 
-class ReportPageWriter:
+class ReportPageWriter(JsonLinesJournal):
     """Its journal is JSON Lines: a record a line, with the thumbnail as base64."""
 
-    def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
-        self._stream = stream
-        self._shape = shape
-
-    def write(self, records: Iterable[Record]) -> None:
-        """Append a line for each record."""
-        for record in records:
-            values = as_json(record, self._shape)
-            if record.thumbnail is not None:
-                values["thumbnail"] = base64.b64encode(record.thumbnail).decode()
-            self._stream.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        """Nothing ends JSON Lines."""
+    def values(self, record: Record) -> dict[str, Any]:
+        """What a line holds."""
+        values = super().values(record)
+        if record.thumbnail is not None:
+            values["thumbnail"] = base64.b64encode(record.thumbnail).decode()
+        return values
 
     @staticmethod
-    def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """The whole lines.
-
-        Raises:
-            ValueError: if one is not a record.
-        """
-        end = 0
-        for line in file:
-            end += len(line)
-            if line.endswith(b"\n"):
-                values = json.loads(line)
-                thumbnail = values.get("thumbnail") and base64.b64decode(values["thumbnail"])
-                yield replace(parse_record(values), thumbnail=thumbnail), end
+    def record(values: Any) -> Record:
+        """The record of a line's values. Raises: ValueError."""
+        thumbnail = values.get("thumbnail") and base64.b64decode(values["thumbnail"])
+        return replace(parse_record(values), thumbnail=thumbnail)
 
     @staticmethod
     def convert(
