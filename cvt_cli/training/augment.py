@@ -24,7 +24,7 @@ class Augmentation:
             window of another size and aspect, resized) or "none".
         min_scale: the smallest share of the area that a resized crop keeps, 0 to 1.
         flip: mirror every other image, left to right.
-        rand_augment: magnitude of RandAugment, 1 to 29; 0 leaves it out.
+        rand_augment: magnitude of RandAugment, 1 (hardly any change) to 29; 0 leaves it out.
         mixup, cutmix: share of the batches, 0 to 1, whose images are blended in pairs, or have
             a rectangle of another pasted in; their sum is at most 1. Ratios are uniform.
     """
@@ -83,7 +83,7 @@ class Augmenter:
         if augmentation.flip:
             self._geometry.append(kornia.RandomHorizontalFlip())
         magnitude = augmentation.rand_augment
-        self._rand_augment = kornia.auto.RandAugment(n=2, m=magnitude) if magnitude else None
+        self._rand_augment = _rand_augment(kornia, magnitude / 30) if magnitude else None
         keys = ["input", "class"]
         self._mixup = kornia.RandomMixUpV2(data_keys=keys)
         self._cutmix = kornia.RandomCutMixV2(data_keys=keys, use_correct_lambda=True)
@@ -117,3 +117,31 @@ class Augmenter:
 
     def _one_hot(self, targets: Tensor) -> Tensor:
         return F.one_hot(targets.long(), self._num_labels).float()
+
+
+def _rand_augment(kornia: Any, strength: float) -> Any:
+    """RandAugment (arXiv 1909.13719): two operations drawn for the group, an amount for each image,
+    uniform up to `strength` (0 to 1) of the range that torchvision's RandAugment has.
+
+    kornia's own RandAugment starts its two-sided operations at the dark, grey or inverted end of
+    their ranges: there a small magnitude changes a picture most.
+    """
+    around_one = (1 - 0.9 * strength, 1 + 0.9 * strength)
+    degrees = 17.0 * strength
+    return kornia.ImageSequential(
+        kornia.RandomAffine(0.0, shear=(-degrees, degrees, 0.0, 0.0), p=1.0),
+        kornia.RandomAffine(0.0, shear=(0.0, 0.0, -degrees, degrees), p=1.0),
+        kornia.RandomAffine(0.0, translate=(0.45 * strength, 0.0), p=1.0),
+        kornia.RandomAffine(0.0, translate=(0.0, 0.45 * strength), p=1.0),
+        kornia.RandomAffine(30.0 * strength, p=1.0),
+        # Is added, where the others multiply.
+        kornia.RandomBrightness((1 - 0.5 * strength, 1 + 0.5 * strength), p=1.0),
+        kornia.RandomSaturation(around_one, p=1.0),
+        kornia.RandomContrast(around_one, p=1.0),
+        kornia.RandomSharpness(around_one, p=1.0),
+        kornia.RandomPosterize((8 - 4 * strength, 8.0), p=1.0),
+        kornia.RandomSolarize((1 - strength, 1.0), (0.0, 0.0), p=1.0),
+        kornia.RandomAutoContrast(p=1.0),
+        kornia.RandomEqualize(p=1.0),
+        random_apply=2,
+    )

@@ -60,6 +60,26 @@ def test_every_kind_is_a_function_of_the_seed(augmentation):
     assert (pixels != augment(augmentation, seed=1)[0]).any()
 
 
+def test_rand_augment_changes_more_as_its_magnitude_grows():
+    smooth = torch.linspace(0, 255, 16).round()[:, None, None].expand(16, 16, 3)
+    pixels = smooth.to(torch.uint8).expand(8, 16, 16, 3)
+
+    def change(magnitude):
+        augment = Augmenter(
+            Augmentation(crop="none", flip=False, rand_augment=magnitude), (16, 16), 3, 0.0
+        )
+        changes = []
+        for seed in range(20):
+            torch.manual_seed(seed)
+            after = augment(pixels, torch.zeros(8, dtype=torch.int64))[0]
+            changes.append((after - pixels.float()).abs().mean().item())
+        return sum(changes) / len(changes)
+
+    # Equalisation and automatic contrast do all or nothing, whatever the magnitude.
+    assert change(1) < 10
+    assert change(1) < change(9) < change(29)
+
+
 def test_resized_crop_makes_the_size_that_is_asked_for():
     assert augment(Augmentation(crop="resized"), size=12)[0].shape == (8, 12, 12, 3)
 
