@@ -1,32 +1,26 @@
 """Images become predictions: batches through the network, and the overlapped pipeline around it."""
 
 import difflib
-import hashlib
 import math
-import os
-import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.devices import is_out_of_memory, pick_device, pick_dtype
-from cvt_cli.errors import ImageError, UsageError
-from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
+from cvt_cli.errors import UsageError
+from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
-from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
+from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.records import Prediction, Record
@@ -38,7 +32,6 @@ MAX_AUTO_BATCH_SIZE = 256
 # this part of its memory.
 CPU_BATCH_BYTES = 160 * 10**6
 GPU_BATCH_SHARE = 1 / 8
-DECODE_THREADS = 4
 
 ImageLike = str | Path | Image.Image
 
@@ -69,7 +62,7 @@ class Classifier:
             softmax over these.
 
     Attributes:
-        reduce_to: shorter side in pixels down to which the decoder may scale; None for exact.
+        reader: decodes for this network.
 
     Raises:
         ModelError: if the checkpoint can't be had.
@@ -104,12 +97,9 @@ class Classifier:
                 raise UsageError(str(error)) from None
             model = replace(model, preprocessing=model.preprocessing.scaled_to(image_size))
         self.checkpoint = model
-        self.batch_size = batch_size or _auto_batch_size(model, self.device)
+        self.batch_size = batch_size or auto_batch_size(model, self.device)
         self.max_pixels = max_pixels
-        self.reduce_to = None if exact_decode else model.preprocessing.reduce_to
-        if self.reduce_to is not None:
-            # Tiny networks' too: whether thumbnails are made must change no score.
-            self.reduce_to = max(self.reduce_to, THUMBNAIL_SIZE)
+        self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
         self._indexes = indexes_of(only, model) if only else range(len(model.labels))
         self._model = FusedCvt(model.model().to(self.device, self.dtype))
 
@@ -134,7 +124,7 @@ class Classifier:
             "preprocessing": self.checkpoint.preprocessing.to_dict(),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "decode": "exact" if self.reduce_to is None else "fast",
+            "decode": "exact" if self.reader.reduce_to is None else "fast",
             "batch_size": self.batch_size,
             "max_pixels": self.max_pixels,
             "labels": [self.labels[index] for index in self._indexes]
@@ -182,25 +172,36 @@ class Classifier:
             columns: names out of `records.COLUMNS` that each record carries.
             thumbnails: each record carries a thumbnail.
         """
-        for batch in self._batches(sources, columns, thumbnails):
-            good = [image.pixels for image in batch if image.pixels is not None]
-            predictions = iter(self._predictions(good, top_k))
-            for image in batch:
-                if image.pixels is None:
-                    yield Record(image.path, error=image.error, columns=image.columns)
-                    continue
-                best = next(predictions)
-                if not math.isfinite(best[0].score):
-                    yield Record(image.path, error=NOT_FINITE, columns=image.columns)
-                    continue
-                if "index" in columns:
-                    image.columns["index"] = best[0].index
-                kept = tuple(each for each in best if each.score >= threshold)
-                yield Record(image.path, kept, columns=image.columns, thumbnail=image.thumbnail)
+        for batch in self.reader.batches(sources, self.batch_size, columns, thumbnails):
+            yield from self.records(batch, top_k, threshold, columns)
+
+    def records(
+        self,
+        images: Sequence[DecodedImage],
+        top_k: int = DEFAULT_TOP_K,
+        threshold: float = 0.0,
+        columns: Sequence[str] = (),
+    ) -> Iterator[Record]:
+        """The second half of `classify`: one record for each image that is decoded, or that could
+        not be, in order."""
+        good = [image.pixels for image in images if image.pixels is not None]
+        predictions = iter(self._predictions(good, top_k))
+        for image in images:
+            if image.pixels is None:
+                yield Record(image.path, error=image.error, columns=image.columns)
+                continue
+            best = next(predictions)
+            if not math.isfinite(best[0].score):
+                yield Record(image.path, error=NOT_FINITE, columns=image.columns)
+                continue
+            if "index" in columns:
+                image.columns["index"] = best[0].index
+            kept = tuple(each for each in best if each.score >= threshold)
+            yield Record(image.path, kept, columns=image.columns, thumbnail=image.thumbnail)
 
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
         """One record for each source, in order, with its embedding in place of predictions."""
-        for batch in self._batches(sources):
+        for batch in self.reader.batches(sources, self.batch_size):
             good = [image.pixels for image in batch if image.pixels is not None]
             vectors = iter(self.embeddings(good).tolist())
             for image in batch:
@@ -290,61 +291,8 @@ class Classifier:
             )
         return predictions
 
-    def _batches(
-        self,
-        sources: Iterable[Source | Image.Image],
-        columns: Sequence[str] = (),
-        thumbnails: bool = False,
-    ) -> Iterator[list["DecodedImage"]]:
-        """Every `batch_size` sources, decoded.
 
-        The last of a batch may be errors: a batch's members depend on the order of the sources
-        only, so that a run which is taken up later computes the same batches.
-        """
-        batch_size = self.batch_size
-        stream = iter(sources)
-        pending: deque[Future[DecodedImage]] = deque()
-        with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
-            try:
-                while True:
-                    # One batch for the network, one being decoded meanwhile.
-                    for source in islice(stream, 2 * batch_size - len(pending)):
-                        pending.append(pool.submit(self._read, source, columns, thumbnails))
-                    if not pending:
-                        return
-                    batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-                    yield [future.result() for future in batch]
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _read(
-        self, source: Source | Image.Image, columns: Sequence[str], with_thumbnail: bool
-    ) -> "DecodedImage":
-        result = DecodedImage(source.path if isinstance(source, Source) else "")
-        start = time.perf_counter()
-        try:
-            if isinstance(source, Source):
-                with source.open() as file:
-                    result.columns |= _file_facts(file, columns)
-                    image = decode(file, self.max_pixels, self.reduce_to)
-            else:
-                image = ImageOps.exif_transpose(source).convert("RGB")
-            width, height = image.info.get(FULL_SIZE, image.size)
-            facts = {"width": width, "height": height}
-            result.columns |= {name: facts[name] for name in columns if name in facts}
-            pixels = self.checkpoint.preprocessing.pixels(image)
-            self.checkpoint.config.tokens(*pixels.shape[:2])
-            if with_thumbnail:
-                result.thumbnail = make_thumbnail(image)
-            result.pixels = pixels
-        except (ImageError, ValueError, MemoryError) as error:
-            result.error = str(error) or "out of memory"
-        if "seconds" in columns:
-            result.columns["seconds"] = round(time.perf_counter() - start, 6)
-        return result
-
-
-def _auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:
+def auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:
     """A power of two whose activations have room. The same on every run of a machine, so that an
     interrupted run can be resumed."""
     size = checkpoint.preprocessing.image_size or (224, 224)
@@ -354,36 +302,6 @@ def _auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:
         room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE
     fitting = min(MAX_AUTO_BATCH_SIZE, max(1, int(room / each)))
     return 1 << (fitting.bit_length() - 1)
-
-
-@dataclass(slots=True)
-class DecodedImage:
-    """What a decode thread hands over.
-
-    Attributes:
-        path: the input as it was given.
-        pixels: (H, W, 3) uint8; None if there is an error.
-        error: why there are no pixels, in one line.
-        columns: the facts that were asked for, out of `records.COLUMNS`.
-        thumbnail: a JPEG, if it was asked for.
-    """
-
-    path: str
-    pixels: np.ndarray | None = None
-    error: str | None = None
-    columns: dict[str, int | float | str | None] = field(default_factory=dict)
-    thumbnail: bytes | None = None
-
-
-def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float | str | None]:
-    facts: dict[str, int | float | str | None] = {}
-    if "bytes" in columns:
-        facts["bytes"] = file.seek(0, os.SEEK_END)
-    if "sha256" in columns:
-        file.seek(0)
-        facts["sha256"] = hashlib.sha256(file.read()).hexdigest()
-    file.seek(0)
-    return facts
 
 
 def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:

@@ -20,11 +20,12 @@ from cvt_cli.benchmark.machine import cores
 from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.classifier import DECODE_THREADS, Classifier
+from cvt_cli.classifier import Classifier
 from cvt_cli.devices import is_out_of_memory
 from cvt_cli.errors import CvtError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
+from cvt_cli.images.reading import DECODE_THREADS
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape
 
@@ -342,7 +343,7 @@ def _lines() -> TextIO:
 
 def _decoded(classifier: Classifier, source: Source) -> Image.Image:
     with source.open() as file:
-        return decode(file, classifier.max_pixels, classifier.reduce_to)
+        return decode(file, classifier.max_pixels, classifier.reader.reduce_to)
 
 
 def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) -> Stages:

@@ -1,0 +1,139 @@
+"""Sources become pixels of the network's input size, in threads, ahead of whoever needs them."""
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cvt_cli.errors import ImageError
+from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
+from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.images.source import Source
+from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
+from cvt_cli.model.config import CvtConfig
+
+DECODE_THREADS = 4
+
+
+@dataclass(slots=True)
+class DecodedImage:
+    """An input, read.
+
+    Attributes:
+        path: the input as it was given.
+        pixels: (H, W, 3) uint8; None if there is an error.
+        error: why there are no pixels, in one line.
+        columns: the facts that were asked for, out of `records.COLUMNS`.
+        thumbnail: a JPEG, if it was asked for.
+    """
+
+    path: str
+    pixels: np.ndarray | None = None
+    error: str | None = None
+    columns: dict[str, int | float | str | None] = field(default_factory=dict)
+    thumbnail: bytes | None = None
+
+
+class ImageReader:
+    """Reads images for a network. Needs no weights and no torch.
+
+    Args:
+        config: of the network; an image too small for it is an error.
+        preprocessing: what its input looks like.
+        max_pixels: width times height above which an image is refused.
+        exact_decode: decode every pixel of a JPEG; see `Classifier`.
+
+    Attributes:
+        reduce_to: shorter side in pixels down to which the decoder may scale; None for exact.
+    """
+
+    def __init__(
+        self,
+        config: CvtConfig,
+        preprocessing: Preprocessing,
+        max_pixels: int = MAX_PIXELS,
+        exact_decode: bool = False,
+    ) -> None:
+        self.config = config
+        self.preprocessing = preprocessing
+        self.max_pixels = max_pixels
+        self.reduce_to = None if exact_decode else preprocessing.reduce_to
+        if self.reduce_to is not None:
+            # Tiny networks' too: whether thumbnails are made must change no score.
+            self.reduce_to = max(self.reduce_to, THUMBNAIL_SIZE)
+
+    def batches(
+        self,
+        sources: Iterable[Source | Image.Image],
+        batch_size: int,
+        columns: Sequence[str] = (),
+        thumbnails: bool = False,
+    ) -> Iterator[list[DecodedImage]]:
+        """Every `batch_size` sources, decoded in threads: one batch for who asks, one being
+        decoded meanwhile.
+
+        The last of a batch may be errors: a batch's members depend on the order of the sources
+        only, so that a run which is taken up later computes the same batches.
+        """
+        stream = iter(sources)
+        pending: deque[Future[DecodedImage]] = deque()
+        with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
+            try:
+                while True:
+                    for source in islice(stream, 2 * batch_size - len(pending)):
+                        pending.append(pool.submit(self.read, source, columns, thumbnails))
+                    if not pending:
+                        return
+                    batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
+                    yield [future.result() for future in batch]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def read(
+        self,
+        source: Source | Image.Image,
+        columns: Sequence[str] = (),
+        with_thumbnail: bool = False,
+    ) -> DecodedImage:
+        """One image; what is wrong with it is in its `error`."""
+        result = DecodedImage(source.path if isinstance(source, Source) else "")
+        start = time.perf_counter()
+        try:
+            if isinstance(source, Source):
+                with source.open() as file:
+                    result.columns |= _file_facts(file, columns)
+                    image = decode(file, self.max_pixels, self.reduce_to)
+            else:
+                image = ImageOps.exif_transpose(source).convert("RGB")
+            width, height = image.info.get(FULL_SIZE, image.size)
+            facts = {"width": width, "height": height}
+            result.columns |= {name: facts[name] for name in columns if name in facts}
+            pixels = self.preprocessing.pixels(image)
+            self.config.tokens(*pixels.shape[:2])
+            if with_thumbnail:
+                result.thumbnail = make_thumbnail(image)
+            result.pixels = pixels
+        except (ImageError, ValueError, MemoryError) as error:
+            result.error = str(error) or "out of memory"
+        if "seconds" in columns:
+            result.columns["seconds"] = round(time.perf_counter() - start, 6)
+        return result
+
+
+def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float | str | None]:
+    facts: dict[str, int | float | str | None] = {}
+    if "bytes" in columns:
+        facts["bytes"] = file.seek(0, os.SEEK_END)
+    if "sha256" in columns:
+        file.seek(0)
+        facts["sha256"] = hashlib.sha256(file.read()).hexdigest()
+    file.seek(0)
+    return facts
