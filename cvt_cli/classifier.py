@@ -4,7 +4,6 @@ import difflib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -91,11 +90,7 @@ class Classifier:
         if isinstance(model, str):
             model = load(resolve(model, revision, refresh, offline), hidden_act)
         if image_size is not None:
-            try:
-                model.config.tokens(*image_size)
-            except ValueError as error:
-                raise UsageError(str(error)) from None
-            model = replace(model, preprocessing=model.preprocessing.scaled_to(image_size))
+            model = model.with_image_size(image_size)
         self.checkpoint = model
         self.batch_size = batch_size or auto_batch_size(model, self.device)
         self.max_pixels = max_pixels
@@ -114,23 +109,18 @@ class Classifier:
         return self.checkpoint.config.embed_dim[-1]
 
     def description(self, digest: bool = True) -> dict[str, object]:
-        """What the predictions depend on, for a record of the run; the weights' SHA-256 only
-        where `digest` asks for it."""
-        return {
-            "model": self.checkpoint.name,
-            "commit": self.checkpoint.files.commit,
-            "weights_sha256": self.checkpoint.files.weights_digest() if digest else None,
-            "activation": self.checkpoint.config.hidden_act,
-            "preprocessing": self.checkpoint.preprocessing.to_dict(),
-            "device": str(self.device),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "decode": "exact" if self.reader.reduce_to is None else "fast",
-            "batch_size": self.batch_size,
-            "max_pixels": self.max_pixels,
-            "labels": [self.labels[index] for index in self._indexes]
+        """See `describe`."""
+        return describe(
+            self.checkpoint,
+            self.reader,
+            str(self.device),
+            str(self.dtype).removeprefix("torch."),
+            self.batch_size,
+            [self.labels[index] for index in self._indexes]
             if len(self._indexes) < len(self.labels)
             else None,
-        }
+            digest,
+        )
 
     @overload
     def __call__(self, images: ImageLike, top_k: int = ...) -> Record: ...  # type: ignore[overload-overlap]
@@ -290,6 +280,36 @@ class Classifier:
                 tuple(Prediction(self.labels[index], score, index) for score, index in best)
             )
         return predictions
+
+
+def describe(
+    checkpoint: Checkpoint,
+    reader: ImageReader,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    only: Sequence[str] | None,
+    digest: bool,
+) -> dict[str, object]:
+    """What predictions depend on, for a record of the run.
+
+    Args:
+        only: the labels to choose from; None for all.
+        digest: with the weights' SHA-256, for which all of them are read.
+    """
+    return {
+        "model": checkpoint.name,
+        "commit": checkpoint.files.commit,
+        "weights_sha256": checkpoint.files.weights_digest() if digest else None,
+        "activation": checkpoint.config.hidden_act,
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "device": device,
+        "dtype": dtype,
+        "decode": "exact" if reader.reduce_to is None else "fast",
+        "batch_size": batch_size,
+        "max_pixels": reader.max_pixels,
+        "labels": only,
+    }
 
 
 def auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:

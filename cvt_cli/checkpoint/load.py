@@ -49,6 +49,21 @@ class Checkpoint:
         """As it was named."""
         return self.files.name
 
+    def with_image_size(self, size: tuple[int, int]) -> "Checkpoint":
+        """The same for another input size.
+
+        Args:
+            size: (height, width) in pixels, to which the preprocessing is scaled.
+
+        Raises:
+            UsageError: if it is too small for the network.
+        """
+        try:
+            self.config.tokens(*size)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return replace(self, preprocessing=self.preprocessing.scaled_to(size))
+
     def model(self) -> "Cvt":
         """The network with its weights, on the CPU, in evaluation mode, in the dtype of the file.
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "benchmark",
     "inspect",
     "models",
+    "merge",
     "sort",
     "embed",
     "explain",

@@ -3,16 +3,19 @@
 import glob
 import re
 import sys
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
-from cvt_cli.cli import options, run
+from cvt_cli.cli import cluster, options, run
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Search, check, count, find
+from cvt_cli.images.shard import Shard
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import MAX_BYTES, TIMEOUT
 from cvt_cli.output import FILE_FORMATS, FORMATS, check_format, format_of_file, writer_class
@@ -35,7 +38,19 @@ cvt classify 'photos/**/*.png' archive.zip shards.tar https://example.org/cat.jp
 find . -newer stamp -name '*.jpg' -print0 | cvt classify --files-from - --null -o new.jsonl
 
 cat cat.jpg | cvt classify - --model microsoft/cvt-21
+
+cvt classify s3://bucket/photos/ -o s3://bucket/labels/ --engine ray --ray-address auto
 """
+
+
+SCALE = "Scale"
+
+
+class Engine(StrEnum):
+    """What runs the stages."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def classify(
@@ -106,22 +121,115 @@ def classify(
     dtype: options.DtypeOption = "auto",
     batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="local: this machine. ray: a Ray cluster, or all of this machine by Ray; --output "
+            "is a folder of parts then, which cvt merge makes one file of.",
+            rich_help_panel=SCALE,
+        ),
+    ] = Engine.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            metavar="HOST:PORT",
+            help="The cluster's head, or auto on a node of it. Default: start Ray here.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN:MAX",
+            help="How many copies of the network. Default: what suits the cluster.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="GPUs of each copy, maybe a part of one. Default: 1 where there are any.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Only every Nth input, from the Kth on: 3/64 is job 3 of 64.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    targets = _pick_targets(format_, run.unfinished(output or [], resume))
-    pages = [path for path, name in targets if name == "html" and path is not None]
     shape = RecordShape(top_k, _pick_columns(columns))
     size = parse_image_size(image_size) if image_size is not None else None
-    inputs = inputs or []
+    inputs, outputs = inputs or [], output or []
     search = Search(
         recursive,
         tuple(include or ()),
-        (*(exclude or ()), *(glob.escape(thumbnails_of(page).name) for page in pages)),
+        tuple(exclude or ()),
         files_from,
         null,
         timeout,
         max_bytes,
     )
+    if engine is Engine.RAY:
+        pool = cluster.parse_workers(workers)
+        folder, format_ = cluster.check(inputs, search, outputs, format_)
+        for name, value in (("--shard", shard), ("--run-record", run_record)):
+            if value is not None:
+                raise UsageError(f"{name} is for --engine local")
+        cluster.run(
+            context.obj,
+            inputs,
+            search,
+            folder,
+            format_,
+            shape,
+            threshold,
+            cluster.Network(
+                model,
+                revision,
+                refresh,
+                offline,
+                activation,
+                device,
+                dtype,
+                batch_size,
+                size,
+                decode is DecodeChoice.EXACT,
+                max_pixels,
+                tuple(_split(labels)),
+            ),
+            ray_address,
+            pool,
+            gpus_per_worker,
+            resume,
+            overwrite,
+            progress,
+        )
+        return
+    if workers is not None or gpus_per_worker is not None:
+        name = "--workers" if workers is not None else "--gpus-per-worker"
+        raise UsageError(f"{name} is for --engine ray")
+    for name in outputs:
+        if "://" in name:
+            raise UsageError(
+                f"{name}: an output is a file of this machine", hint="--engine ray writes there"
+            )
+    targets = _pick_targets(format_, run.unfinished([Path(name) for name in outputs], resume))
+    pages = [path for path, name in targets if name == "html" and path is not None]
+    thumbnails = (glob.escape(thumbnails_of(page).name) for page in pages)
+    search = replace(search, exclude=(*search.exclude, *thumbnails))
+    part = Shard.parse(shard) if shard is not None else Shard(1, 1)
     check(inputs, search)
     for path, name in targets:
         run.check(path, writer_class(name), inputs, resume, overwrite)
@@ -147,17 +255,18 @@ def classify(
         max_pixels=max_pixels or MAX_PIXELS,
     )
     # To read all of the weights once more for their digest takes a while: only for the record.
-    recorded = bool(output) or run_record is not None
+    recorded = bool(outputs) or run_record is not None
     description = classifier.description(digest=recorded) | {
         "top_k": top_k,
         "threshold": threshold,
         "columns": list(shape.columns),
+        "shard": str(part),
     }
     sink = run.open_sinks(targets, shape, description, resume)
     description["format"] = ", ".join(name for _, name in targets)
     run.run(
         context.obj,
-        lambda: find(inputs, search),
+        lambda: part.take(find(inputs, search)),
         lambda sources: classifier.classify(
             sources, top_k, threshold, shape.columns, thumbnails=bool(pages)
         ),
@@ -165,7 +274,7 @@ def classify(
         classifier.batch_size,
         progress,
         run.RunRecord(run_record, description) if run_record is not None else None,
-        lambda: count(inputs, search),
+        lambda: part.count(count(inputs, search)),
     )
 
 

@@ -126,7 +126,6 @@ def explain(
     _check_packages(format_, method)
 
     # Torch is loaded only now that all that was typed makes sense.
-    from dataclasses import replace
 
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
@@ -137,11 +136,7 @@ def explain(
     place = pick_device(device)
     checkpoint = load(resolve(model, revision, refresh, offline), activation)
     if size is not None:
-        try:
-            checkpoint.config.tokens(*size)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        checkpoint = replace(checkpoint, preprocessing=checkpoint.preprocessing.scaled_to(size))
+        checkpoint = checkpoint.with_image_size(size)
     index = indexes_of([label], checkpoint)[0] if label is not None else None
     explainer = Explainer(checkpoint, Method(method), place)
 

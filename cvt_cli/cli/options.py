@@ -163,13 +163,14 @@ OutputOption = Annotated[
     ),
 ]
 OutputsOption = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--output",
         "-o",
         metavar="FILE",
         help="Write here instead of to standard output; the file appears whole or not at all. "
-        "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html.",
+        "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html. With "
+        "--engine ray: a folder, or an address like s3://bucket/labels.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),

@@ -136,8 +136,7 @@ def run(
     sources, again = remaining(search, sink.done, batch_size)
     before = count = len(sink.done)
     errors = sink.errors
-    shown = sys.stderr.isatty() if progress is None else progress
-    bar = Progress(shown and not settings.quiet, count_sources, count)
+    bar = Progress(is_shown(settings, progress), count_sources, count)
     start = time.monotonic()
     rate = 0.0
     outcome = "interrupted"
@@ -153,7 +152,7 @@ def run(
         rate = (count - before) / (time.monotonic() - start)
         sink.finish(
             {
-                "command": _command(),
+                "command": command(),
                 "end": datetime.now(UTC).isoformat(),
                 # What a resumed run had done before took a time that nobody knows now.
                 "images_per_second": rate if count > before else None,
@@ -174,7 +173,7 @@ def run(
         if run_record is not None:
             counts = {"inputs": count, "errors": errors, "done_before": before}
             run_record.write(outcome, counts, rate)
-    _sum_up(settings, sink.paths, count, errors, rate)
+    sum_up(settings, [str(path) for path in sink.paths], count, errors, rate)
 
 
 class RunRecord:
@@ -210,8 +209,8 @@ class RunRecord:
 
     def _write(self, facts: Mapping[str, Any]) -> None:
         values = {
-            "command": _command(),
-            "versions": _versions(),
+            "command": command(),
+            "versions": versions(),
             "machine": platform.platform(),
             "start": self.start.isoformat(),
             **self.run,
@@ -224,22 +223,34 @@ class RunRecord:
             raise UsageError(f"{self.path} can't be written: {error.strerror}") from None
 
 
-def _command() -> str:
+def is_shown(settings: Settings, progress: bool | None) -> bool:
+    """Whether there is to be a bar; `progress` is None where nobody said."""
+    return not settings.quiet and (sys.stderr.isatty() if progress is None else progress)
+
+
+def command() -> str:
+    """What was typed."""
     return shlex.join(["cvt", *sys.argv[1:]])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What records depend on, beside the machine."""
     names = ("torch", "pillow", "numpy", "huggingface_hub", "safetensors")
     ours = {"cvt": __version__, "python": platform.python_version()}
     return ours | {name: version(name) for name in names}
 
 
-def _sum_up(
-    settings: Settings, outputs: Sequence[Path], count: int, errors: int, rate: float
+def sum_up(
+    settings: Settings, outputs: Sequence[str], count: int, errors: int, rate: float
 ) -> None:
+    """Say how a run went.
+
+    Raises:
+        typer.Exit: with the code that says so if an input could not be read.
+    """
     if not settings.quiet:
         if outputs:
-            say(f"{', '.join(map(str, outputs))}: {count} inputs, {rate:.1f} images/s")
+            say(f"{', '.join(outputs)}: {count} inputs, {rate:.1f} images/s")
         if errors:
             say(f"{errors} of {count} inputs could not be read; each has its error in the output")
     if errors:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -25,7 +26,16 @@ from cvt_cli.images.source import (
 )
 from cvt_cli.records import as_written
 
-__all__ = ["IMAGE_SUFFIXES", "Search", "Source", "check", "count", "find", "remaining"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Search",
+    "Source",
+    "check",
+    "count",
+    "find",
+    "find_named",
+    "remaining",
+]
 
 STDIN = "-"
 
@@ -36,7 +46,9 @@ _OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/[0-9]+")
 _EVERYTHING = Search()
 
 
-def find(inputs: Iterable[str], search: Search = _EVERYTHING) -> Iterator[Source]:
+def find(
+    inputs: Iterable[str], search: Search = _EVERYTHING, whole_archives: bool = False
+) -> Iterator[Source]:
     """The images behind what was typed, in order, as they are found.
 
     - A file is tried whatever it is called. `-` is one image on standard input.
@@ -54,6 +66,12 @@ def find(inputs: Iterable[str], search: Search = _EVERYTHING) -> Iterator[Source
     inputs = tuple(inputs)
     stream = _Finder(search).all(inputs)
     return _once(stream) if _may_repeat(inputs, search) else stream
+
+
+def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
+    """What `find` had for one of its sources, anew and maybe on another machine: the file of that
+    very name, or the images in that archive."""
+    return _Finder(search).named(path)
 
 
 def count(inputs: Iterable[str], search: Search = _EVERYTHING) -> int | None:
@@ -129,11 +147,15 @@ class _Finder:
         search: how.
         counting: nobody is going to open what is found; raise `_Uncountable` where finding it
             takes as long as reading it.
+        whole_archives: do not look into archives.
     """
 
-    def __init__(self, search: Search, counting: bool = False) -> None:
+    def __init__(
+        self, search: Search, counting: bool = False, whole_archives: bool = False
+    ) -> None:
         self._search = search
         self._counting = counting
+        self._whole_archives = whole_archives
         self._filter = Filter(search)
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
@@ -144,7 +166,7 @@ class _Finder:
 
     def _typed(self, path: str) -> Iterator[Source]:
         if path == STDIN or os.path.lexists(path):
-            yield from self._named(path)
+            yield from self.named(path)
         elif names.has_range(path):
             for each in names.expand_ranges(path):
                 yield from self._pattern(each)
@@ -153,12 +175,12 @@ class _Finder:
 
     def _pattern(self, path: str) -> Iterator[Source]:
         if not names.has_magic(path) or _ADDRESS.match(path) or os.path.lexists(path):
-            yield from self._named(path)
+            yield from self.named(path)
             return
         found = False
         for each in names.expand_glob(path):
             found = True
-            yield from self._named(each)
+            yield from self.named(each)
         if not found:
             yield failing(path, "nothing matches this pattern")
 
@@ -173,13 +195,13 @@ class _Finder:
                     if listed == STDIN and path == STDIN:
                         yield failing(path, "standard input is the list of names")
                     else:
-                        yield from self._named(path)
+                        yield from self.named(path)
         except OSError as error:
             yield failing(listed, f"the list of names: {os_reason(error)}")
         except (ImageError, ValueError) as error:
             yield failing(listed, f"the list of names: {error}")
 
-    def _named(self, path: str) -> Iterator[Source]:
+    def named(self, path: str) -> Iterator[Source]:
         """One input as it is called, patterns aside."""
         address = _ADDRESS.match(path)
         if path == STDIN or _OPEN_FILE.fullmatch(path):
@@ -209,6 +231,9 @@ class _Finder:
         """
         from cvt_cli.images.archives import members
 
+        if self._whole_archives:
+            yield Source(path, open_, is_archive=True)
+            return
         if self._counting and kind != "zip" and not (kind == "tar" and seekable):
             raise _Uncountable
         yield from members(path, kind, open_, seekable, self._filter, self._search.max_bytes)
@@ -274,8 +299,8 @@ class _Finder:
 
     def _local_address(self, url: str) -> Iterator[Source]:
         path = unquote(re.sub("^file://[^/]*", "", url, flags=re.IGNORECASE))
-        for source in self._named(path):
-            yield Source(url, source.open) if source.path == path else source
+        for source in self.named(path):
+            yield replace(source, path=url) if source.path == path else source
 
     def _http(self, url: str, kind: str | None) -> Iterator[Source]:
         from cvt_cli.images.remote import open_http, stream_http

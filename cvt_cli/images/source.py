@@ -29,10 +29,16 @@ class Source:
     `open` returns a seekable file. It raises `ImageError` with the reason where there is nothing
     to read, and nothing else. What comes from a stream (standard input, a compressed archive) is
     opened once only.
+
+    Attributes:
+        error: why there is nothing to read, where the search knows that already.
+        is_archive: it stands for all images in it.
     """
 
     path: str
     open: Callable[[], BinaryIO]
+    error: str | None = None
+    is_archive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ def failing(path: str, error: str | ImageError) -> Source:
     def fail() -> BinaryIO:
         raise error if isinstance(error, ImageError) else ImageError(error)
 
-    return Source(path, fail)
+    return Source(path, fail, str(error))
 
 
 def os_reason(error: OSError, path: str = "") -> str:

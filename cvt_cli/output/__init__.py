@@ -1,6 +1,6 @@
 """Records become a table, CSV, JSON and so on: one file a format, one line each below."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast, runtime_checkable
@@ -44,15 +44,21 @@ class RowWriter(Writer, Protocol):
     """A writer of documents that programs read, row by row."""
 
     @classmethod
-    def documents(cls, file: BinaryIO) -> Iterator[Record]:
+    def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
         """The records of a finished document, also of one that another program has written anew.
 
         Args:
             file: seekable where the format needs that.
+            facts: names out of `records.COLUMNS` to take along, where the document has them.
 
         Raises:
             ValueError: if it is no such document.
         """
+        ...
+
+    @classmethod
+    def shape(cls, file: BinaryIO) -> RecordShape:
+        """What the records of a finished document have room for. Raises: as `documents`."""
         ...
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO, TextIO
 
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
@@ -53,24 +54,23 @@ class DelimitedWriter:
                 yield record(row), end
 
     @classmethod
-    def documents(cls, file: BinaryIO) -> Iterator[Record]:
-        """The records of a finished document, whose columns may have been moved or added to;
-        without the optional facts.
+    def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
+        """The records of a finished document, whose columns may have been moved or added to.
 
         Raises:
             ValueError: if it has no columns of paths, labels and scores.
         """
-        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-        try:
-            rows = _reader(text, cls.delimiter)
-            record = _row_reader(next(rows, []))
+        with _rows(file, cls.delimiter) as rows:
+            record = _row_reader(next(rows, []), facts)
             for row in rows:
                 if row:
                     yield record(row)
-        except csv.Error as error:
-            raise ValueError(str(error)) from None
-        finally:
-            text.detach()
+
+    @classmethod
+    def shape(cls, file: BinaryIO) -> RecordShape:
+        """By the header."""
+        with _rows(file, cls.delimiter) as rows:
+            return shape_of(next(rows, []))
 
     def _write_row(self, cells: Iterable[object]) -> None:
         row = self.delimiter.join(self._quoted(str(cell)) for cell in cells)
@@ -104,6 +104,13 @@ def prediction_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """The columns of labels among those names, each with its column of scores."""
     pairs = [(name, name.replace("label", "score")) for name in names if _LABEL.fullmatch(name)]
     return [(label, score) for label, score in pairs if score in names]
+
+
+def shape_of(names: Sequence[str]) -> RecordShape:
+    """The shape of records under a header, or in a table with those columns."""
+    return RecordShape(
+        max(1, len(prediction_pairs(names))), tuple(name for name in names if name in COLUMNS)
+    )
 
 
 def header(shape: RecordShape) -> list[str]:
@@ -150,6 +157,17 @@ def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int
             text = row.decode("utf-8")
             yield next(_reader(io.StringIO(text, newline=""), delimiter)), end
             row, quotes = b"", 0
+
+
+@contextmanager
+def _rows(file: BinaryIO, delimiter: str) -> Iterator[Iterator[list[str]]]:
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    try:
+        yield _reader(text, delimiter)
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    finally:
+        text.detach()
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:

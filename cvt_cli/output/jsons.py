@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import SCORE_DIGITS
@@ -69,9 +69,18 @@ class JsonLinesWriter(JsonLinesJournal):
     """A record a line, as a document."""
 
     @classmethod
-    def documents(cls, file: BinaryIO) -> Iterator[Record]:
-        """The records of a finished document; see `parse`."""
+    def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
+        """The records of a finished document; see `parse`. With all facts that are there."""
         return parse(file)
+
+    @classmethod
+    def shape(cls, file: BinaryIO) -> RecordShape:
+        """By all records: none says what another one has."""
+        top_k, columns = 1, dict[str, None]()
+        for record in parse(file):
+            top_k = max(top_k, len(record.predictions))
+            columns |= dict.fromkeys(record.columns)
+        return RecordShape(top_k, tuple(columns))
 
 
 class JsonWriter:
@@ -115,9 +124,18 @@ class JsonWriter:
             end += len(line)
 
     @classmethod
-    def documents(cls, file: BinaryIO) -> Iterator[Record]:
-        """The records of a finished document; see `parse`."""
+    def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
+        """The records of a finished document; see `parse`. With all facts that are there."""
         return parse(file)
+
+    @classmethod
+    def shape(cls, file: BinaryIO) -> RecordShape:
+        """By all records: none says what another one has."""
+        top_k, columns = 1, dict[str, None]()
+        for record in parse(file):
+            top_k = max(top_k, len(record.predictions))
+            columns |= dict.fromkeys(record.columns)
+        return RecordShape(top_k, tuple(columns))
 
 
 def parse(file: BinaryIO) -> Iterator[Record]:

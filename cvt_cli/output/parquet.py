@@ -1,7 +1,7 @@
 """Parquet, by pyarrow. Nothing can be appended to it, so the journal of a run is in JSON Lines."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from cvt_cli.files import write_atomically
 from cvt_cli.output import NO_SUMMARY
-from cvt_cli.output.delimited import prediction_names, prediction_pairs
+from cvt_cli.output.delimited import prediction_names, prediction_pairs, shape_of
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
@@ -56,22 +56,17 @@ class ParquetWriter(JsonLinesWriter):
         _write(records, path, fields, row, run, ROWS_PER_GROUP)
 
     @classmethod
-    def documents(cls, file: BinaryIO) -> Iterator[Record]:
-        """The records of a finished document, without the optional facts. Class indexes read as
-        -1.
+    def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
+        """The records of a finished document. Class indexes read as -1.
 
         Raises:
             ValueError: if it is no Parquet, or not of images' labels.
         """
-        try:
-            parquet = pq.ParquetFile(file)
-        except pa.ArrowInvalid:
-            raise ValueError("it is no Parquet file") from None
+        parquet = _open(file)
         present = parquet.schema_arrow.names
-        if not {"path", "label", "score"} <= set(present):
-            raise ValueError("it has no columns `path`, `label` and `score`")
         pairs = prediction_pairs(present)
-        names = ["path", "error", *(name for pair in pairs for name in pair)]
+        facts = [name for name in facts if name in present]
+        names = ["path", "error", *(name for pair in pairs for name in pair), *facts]
         for batch in parquet.iter_batches(CHUNK, columns=[n for n in names if n in present]):
             for row in batch.to_pylist():
                 predictions = tuple(
@@ -79,7 +74,13 @@ class ParquetWriter(JsonLinesWriter):
                     for label, score in pairs
                     if row[label] is not None
                 )
-                yield Record(row["path"], predictions, row.get("error") or None)
+                columns = {name: row[name] for name in facts if row[name] is not None}
+                yield Record(row["path"], predictions, row.get("error") or None, columns)
+
+    @classmethod
+    def shape(cls, file: BinaryIO) -> RecordShape:
+        """By the schema."""
+        return shape_of(_open(file).schema_arrow.names)
 
 
 class ParquetEmbeddingWriter(EmbeddingJournal):
@@ -103,6 +104,16 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
             run,
             EMBEDDINGS_PER_GROUP,
         )
+
+
+def _open(file: BinaryIO) -> pq.ParquetFile:
+    try:
+        parquet = pq.ParquetFile(file)
+    except pa.ArrowInvalid:
+        raise ValueError("it is no Parquet file") from None
+    if not {"path", "label", "score"} <= set(parquet.schema_arrow.names):
+        raise ValueError("it has no columns `path`, `label` and `score`")
+    return parquet
 
 
 def _write(

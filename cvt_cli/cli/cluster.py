@@ -1,0 +1,213 @@
+"""`cvt classify --engine ray`: the same run on a cluster, into a folder of parts."""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cvt_cli import __version__
+from cvt_cli.cli.options import Settings
+from cvt_cli.cli.progress import Progress
+from cvt_cli.cli.run import command, is_shown, sum_up, versions
+from cvt_cli.errors import Interrupted, UsageError
+from cvt_cli.images import find
+from cvt_cli.images.find import STDIN, Search
+from cvt_cli.output import FORMATS, writer_class
+from cvt_cli.records import Record, RecordShape
+
+PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
+# Inputs whose records are one file.
+PART_INPUTS = 10_000
+
+
+def parse_workers(text: str | None) -> tuple[int | None, int | None]:
+    """`8`, or `2:16` for a pool that grows and shrinks, to fewest and most; None for what suits.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if text is None:
+        return None, None
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", text, re.ASCII)
+    if not match:
+        raise UsageError(f"--workers {text}: a number, or fewest:most, like 2:16")
+    fewest, most = int(match[1]), int(match[2] or match[1])
+    if most < fewest:
+        raise UsageError(f"--workers {text}: the second number is less than the first")
+    return fewest, most
+
+
+@dataclass(frozen=True)
+class Network:
+    """What labels images: the options of `cvt classify`."""
+
+    model: str
+    revision: str | None
+    refresh: bool
+    offline: bool
+    activation: str | None
+    device: str
+    dtype: str
+    batch_size: int | None
+    image_size: tuple[int, int] | None
+    exact_decode: bool
+    max_pixels: int | None
+    only: tuple[str, ...]
+
+
+def check(
+    inputs: Sequence[str], search: Search, outputs: Sequence[str], format_: str | None
+) -> tuple[str, str]:
+    """Before anything is started.
+
+    Returns:
+        The output folder, and the format of its parts.
+
+    Raises:
+        UsageError: if this can't be done on a cluster.
+    """
+    if len(outputs) != 1:
+        raise UsageError("--engine ray needs one --output, a folder")
+    output = outputs[0]
+    if STDIN in inputs:
+        raise UsageError("standard input can't be read on a cluster", hint="name the file")
+    find.check(inputs, search)
+    format_ = format_ or PART_FORMATS[0]
+    if format_ not in PART_FORMATS:
+        formats = ", ".join(PART_FORMATS)
+        raise UsageError(f"--engine ray writes no {format_}", hint=f"--format is one of {formats}")
+    suffix = Path(output).suffix.lower().removeprefix(".")
+    if suffix in FORMATS or Path(output).is_file():
+        raise UsageError(
+            f"{output}: --engine ray writes a folder of parts",
+            hint=f"-o labels/, then cvt merge labels/ -o {Path(output).name}",
+        )
+    return output, format_
+
+
+def run(
+    settings: Settings,
+    inputs: Sequence[str],
+    search: Search,
+    output: str,
+    format_: str,
+    shape: RecordShape,
+    threshold: float,
+    network: Network,
+    address: str | None,
+    pool: tuple[int | None, int | None],
+    gpus: float | None,
+    resume: bool,
+    overwrite: bool,
+    progress: bool | None,
+) -> None:
+    """Label the inputs on a cluster.
+
+    Args:
+        format_: as `check` returns it.
+        address: of the cluster; None starts Ray here.
+        pool: fewest and most workers, as `parse_workers` returns them.
+        gpus: of each worker.
+
+    Raises:
+        Interrupted: on Ctrl-C or SIGTERM; says what was kept.
+        typer.Exit: with the code that says so if an input could not be read.
+    """
+    from cvt_cli.checkpoint.load import load
+    from cvt_cli.checkpoint.resolve import resolve
+    from cvt_cli.classifier import describe, indexes_of
+    from cvt_cli.distributed.parts import PartFolder, known_inputs, parts_of
+    from cvt_cli.distributed.ray import Cluster, Job, Workers
+    from cvt_cli.images.decode import MAX_PIXELS
+    from cvt_cli.images.reading import ImageReader
+
+    files = resolve(network.model, network.revision, network.refresh, network.offline)
+    checkpoint = load(files, network.activation)
+    if network.image_size is not None:
+        checkpoint = checkpoint.with_image_size(network.image_size)
+    only = [checkpoint.labels[index] for index in indexes_of(network.only, checkpoint)]
+    folder = PartFolder(output, format_, writer_class(format_), shape)
+    folder.check_free(resume, overwrite)
+    reader = ImageReader(
+        checkpoint.config,
+        checkpoint.preprocessing,
+        network.max_pixels or MAX_PIXELS,
+        network.exact_decode,
+    )
+    with Cluster(address, settings.debug) as cluster:
+        job, layout = cluster.settle(
+            Job(
+                checkpoint,
+                network.device,
+                network.dtype,
+                network.batch_size,
+                reader,
+                network.only,
+                shape.top_k,
+                threshold,
+                shape.columns,
+                search,
+            ),
+            Workers(*pool, gpus),
+        )
+        description = describe(
+            checkpoint,
+            reader,
+            job.device,
+            job.dtype,
+            job.batch_size or 0,
+            only or None,
+            digest=True,
+        ) | {
+            "top_k": shape.top_k,
+            "threshold": threshold,
+            "columns": list(shape.columns),
+            "format": format_,
+            "version": __version__,
+        }
+        folder.begin(description, resume, overwrite)
+        known, before, errors, first = known_inputs(folder)
+        parts = list(parts_of(find.find(inputs, search, True), PART_INPUTS, known, first))
+        has_archives = any(part.is_archive for part in parts)
+        total = None if has_archives else before + sum(len(part.paths) for part in parts)
+        bar = Progress(is_shown(settings, progress), lambda: total, before)
+        begin, start = datetime.now(UTC), time.monotonic()
+        count = before
+
+        def on_record(record: Record) -> None:
+            nonlocal count, errors
+            failed = record.error is not None
+            bar.add(failed)
+            errors += failed
+            count += 1
+
+        def facts(outcome: str) -> dict[str, Any]:
+            seconds = time.monotonic() - start
+            return description | {
+                "outcome": outcome,
+                "command": command(),
+                "versions": versions(),
+                "engine": {"name": "ray", **layout.facts()},
+                "start": begin.isoformat(),
+                "end": datetime.now(UTC).isoformat(),
+                "seconds": round(seconds, 3),
+                "counts": {"inputs": count, "errors": errors, "done_before": before},
+                "images_per_second": round((count - before) / seconds, 3),
+            }
+
+        try:
+            cluster.run(parts, job, layout, on_record, lambda part: folder.write(part, description))
+            rate = (count - before) / (time.monotonic() - start)
+            folder.finish(facts("finished"))
+        except KeyboardInterrupt:
+            folder.write_run(facts("interrupted"))
+            raise Interrupted(
+                f"interrupted after {count} inputs; {output} keeps the parts that are whole: "
+                "--resume goes on"
+            ) from None
+        finally:
+            bar.close()
+    sum_up(settings, [output], count, errors, rate)

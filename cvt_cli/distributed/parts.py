@@ -1,0 +1,335 @@
+"""The output of a run on many machines: a folder of parts, each whole or absent.
+
+`part-000007.csv` has the records of some consecutive inputs, in order. `_run.json` says what was
+run, and `_SUCCESS`, which comes last, that nothing is missing.
+"""
+
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.files import write_atomically
+from cvt_cli.images.archives import kind_of_archive
+from cvt_cli.images.source import Source, one_line
+from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
+from cvt_cli.records import Record, RecordShape, as_written
+
+T = TypeVar("T")
+
+SUCCESS = "_SUCCESS"
+RUN = "_run.json"
+KEPT = "parts that are whole are kept: mend that, then the same command with --resume"
+_PART = re.compile(r"part-(\d+)\.([a-z]+)")
+
+
+class Part:
+    """Consecutive inputs, and the records of those that are done.
+
+    Args:
+        index: the number of its file.
+        paths: the inputs; or one archive.
+        is_archive: the records are those of the images in it, however many there are.
+    """
+
+    def __init__(self, index: int, paths: list[str], is_archive: bool = False) -> None:
+        self.index = index
+        self.paths = paths
+        self.is_archive = is_archive
+        self.records: dict[int, Record] = {}
+        # How many records there will be; nobody knows that of an archive before it was read.
+        self.size = None if is_archive else len(paths)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no record is missing."""
+        return self.size == len(self.records)
+
+    def missing(self) -> list[int]:
+        """The positions without a record, of those that are known."""
+        return [i for i in range(self.size or 0) if i not in self.records]
+
+    def in_order(self) -> Iterator[Record]:
+        """The records, in the order of the inputs."""
+        return (self.records[position] for position in sorted(self.records))
+
+
+class PartFolder:
+    """Where the parts are.
+
+    Args:
+        where: a folder on this machine, or an address that fsspec takes (`s3://bucket/labels`).
+        format_: the name of the parts' format, and their suffix.
+        writer: of that format.
+        shape: what a record has room for.
+
+    Raises:
+        UsageError: if the address makes no sense, or needs a package that is not installed.
+    """
+
+    def __init__(self, where: str, format_: str, writer: WriterClass, shape: RecordShape) -> None:
+        self.where = where.rstrip("/") or "/"
+        self._format = format_
+        self._writer = writer
+        self._shape = shape
+        self._files = open_folder(self.where)
+
+    def check_free(self, resume: bool, overwrite: bool) -> None:
+        """Before anything is started.
+
+        Raises:
+            UsageError: if the folder holds what nobody said to replace.
+            CvtError: if it can't be had.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite exclude each other")
+        names = self._files.names()
+        if SUCCESS in names and not overwrite:
+            state = "is finished" if resume else "holds the labels of a run"
+            raise UsageError(f"{self.where} {state}", hint="--overwrite replaces it")
+        if RUN in names and not resume and not overwrite:
+            raise UsageError(
+                f"{self.where} holds a run that was interrupted",
+                hint="--resume takes it up, --overwrite starts anew",
+            )
+        if names and not any(map(_is_ours, names)):
+            raise UsageError(f"{self.where} is not empty", hint="name a folder of its own")
+
+    def begin(self, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        """Take the folder into use: what a run left that is not taken up goes.
+
+        Args:
+            run: what records depend on.
+
+        Raises:
+            UsageError: if the run that is to be taken up was another.
+            CvtError: if nothing can be written there.
+        """
+        names = self._files.names()
+        if resume and RUN in names:
+            self._check_run(run)
+        elif overwrite:
+            # What says that it is whole goes first.
+            for name in sorted(filter(_is_ours, names), key=lambda name: name != SUCCESS):
+                self._files.delete(name)
+        self.write_run(run)
+
+    def _check_run(self, run: Mapping[str, Any]) -> None:
+        try:
+            with self._files.open(RUN) as file:
+                before = json.load(file)
+        except ValueError:
+            raise UsageError(
+                f"{self.where} can't be resumed: {RUN} is corrupt", hint="--overwrite starts anew"
+            ) from None
+        for key in sorted(run):
+            if run[key] != before.get(key):
+                raise UsageError(
+                    f"{self.where} is from a run with another {key.replace('_', '-')}: "
+                    f"{before.get(key)!r} then, {run[key]!r} now",
+                    hint="repeat the options of then, or start anew with --overwrite",
+                )
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Say what is run. Raises: CvtError."""
+        self._files.write(RUN, (json.dumps(run, indent=2) + "\n").encode())
+
+    def finished(self) -> Iterator[tuple[int, Iterator[Record]]]:
+        """The parts that are there: number and records of each.
+
+        Raises:
+            UsageError: if one is no such part.
+        """
+        for name in sorted(self._files.names()):
+            found = _PART.fullmatch(name)
+            if found and found[2] == self._format:
+                yield int(found[1]), self._records(name)
+
+    def _records(self, name: str) -> Iterator[Record]:
+        assert issubclass(self._writer, RowWriter)
+        try:
+            with self._files.open(name) as file:
+                yield from self._writer.documents(file)
+        except ValueError as error:
+            raise UsageError(f"{self.where}/{name} can't be resumed: {error}") from None
+
+    def write(self, part: Part, run: Mapping[str, Any]) -> None:
+        """Write a part, whole or not at all. Raises: CvtError."""
+        name = f"part-{part.index:06d}.{self._format}"
+        self._files.write(name, self._document(part.in_order(), run))
+
+    def _document(self, records: Iterable[Record], run: Mapping[str, Any]) -> bytes:
+        if issubclass(self._writer, ConvertedWriter):
+            with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+                path = Path(folder) / "part"
+                self._writer.convert(records, path, self._shape, run)
+                return path.read_bytes()
+        text = io.StringIO(newline="")
+        writer = self._writer(text, self._shape)
+        writer.write(records)
+        writer.close()
+        return text.getvalue().encode("utf-8", "backslashreplace")
+
+    def finish(self, run: Mapping[str, Any]) -> None:
+        """Say that nothing is missing. Raises: CvtError."""
+        self.write_run(run)
+        self._files.write(SUCCESS, b"")
+
+
+def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
+    """What finished parts have.
+
+    Returns:
+        The inputs with a record, and for members of archives the archive; how many records; how
+        many of them are errors; the number of the next part.
+    """
+    known: set[str] = set()
+    count = errors = following = 0
+    for index, records in folder.finished():
+        following = max(following, index + 1)
+        for record in records:
+            count += 1
+            errors += record.error is not None
+            known.add(record.path)
+            archive = record.path.partition("::")[0]
+            if kind_of_archive(archive) is not None:
+                # There are all its images in a part, or none.
+                known.add(archive)
+    return known, count, errors, following
+
+
+def parts_of(sources: Iterable[Source], size: int, known: set[str], first: int) -> Iterator[Part]:
+    """Inputs in parts.
+
+    Args:
+        sources: the inputs, archives whole.
+        size: inputs in a part, at most. An archive has a part of its own.
+        known: inputs to leave out, as output files write them.
+        first: the number of the first part.
+    """
+    paths: list[str] = []
+    errors: dict[int, str] = {}
+
+    def part() -> Part:
+        nonlocal paths, errors, first
+        result = Part(first, paths)
+        for position, error in errors.items():
+            result.records[position] = Record(paths[position], error=error)
+        paths, errors, first = [], {}, first + 1
+        return result
+
+    for source in sources:
+        if as_written(source.path) in known:
+            continue
+        if (source.is_archive or len(paths) == size) and paths:
+            yield part()
+        if source.is_archive:
+            yield Part(first, [source.path], is_archive=True)
+            first += 1
+            continue
+        if source.error is not None:
+            errors[len(paths)] = source.error
+        paths.append(source.path)
+    if paths:
+        yield part()
+
+
+def _is_ours(name: str) -> bool:
+    return name in (SUCCESS, RUN) or _PART.fullmatch(name) is not None
+
+
+class LocalFolder:
+    """A folder on this machine."""
+
+    def __init__(self, where: str) -> None:
+        self._path = Path(where)
+
+    def names(self) -> Sequence[str]:
+        """What is in it; nothing if it is not there."""
+        return self._try(
+            lambda: [each.name for each in self._path.iterdir()] if self._path.exists() else []
+        )
+
+    def open(self, name: str) -> BinaryIO:
+        """A file, to read."""
+        return self._try(lambda: (self._path / name).open("rb"))
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file, whole or not at all."""
+
+        def write() -> None:
+            self._path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path / name, lambda file: file.write(data))
+
+        self._try(write)
+
+    def delete(self, name: str) -> None:
+        """Take a file away."""
+        self._try((self._path / name).unlink)
+
+    def _try(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CvtError(
+                f"{self._path}: {reason}",
+                hint=KEPT,
+            ) from None
+
+
+class RemoteFolder:
+    """The same where fsspec leads. Stores take an object whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self._fs, self._path = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"{url}: {one_line(error)}") from None
+        self._url = url
+
+    def names(self) -> Sequence[str]:
+        """As `LocalFolder` has it."""
+
+        def names() -> list[str]:
+            self._fs.invalidate_cache()
+            try:
+                entries: list[str] = self._fs.ls(self._path, detail=False)
+            except FileNotFoundError:
+                return []
+            return [name for each in entries if (name := each.rstrip("/").rsplit("/", 1)[-1])]
+
+        return self._try(names)
+
+    def open(self, name: str) -> BinaryIO:
+        """As `LocalFolder` has it."""
+        return self._try(lambda: io.BytesIO(self._fs.cat_file(f"{self._path}/{name}")))
+
+    def write(self, name: str, data: bytes) -> None:
+        """As `LocalFolder` has it."""
+        self._try(lambda: self._fs.pipe_file(f"{self._path}/{name}", data))
+
+    def delete(self, name: str) -> None:
+        """As `LocalFolder` has it."""
+        self._try(lambda: self._fs.rm_file(f"{self._path}/{name}"))
+
+    def _try(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        # The clients of the stores raise what they like.
+        except Exception as error:
+            raise CvtError(
+                f"{self._url}: {one_line(error)}",
+                hint=KEPT,
+            ) from None
+
+
+def open_folder(where: str) -> LocalFolder | RemoteFolder:
+    """The folder of that name or address, there or not."""
+    return RemoteFolder(where) if "://" in where else LocalFolder(where)

@@ -1,0 +1,681 @@
+"""The local engine's stages on Ray: paths, through decoding tasks, through a pool of actors that
+hold the network, to records.
+
+    driver          paths, in tables of some hundreds
+    tasks           `ImageReader.batches`: pixels, a table a batch
+    actors          `Classifier.records`: records, a table a batch
+    driver          parts of the output, each written when its last record is there
+
+What a worker that dies takes with it, Ray does again, a few times. What is still missing at the
+end is done once more, an image at a time, and what then kills its worker again is an error record.
+A record that comes twice is taken once.
+"""
+
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cvt_cli import __version__
+from cvt_cli.checkpoint.catalog import bundled_names
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.distributed.parts import Part
+from cvt_cli.errors import CvtError, ModelError, UsageError
+from cvt_cli.images.find import Search, find_named
+from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.images.source import Source, failing, one_line
+from cvt_cli.records import Prediction, Record, as_written
+
+CONNECT_SECONDS = 5.0
+# How often Ray does again what a dying worker or node takes with it.
+RETRIES = 3
+# Inputs that one decoding task reads, at most; and how many such tasks each core has to do, at
+# least.
+TASK_INPUTS = 500
+TASKS_PER_CORE = 4
+# Cores to one worker without a GPU, where nobody says how many workers there are to be.
+CORES_PER_WORKER = 4
+DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
+_NO_PATH = b""
+
+_INPUT = pa.schema(
+    [
+        ("part", pa.int64()),
+        ("position", pa.int64()),
+        ("path", pa.binary()),  # a path is bytes, not always UTF-8
+        ("archive", pa.bool_()),
+    ]
+)
+# One row says how many members an archive has: its `members` is not null.
+_IMAGE = pa.schema(
+    [
+        ("part", pa.int64()),
+        ("position", pa.int64()),
+        ("path", pa.binary()),
+        ("members", pa.int64()),
+        ("error", pa.string()),
+        ("columns", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("pixels", pa.large_binary()),
+    ]
+)
+_RECORD = pa.schema(
+    [
+        *[_IMAGE.field(i) for i in range(6)],
+        ("indexes", pa.list_(pa.int64())),
+        ("scores", pa.list_(pa.float64())),
+        # What went wrong with the whole batch; it is tried again.
+        ("fault", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The pool of actors.
+
+    Attributes:
+        fewest, most: how many; None for what suits the cluster.
+        gpus: of each, maybe a part of one; None for one where the cluster has any.
+    """
+
+    fewest: int | None = None
+    most: int | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told.
+
+    Attributes:
+        checkpoint: as the driver has it; its weights are not sent along.
+        device, dtype: "auto" for what the workers' machines are fast at.
+        batch_size: images through the network at once; None for what suits.
+        reader: decodes for it.
+        only: labels to choose from; empty for all.
+        search: how archives are read, and downloads bounded.
+    """
+
+    checkpoint: Checkpoint
+    device: str
+    dtype: str
+    batch_size: int | None
+    reader: ImageReader
+    only: tuple[str, ...]
+    top_k: int
+    threshold: float
+    columns: tuple[str, ...]
+    search: Search
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the job is on this cluster."""
+
+    fewest: int
+    most: int
+    gpus: float
+    worker_cpus: float
+    decode_cpus: float
+    threads: int
+    cores: int
+
+    def facts(self) -> dict[str, int | float]:
+        """For a record of the run."""
+        return {
+            "workers": self.most,
+            "fewest_workers": self.fewest,
+            "gpus_per_worker": self.gpus,
+            "threads_per_worker": self.threads,
+            "cores": self.cores,
+        }
+
+
+class Cluster:
+    """A connection to Ray; `with` ends it, and with it all that runs there for us.
+
+    Args:
+        address: host:port of a cluster's head, "auto" for the one that this machine is part of;
+            None starts one here, for as long as this lasts.
+        debug: let Ray say what it likes.
+
+    Raises:
+        UsageError: if Ray is not installed, or nothing answers at the address.
+    """
+
+    def __init__(self, address: str | None, debug: bool) -> None:
+        if address is not None:
+            _check_address(address)
+        self._ray = _import_ray(debug)
+        before = signal.getsignal(signal.SIGTERM)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        own: dict[str, Any] = {
+            "num_cpus": cores or os.cpu_count(),
+            "include_dashboard": False,
+            "_system_config": {"task_oom_retries": RETRIES},
+        }
+        try:
+            self._ray.init(
+                address=address or "local",
+                log_to_driver=debug,
+                logging_level=logging.INFO if debug else logging.CRITICAL,
+                **(own if address is None else {}),
+            )
+        except Exception as error:
+            where = f"no Ray cluster at {address}" if address else "Ray does not start here"
+            hint = "`ray status` on a node of it tells how it is" if address else ""
+            raise UsageError(f"{where}: {one_line(error)[:300]}", hint=hint) from error
+        signal.signal(signal.SIGTERM, before)  # Ray puts its own
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+    def settle(self, job: Job, workers: Workers) -> tuple[Job, _Layout]:
+        """What is left open, decided by the machines that are to do it.
+
+        Returns:
+            The job with device, dtype and batch size; the layout.
+
+        Raises:
+            UsageError: if the cluster has no such device, or another version of us.
+        """
+        layout = self._layout(job, workers)
+        device = "cuda" if layout.gpus else ("cpu" if job.device == "auto" else job.device)
+        job = replace(job, device=device)
+        probe = self._ray.remote(num_cpus=layout.worker_cpus, num_gpus=layout.gpus, max_retries=1)
+        try:
+            facts = self._ray.get(probe(_settled).remote(job))
+        except self._ray.exceptions.RayTaskError as error:
+            raise _unwrapped(error) from None
+        if facts["version"] != __version__:
+            raise UsageError(
+                f"the cluster has cvt {facts['version']}, this is {__version__}",
+                hint="install the same version on every node",
+            )
+        return replace(job, dtype=facts["dtype"], batch_size=facts["batch_size"]), layout
+
+    def _layout(self, job: Job, workers: Workers) -> _Layout:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        cores = int(sum(node.get("CPU", 0) for node in nodes))
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        wants_gpu = job.device.startswith("cuda") or (job.device == "auto" and gpus > 0)
+        each = workers.gpus if workers.gpus is not None else float(wants_gpu)
+        if each > 0 and gpus == 0:
+            raise UsageError("this cluster has no GPU", hint="--device cpu does without")
+        if cores == 0:
+            raise UsageError("this cluster has no CPU to work with")
+        suits = int(gpus / each) if each else max(1, cores // CORES_PER_WORKER)
+        most = workers.most or suits
+        threads = max(1, min(cores // most, int(max(node.get("CPU", 0) for node in nodes))))
+        # What a worker takes of the cores is bookkeeping: without a GPU its network shares them
+        # with the decoding tasks, and half of each is enough to keep both going.
+        return _Layout(
+            workers.fewest or most,
+            most,
+            each,
+            1.0 if each else threads / 2,
+            1.0 if each else 0.5,
+            threads,
+            cores,
+        )
+
+    def run(
+        self,
+        parts: Sequence[Part],
+        job: Job,
+        layout: _Layout,
+        on_record: Callable[[Record], None],
+        on_part: Callable[[Part], None],
+    ) -> None:
+        """Fill the parts with records.
+
+        Args:
+            job, layout: as `settle` returns them.
+            on_record: is called for each record that is new, in any order.
+            on_part: is called for each part when it is complete.
+
+        Raises:
+            CvtError: if the workers can't work at all; says why.
+        """
+        model = self._ray.put(_Shipped.of(job.checkpoint.files))
+        collector = _Collector(parts, job.checkpoint.labels, on_record, on_part)
+        # At first in batches; then, for what a worker died of, one by one.
+        for alone in (False, True):
+            rows = collector.rows()
+            if not rows:
+                return
+            for table in self._stream(rows, job, layout, model, alone):
+                for row in table.to_pylist():
+                    collector.take(row, alone)
+            if collector.faults and not collector.came:
+                reason = min(collector.faults)
+                raise CvtError(f"the workers could classify nothing: {reason}")
+        collector.give_up()
+
+    def _stream(
+        self,
+        rows: Sequence[tuple[int, int, str, bool]],
+        job: Job,
+        layout: _Layout,
+        model: Any,
+        alone: bool,
+    ) -> Iterator[pa.Table]:
+        import ray.data
+        from ray.data import ActorPoolStrategy
+
+        assert job.batch_size is not None
+        batch_size = 1 if alone else job.batch_size
+        per_task = _inputs_per_task(len(rows), batch_size, layout.cores)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # What is lost is not lost to us: see `run`.
+        context.max_errored_blocks = -1
+        height, width = job.checkpoint.preprocessing.image_size or (224, 224)
+        context.target_max_block_size = 1 if alone else batch_size * height * width * 3
+        inputs: ray.data.Dataset = ray.data.from_arrow(list(_tables(rows, per_task)))
+        images = inputs.map_batches(
+            _decode,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={
+                "reader": job.reader,
+                "search": job.search,
+                "batch_size": batch_size,
+                "columns": job.columns,
+                "folder": str(Path.cwd()),
+            },
+            num_cpus=layout.decode_cpus,
+            ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+        )
+        records = images.map_batches(
+            _Worker,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            fn_constructor_kwargs={"job": job, "model": model, "threads": layout.threads},
+            compute=ActorPoolStrategy(min_size=layout.fewest, max_size=layout.most),
+            num_cpus=layout.worker_cpus,
+            num_gpus=layout.gpus or None,
+            # The worker comes back as often as it dies; what it died of does not.
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": RETRIES},
+        )
+        try:
+            yield from records.iter_batches(batch_size=None, batch_format="pyarrow")
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            raise _unwrapped(error) from error
+
+
+class _Collector:
+    """Where records come together, in any order, and maybe twice."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        labels: Sequence[str],
+        on_record: Callable[[Record], None],
+        on_part: Callable[[Part], None],
+    ) -> None:
+        self._labels = labels
+        self._on_record = on_record
+        self._on_part = on_part
+        self._unfinished = {part.index: part for part in parts}
+        # What went wrong with whole batches, and whether anything ever came of one.
+        self.faults: set[str] = set()
+        self.came = False
+        for part in parts:
+            for record in part.in_order():
+                on_record(record)
+            if part.is_complete:
+                self._finish(part)
+
+    def rows(self) -> list[tuple[int, int, str, bool]]:
+        """Part, position, path and whether it is an archive, of what is still to do."""
+        return [row for part in self._unfinished.values() for row in _rows(part)]
+
+    def take(self, row: dict[str, Any], final: bool) -> None:
+        """What a worker made of an input.
+
+        Args:
+            row: of the schema `_RECORD`.
+            final: what went wrong is not tried again.
+        """
+        part = self._unfinished.get(row["part"])
+        if part is None or row["position"] in part.records:
+            return
+        if row["members"] is not None:
+            part.size = row["members"]
+        elif row["fault"] is not None and not final:
+            self.faults.add(row["fault"])
+        else:
+            self.came = True
+            self._add(part, row["position"], _record(row, self._labels))
+        if part.is_complete:
+            self._finish(part)
+
+    def give_up(self) -> None:
+        """Error records for what no worker survived."""
+        for part in list(self._unfinished.values()):
+            for position, record in _lost(part):
+                self._add(part, position, record)
+            self._finish(part)
+
+    def _add(self, part: Part, position: int, record: Record) -> None:
+        part.records[position] = record
+        self._on_record(record)
+
+    def _finish(self, part: Part) -> None:
+        self._on_part(self._unfinished.pop(part.index))
+        part.records.clear()
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """A model on its way: by name and commit, which each node's cache knows or the Hub, or the
+    bytes of its files."""
+
+    name: str
+    commit: str | None
+    weights: tuple[tuple[str, np.ndarray], ...] = ()
+
+    @classmethod
+    def of(cls, files: ResolvedFiles) -> "_Shipped":
+        """What to send."""
+        if files.commit is not None or files.name in bundled_names():
+            return cls(files.name, files.commit)
+
+        weights = tuple((path.name, np.fromfile(path, np.uint8)) for path in files.weights)
+        return cls(files.name, None, weights)
+
+    def checkpoint(self, like: Checkpoint, folder: Path) -> Checkpoint:
+        """The same model here.
+
+        Args:
+            like: the driver's.
+            folder: where files that were sent are put.
+
+        Raises:
+            ModelError: if it can't be had.
+        """
+        if not self.weights:
+            return replace(like, files=resolve(self.name, self.commit))
+
+        def put(name: str, content: np.ndarray) -> Path:
+            content.tofile(folder / name)
+            return folder / name
+
+        weights = tuple(put(name, content) for name, content in self.weights)
+        return replace(like, files=ResolvedFiles(self.name, None, None, weights))
+
+
+def _settled(job: Job) -> dict[str, Any]:
+    """Runs where a worker will run: what it will be like there."""
+    from cvt_cli.classifier import auto_batch_size
+    from cvt_cli.devices import pick_device, pick_dtype
+
+    device = pick_device(job.device)
+    return {
+        "version": __version__,
+        "dtype": str(pick_dtype(job.dtype, device)).removeprefix("torch."),
+        "batch_size": job.batch_size or auto_batch_size(job.checkpoint, device),
+    }
+
+
+class _Worker:
+    """The actor that holds the network."""
+
+    def __init__(self, job: Job, model: Any, threads: int) -> None:
+        import ray
+        import torch
+
+        from cvt_cli.classifier import Classifier
+
+        if job.device == "cpu":
+            torch.set_num_threads(threads)
+        self._job = job
+        with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+            shipped: _Shipped = ray.get(model)
+            self._classifier = Classifier(
+                shipped.checkpoint(job.checkpoint, Path(folder)),
+                device=job.device,
+                dtype=job.dtype,
+                batch_size=job.batch_size,
+                only=job.only,
+            )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Pixels to records."""
+        rows = table.drop_columns("pixels").to_pylist()
+        pixels = table.column("pixels").combine_chunks() if rows else []
+        images, places = [], []
+        results = []
+        for index, row in enumerate(rows):
+            if row["members"] is not None:
+                results.append(row)
+                continue
+            image = DecodedImage("", error=row["error"], columns=json.loads(row["columns"] or "{}"))
+            if row["error"] is None:
+                flat = np.frombuffer(pixels[index].as_buffer(), np.uint8)
+                image.pixels = flat.reshape(row["height"], row["width"], 3)
+            images.append(image)
+            places.append(row)
+        job = self._job
+        try:
+            records = list(self._classifier.records(images, job.top_k, job.threshold, job.columns))
+        except Exception as error:
+            fault = f"{type(error).__name__}: {one_line(error)}"
+            results += [{**row, "fault": fault} for row in places]
+        else:
+            results += [
+                {
+                    **row,
+                    "error": record.error,
+                    "columns": json.dumps(dict(record.columns)),
+                    "indexes": [each.index for each in record.predictions],
+                    "scores": [each.score for each in record.predictions],
+                }
+                for row, record in zip(places, records, strict=True)
+            ]
+        return pa.Table.from_pylist(results, _RECORD)
+
+
+def _decode(
+    table: pa.Table,
+    reader: ImageReader,
+    search: Search,
+    batch_size: int,
+    columns: tuple[str, ...],
+    folder: str,
+) -> Iterator[pa.Table]:
+    """The task: paths to pixels, a table a batch."""
+    # Relative paths are the driver's. A node without that folder can't have the files either.
+    with suppress(OSError):
+        os.chdir(folder)
+    rows = table.to_pylist()
+    places: list[tuple[int, int]] = []
+    members: dict[int, int] = {}
+
+    def sources() -> Iterator[Source]:
+        for row in rows:
+            path = os.fsdecode(row["path"])
+            found = find_named(path, search)
+            if not row["archive"]:
+                places.append((row["part"], row["position"]))
+                yield next(found, failing(path, "no such file"))
+                continue
+            position = -1
+            for position, source in enumerate(found):
+                places.append((row["part"], position))
+                yield source
+            members[row["part"]] = position + 1
+
+    done = 0
+    for batch in reader.batches(sources(), batch_size, columns):
+        yield pa.Table.from_pylist(
+            [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
+            _IMAGE,
+        )
+        done += len(batch)
+    if members:
+        yield pa.Table.from_pylist(
+            [
+                {"part": part, "position": count, "path": _NO_PATH, "members": count}
+                for part, count in members.items()
+            ],
+            _IMAGE,
+        )
+
+
+def _image_row(part: int, position: int, image: DecodedImage) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "part": part,
+        "position": position,
+        "path": os.fsencode(image.path),
+        "error": as_written(image.error) if image.error is not None else None,
+        "columns": json.dumps(image.columns),
+    }
+    if image.pixels is not None:
+        row["height"], row["width"], _ = image.pixels.shape
+        row["pixels"] = np.ascontiguousarray(image.pixels).data
+    return row
+
+
+def _rows(part: Part) -> Iterator[tuple[int, int, str, bool]]:
+    """Part, position, path and whether it is an archive, of what is still to do."""
+    if part.is_archive:
+        yield part.index, 0, part.paths[0], True
+    else:
+        for position in part.missing():
+            yield part.index, position, part.paths[position], False
+
+
+def _inputs_per_task(count: int, batch_size: int, cores: int) -> int:
+    """Few enough that every core has something to do until the end; whole batches."""
+    each = min(TASK_INPUTS, math.ceil(count / (cores * TASKS_PER_CORE)))
+    return max(1, math.ceil(each / batch_size)) * batch_size
+
+
+def _tables(rows: Iterable[tuple[int, int, str, bool]], size: int) -> Iterator[pa.Table]:
+    """Inputs for one task each. An archive has a task of its own."""
+    group: list[dict[str, Any]] = []
+    for part, position, path, is_archive in rows:
+        if group and (is_archive or len(group) == size):
+            yield pa.Table.from_pylist(group, _INPUT)
+            group = []
+        group.append(
+            {
+                "part": part,
+                "position": position,
+                "path": os.fsencode(path),
+                "archive": is_archive,
+            }
+        )
+        if is_archive:
+            yield pa.Table.from_pylist(group, _INPUT)
+            group = []
+    if group:
+        yield pa.Table.from_pylist(group, _INPUT)
+
+
+def _record(row: dict[str, Any], labels: Sequence[str]) -> Record:
+    best = zip(row["indexes"] or (), row["scores"] or (), strict=True)
+    return Record(
+        os.fsdecode(row["path"]),
+        tuple(Prediction(labels[index], score, index) for index, score in best),
+        row["fault"] or row["error"],
+        json.loads(row["columns"] or "{}"),
+    )
+
+
+def _lost(part: Part) -> list[tuple[int, Record]]:
+    """Error records for what no worker survived. Of an archive nobody knows the names of the
+    images that are missing: it has one for all."""
+    if part.is_archive:
+        return [(max(part.records, default=-1) + 1, Record(part.paths[0], error=DIED))]
+    return [(i, Record(part.paths[i], error=DIED)) for i in part.missing()]
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        UsageError: if nothing listens there.
+    """
+    if address == "auto":
+        return
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"{address}: Ray Client can't run this",
+            hint="start cvt on a node of the cluster (ray job submit) with --ray-address auto",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{address}: no address of a cluster", hint="auto, or host:port")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"no Ray cluster at {address}: {one_line(error).lower()}",
+            hint="`ray start --head` prints the address of one",
+        ) from None
+
+
+def _import_ray(debug: bool) -> Any:
+    """Raises: UsageError, if Ray is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise UsageError(
+            "--engine ray needs Ray, which is not installed", hint='pip install "cvt-cli[ray]"'
+        ) from None
+    if not debug:
+        for name in ("ray", "ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        # There is no switch for what the nodes report of workers that died.
+        with suppress(AttributeError):
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None
+        # Nor for what its C++ part writes: that has the descriptor, what we say has a copy of it.
+        ours = os.dup(2)
+        sys.stderr = os.fdopen(ours, "w", 1, encoding="utf-8", errors="backslashreplace")
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 2)
+        os.close(silent)
+    return ray
+
+
+def _unwrapped(error: BaseException) -> CvtError:
+    """Our own error where one is behind it, else its last line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CvtError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        name, _, message = line.partition(": ")
+        if name.rsplit(".", 1)[-1] in ("ModelError", "UsageError", "CvtError"):
+            kind = ModelError if name.endswith("ModelError") else CvtError
+            return kind(f"on a worker: {message}")
+    return CvtError(
+        f"Ray gave up: {lines[-1] if lines else type(error).__name__}",
+        hint="--debug shows what the workers said",
+    )
