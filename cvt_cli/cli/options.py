@@ -28,8 +28,8 @@ InputsArgument = Annotated[
     typer.Argument(
         metavar="IMAGE|FOLDER|ARCHIVE|URL",
         help="Image files, folders (searched with all that is in them), quoted patterns "
-        "('photos/**/*.png'), .zip and .tar archives, addresses (https://, s3://, gs://, hf://), "
-        "or - for one image on standard input.",
+        "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses (https://, s3://, "
+        "gs://, hf://), or - for one image on standard input.",
         show_default=False,
         rich_help_panel=INPUT,
     ),

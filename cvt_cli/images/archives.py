@@ -38,7 +38,10 @@ _SUFFIXES = {
     ".txz": "xz",
     ".tar.zst": "zst",
     ".tzst": "zst",
+    ".parquet": "parquet",
 }
+# These have their directory at the end.
+NEEDS_SEEK = ("zip", "parquet")
 
 # Photographs hardly shrink. Bytes out for each one in.
 _BOMB_RATIO = 200
@@ -53,7 +56,8 @@ class _Expanded(Protocol):
 
 
 def kind_of_archive(path: str) -> str | None:
-    """ "zip", "tar", "gz", "bz2", "xz", "zst" (tars in the last five) by the suffix; else None."""
+    """ "zip", "parquet", "tar", "gz", "bz2", "xz", "zst" (tars in the last five) by the suffix;
+    else None."""
     path = path.lower()
     return next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
 
@@ -70,8 +74,8 @@ def members(
         path: of the archive; members are `path::name`.
         kind: as `kind_of_archive` says.
         open_: opens the archive.
-        seekable: what it returns is; and a tar archive can be opened for each member anew. A zip
-            archive must be seekable.
+        seekable: what it returns is; and a tar archive can be opened for each member anew. Those
+            of `NEEDS_SEEK` must be seekable.
         wanted: which members to take.
         max_bytes: size above which a member is refused.
     """
@@ -79,6 +83,10 @@ def members(
     try:
         if kind == "zip":
             each = _zip_members(path, open_, wanted, max_bytes)
+        elif kind == "parquet":
+            from cvt_cli.images.parquet import parquet_members
+
+            each = parquet_members(path, open_, max_bytes)
         elif kind == "tar" and seekable:
             each = _tar_members(path, open_, wanted, max_bytes)
         else:

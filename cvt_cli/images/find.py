@@ -56,7 +56,8 @@ def find(
       back to a folder that they lie in are left out.
     - A pattern (`'photos/**/*.png'`) stands for the files that match, `{000..999}` for the
       numbers, unless there is a file of that very name.
-    - `.zip` and `.tar` (also `.gz`, `.bz2`, `.xz`, `.zst`) stand for the images in them.
+    - `.zip`, `.parquet` and `.tar` (also `.gz`, `.bz2`, `.xz`, `.zst`) stand for the images in
+      them.
     - Addresses (`https://`, `s3://`, any that fsspec knows) are downloaded when they are opened.
       Folders there are walked, patterns expanded, archives read in place.
 
@@ -303,6 +304,7 @@ class _Finder:
             yield replace(source, path=url) if source.path == path else source
 
     def _http(self, url: str, kind: str | None) -> Iterator[Source]:
+        from cvt_cli.images.archives import NEEDS_SEEK
         from cvt_cli.images.remote import open_http, stream_http
 
         timeout, max_bytes = self._search.timeout, self._search.max_bytes
@@ -310,13 +312,13 @@ class _Finder:
             yield Source(url, lambda: open_http(url, timeout, max_bytes))
         elif self._counting:
             raise _Uncountable
-        elif kind == "zip":
-            # Its directory is at its end.
+        elif kind in NEEDS_SEEK:
             yield from self._archive(url, kind, lambda: open_http(url, timeout, max_bytes))
         else:
             yield from self._archive(url, kind, lambda: stream_http(url, timeout), seekable=False)
 
     def _store(self, url: str, kind: str | None) -> Iterator[Source]:
+        from cvt_cli.images.archives import NEEDS_SEEK
         from cvt_cli.images.remote import Store
 
         store = Store(url, self._search.timeout, self._search.max_bytes)
@@ -326,7 +328,7 @@ class _Finder:
                 yield store.source(path)
             if not found:
                 yield failing(url, "nothing matches this pattern")
-        elif kind == "zip":
+        elif kind in NEEDS_SEEK:
             yield from self._archive(url, kind, store.stream)
         elif kind is not None:
             yield from self._archive(url, kind, store.stream, seekable=False)
