@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from cvt_cli.model import fused
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.fused import FusedCvt
@@ -29,15 +30,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def check(config: CvtConfig, *shape: int, dtype: torch.dtype = torch.float32) -> None:
     model = randomise(Cvt(config)).eval()
-    fused = FusedCvt(copy.deepcopy(model).to(dtype))
+    network = FusedCvt(copy.deepcopy(model).to(dtype))
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model(x)
         features = model.forward_features(x)
     tolerance = 1e-4 if dtype == torch.float32 else 0.03 * float(expected.abs().max())
-    torch.testing.assert_close(fused(x.to(dtype)).float(), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(network(x.to(dtype)).float(), expected, rtol=0, atol=tolerance)
     if dtype == torch.float32:
-        torch.testing.assert_close(fused.forward_features(x), features, rtol=0, atol=1e-4)
+        torch.testing.assert_close(network.forward_features(x), features, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -56,14 +57,22 @@ def test_equal_for_any_number_of_stages(count: int) -> None:
     check(stages(count), 2, 3, 64, 64)
 
 
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
+def test_equal_in_tiles(variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tiles that come out even nowhere, and a hidden layer cut within an image.
+    monkeypatch.setattr(fused, "QUERY_TILE", 7)
+    monkeypatch.setattr(fused, "HIDDEN_BYTES", 2000)
+    check(tiny(**variant), 3, 3, 50, 71)
+
+
 def test_bfloat16_is_near() -> None:
     check(tiny(), 2, 3, 64, 64, dtype=torch.bfloat16)
 
 
 def test_too_small_an_input_names_the_smallest() -> None:
-    fused = FusedCvt(Cvt(tiny()).eval())
+    network = FusedCvt(Cvt(tiny()).eval())
     with pytest.raises(ValueError, match="the smallest is 3x3"):
-        fused(torch.randn(1, 3, 2, 64))
+        network(torch.randn(1, 3, 2, 64))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
