@@ -3,7 +3,10 @@
 import difflib
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import overload
 
@@ -15,7 +18,7 @@ from torch import Tensor
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
-from cvt_cli.devices import is_out_of_memory, pick_device, pick_dtype
+from cvt_cli.devices import is_out_of_memory, pick_devices, pick_dtype
 from cvt_cli.errors import UsageError
 from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
@@ -44,7 +47,8 @@ class Classifier:
     Args:
         model: a name as `checkpoint.resolve` takes it, or a checkpoint already loaded.
         revision: branch, tag or commit hash on the Hub.
-        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; or several of them, "cuda:0,cuda:1", which
+            share the batches of a run.
         dtype: "auto", "float32", "bfloat16" or "float16": what the network computes in.
         batch_size: images through the network at once; None for what suits the network and the
             device. Halved for good if the device's memory
@@ -85,7 +89,7 @@ class Classifier:
         exact_decode: bool = False,
         only: Sequence[str] = (),
     ) -> None:
-        self.device = pick_device(device)
+        self.device, *more = pick_devices(device)
         self.dtype = pick_dtype(dtype, self.device)
         if isinstance(model, str):
             model = load(resolve(model, revision, refresh, offline), hidden_act)
@@ -97,6 +101,17 @@ class Classifier:
         self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
         self._indexes = indexes_of(only, model) if only else range(len(model.labels))
         self._model = FusedCvt(model.model().to(self.device, self.dtype))
+        self._replicas = [self]
+        for each in more:
+            self._replicas.append(
+                Classifier(
+                    model,
+                    device=str(each),
+                    dtype=str(self.dtype).removeprefix("torch."),
+                    batch_size=self.batch_size,
+                    only=only,
+                )
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -113,7 +128,7 @@ class Classifier:
         return describe(
             self.checkpoint,
             self.reader,
-            str(self.device),
+            ",".join(str(each.device) for each in self._replicas),
             str(self.dtype).removeprefix("torch."),
             self.batch_size,
             [self.labels[index] for index in self._indexes]
@@ -162,8 +177,37 @@ class Classifier:
             columns: names out of `records.COLUMNS` that each record carries.
             thumbnails: each record carries a thumbnail.
         """
-        for batch in self.reader.batches(sources, self.batch_size, columns, thumbnails):
-            yield from self.records(batch, top_k, threshold, columns)
+        batches = self.reader.batches(
+            sources, self.batch_size, columns, thumbnails, len(self._replicas)
+        )
+        return self._spread(
+            batches,
+            lambda replica, batch: replica.records(batch, top_k, threshold, columns),
+        )
+
+    def _spread(
+        self,
+        batches: Iterator[list[DecodedImage]],
+        work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
+    ) -> Iterator[Record]:
+        """The work on each batch, by the devices in turns; records in order."""
+        if len(self._replicas) == 1:
+            for batch in batches:
+                yield from work(self, batch)
+            return
+        pools = [ThreadPoolExecutor(1, "network") for _ in self._replicas]
+        turns = cycle(zip(self._replicas, pools, strict=True))
+        pending: deque[Future[list[Record]]] = deque()
+        try:
+            for batch, (replica, pool) in zip(batches, turns, strict=False):
+                pending.append(pool.submit(lambda r, b: list(work(r, b)), replica, batch))
+                if len(pending) > len(pools):
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def records(
         self,
@@ -191,12 +235,15 @@ class Classifier:
 
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
         """One record for each source, in order, with its embedding in place of predictions."""
-        for batch in self.reader.batches(sources, self.batch_size):
-            good = [image.pixels for image in batch if image.pixels is not None]
-            vectors = iter(self.embeddings(good).tolist())
-            for image in batch:
-                embedding = None if image.pixels is None else tuple(next(vectors))
-                yield Record(image.path, error=image.error, embedding=embedding)
+        batches = self.reader.batches(sources, self.batch_size, ahead=len(self._replicas))
+        return self._spread(batches, Classifier._embedded)
+
+    def _embedded(self, images: Sequence[DecodedImage]) -> Iterator[Record]:
+        good = [image.pixels for image in images if image.pixels is not None]
+        vectors = iter(self.embeddings(good).tolist())
+        for image in images:
+            embedding = None if image.pixels is None else tuple(next(vectors))
+            yield Record(image.path, error=image.error, embedding=embedding)
 
     def probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
         """Softmax over the classes, or over those that were chosen.

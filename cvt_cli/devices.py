@@ -35,6 +35,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_devices(names: str) -> tuple[torch.device, ...]:
+    """One device, or several with commas between them: "cuda:0,cuda:1".
+
+    Raises:
+        UsageError: as `pick_device`.
+    """
+    return tuple(pick_device(name.strip()) for name in names.split(","))
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of that name; "auto" is the one that the device is fast at: float16 on CUDA,
     bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX), else float32.

@@ -95,6 +95,35 @@ def test_scores_are_the_softmax(folder: Path, pictures: list[str]) -> None:
         assert prediction.score == pytest.approx(expected[prediction.index].item(), abs=1e-5)
 
 
+class Noting:
+    """A network that notes that it ran."""
+
+    def __init__(self, network: Any, seen: list[int], index: int) -> None:
+        self.network, self.seen, self.index = network, seen, index
+
+    def __call__(self, x: torch.Tensor) -> Any:
+        self.seen.append(self.index)
+        return self.network(x)
+
+    def forward_features(self, x: torch.Tensor) -> Any:
+        return self.network.forward_features(x)
+
+
+def test_several_devices_share_the_batches_and_keep_the_order(
+    folder: Path, pictures: list[str]
+) -> None:
+    one = classifier(folder, batch_size=2)
+    two = classifier(folder, batch_size=2, device="cpu,cpu,cpu")
+    seen: list[int] = []
+    for index, replica in enumerate(two._replicas):
+        replica._model = Noting(replica._model, seen, index)
+    assert same(two(pictures), one(pictures))
+    assert sorted(seen) == [0, 0, 1, 1, 2]
+    sources = list(find(pictures))
+    assert list(two.embed(sources)) == list(one.embed(sources))
+    assert two.description()["device"] == "cpu,cpu,cpu"
+
+
 def test_nothing_to_do(folder: Path) -> None:
     classify = classifier(folder)
     assert classify([]) == []

@@ -117,7 +117,7 @@ def classify(
     ] = None,
     run_record: options.RunRecordOption = None,
     decode: options.DecodeOption = DecodeChoice.FAST,
-    device: options.DeviceOption = "auto",
+    device: options.DevicesOption = "auto",
     dtype: options.DtypeOption = "auto",
     batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,

@@ -60,7 +60,7 @@ def embed(
     overwrite: options.OverwriteOption = False,
     run_record: options.RunRecordOption = None,
     decode: options.DecodeOption = DecodeChoice.FAST,
-    device: options.DeviceOption = "auto",
+    device: options.DevicesOption = "auto",
     dtype: options.DtypeOption = "float32",
     batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,

@@ -51,7 +51,7 @@ def evaluate(
     format_: options.ReportFormatOption = None,
     output: options.OutputOption = None,
     overwrite: options.OverwriteOption = False,
-    device: options.DeviceOption = "auto",
+    device: options.DevicesOption = "auto",
     dtype: options.DtypeOption = "float32",
     batch_size: options.BatchSizeOption = None,
     progress: options.ProgressOption = None,

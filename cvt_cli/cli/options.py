@@ -246,6 +246,16 @@ DeviceOption = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        envvar="CVT_DEVICE",
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps; or several, which share the work: cuda:0,cuda:1.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
 DtypeOption = Annotated[
     str,
     typer.Option(

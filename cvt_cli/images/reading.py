@@ -76,9 +76,10 @@ class ImageReader:
         batch_size: int,
         columns: Sequence[str] = (),
         thumbnails: bool = False,
+        ahead: int = 1,
     ) -> Iterator[list[DecodedImage]]:
-        """Every `batch_size` sources, decoded in threads: one batch for who asks, one being
-        decoded meanwhile.
+        """Every `batch_size` sources, decoded in threads: one batch for who asks, `ahead` more
+        being decoded meanwhile.
 
         The last of a batch may be errors: a batch's members depend on the order of the sources
         only, so that a run which is taken up later computes the same batches.
@@ -88,7 +89,7 @@ class ImageReader:
         with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
             try:
                 while True:
-                    for source in islice(stream, 2 * batch_size - len(pending)):
+                    for source in islice(stream, (1 + ahead) * batch_size - len(pending)):
                         pending.append(pool.submit(self.read, source, columns, thumbnails))
                     if not pending:
                         return
