@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cvt_cli import __version__
+from cvt_cli.cores import cores
 
 # Instructions that decide how fast a matrix product is, as Linux calls them.
 FLAGS = (
@@ -110,13 +111,6 @@ def describe(device: torch.device, peer: str | None = None) -> Machine:
         torch.get_float32_matmul_precision(),
         versions,
     )
-
-
-def cores() -> int:
-    """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def total_memory() -> int | None:

@@ -16,16 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from cvt_cli.benchmark.engines import free_memory, synchronize, transformers_model
-from cvt_cli.benchmark.machine import cores
 from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.classifier import Classifier
+from cvt_cli.cores import DECODE_THREADS, cores
 from cvt_cli.devices import is_out_of_memory
 from cvt_cli.errors import CvtError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
-from cvt_cli.images.reading import DECODE_THREADS
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape
 

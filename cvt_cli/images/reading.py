@@ -13,14 +13,13 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.source import Source
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.config import CvtConfig
-
-DECODE_THREADS = 4
 
 
 @dataclass(slots=True)
@@ -77,16 +76,17 @@ class ImageReader:
         columns: Sequence[str] = (),
         thumbnails: bool = False,
         ahead: int = 1,
+        threads: int = DECODE_THREADS,
     ) -> Iterator[list[DecodedImage]]:
         """Every `batch_size` sources, decoded in threads: one batch for who asks, `ahead` more
-        being decoded meanwhile.
+        decoded meanwhile.
 
         The last of a batch may be errors: a batch's members depend on the order of the sources
         only, so that a run which is taken up later computes the same batches.
         """
         stream = iter(sources)
         pending: deque[Future[DecodedImage]] = deque()
-        with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
+        with ThreadPoolExecutor(threads, "decode") as pool:
             try:
                 while True:
                     for source in islice(stream, (1 + ahead) * batch_size - len(pending)):

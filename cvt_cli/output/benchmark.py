@@ -8,7 +8,7 @@ from cvt_cli.benchmark.machine import Machine
 from cvt_cli.benchmark.model import RandomCheckpoint
 from cvt_cli.benchmark.network import Measurement, Plan
 from cvt_cli.benchmark.pipeline import MAX_IMAGES, STAGES, PipelineMeasurement, PipelinePlan
-from cvt_cli.images.reading import DECODE_THREADS
+from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.model.cost import count
 from cvt_cli.output.report import Cell, Column, Report, Section, si_unit, size_in_words
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.training.dataset import Sample
 
-DECODE_THREADS = 4
 # Batches being decoded while one is trained on.
 PREFETCH = 3
 # Resized images that take up to this many bytes are decoded once and kept.
