@@ -190,8 +190,11 @@ class Classifier:
         batches: Iterator[list[DecodedImage]],
         work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
     ) -> Iterator[Record]:
-        """The work on each batch, by the devices in turns; records in order."""
-        if len(self._replicas) == 1:
+        """The work on each batch, by the devices in turns; records in order.
+
+        Each device has a thread that waits for it, while records are written here.
+        """
+        if len(self._replicas) == 1 and self.device.type == "cpu":
             for batch in batches:
                 yield from work(self, batch)
             return
@@ -291,7 +294,10 @@ class Classifier:
         return result
 
     def _normalized(self, batch: Tensor) -> Tensor:
-        return self.checkpoint.preprocessing.normalize(batch.to(self.device)).to(self.dtype)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        pixels = batch.to(self.device, non_blocking=True)
+        return self.checkpoint.preprocessing.normalize(pixels).to(self.dtype)
 
     @torch.inference_mode()
     def _forward_features(self, batch: Tensor) -> Tensor:
