@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from cvt_cli.model.cvt import NORM_EPS, Block, ConvAttention, ConvProjection, Cvt, Stage, quick_gelu
 
 QUICK_GELU_FACTOR = 1.702
-# Bytes of an MLP's hidden layer at once on a CPU.
-HIDDEN_BYTES = 2**23
 # Queries of an attention at once on a CPU. Fewer than these, or more keys than those, are left to
 # SDPA.
 QUERY_TILE = 784
@@ -160,7 +158,6 @@ class FusedBlock:
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attn = FusedAttention(block.attn)
         fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-        self.hidden_dim = fc1.out_features
         if block.mlp.act is quick_gelu:
             # x sigmoid(a x) = swish(a x) / a: both factors go into the weights.
             a = QUICK_GELU_FACTOR
@@ -172,14 +169,7 @@ class FusedBlock:
 
     def __call__(self, x: Tensor, height: int, width: int, cls_only: bool = False) -> Tensor:
         x = self.attn(self.norm1(x), x, height, width, cls_only)
-        y = self.norm2(x)
-        rows = max(1, HIDDEN_BYTES // (self.hidden_dim * x.element_size()))
-        if not self.fc1.packed or y.shape[0] * y.shape[1] <= rows:
-            return self.fc2(self.fc1(y), x)
-        # The hidden layer of a whole batch fits no cache, and the system hands out its memory anew
-        # each time.
-        pieces = zip(y.flatten(0, 1).split(rows), x.flatten(0, 1).split(rows), strict=True)
-        return torch.cat([self.fc2(self.fc1(piece), old) for piece, old in pieces]).view_as(x)
+        return self.fc2(self.fc1(self.norm2(x)), x)
 
 
 class FusedStage:
