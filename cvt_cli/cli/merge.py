@@ -128,7 +128,7 @@ class _Part:
         with self._open() as file:
             try:
                 return self._writer.shape(file)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 raise self._broken(error) from None
 
     def records(self, facts: tuple[str, ...]) -> Iterator[Record]:
@@ -136,13 +136,14 @@ class _Part:
         with self._open() as file:
             try:
                 yield from self._writer.documents(file, facts)
-            except ValueError as error:
+            # OSError: what pyarrow makes of pages that can't be unpacked.
+            except (ValueError, OSError) as error:
                 raise self._broken(error) from None
 
     def _open(self) -> BinaryIO:
         return self._folder.open(self._file)
 
-    def _broken(self, error: ValueError) -> CvtError:
+    def _broken(self, error: ValueError | OSError) -> CvtError:
         return CvtError(f"{self.name}: no records of cvt classify: {error}")
 
 
@@ -170,7 +171,9 @@ def _parts(where: str) -> list[_Part]:
     suffixes = tuple(f".{name}" for name in ROW_FORMATS)
     found = [name for name in names if name.endswith(suffixes) and name != RUN]
     if not found:
-        raise UsageError(f"{where}: no files of records there", hint=f"they end in {suffixes}")
+        raise UsageError(
+            f"{where}: no files of records there", hint=f"they end in {', '.join(suffixes)}"
+        )
     return [_Part(folder, where, name) for name in sorted(found, key=_by_number)]
 
 

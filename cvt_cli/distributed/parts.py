@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, TypeVar
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
-from cvt_cli.images.archives import kind_of_archive
 from cvt_cli.images.source import Source, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
@@ -184,8 +183,8 @@ def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
     """What finished parts have.
 
     Returns:
-        The inputs with a record, and for members of archives the archive; how many records; how
-        many of them are errors; the number of the next part.
+        The inputs with a record, as output files write them, and `archive::` for its members; how
+        many records; how many of them are errors; the number of the next part.
     """
     known: set[str] = set()
     count = errors = following = 0
@@ -194,11 +193,10 @@ def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
         for record in records:
             count += 1
             errors += record.error is not None
-            known.add(record.path)
-            archive = record.path.partition("::")[0]
-            if kind_of_archive(archive) is not None:
-                # There are all its images in a part, or none.
-                known.add(archive)
+            path = as_written(record.path)
+            known.add(path)
+            # Of an archive there are all images in a part, or none.
+            known.update(path[: end.end()] for end in re.finditer("::", path))
     return known, count, errors, following
 
 
@@ -208,7 +206,7 @@ def parts_of(sources: Iterable[Source], size: int, known: set[str], first: int) 
     Args:
         sources: the inputs, archives whole.
         size: inputs in a part, at most. An archive has a part of its own.
-        known: inputs to leave out, as output files write them.
+        known: inputs to leave out, as `known_inputs` returns them.
         first: the number of the first part.
     """
     paths: list[str] = []
@@ -223,7 +221,8 @@ def parts_of(sources: Iterable[Source], size: int, known: set[str], first: int) 
         return result
 
     for source in sources:
-        if as_written(source.path) in known:
+        path = as_written(source.path)
+        if path in known or (source.is_archive and f"{path}::" in known):
             continue
         if (source.is_archive or len(paths) == size) and paths:
             yield part()

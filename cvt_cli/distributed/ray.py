@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Search, find_named
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Source, failing, one_line
+from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Prediction, Record, as_written
 
 CONNECT_SECONDS = 5.0
@@ -46,6 +48,10 @@ RETRIES = 3
 # least.
 TASK_INPUTS = 500
 TASKS_PER_CORE = 4
+# What Ray books. However many workers come to be on a node, also when others are lost, they must
+# leave room for a decoding task: each waits for the other's work.
+WORKER_CPUS = 0.01
+DECODE_CPUS = 0.9
 # Cores to one worker without a GPU, where nobody says how many workers there are to be.
 CORES_PER_WORKER = 4
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
@@ -130,8 +136,6 @@ class _Layout:
     fewest: int
     most: int
     gpus: float
-    worker_cpus: float
-    decode_cpus: float
     threads: int
     cores: int
 
@@ -161,6 +165,9 @@ class Cluster:
     def __init__(self, address: str | None, debug: bool) -> None:
         if address is not None:
             _check_address(address)
+            # Whatever else listens there, like Ray's dashboard, it would ask 20 times, a minute
+            # each.
+            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
         self._ray = _import_ray(debug)
         before = signal.getsignal(signal.SIGTERM)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -200,7 +207,7 @@ class Cluster:
         layout = self._layout(job, workers)
         device = "cuda" if layout.gpus else ("cpu" if job.device == "auto" else job.device)
         job = replace(job, device=device)
-        probe = self._ray.remote(num_cpus=layout.worker_cpus, num_gpus=layout.gpus, max_retries=1)
+        probe = self._ray.remote(num_cpus=WORKER_CPUS, num_gpus=layout.gpus, max_retries=1)
         try:
             facts = self._ray.get(probe(_settled).remote(job))
         except self._ray.exceptions.RayTaskError as error:
@@ -225,17 +232,7 @@ class Cluster:
         suits = int(gpus / each) if each else max(1, cores // CORES_PER_WORKER)
         most = workers.most or suits
         threads = max(1, min(cores // most, int(max(node.get("CPU", 0) for node in nodes))))
-        # What a worker takes of the cores is bookkeeping: without a GPU its network shares them
-        # with the decoding tasks, and half of each is enough to keep both going.
-        return _Layout(
-            workers.fewest or most,
-            most,
-            each,
-            1.0 if each else threads / 2,
-            1.0 if each else 0.5,
-            threads,
-            cores,
-        )
+        return _Layout(workers.fewest or most, most, each, threads, cores)
 
     def run(
         self,
@@ -283,7 +280,8 @@ class Cluster:
 
         assert job.batch_size is not None
         batch_size = 1 if alone else job.batch_size
-        per_task = _inputs_per_task(len(rows), batch_size, layout.cores)
+        # What an image that kills its worker has beside it would die with it, once more.
+        per_task = 1 if alone else _inputs_per_task(len(rows), batch_size, layout.cores)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         # What is lost is not lost to us: see `run`.
@@ -302,17 +300,17 @@ class Cluster:
                 "columns": job.columns,
                 "folder": str(Path.cwd()),
             },
-            num_cpus=layout.decode_cpus,
+            num_cpus=DECODE_CPUS,
             ray_remote_args_fn=lambda: {"max_retries": RETRIES},
         )
         records = images.map_batches(
             _Worker,
-            batch_size=None,
+            batch_size=batch_size,  # Ray takes no actors with a GPU without one
             batch_format="pyarrow",
             zero_copy_batch=True,
             fn_constructor_kwargs={"job": job, "model": model, "threads": layout.threads},
             compute=ActorPoolStrategy(min_size=layout.fewest, max_size=layout.most),
-            num_cpus=layout.worker_cpus,
+            num_cpus=WORKER_CPUS,
             num_gpus=layout.gpus or None,
             # The worker comes back as often as it dies; what it died of does not.
             ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": RETRIES},
@@ -598,7 +596,9 @@ def _record(row: dict[str, Any], labels: Sequence[str]) -> Record:
     best = zip(row["indexes"] or (), row["scores"] or (), strict=True)
     return Record(
         os.fsdecode(row["path"]),
-        tuple(Prediction(labels[index], score, index) for index, score in best),
+        tuple(
+            Prediction(labels[index], round(score, SCORE_DIGITS), index) for index, score in best
+        ),
         row["fault"] or row["error"],
         json.loads(row["columns"] or "{}"),
     )
@@ -630,9 +630,10 @@ def _check_address(address: str) -> None:
         raise UsageError(f"{address}: no address of a cluster", hint="auto, or host:port")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UsageError(
-            f"no Ray cluster at {address}: {one_line(error).lower()}",
+            f"no Ray cluster at {address}: {reason.lower()}",
             hint="`ray start --head` prints the address of one",
         ) from None
 
@@ -648,6 +649,8 @@ def _import_ray(debug: bool) -> Any:
             "--engine ray needs Ray, which is not installed", hint='pip install "cvt-cli[ray]"'
         ) from None
     if not debug:
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", module=r"ray\.")
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         # There is no switch for what the nodes report of workers that died.

@@ -1,0 +1,533 @@
+"""`cvt classify --engine ray` on clusters of this machine: the local engine's records."""
+
+import http.client
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("ray", reason="needs cvt-cli[ray]")
+
+from ray.cluster_utils import Cluster
+
+from cvt_cli import __version__
+from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
+from cvt_cli.output import writer_class
+from cvt_cli.records import Record
+from tests.cli.test_failures import check_line
+from tests.conftest import NOWHERE, Completed, RunCvt
+from tests.images.test_remote import s3  # noqa: F401 (fixture)
+from tests.photos import picture
+
+# Each of Ray's processes imports for seconds, and there are many of them.
+TIMEOUT = 300
+pytestmark = [pytest.mark.timeout(3 * TIMEOUT)]
+
+MODEL = ("-m", BUNDLED_MODEL, "--dtype", "float32")
+# One image at a time through the network: what is beside it changes the last digit of a score.
+ALONE = ("-b", 1)
+
+Run = Callable[..., Completed]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """Where Ray keeps its sessions. A socket's path is short: not below pytest's folder."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder: Path) -> Iterator[Cluster]:
+    """Two nodes of one core each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(ray_folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        before = signal.getsignal(signal.SIGTERM)
+        # That a node is lost is known in seconds.
+        known = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+        head = {"num_cpus": 1, "_system_config": known}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            cluster.add_node(num_cpus=1)
+            yield cluster
+        finally:
+            cluster.shutdown()
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own
+
+
+@pytest.fixture
+def run_ray(run_cvt: RunCvt, ray_folder: Path) -> Run:
+    """`cvt classify --engine ray`, which says nothing that is not cvt's own. With a Ray of its
+    own where no address is given."""
+    run_cvt.env["RAY_TMPDIR"] = str(ray_folder)
+
+    def run(*arguments: object, address: str | None = None, **options: Any) -> Completed:
+        command = on_ray(*arguments, address=address)
+        done = run_cvt(*command, **{"timeout": TIMEOUT, **options})
+        assert all(line.startswith("cvt: ") for line in done.stderr.splitlines()), done.stderr
+        assert done.stdout == ""
+        return done
+
+    return run
+
+
+def on_ray(*arguments: object, address: str | None = None) -> list[object]:
+    where = ["--ray-address", address] if address else []
+    return ["classify", *MODEL, *arguments, "--engine", "ray", *where]
+
+
+def processes(folder: Path, title: str = "") -> list[int]:
+    """Those of the Ray that is in that folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended
+            files = [os.readlink(file) for file in (process / "fd").iterdir()]
+            ours = any(file.startswith(f"{folder}/") for file in files)
+            if ours and (process / "cmdline").read_bytes().startswith(title.encode()):
+                found.append(int(process.name))
+    return found
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def parts(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """The parts that are there: when each was written, and what is in it."""
+    return {
+        path.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.glob("part-*"))
+    }
+
+
+def records(path: Path) -> list[Record]:
+    with path.open("rb") as file:
+        return list(writer_class("csv").documents(file))
+
+
+def check_same(ours: list[Record], theirs: list[Record]) -> None:
+    """Other images beside one in its batch change the last digit of its scores."""
+    assert [record.path for record in ours] == [record.path for record in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.error == other.error
+        for mine, yours in zip(one.predictions, other.predictions, strict=True):
+            assert mine.score == pytest.approx(yours.score, abs=1e-5)
+        assert [each.label for each in one.predictions[:1]] == [
+            each.label for each in other.predictions[:1]
+        ]
+
+
+def save_photos(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for seed in range(count):
+        picture(24, 16, seed).save(folder / f"{seed:04}.png")
+
+
+def save_tars(folder: Path, archives: int, count: int) -> list[Path]:
+    """So many archives of so many images; each archive is a part of its own."""
+    folder.mkdir()
+    save_photos(folder / "in", count)
+    paths = [folder / f"{number:02}.tar" for number in range(archives)]
+    for path in paths:
+        with tarfile.open(path, "w") as archive:
+            archive.add(folder / "in", ".")
+    shutil.rmtree(folder / "in")
+    return paths
+
+
+# --- The same records
+
+
+@pytest.mark.slow
+def test_the_local_engines_records_byte_for_byte(
+    run_ray: Run, run_cvt: RunCvt, cluster: Cluster, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    save_photos(photos, 12)
+    (photos / "0003.png").write_text("no image")
+    picture(20, 20, 50).save(photos / os.fsdecode(b"caf\xe9.png"))
+    for name, mode in (("a.tar", "w"), ("b.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            for member in ("0002.png", "0003.png", "0007.png"):
+                archive.add(photos / member, f"in/{member}")
+    # The weights of a folder's model are sent to the workers.
+    model = shutil.copytree(BUNDLED_FOLDER / BUNDLED_MODEL, tmp_path / "model")
+    inputs = ("photos", "a.tar", "none.png", "b.tar.gz")
+    options = (
+        "--columns",
+        "width,sha256,index",
+        "-k",
+        3,
+        "-m",
+        model,
+        "--dtype",
+        "float32",
+        *ALONE,
+    )
+    run_cvt("classify", *inputs, *options, "-o", "local.csv", expect=1)
+
+    # More workers than cores: decoding must go on beside them.
+    more = ("--workers", 4, "--engine", "ray", "--ray-address", cluster.address)
+    done = run_cvt("classify", *inputs, *options, *more, "-o", "labels/", expect=1, timeout=TIMEOUT)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("cvt: labels/: 20 inputs, ")
+    assert second.startswith("cvt: 4 of 20 inputs could not be read")
+    assert {path.name for path in (tmp_path / "labels").iterdir()} == {
+        "_SUCCESS",
+        "_run.json",
+        *(f"part-{number:06}.csv" for number in range(4)),
+    }
+    run = json.loads((tmp_path / "labels/_run.json").read_text())
+    assert run["outcome"] == "finished"
+    assert run["counts"] == {"inputs": 20, "errors": 4, "done_before": 0}
+    assert (run["model"], run["dtype"], run["batch_size"]) == (str(model), "float32", 1)
+    assert (run["engine"]["name"], run["engine"]["workers"]) == ("ray", 4)
+
+    run_cvt("merge", "labels", "-o", "merged.csv", expect=0)
+    assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_from_a_store_to_a_store(
+    run_ray: Run,
+    run_cvt: RunCvt,
+    s3: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        run_cvt.env[name] = os.environ[name]
+    run_cvt.env |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": "/dev/null"}
+
+    store = http.client.HTTPConnection(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"))
+
+    def put(name: str, data: bytes) -> None:
+        store.request("PUT", f"/bucket/{name}", data)
+        assert store.getresponse().read() is not None
+
+    save_photos(tmp_path / "photos", 5)
+    for path in (tmp_path / "photos").iterdir():
+        put(f"in/{path.name}", path.read_bytes())
+    put("in/9.png", b"no image")
+    put("shard.tar", save_tars(tmp_path / "tars", 1, 4)[0].read_bytes())
+    inputs = (f"{s3}/in/", f"{s3}/shard.tar")
+    output = f"{s3}/labels"
+
+    done = run_ray(*inputs, *ALONE, "--format", "parquet", "-o", output, expect=1)
+    assert done.stderr.startswith(f"cvt: {output}: 10 inputs, ")
+    run_cvt("merge", output, "-o", "merged.parquet", expect=0)
+    run_cvt("classify", *inputs, *MODEL, *ALONE, "-o", "local.parquet", expect=1)
+    merged, local = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("merged", "local"))
+    assert merged.equals(local)
+    check_line(run_ray(*inputs, "--format", "parquet", "-o", output), 2, "holds the labels")
+
+
+# --- What dies
+
+
+@pytest.mark.slow
+def test_a_worker_and_a_node_that_are_lost(
+    run_ray: Run, run_cvt: RunCvt, cluster: Cluster, ray_folder: Path, tmp_path: Path
+) -> None:
+    inputs = [*save_tars(tmp_path / "tars", 6, 200), tmp_path / "photos"]
+    save_photos(tmp_path / "photos", 1200)
+    node = cluster.add_node(num_cpus=1)
+    labels = tmp_path / "labels"
+    command = on_ray(*inputs, "-b", 32, "-o", labels, "--workers", 3, address=cluster.address)
+    with run_cvt.start(*command) as process:
+        wait_for(lambda: parts(labels), process)
+        # The network's process, of which there are three, and one that decodes.
+        for title in ("ray::MapWorker", "ray::MapBatches(_decode)"):
+            victims = processes(ray_folder, title)
+            assert victims
+            os.kill(victims[0], signal.SIGKILL)
+        cluster.remove_node(node, allow_graceful=False)
+        assert len(parts(labels)) < len(inputs)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, said
+    assert said.startswith(f"cvt: {labels}: 2400 inputs, ")
+    assert said.count("\n") == 1
+    run_cvt("merge", labels, "-o", "merged.csv", expect=0)
+    run_cvt("classify", *inputs, *MODEL, "-o", "local.csv", expect=0)
+    check_same(records(tmp_path / "merged.csv"), records(tmp_path / "local.csv"))
+
+
+POISON = """
+import os
+import sys
+
+stat = os.stat
+
+
+def fatal(path, *args, **options):
+    if str(path).endswith("poison.png"):
+        os._exit(9)
+    return stat(path, *args, **options)
+
+
+if "default_worker.py" in sys.argv[0]:
+    os.stat = fatal
+"""
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_worker_each_time(
+    run_ray: Run, run_cvt: RunCvt, ray_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(POISON)
+    photos = tmp_path / "photos"
+    save_photos(photos, 24)
+    picture(24, 16, 99).save(photos / "0011poison.png")
+    before = processes(ray_folder)
+    done = run_ray("photos", "-o", "labels", expect=1, env={"PYTHONPATH": str(tmp_path / "site")})
+    assert "cvt: 1 of 25 inputs could not be read" in done.stderr
+    # A Ray that cvt starts ends with it.
+    wait_for(lambda: set(processes(ray_folder)) <= set(before))
+    run_cvt("classify", "photos", *MODEL, "-o", "local.csv", expect=0)
+    ours, local = records(tmp_path / "labels/part-000000.csv"), records(tmp_path / "local.csv")
+    (poison,) = (record for record in ours if record.error is not None)
+    assert poison.path == "photos/0011poison.png"
+    assert poison.error is not None
+    assert poison.error.startswith("its worker died each time it was tried: ")
+    check_same(*([each for each in all_ if each.path != poison.path] for all_ in (ours, local)))
+
+
+@pytest.mark.slow
+def test_killed_then_interrupted_then_finished(
+    run_ray: Run, run_cvt: RunCvt, cluster: Cluster, ray_folder: Path, tmp_path: Path
+) -> None:
+    inputs = [*save_tars(tmp_path / "tars", 12, 80), tmp_path / "photos"]
+    save_photos(tmp_path / "photos", 30)
+    labels = tmp_path / "labels"
+    command = (*inputs, "-b", 8, "-o", labels)
+
+    with run_cvt.start(*on_ray(*command)) as process:
+        wait_for(lambda: len(parts(labels)) >= 2, process)
+        process.kill()
+    kept = parts(labels)
+    assert len(kept) < len(inputs)
+    assert not (labels / "_SUCCESS").exists()
+    # Nobody goes on working for it.
+    wait_for(lambda: not processes(ray_folder, "ray::Map"))
+
+    address = cluster.address
+    check_line(run_ray(*command, address=address), 2, "labels holds a run that was interrupted")
+    refused = run_ray(*command, "--resume", "-k", 2, address=address)
+    check_line(refused, 2, "labels is from a run with another top-k: 5 then, 2 now")
+    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "labels is not finished", "--resume")
+    assert parts(labels) == kept
+
+    # Ctrl-C in a terminal goes to all of the process group.
+    resumed = on_ray(*command, "--resume", address=address)
+    with run_cvt.start(*resumed, start_new_session=True) as process:
+        wait_for(lambda: len(parts(labels)) > len(kept), process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    assert said.startswith("cvt: error: interrupted after ")
+    assert said.endswith(f" inputs; {labels} keeps the parts that are whole: --resume goes on\n")
+    assert said.count("\n") == 1
+    assert json.loads((labels / "_run.json").read_text())["outcome"] == "interrupted"
+    more = parts(labels)
+    assert kept.items() < more.items()
+    assert len(more) < len(inputs)
+
+    done = run_ray(*command, "--resume", address=address, expect=0)
+    assert f"{labels}: 990 inputs, " in done.stderr
+    assert more.items() < parts(labels).items()
+    assert len(parts(labels)) == len(inputs)
+    run = json.loads((labels / "_run.json").read_text())
+    assert run["outcome"] == "finished"
+    assert run["counts"] == {"inputs": 990, "errors": 0, "done_before": 80 * len(more)}
+    run_cvt("merge", labels, "-o", "merged.csv", expect=0)
+    run_cvt("classify", *inputs, *MODEL, "-o", "local.csv", expect=0)
+    by_path = attrgetter("path")
+    merged, local = (records(tmp_path / f"{name}.csv") for name in ("merged", "local"))
+    check_same(sorted(merged, key=by_path), sorted(local, key=by_path))
+    check_line(run_ray(*command, "--resume", address=address), 2, "labels is finished")
+
+
+# --- GPUs, as Ray counts them
+
+
+GPU_JOB = """if True:
+    import sys
+    from dataclasses import replace
+
+    from cvt_cli.checkpoint.load import load
+    from cvt_cli.checkpoint.resolve import resolve
+    from cvt_cli.distributed.parts import Part
+    from cvt_cli.distributed.ray import Cluster, Job, Workers
+    from cvt_cli.images.reading import ImageReader
+    from cvt_cli.images.source import Search
+
+    address, *paths = sys.argv[1:]
+    checkpoint = load(resolve("cvt-tiny-cifar10"))
+    reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
+    job = Job(checkpoint, "cpu", "float32", None, reader, (), 1, 0.0, (), Search())
+    with Cluster(address, False) as cluster:
+        job, layout = cluster.settle(job, Workers())
+        layout = replace(layout, gpus=0.5)
+        cluster.run(
+            [Part(0, paths)], job, layout, lambda record: print(record.path), lambda part: None
+        )
+"""
+
+
+@pytest.mark.slow
+def test_workers_with_a_gpu(
+    run_ray: Run, run_cvt: RunCvt, cluster: Cluster, tmp_path: Path
+) -> None:
+    save_photos(tmp_path / "photos", 3)
+    paths = sorted(map(str, (tmp_path / "photos").iterdir()))
+    address = cluster.address
+    options = ("photos", "-o", "labels", "--device", "cuda")
+    check_line(run_ray(*options, address=address), 2, "this cluster has no GPU", "--device cpu")
+    node = cluster.add_node(num_cpus=1, num_gpus=1)  # it says so
+    try:
+        # Pools of actors with GPUs are another matter to Ray; the network does not notice.
+        command = [sys.executable, "-c", GPU_JOB, address, *paths]
+        done = subprocess.run(
+            command,
+            env=run_cvt.env,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert sorted(done.stdout.split()) == paths
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+
+
+# --- Nothing is started
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    picture().save(tmp_path / "cat.jpg")
+    return tmp_path / "cat.jpg"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("cat.jpg", ["one --output"]),
+        ("cat.jpg -o a -o b", ["one --output"]),
+        ("cat.jpg -o labels.csv", ["a folder of parts", "cvt merge labels/ -o labels.csv"]),
+        ("cat.jpg -o labels.parquet", ["a folder of parts"]),
+        ("cat.jpg -o cat.jpg", ["cat.jpg", "a folder of parts"]),
+        ("- -o labels", ["standard input"]),
+        ("-o labels", ["no image is named"]),
+        ("cat.jpg -o labels --format json", ["json", "csv, tsv, jsonl, parquet"]),
+        ("cat.jpg -o labels --format html", ["html", "csv, tsv, jsonl, parquet"]),
+        ("cat.jpg -o labels --workers 0", ["--workers 0", "2:16"]),
+        ("cat.jpg -o labels --workers=-1", ["--workers -1"]),
+        ("cat.jpg -o labels --workers many", ["--workers many"]),
+        ("cat.jpg -o labels --workers 1.5", ["--workers 1.5"]),
+        ("cat.jpg -o labels --workers 2:", ["--workers 2:"]),
+        ("cat.jpg -o labels --workers 8:2", ["--workers 8:2", "less"]),
+        ("cat.jpg -o labels --gpus-per-worker=-1", ["--gpus-per-worker"]),
+        ("cat.jpg -o labels --shard 1/2", ["--shard", "--engine local"]),
+        ("cat.jpg -o labels --run-record run.json", ["--run-record", "--engine local"]),
+        ("cat.jpg -o labels --resume --overwrite", ["--resume", "--overwrite"]),
+        ("cat.jpg -o full", ["full is not empty"]),
+        ("cat.jpg -o full --overwrite", ["full is not empty"]),
+        ("cat.jpg -o done", ["done holds the labels of a run", "--overwrite"]),
+        ("cat.jpg -o done --resume", ["done is finished", "--overwrite"]),
+        ("cat.jpg -o half", ["half holds a run that was interrupted", "--resume", "--overwrite"]),
+        ("cat.jpg -o labels --ray-address ray://127.0.0.1:10001", ["Ray Client", "auto"]),
+        ("cat.jpg -o labels --ray-address nonsense", ["nonsense: no address", "host:port"]),
+        ("cat.jpg -o labels --ray-address :6379", [":6379: no address"]),
+        ("cat.jpg -o labels --ray-address x:65536", ["no Ray cluster at x:65536"]),
+        (f"cat.jpg -o labels --ray-address {'x' * 70}:1", ["no Ray cluster at xxx"]),
+        (f"cat.jpg -o labels --ray-address {NOWHERE[7:]}", ["connection refused", "ray start"]),
+    ],
+)
+def test_wrong_usage(
+    arguments: str, words: Sequence[str], run_cvt: RunCvt, cat: Path, tmp_path: Path
+) -> None:
+    for name in ("full/mine.txt", "done/_SUCCESS", "done/_run.json", "half/_run.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    done = run_cvt("classify", *arguments.split(), "--engine", "ray", "-m", BUNDLED_MODEL)
+    check_line(done, 2, *words)
+    assert done.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--workers 2", ["--workers is for --engine ray"]),
+        ("--gpus-per-worker 1", ["--gpus-per-worker is for --engine ray"]),
+        ("-o s3://bucket/labels", ["s3://bucket/labels", "--engine ray"]),
+        ("--engine spark", ["spark"]),
+    ],
+)
+def test_wrong_usage_without_it(
+    arguments: str, words: Sequence[str], run_cvt: RunCvt, cat: Path
+) -> None:
+    check_line(run_cvt("classify", cat, *arguments.split(), "-o", "x.csv"), 2, *words)
+    assert not list(cat.parent.glob("x.csv*"))
+
+
+def test_the_address_of_something_else(run_ray: Run, cat: Path) -> None:
+    """Ray's dashboard, say."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # How long it tries, once.
+        env = {"RAY_py_gcs_connect_timeout_s": "1", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
+        address = f"127.0.0.1:{server.server_port}"
+        done = run_ray("cat.jpg", "-o", "labels", address=address, env=env, timeout=60)
+        server.shutdown()
+    check_line(done, 2, f"no Ray cluster at {address}")
+
+
+def test_without_ray(run_ray: Run, cat: Path, tmp_path: Path) -> None:
+    (tmp_path / "site/ray").mkdir(parents=True)
+    (tmp_path / "site/ray/__init__.py").write_text("raise ImportError")
+    done = run_ray("cat.jpg", "-o", "labels", env={"PYTHONPATH": str(tmp_path / "site")})
+    check_line(done, 2, "Ray, which is not installed", 'pip install "cvt-cli[ray]"')
+    assert not (tmp_path / "labels").exists()
+
+
+OTHER_VERSION = """
+import sys
+
+if "default_worker.py" in sys.argv[0]:
+    import cvt_cli
+
+    cvt_cli.__version__ = "0.0.0"
+"""
+
+
+def test_a_cluster_with_another_version(run_ray: Run, cat: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(OTHER_VERSION)
+    done = run_ray("cat.jpg", "-o", "labels", env={"PYTHONPATH": str(tmp_path / "site")})
+    check_line(done, 2, f"the cluster has cvt 0.0.0, this is {__version__}", "install the same")
+    assert not (tmp_path / "labels").exists()
