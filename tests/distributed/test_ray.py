@@ -30,7 +30,7 @@ from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
 from cvt_cli.output import writer_class
 from cvt_cli.records import Record
 from tests.cli.test_failures import check_line
-from tests.conftest import NOWHERE, Completed, RunCvt
+from tests.conftest import Completed, RunCvt
 from tests.images.test_remote import s3  # noqa: F401 (fixture)
 from tests.photos import picture
 
@@ -463,7 +463,7 @@ def cat(tmp_path: Path) -> Path:
         ("cat.jpg -o labels --ray-address :6379", [":6379: no address"]),
         ("cat.jpg -o labels --ray-address x:65536", ["no Ray cluster at x:65536"]),
         (f"cat.jpg -o labels --ray-address {'x' * 70}:1", ["no Ray cluster at xxx"]),
-        (f"cat.jpg -o labels --ray-address {NOWHERE[7:]}", ["connection refused", "ray start"]),
+        ("cat.jpg -o labels --ray-address 127.0.0.1:1", ["connection refused", "ray start"]),
     ],
 )
 def test_wrong_usage(
