@@ -33,6 +33,7 @@ from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import bundled_names
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.cores import cores
 from cvt_cli.distributed.parts import Part
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Search, find_named
@@ -52,6 +53,8 @@ TASKS_PER_CORE = 4
 # leave room for a decoding task: each waits for the other's work.
 WORKER_CPUS = 0.01
 DECODE_CPUS = 0.9
+# Threads of a decoding task: more than one for images that come over a network.
+DECODE_TASK_THREADS = 4
 # Cores to one worker without a GPU, where nobody says how many workers there are to be.
 CORES_PER_WORKER = 4
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
@@ -170,9 +173,11 @@ class Cluster:
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
         self._ray = _import_ray(debug)
         before = signal.getsignal(signal.SIGTERM)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        if address is None:
+            # Ray's workers make way for whatever else runs; here they are what was asked for.
+            os.environ.setdefault("RAY_worker_niceness", "0")
         own: dict[str, Any] = {
-            "num_cpus": cores or os.cpu_count(),
+            "num_cpus": cores(),
             "include_dashboard": False,
             "_system_config": {"task_oom_retries": RETRIES},
         }
@@ -221,18 +226,22 @@ class Cluster:
 
     def _layout(self, job: Job, workers: Workers) -> _Layout:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        cores = int(sum(node.get("CPU", 0) for node in nodes))
+        core_count = int(sum(node.get("CPU", 0) for node in nodes))
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         wants_gpu = job.device.startswith("cuda") or (job.device == "auto" and gpus > 0)
         each = workers.gpus if workers.gpus is not None else float(wants_gpu)
         if each > 0 and gpus == 0:
             raise UsageError("this cluster has no GPU", hint="--device cpu does without")
-        if cores == 0:
+        if each > max(node.get("GPU", 0) for node in nodes):
+            raise UsageError(
+                f"no node of this cluster has {each:g} GPUs", hint="--gpus-per-worker asks for less"
+            )
+        if core_count == 0:
             raise UsageError("this cluster has no CPU to work with")
-        suits = int(gpus / each) if each else max(1, cores // CORES_PER_WORKER)
+        suits = int(gpus / each) if each else max(1, core_count // CORES_PER_WORKER)
         most = workers.most or suits
-        threads = max(1, min(cores // most, int(max(node.get("CPU", 0) for node in nodes))))
-        return _Layout(workers.fewest or most, most, each, threads, cores)
+        threads = max(1, min(core_count // most, int(max(node.get("CPU", 0) for node in nodes))))
+        return _Layout(workers.fewest or most, most, each, threads, core_count)
 
     def run(
         self,
@@ -525,7 +534,7 @@ def _decode(
             members[row["part"]] = position + 1
 
     done = 0
-    for batch in reader.batches(sources(), batch_size, columns):
+    for batch in reader.batches(sources(), batch_size, columns, threads=DECODE_TASK_THREADS):
         yield pa.Table.from_pylist(
             [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
             _IMAGE,

@@ -59,6 +59,7 @@ def cluster(ray_folder: Path) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(ray_folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # other tests run beside these
         before = signal.getsignal(signal.SIGTERM)
         # That a node is lost is known in seconds.
         known = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
