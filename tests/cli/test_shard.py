@@ -1,6 +1,7 @@
 """`cvt classify --shard K/N`: jobs that share the inputs without asking each other."""
 
 import os
+import re
 import signal
 import time
 from itertools import chain
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cvt_cli.errors import UsageError
 from cvt_cli.images.find import find
 from cvt_cli.images.shard import Shard
 from cvt_cli.output import writer_class
@@ -68,10 +70,15 @@ def test_the_count_is_what_is_taken() -> None:
     assert Shard(1, 2).count(None) is None
 
 
-@pytest.mark.parametrize("value", ["0/3", "4/3", "1/0", "3", "1/", "/3", "-1/3", "1.5/3", "a/b"])
-def test_bad_values(value: str, run_cvt: RunCvt, photos: Path, tmp_path: Path) -> None:
-    done = run_cvt("classify", photos, f"--shard={value}", "-o", "x.csv", expect=2)
-    check_line(done, 2, f"--shard {value}", "K/N", "3/64")
+@pytest.mark.parametrize("value", ["0/3", "4/3", "1/0", "3", "1/", "-1/3", "1.5/3", "\u0661/3"])
+def test_bad_values(value: str) -> None:
+    with pytest.raises(UsageError, match=f"--shard {re.escape(value)}: K/N.*3/64"):
+        Shard.parse(value)
+
+
+def test_a_bad_value_is_one_line(run_cvt: RunCvt, photos: Path, tmp_path: Path) -> None:
+    done = run_cvt("classify", photos, "--shard", "4/3", "-o", "x.csv")
+    check_line(done, 2, "--shard 4/3", "K/N", "3/64")
     assert not list(tmp_path.glob("x.csv*"))
 
 

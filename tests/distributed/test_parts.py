@@ -111,23 +111,25 @@ def test_what_is_written_is_known_again(where: str, format_: str) -> None:
     one.begin(SETTINGS, False, False)
     archive = "https://host/x.tar?version=1"
     members = [f"{archive}::in/{name}" for name in ("1.jpg", "2.jpg", "with::colons.jpg")]
-    one.write(filled(0, ["a.jpg", BROKEN]), SETTINGS)
+    one.write(filled(0, ["a.jpg", BROKEN, "half::a.jpg"]), SETTINGS)
     one.write(filled(3, members), SETTINGS)
+    one.write(filled(1, ["odd::x.zip::1.jpg"]), SETTINGS)
     failed = Part(4, ["y.tar"], is_archive=True)
     failed.records[0] = Record("y.tar", error="it is cut off")
     one.write(failed, SETTINGS)
     known, count, errors, following = known_inputs(folder(where, format_))
-    assert (count, errors, following) == (6, 1, 5)
+    assert (count, errors, following) == (8, 1, 5)
     sources = [
         source("a.jpg"),
         source(BROKEN),
-        source("b.jpg"),
+        source("half"),
+        source("odd::x.zip", is_archive=True),
         source(archive, is_archive=True),
         source("y.tar", is_archive=True),
         source("z.tar", is_archive=True),
     ]
     left = [path for part in parts_of(sources, 10, known, following) for path in part.paths]
-    assert left == ["b.jpg", "z.tar"]
+    assert left == ["half", "z.tar"]
 
 
 def test_a_part_is_a_document(where: str) -> None:
