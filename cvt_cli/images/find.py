@@ -63,9 +63,12 @@ def find(
 
     What can't be read is a `Source` too: opening it says why. The same path comes once. For the
     same files the order is the same.
+
+    Args:
+        whole_archives: an archive is one `Source` for all that is in it, and is not opened.
     """
     inputs = tuple(inputs)
-    stream = _Finder(search).all(inputs)
+    stream = _Finder(search, whole_archives=whole_archives).all(inputs)
     return _once(stream) if _may_repeat(inputs, search) else stream
 
 

@@ -184,7 +184,7 @@ def test_an_unknown_model_is_not_looked_for(hub: HubServer, run_cvt: RunCvt) -> 
 def test_ctrl_c_prints_what_there_is(tiny_cvt: MakeCvt, run_cvt: RunCvt, tmp_path: Path) -> None:
     file = tmp_path / "speed.json"
     with run_cvt.start(
-        "benchmark", "-m", tiny_cvt(), "-b", "1,2", "--dtype", "float32", "--duration", 1,
+        "benchmark", "-m", tiny_cvt(), "-b", "1,2", "--dtype", "float32", "--duration", 3,
         "--progress", "-o", file, "--image-size", 96,
     ) as process:  # fmt: skip
         assert process.stderr is not None
