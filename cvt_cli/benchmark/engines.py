@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvt_cli.benchmark.apart import Apart
+from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.devices import DTYPES
@@ -39,6 +41,9 @@ class Engine(ABC):
     def logits(self) -> Tensor:
         """Of the last run, (B, num_labels) float32 on the CPU."""
 
+    def close(self) -> None:  # noqa: B027  most hold nothing
+        """The last call: end what it started."""
+
 
 class TorchEngine(Engine):
     """A network in torch.
@@ -62,6 +67,25 @@ class TorchEngine(Engine):
 
     def logits(self) -> Tensor:  # noqa: D102
         return self._logits.float().cpu()
+
+
+class ApartEngine(Engine):
+    """The peer of that name, on the CPU, in a process of its own with as many threads."""
+
+    def __init__(self, name: str, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+        self._peer = Apart(_peer_apart, name, checkpoint, dtype, torch.get_num_threads())
+
+    def feed(self, images: Tensor) -> None:  # noqa: D102
+        self._peer.call("feed", images.numpy())
+
+    def run(self) -> None:  # noqa: D102
+        self._peer.call("run")
+
+    def logits(self) -> Tensor:  # noqa: D102
+        return torch.from_numpy(self._peer.call("logits"))
+
+    def close(self) -> None:  # noqa: D102
+        self._peer.close()
 
 
 class ExportedEngine(Engine):
@@ -160,6 +184,33 @@ def baseline(name: str, checkpoint: Checkpoint, device: torch.device, dtype: tor
     Args:
         name: one of `BASELINES`, for which `check_baseline` found nothing against it.
     """
+    if device.type == "cpu":
+        return ApartEngine(name, checkpoint, dtype)
+    return _peer(name, checkpoint, device, dtype)
+
+
+class _Peer:
+    """What `ApartEngine` calls: NumPy arrays travel between processes, tensors would by files."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.run = engine.run
+
+    def feed(self, images: np.ndarray) -> None:
+        self._engine.feed(torch.from_numpy(images))
+
+    def logits(self) -> np.ndarray:
+        logits: np.ndarray = self._engine.logits().numpy()
+        return logits
+
+
+def _peer_apart(name: str, checkpoint: Checkpoint, dtype: torch.dtype, threads: int) -> _Peer:
+    torch.set_num_threads(threads)
+    import_baseline(name)
+    return _Peer(_peer(name, checkpoint, torch.device("cpu"), dtype))
+
+
+def _peer(name: str, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Engine:
     if name == "onnxruntime":
         return OnnxRuntimeEngine(checkpoint)
     if name == "openvino":

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -283,11 +284,12 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
 def _compare(plan: Plan, case: Case, engine: Engine, images: Tensor) -> None:
     assert plan.peer is not None
     peer = baseline(plan.peer, plan.checkpoint, plan.device, DTYPES[case.dtype])
-    peer.feed(images)
-    peer.run()
-    _warm_up(peer, plan.duration)
-    turns = take_turns(engine.run, peer.run, plan.duration)
-    agree, difference = _check(engine, peer, plan, case.batch_size)
+    with closing(peer):
+        peer.feed(images)
+        peer.run()
+        _warm_up(peer, plan.duration)
+        turns = take_turns(engine.run, peer.run, plan.duration)
+        agree, difference = _check(engine, peer, plan, case.batch_size)
     case.latency, theirs = (Latency.of([s for each in side for s in each]) for side in turns)
     case.comparison = Comparison(theirs, Ratio.of(*turns), agree, difference)
 

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cvt_cli.benchmark.apart import Apart
+from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.benchmark.engines import free_memory, synchronize, transformers_model
 from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
@@ -256,12 +258,13 @@ def _measure_case(
         if not plan.with_peer:
             case.seconds = times(ours, plan.duration, at_least=1)
         else:
-            theirs = _PeerRun(classifier, sources, plan.image_size is not None)
-            theirs(warm_up=True)
-            turns = take_turns(ours, theirs, plan.duration)
+            with _peer(classifier, sources, plan.image_size is not None) as peer:
+                peer.call("run", True)
+                turns = take_turns(ours, lambda: peer.call("run"), plan.duration)
+                their_labels = peer.call("best_labels")
             case.seconds, case.peer_seconds = ([s for each in side for s in each] for side in turns)
             case.ratio = Ratio.of(*turns)
-            pairs = zip(ours.labels, theirs.labels, strict=True)
+            pairs = zip(ours.labels, their_labels, strict=True)
             case.labels_agree = sum(a == b for a, b in pairs) / len(sources)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
@@ -291,31 +294,53 @@ class _OurRun:
         self.labels = labels
 
 
+def _peer(classifier: Classifier, sources: list[Source], scaled: bool) -> Apart:
+    return Apart(
+        _PeerRun,
+        classifier.checkpoint,
+        classifier.device,
+        classifier.dtype,
+        classifier.batch_size,
+        [source.path for source in sources],
+        scaled,
+        torch.get_num_threads(),
+    )
+
+
 class _PeerRun:
-    """The image-classification pipeline of transformers on the same files, with the processor of
-    the checkpoint in its Pillow form.
+    """The image-classification pipeline of transformers on files, with the processor of the
+    checkpoint in its Pillow form.
 
     Args:
         scaled: to another input size than the checkpoint's.
-
-    Attributes:
-        labels: the best of each image, of the last pass.
+        threads: of torch.
     """
 
-    def __init__(self, classifier: Classifier, sources: list[Source], scaled: bool) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+        paths: list[str],
+        scaled: bool,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        import_baseline("transformers")
         import transformers
 
-        self._paths = [source.path for source in sources]
-        self._batch_size = classifier.batch_size
+        self._paths, self._batch_size = paths, batch_size
         self._pipeline = transformers.pipeline(
             "image-classification",
-            model=transformers_model(classifier.checkpoint).to(classifier.dtype),
-            image_processor=_processor(classifier.checkpoint, scaled),
-            device=classifier.device,
+            model=transformers_model(checkpoint).to(dtype),
+            image_processor=_processor(checkpoint, scaled),
+            device=device,
         )
-        self.labels: list[str] = []
+        self._labels: list[str] = []
 
-    def __call__(self, warm_up: bool = False) -> None:
+    def run(self, warm_up: bool = False) -> None:
+        """One pass, or over two batches only."""
         paths = self._paths[: 2 * self._batch_size] if warm_up else self._paths
         labels = []
         with _lines() as file:
@@ -323,7 +348,11 @@ class _PeerRun:
             for path, predictions in zip(paths, found, strict=True):
                 file.write(json.dumps({"path": path, "predictions": predictions}) + "\n")
                 labels.append(predictions[0]["label"])
-        self.labels = labels
+        self._labels = labels
+
+    def best_labels(self) -> list[str]:
+        """Of each image, of the last pass."""
+        return self._labels
 
 
 def _processor(checkpoint: Checkpoint, scaled: bool) -> Any:

@@ -1,0 +1,93 @@
+"""A peer in a process of its own, as its users run it: what we set for ours, like what the
+allocator keeps, does not reach it, nor its threads us."""
+
+import multiprocessing
+import signal
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+
+class Apart:
+    """An object in another process; `with` ends that.
+
+    Args:
+        make: makes it there, called with the arguments; all of them are pickled.
+
+    Raises:
+        Exception: what `make` raises.
+    """
+
+    def __init__(self, make: Callable[..., object], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, make, arguments), name="peer", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._result()
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """What the method of that name returns for these arguments.
+
+        Raises:
+            Exception: what it raises.
+            MemoryError: if the system ended the process.
+        """
+        self._connection.send((method, arguments))
+        return self._result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _result(self) -> Any:
+        try:
+            result, error = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            code = self._process.exitcode
+            if code == -9:  # what the system does where memory is full
+                raise MemoryError from None
+            raise RuntimeError(f"its process ended with code {code}") from None
+        if error is not None:
+            raise error
+        return result
+
+
+def _serve(connection: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    warnings.simplefilter("ignore")
+    served: object = None
+
+    def answer(work: Callable[[], Any]) -> None:
+        try:
+            reply: tuple[Any, Exception | None] = work(), None
+        except Exception as error:
+            reply = None, error
+        try:
+            connection.send(reply)
+        except (TypeError, AttributeError, ValueError) as error:  # can't be pickled
+            connection.send((None, RuntimeError(str(reply[1] or error))))
+
+    def begin() -> None:
+        nonlocal served
+        served = make(*arguments)
+
+    answer(begin)
+    while True:
+        try:
+            method, values = connection.recv()
+        except EOFError:
+            return
+        answer(lambda: getattr(served, method)(*values))  # noqa: B023  called at once
