@@ -1,5 +1,7 @@
 """Figures of repeats against NumPy and by hand, needed multiply-adds against torch's counter."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.engines import baseline, ours
 from cvt_cli.benchmark.machine import describe, peak_memory, reset_peak_memory
 from cvt_cli.benchmark.model import RandomCheckpoint, find_model, pick_dtypes
@@ -187,6 +190,50 @@ def test_the_same_network_in_both_hands() -> None:
         engine.run()
         logits.append(engine.logits())
     torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
+
+
+class Odd:
+    def __init__(self, fails: bool = False) -> None:
+        if fails:
+            raise torch.OutOfMemoryError("no more")
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def fail(self) -> None:
+        raise ValueError("seven", 7)
+
+    def fail_oddly(self) -> None:
+        error = ValueError("odd")
+        error.add_note("")
+        error.function = lambda: None  # type: ignore[attr-defined]
+        raise error
+
+    def die(self, by: int) -> None:
+        os.kill(os.getpid(), by)
+
+
+def test_a_process_of_its_own() -> None:
+    with Apart(Odd) as odd:
+        process = odd.call("process")
+        assert process != os.getpid()
+        with pytest.raises(ValueError, match="seven") as caught:
+            odd.call("fail")
+        assert caught.value.args == ("seven", 7)
+        with pytest.raises(RuntimeError, match="odd"):
+            odd.call("fail_oddly")
+        os.kill(process, signal.SIGINT)  # is for the process that asks
+        assert odd.call("process") == process
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="no more"):
+        Apart(Odd, True)
+
+
+@pytest.mark.parametrize(("by", "kind"), [(9, MemoryError), (15, RuntimeError)])
+def test_a_process_that_ends(by: int, kind: type[Exception]) -> None:
+    with Apart(Odd) as odd, pytest.raises(kind):
+        odd.call("die", by)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -> None:

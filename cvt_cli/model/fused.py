@@ -125,8 +125,12 @@ class FusedAttention:
             k, v = self.proj_kv[0](tokens(self.conv_k)), self.proj_kv[1](tokens(self.conv_v))
         q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
         # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD.
-        if self.proj.packed and q.shape[2] >= QUERY_TILE and k.shape[2] <= MAX_KEYS:
+        is_long = q.shape[2] >= QUERY_TILE
+        if self.proj.packed and is_long and k.shape[2] <= MAX_KEYS:
             y = _attention_in_tiles(q, k, v, self.scale)
+        elif self.proj.packed and not is_long and q.dtype == torch.bfloat16:
+            # Torch leaves batches of products to oneDNN in this dtype.
+            y = ((q @ (k * self.scale).mT).softmax(-1) @ v).transpose(1, 2)
         else:
             y = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2)
         return self.proj(y.flatten(2), residual)

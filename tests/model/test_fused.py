@@ -1,6 +1,7 @@
 """The inference form: the same function as `cvt.py`, for every architecture and projection."""
 
 import copy
+import platform
 from typing import Any
 
 import pytest
@@ -65,6 +66,20 @@ def test_equal_in_tiles(variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
 def test_bfloat16_is_near() -> None:
     check(tiny(), 2, 3, 64, 64, dtype=torch.bfloat16)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is meant")
+def test_large_blocks_of_memory_stay_with_the_process() -> None:
+    import resource
+
+    def pages_asked_for() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(64 << 20, dtype=torch.uint8)  # 16,384 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    FusedCvt(Cvt(tiny()))
+    pages_asked_for()
+    assert pages_asked_for() < 100
 
 
 def test_too_small_an_input_names_the_smallest() -> None:
