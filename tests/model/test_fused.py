@@ -78,8 +78,8 @@ def test_large_blocks_of_memory_stay_with_the_process() -> None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     FusedCvt(Cvt(tiny()))
-    pages_asked_for()
-    assert pages_asked_for() < 100
+    # glibc's blocks with an alignment leave scraps behind, which it uses up first.
+    assert min(pages_asked_for() for _ in range(12)) == 0
 
 
 def test_too_small_an_input_names_the_smallest() -> None:
