@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from cvt_cli.model.cvt import NORM_EPS, Block, ConvAttention, ConvProjection, Cvt, Stage, quick_gelu
 
 QUICK_GELU_FACTOR = 1.702
-# Queries of an attention at once on a CPU. Fewer than these, or more keys than those, are left to
-# SDPA.
-QUERY_TILE = 784
+# Attention by oneDNN's products on a CPU: for no fewer queries, so many of them at once, and for no
+# more keys.
+MIN_QUERIES = 784
+QUERY_TILE = 3136
 MAX_KEYS = 4096
 # Of mallopt(3), and the bytes that we say for both.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -125,7 +126,7 @@ class FusedAttention:
             k, v = self.proj_kv[0](tokens(self.conv_k)), self.proj_kv[1](tokens(self.conv_v))
         q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
         # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD.
-        is_long = q.shape[2] >= QUERY_TILE
+        is_long = q.shape[2] >= MIN_QUERIES
         if self.proj.packed and is_long and k.shape[2] <= MAX_KEYS:
             y = _attention_in_tiles(q, k, v, self.scale)
         elif self.proj.packed and not is_long and q.dtype == torch.bfloat16:

@@ -60,11 +60,14 @@ def test_equal_for_any_number_of_stages(count: int) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
 def test_equal_in_tiles(variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "MIN_QUERIES", 1)
     monkeypatch.setattr(fused, "QUERY_TILE", 7)  # comes out even nowhere
     check(tiny(**variant), 3, 3, 50, 71)
 
 
-def test_bfloat16_is_near() -> None:
+@pytest.mark.parametrize("min_queries", [1, fused.MIN_QUERIES])
+def test_bfloat16_is_near(min_queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "MIN_QUERIES", min_queries)
     check(tiny(), 2, 3, 64, 64, dtype=torch.bfloat16)
 
 
