@@ -25,9 +25,9 @@ LATENCY = (
     "operations' share of the fastest matrix product of that dtype in this run."
 )
 TURNS = (
-    "{0} took turns with cvt on the same weights and inputs. Ratio: its time / ours, the median of "
-    "all rounds (least to greatest). Labels: images for which both have the same best label; "
-    "difference: the largest of any logit."
+    "{0} took turns with cvt on the same weights and inputs, on a CPU in a process of its own. "
+    "Ratio: its time / ours, the median of all rounds (least to greatest). Labels: images for which "
+    "both have the same best label; difference: the largest of any logit."
 )
 ROUNDING = "On random weights the labels of a reduced precision differ by rounding alone."
 STAGES_NOTE = (
