@@ -117,7 +117,8 @@ def main() -> NoReturn:
             )
             code = ExitCode.INPUTS_FAILED
         else:  # Typer's word for a wrong option or argument
-            _report(f"{error.format_message()} (see cvt --help)", debug)
+            message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
+            _report(f"{message} (see cvt --help)", debug)
             code = ExitCode.USAGE
     with suppress(OSError, ValueError):  # said already
         sys.stdout.flush()

@@ -191,7 +191,7 @@ class Cluster:
         except Exception as error:
             where = f"no Ray cluster at {address}" if address else "Ray does not start here"
             hint = "`ray status` on a node of it tells how it is" if address else ""
-            raise UsageError(f"{where}: {one_line(error)[:300]}", hint=hint) from error
+            raise UsageError(f"{where}: {one_line(error)[:300].rstrip('.')}", hint=hint) from error
         signal.signal(signal.SIGTERM, before)  # Ray puts its own
 
     def __enter__(self) -> "Cluster":
