@@ -26,8 +26,8 @@ LATENCY = (
 )
 TURNS = (
     "{0} took turns with cvt on the same weights and inputs, on a CPU in a process of its own. "
-    "Ratio: its time / ours, the median of all rounds (least to greatest). Labels: images for which "
-    "both have the same best label; difference: the largest of any logit."
+    "Ratio: its time / ours, the median of all rounds (least to greatest). Labels: images for "
+    "which both have the same best label; difference: the largest of any logit."
 )
 ROUNDING = "On random weights the labels of a reduced precision differ by rounding alone."
 STAGES_NOTE = (
