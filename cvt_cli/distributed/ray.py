@@ -176,6 +176,9 @@ class Cluster:
         if address is None:
             # Ray's workers make way for whatever else runs; here they are what was asked for.
             os.environ.setdefault("RAY_worker_niceness", "0")
+            # Their work is not on their main thread, and glibc's arenas of others keep no large
+            # blocks.
+            os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         own: dict[str, Any] = {
             "num_cpus": cores(),
             "include_dashboard": False,
