@@ -1,5 +1,6 @@
 """Figures of repeats against NumPy and by hand, needed multiply-adds against torch's counter."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -228,6 +229,7 @@ def test_a_process_of_its_own() -> None:
         os.kill(process, 0)
     with pytest.raises(torch.OutOfMemoryError, match="no more"):
         Apart(Odd, True)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("by", "kind"), [(9, MemoryError), (15, RuntimeError)])

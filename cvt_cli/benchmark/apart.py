@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -27,7 +28,11 @@ class Apart:
         )
         self._process.start()
         theirs.close()
-        self._result()
+        try:
+            self._result()
+        except BaseException:
+            self.close()
+            raise
 
     def call(self, method: str, *arguments: object) -> Any:
         """What the method of that name returns for these arguments.
@@ -84,10 +89,8 @@ def _serve(connection: Connection, make: Callable[..., object], arguments: tuple
         nonlocal served
         served = make(*arguments)
 
-    answer(begin)
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):  # until nobody asks any more
+        answer(begin)
+        while True:
             method, values = connection.recv()
-        except EOFError:
-            return
-        answer(lambda: getattr(served, method)(*values))  # noqa: B023  called at once
+            answer(lambda: getattr(served, method)(*values))  # noqa: B023  called at once
