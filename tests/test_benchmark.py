@@ -238,6 +238,15 @@ def test_a_process_that_ends(by: int, kind: type[Exception]) -> None:
         odd.call("die", by)
 
 
+def test_a_process_that_ended_before_it_was_asked() -> None:
+    with Apart(Odd) as odd:
+        process = odd.call("process")
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(MemoryError):
+            odd.call("process")
+
+
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(1)

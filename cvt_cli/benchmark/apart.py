@@ -41,8 +41,7 @@ class Apart:
             Exception: what it raises.
             MemoryError: if the system ended the process.
         """
-        self._connection.send((method, arguments))
-        return self._result()
+        return self._result((method, arguments))
 
     def close(self) -> None:
         """End the process."""
@@ -56,8 +55,10 @@ class Apart:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _result(self) -> Any:
+    def _result(self, request: tuple[str, tuple[object, ...]] | None = None) -> Any:
         try:
+            if request is not None:
+                self._connection.send(request)
             result, error = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
