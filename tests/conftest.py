@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
 
 from tests.hub_server import HubServer  # noqa: E402
-from tests.photos import PHOTOS, make_photo  # noqa: E402
+from tests.photos import PHOTOS, make_photo, picture  # noqa: E402
 from tests.tiny import save_tiny  # noqa: E402
 
 
@@ -226,6 +226,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every one of `PHOTOS` by name; not to be changed."""
     folder = tmp_path_factory.mktemp("photos")
     return {name: make_photo(name, folder) for name in PHOTOS}
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    """One picture, `cat.jpg` in the folder where `run_cvt` runs."""
+    picture().save(tmp_path / "cat.jpg")
+    return tmp_path / "cat.jpg"
 
 
 @pytest.fixture(params=PHOTOS)

@@ -30,12 +30,6 @@ def model(tiny_cvt: TinyCvt) -> Path:
     return tiny_cvt()
 
 
-@pytest.fixture
-def cat(tmp_path: Path) -> Path:
-    picture().save(tmp_path / "cat.jpg")
-    return tmp_path / "cat.jpg"
-
-
 def pipeline(model: Path, files: list[Path]) -> list[list[dict[str, Any]]]:
     """What `transformers` says, from its Pillow backend."""
     import torch

@@ -35,12 +35,6 @@ def check_line(done: Completed, code: int, *words: str) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def cat(tmp_path: Path) -> Path:
-    picture().save(tmp_path / "cat.jpg")
-    return tmp_path / "cat.jpg"
-
-
 # --- 2: wrong usage, nothing started
 
 

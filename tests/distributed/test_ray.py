@@ -424,12 +424,6 @@ def test_workers_with_a_gpu(
 # --- Nothing is started
 
 
-@pytest.fixture
-def cat(tmp_path: Path) -> Path:
-    picture().save(tmp_path / "cat.jpg")
-    return tmp_path / "cat.jpg"
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
