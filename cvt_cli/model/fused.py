@@ -90,7 +90,7 @@ class FusedAttention:
     """`ConvAttention` and the sum with its residual. (B, T, C) -> (B, T, C)."""
 
     def __init__(self, attn: ConvAttention) -> None:
-        self.num_heads, self.scale = attn.num_heads, attn.scale
+        self.num_heads = attn.num_heads
         self.with_cls_token = attn.with_cls_token
         self.conv_q, self.conv_k, self.conv_v = (
             _depthwise(projection)
@@ -98,8 +98,10 @@ class FusedAttention:
         )
         # Without convolutions, keys and values have the same input: one product for both.
         self.same_kv = not hasattr(attn.conv_proj_k, "conv")
+        # The scale of q k' goes into the weights of q: no activation is multiplied by it.
+        q_bias = None if attn.proj_q.bias is None else attn.proj_q.bias * attn.scale
+        self.proj_q = Linear(attn.proj_q.weight * attn.scale, q_bias)
         kv = (attn.proj_k, attn.proj_v)
-        self.proj_q = Linear(attn.proj_q.weight, attn.proj_q.bias)
         self.proj_kv = [_stacked(kv)] if self.same_kv else [Linear(p.weight, p.bias) for p in kv]
         self.proj = Linear(attn.proj.weight, attn.proj.bias)
 
@@ -128,28 +130,27 @@ class FusedAttention:
         # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD.
         is_long = q.shape[2] >= MIN_QUERIES
         if self.proj.packed and is_long and k.shape[2] <= MAX_KEYS:
-            y = _attention_in_tiles(q, k, v, self.scale)
-        elif self.proj.packed and not is_long and q.dtype == torch.bfloat16:
-            # Torch leaves batches of products to oneDNN in this dtype.
-            y = ((q @ (k * self.scale).mT).softmax(-1) @ v).transpose(1, 2)
+            y = _attention_in_tiles(q, k, v)
+        elif self.proj.packed and not is_long:
+            y = ((q @ k.mT).softmax(-1) @ v).transpose(1, 2)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2)
+            y = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2)
         return self.proj(y.flatten(2), residual)
 
 
-def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(q k' scale) v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
+def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k') v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
     product = torch.ops.mkldnn._linear_pointwise
     batch, heads, count, _ = q.shape
     y = q.new_empty(batch, count, heads, v.shape[3])
+    k, v = k.contiguous(), v.contiguous()  # rows with gaps would be multiplied one by one
     for image in range(batch):
         for head in range(heads):
-            keys = k[image, head] * scale
-            values = v[image, head].t().contiguous()
+            keys, values = k[image, head], v[image, head].t()
             for tile, out in zip(
                 q[image, head].split(QUERY_TILE), y[image, :, head].split(QUERY_TILE), strict=True
             ):
-                scores = product(tile.contiguous(), keys, None, "none", [], "none")
+                scores = product(tile, keys, None, "none", [], "none")
                 out.copy_(product(scores.softmax(-1), values, None, "none", [], "none"))
     return y
 
