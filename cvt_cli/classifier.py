@@ -1,11 +1,13 @@
 """Images become predictions: batches through the network, and the overlapped pipeline around it."""
 
+import copy
 import difflib
 import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
 from pathlib import Path
 from typing import overload
@@ -25,6 +27,7 @@ from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
+from cvt_cli.model.graphs import Graphed
 from cvt_cli.records import Prediction, Record
 
 DEFAULT_TOP_K = 5
@@ -89,7 +92,8 @@ class Classifier:
         exact_decode: bool = False,
         only: Sequence[str] = (),
     ) -> None:
-        self.device, *more = pick_devices(device)
+        devices = pick_devices(device)
+        self.device, *more = devices
         self.dtype = pick_dtype(dtype, self.device)
         if isinstance(model, str):
             model = load(resolve(model, revision, refresh, offline), hidden_act)
@@ -100,18 +104,39 @@ class Classifier:
         self.max_pixels = max_pixels
         self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
         self._indexes = indexes_of(only, model) if only else range(len(model.labels))
-        self._model = FusedCvt(model.model().to(self.device, self.dtype))
+        self._columns = torch.tensor(self._indexes, device=self.device)
+        self._devices = ",".join(map(str, devices))
+        self._use(FusedCvt(model.model().to(self.device, self.dtype)))
+        # They share the batches of a run.
         self._replicas = [self]
+        if self.device.type == "cuda":
+            self._replicas.append(self._twin())
         for each in more:
-            self._replicas.append(
-                Classifier(
-                    model,
-                    device=str(each),
-                    dtype=str(self.dtype).removeprefix("torch."),
-                    batch_size=self.batch_size,
-                    only=only,
-                )
-            )
+            self._replicas += Classifier(
+                model,
+                device=str(each),
+                dtype=str(self.dtype).removeprefix("torch."),
+                batch_size=self.batch_size,
+                only=only,
+            )._replicas
+
+    def _use(self, network: FusedCvt) -> None:
+        self._network = network
+        self._model: Callable[[Tensor], Tensor] = network
+        self._features: Callable[[Tensor], Tensor] = network.forward_features
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._graphs = Graphed(network), Graphed(network.forward_features)
+            self._model, self._features = self._graphs
+            self._stream = torch.cuda.Stream(self.device)
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights
+
+    def _twin(self) -> "Classifier":
+        """The same weights on the same device, by a stream of its own: while one computes, the
+        other's batch is copied."""
+        twin = copy.copy(self)
+        twin._use(self._network)
+        return twin
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -128,7 +153,7 @@ class Classifier:
         return describe(
             self.checkpoint,
             self.reader,
-            ",".join(str(each.device) for each in self._replicas),
+            self._devices,
             str(self.dtype).removeprefix("torch."),
             self.batch_size,
             [self.labels[index] for index in self._indexes]
@@ -192,7 +217,7 @@ class Classifier:
     ) -> Iterator[Record]:
         """The work on each batch, by the devices in turns; records in order.
 
-        Each device has a thread that waits for it, while records are written here.
+        Each replica has a thread that waits for it, while records are written here.
         """
         if len(self._replicas) == 1 and self.device.type == "cpu":
             for batch in batches:
@@ -282,9 +307,16 @@ class Classifier:
             start = 0
             while start < len(indexes):
                 chunk = indexes[start : start + self.batch_size]
-                batch = np.stack([images[index] for index in chunk])
+                # Pinned memory is copied to a GPU while Python goes on.
+                batch = torch.empty(
+                    (len(chunk), *images[chunk[0]].shape),
+                    dtype=torch.uint8,
+                    pin_memory=self.device.type == "cuda",
+                )
+                np.stack([images[index] for index in chunk], out=batch.numpy())
                 try:
-                    result[chunk] = forward(torch.from_numpy(batch))
+                    with self._on_stream():
+                        result[chunk] = forward(batch)
                 except RuntimeError as error:
                     if not is_out_of_memory(error) or self.batch_size == 1:
                         raise
@@ -293,26 +325,29 @@ class Classifier:
                     start += len(chunk)
         return result
 
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
     def _normalized(self, batch: Tensor) -> Tensor:
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
         pixels = batch.to(self.device, non_blocking=True)
         return self.checkpoint.preprocessing.normalize(pixels).to(self.dtype)
 
     @torch.inference_mode()
     def _forward_features(self, batch: Tensor) -> Tensor:
-        return self._model.forward_features(self._normalized(batch)).float().cpu()
+        return self._features(self._normalized(batch)).float().cpu()
 
     @torch.inference_mode()
     def _forward(self, batch: Tensor) -> Tensor:
         logits = self._model(self._normalized(batch))
         if len(self._indexes) < len(self.labels):
-            logits = logits[:, list(self._indexes)]
+            logits = logits[:, self._columns]
         return logits.float().softmax(dim=-1).cpu()
 
     def _halve_batch(self) -> None:
         self.batch_size //= 2
         if self.device.type == "cuda":
+            for graphs in self._graphs:
+                graphs.clear()
             torch.cuda.empty_cache()
         # The same words each time: Python says them once.
         warnings.warn(

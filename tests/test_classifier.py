@@ -105,9 +105,6 @@ class Noting:
         self.seen.append(self.index)
         return self.network(x)
 
-    def forward_features(self, x: torch.Tensor) -> Any:
-        return self.network.forward_features(x)
-
 
 def test_several_devices_share_the_batches_and_keep_the_order(
     folder: Path, pictures: list[str]
@@ -117,10 +114,12 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     seen: list[int] = []
     for index, replica in enumerate(two._replicas):
         replica._model = Noting(replica._model, seen, index)
+        replica._features = Noting(replica._features, seen, index)
     assert same(two(pictures), one(pictures))
     assert sorted(seen) == [0, 0, 1, 1, 2]
     sources = list(find(pictures))
     assert list(two.embed(sources)) == list(one.embed(sources))
+    assert sorted(seen) == [0] * 4 + [1] * 4 + [2] * 2
     assert two.description()["device"] == "cpu,cpu,cpu"
 
 
@@ -274,3 +273,20 @@ def test_probabilities_of_arrays(folder: Path) -> None:
     found = classify.probabilities(images)
     assert found.shape == (2, 5) and found.dtype == torch.float32
     torch.testing.assert_close(found.sum(1), torch.ones(2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_same_on_cuda(folder: Path, pictures: list[str]) -> None:
+    expected = classifier(folder, batch_size=4)(pictures * 5)
+    on_gpu = classifier(folder, batch_size=4, device="cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # graphs included
+        found = on_gpu(pictures * 5)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.path, a.error) == (b.path, b.error)
+        scores = {p.index: p.score for p in b.predictions}
+        for p in a.predictions:
+            assert p.score == pytest.approx(scores.get(p.index, p.score), abs=1e-3)
+    vectors = [list(side.embed(list(find(pictures)))) for side in (on_gpu, classifier(folder))]
+    for a, b in zip(*vectors, strict=True):
+        assert a.embedding == pytest.approx(b.embedding, abs=1e-2)

@@ -22,6 +22,7 @@ from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.devices import DTYPES
 from cvt_cli.errors import UsageError
 from cvt_cli.model.fused import FusedCvt
+from cvt_cli.model.graphs import Graphed
 
 OPSET = 17
 
@@ -171,7 +172,7 @@ def ours(
     model = checkpoint.model().to(device, dtype)
     network: Callable[[Tensor], Tensor]
     if not compiled:
-        network = FusedCvt(model)
+        network = Graphed(FusedCvt(model)) if device.type == "cuda" else FusedCvt(model)
     else:
         plain = model if device.type == "cpu" else FusedCvt(model).__call__
         network = torch.compile(plain, dynamic=False)

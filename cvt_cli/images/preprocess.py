@@ -7,6 +7,7 @@ published checkpoints name: ConvNeXT's and ViT's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
@@ -195,10 +196,7 @@ class Preprocessing:
 
     def normalize(self, batch: "torch.Tensor") -> "torch.Tensor":
         """(B, H, W, 3) uint8 on any device to (B, 3, H, W) float32 on the same."""
-        import torch
-
-        mean = torch.tensor(self.mean, device=batch.device)
-        std = torch.tensor(self.std, device=batch.device)
+        mean, std = (_on_device(values, batch.device) for values in (self.mean, self.std))
         return ((batch.float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
 
     def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
@@ -252,6 +250,15 @@ class Preprocessing:
             return padded[top : top + rows, left : left + columns]
         top, left = (height - rows) // 2, (width - columns) // 2
         return pixels[top : top + rows, left : left + columns]
+
+
+@cache
+def _on_device(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
+    """Made once: a copy to a GPU from ordinary memory waits for what that has to do before."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def _size(value: Any, square: bool) -> tuple[int, int] | int:

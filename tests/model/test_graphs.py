@@ -1,0 +1,176 @@
+"""CUDA graphs: when one is recorded, which batches go through it, and that results stay the same.
+
+Without a CUDA device, a stand-in takes the place of the recording: it computes anew, but reads its
+input from one place and gives as many rows as it was recorded with, as a graph does.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cvt_cli.model import graphs
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.model.fused import FusedCvt
+from cvt_cli.model.graphs import Graphed
+from tests.model.test_cvt import randomise, tiny
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+class Network:
+    """A row for each image; notes the sizes of batches that it is called with."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        return images.sum(dim=(2, 3)) + 1
+
+
+class Recorded:
+    """In place of `graphs._Graph`; all that were made are in `made`."""
+
+    made: list["Recorded"]
+    error = 0.0
+
+    def __init__(self, _network: Any, images: torch.Tensor) -> None:
+        self.input = images.clone()
+        self.calls = 0
+        self.made.append(self)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.input[: len(images)].copy_(images)
+        return (self.input.sum(dim=(2, 3)) + 1 + self.error)[: len(images)].clone()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    monkeypatch.setattr(Recorded, "made", [], raising=False)
+    monkeypatch.setattr(Recorded, "error", 0.0)
+    monkeypatch.setattr(graphs, "_Graph", Recorded)
+    return Recorded
+
+
+def images(count: int, size: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, size, size)
+
+
+def through(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+    torch.testing.assert_close(network(x), Network()(x))
+
+
+def test_the_second_batch_of_a_shape_is_recorded(recorded: type[Recorded]) -> None:
+    network = Network()
+    graphed = Graphed(network)
+    through(graphed, images(4))
+    assert not recorded.made  # one image from the shell gains nothing
+    for _ in range(3):
+        through(graphed, images(4))
+    through(graphed, images(4, size=5))
+    assert [len(each.input) for each in recorded.made] == [4]
+    assert recorded.made[0].calls == 4  # the first beside the network, to see that it is right
+    assert network.sizes == [4, 4, 4]
+
+
+def test_a_smaller_batch_is_padded_to_no_more_than_twice_its_size(recorded: type[Recorded]) -> None:
+    network = Network()
+    graphed = Graphed(network)
+    for size in (8, 8, 6, 6):
+        through(graphed, images(size))
+    network.sizes.clear()
+    for size in (7, 5, 4):  # to 8, to 6 and to 6
+        through(graphed, images(size))
+    assert network.sizes == []
+    assert [each.calls for each in recorded.made] == [4, 4]
+    through(graphed, images(2))
+    through(graphed, images(9))
+    assert network.sizes == [2, 9]
+
+
+def test_no_more_graphs_than_memory_is_meant_for(
+    recorded: type[Recorded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 2)
+    graphed = Graphed(Network())
+    for size in (4, 5, 6, 7):
+        for _ in range(3):
+            through(graphed, images(2, size))
+    assert len(recorded.made) == 2
+    graphed.clear()
+    for _ in range(2):
+        through(graphed, images(2, 7))
+    assert len(recorded.made) == 3
+
+
+def test_a_recording_that_gives_other_results_is_not_used(recorded: type[Recorded]) -> None:
+    recorded.error = 0.5
+    graphed = Graphed(Network())
+    through(graphed, images(4))
+    with pytest.warns(UserWarning, match="without CUDA graphs, slower: they give other results"):
+        through(graphed, images(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        through(graphed, images(4))
+        through(graphed, images(3))
+    assert recorded.made[0].calls == 1
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(graphs, "_Graph", fails)
+    graphed = Graphed(Network())
+    through(graphed, images(4))
+    with pytest.warns(UserWarning, match="slower: operation not permitted when .* capturing$"):
+        through(graphed, images(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        through(graphed, images(4))
+
+
+@on_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_same_on_cuda(dtype: torch.dtype) -> None:
+    network = FusedCvt(randomise(Cvt(tiny())).eval().to("cuda", dtype))
+    graphed = Graphed(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is left out
+        for size in (4, 4, 4, 3, 4, 2, 1, 1, 1):
+            x = torch.randn(size, 3, 64, 64, device="cuda", dtype=dtype)
+            expected = network(x)
+            tolerance = 0.01 * float(expected.abs().max())
+            torch.testing.assert_close(graphed(x), expected, rtol=0, atol=tolerance)
+    assert len(graphed._graphs) == 2
+
+
+@on_cuda
+def test_two_threads_with_a_stream_each_on_cuda() -> None:
+    network = FusedCvt(randomise(Cvt(tiny())).eval().cuda())
+    wrong: list[str] = []
+
+    def work(seed: int) -> None:
+        graphed, stream = Graphed(network), torch.cuda.Stream()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.cuda.stream(stream):
+            for _ in range(30):
+                x = torch.randn(4, 3, 64, 64, generator=generator).pin_memory()
+                on_device = x.to("cuda", non_blocking=True)
+                if not torch.allclose(
+                    graphed(on_device).cpu(), network(on_device).cpu(), atol=1e-3
+                ):
+                    wrong.append(f"thread {seed}")
+
+    torch.cuda.synchronize()
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
