@@ -2,9 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -29,6 +34,40 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             beside.unlink()
         raise
     sync_folder(path.parent)
+
+
+def lock(path: Path) -> BinaryIO:
+    """Take a file that one process at a time may write, made if there is none. It is free again
+    when what is returned is closed, and when the process ends, however it does.
+
+    Raises:
+        BlockingIOError: if another has it.
+        OSError: if it can't be opened.
+    """
+    held = path.open("ab")
+    try:
+        if fcntl is None:
+            held.close()  # an open file could not be renamed
+        else:
+            # Some network file systems have no locks: better without than not at all.
+            with _unless_taken():
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):
+                raise BlockingIOError  # renamed or replaced by who had it
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+@contextlib.contextmanager
+def _unless_taken() -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 def sync_folder(folder: Path) -> None:

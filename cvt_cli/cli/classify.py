@@ -273,7 +273,8 @@ def classify(
         sink,
         classifier.batch_size,
         progress,
-        run.RunRecord(run_record, description) if run_record is not None else None,
+        run_record,
+        description,
         lambda: part.count(count(inputs, search)),
     )
 

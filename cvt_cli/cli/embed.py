@@ -111,7 +111,8 @@ def embed(
         sink,
         classifier.batch_size,
         progress,
-        run.RunRecord(run_record, description) if run_record is not None else None,
+        run_record,
+        description,
         lambda: count(inputs, search),
     )
 

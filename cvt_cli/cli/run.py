@@ -20,7 +20,7 @@ from cvt_cli import __version__
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress
-from cvt_cli.errors import ExitCode, Interrupted, UsageError
+from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.files import write_atomically
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
@@ -99,10 +99,16 @@ def open_sinks(
     resume: bool,
 ) -> Journal | SeveralOutputs | StreamOutput:
     """The same for several files at once, each with the name of its format."""
-    sinks = [
-        open_sink(path, writer_class(name), shape, {**run, "format": name}, resume)
-        for path, name in targets
-    ]
+    sinks: list[Journal | StreamOutput] = []
+    try:
+        for path, name in targets:
+            sinks.append(
+                open_sink(path, writer_class(name), shape, {**run, "format": name}, resume)
+            )
+    except UsageError:
+        for sink in sinks:
+            sink.abandon()
+        raise
     journals = [sink for sink in sinks if isinstance(sink, Journal)]
     return SeveralOutputs(journals) if len(journals) > 1 else sinks[0]
 
@@ -114,7 +120,8 @@ def run(
     sink: Journal | SeveralOutputs | StreamOutput,
     batch_size: int,
     progress: bool | None,
-    run_record: "RunRecord | None" = None,
+    run_record: Path | None,
+    description: Mapping[str, Any],
     count_sources: Callable[[], int | None] = lambda: None,
 ) -> None:
     """Write a record for each source that has none yet.
@@ -126,13 +133,20 @@ def run(
         sink: where they go.
         batch_size: the sources that go through the network together.
         progress: whether to show a bar; None where stderr is a terminal.
-        run_record: written at the end, whatever that is.
+        run_record: a file for what was run and how it went, written at the end, whatever that is.
+        description: what the records depend on.
         count_sources: how many there are, or None if nobody knows; called in a thread of its own.
 
     Raises:
+        UsageError: if the run record can't be written.
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.
         typer.Exit: with the code that says so if an input could not be read.
     """
+    try:
+        record_of_run = RunRecord(run_record, description) if run_record is not None else None
+    except UsageError:
+        sink.abandon()
+        raise
     sources, again = remaining(search, sink.done, batch_size)
     before = count = len(sink.done)
     errors = sink.errors
@@ -170,9 +184,14 @@ def run(
         bar.close()
         if outcome != "finished":
             rate = (count - before) / (time.monotonic() - start)
-        if run_record is not None:
+        if record_of_run is not None:
             counts = {"inputs": count, "errors": errors, "done_before": before}
-            run_record.write(outcome, counts, rate)
+            try:
+                record_of_run.write(outcome, counts, rate)
+            except UsageError as error:
+                if outcome == "finished":
+                    raise CvtError(str(error), hint="the output is whole") from None
+                say(f"error: {error}")  # what ended the run decides the exit code
     sum_up(settings, [str(path) for path in sink.paths], count, errors, rate)
 
 
@@ -184,7 +203,7 @@ class RunRecord:
         run: what the records depend on.
 
     Raises:
-        UsageError: at construction, if nothing can be written there.
+        UsageError: if nothing can be written there.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.files import lock
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
 
@@ -31,7 +32,8 @@ class Journal:
         resume: take up the journal of an interrupted run, if there is one.
 
     Raises:
-        UsageError: if nothing can be written there, or the journal is of a run that differs.
+        UsageError: if nothing can be written there, another process is writing it, or the journal
+            is of a run that differs.
     """
 
     def __init__(
@@ -55,13 +57,20 @@ class Journal:
         self.done: list[str] = []
         self.errors = 0
         try:
-            if resume and self.part.exists():
+            self._is_new = not (resume and self.part.exists())
+            self._lock = lock(self.part)
+            if self._is_new:
+                os.truncate(self.part, 0)
+                _write_whole(self._run_file, json.dumps(run, indent=2) + "\n")
+            else:
                 self._check_run(run)
                 self._recover()
-            else:
-                self.part.unlink(missing_ok=True)
-                _write_whole(self._run_file, json.dumps(run, indent=2) + "\n")
             self._stream = open_text(self.part, "a")
+        except BlockingIOError:
+            raise UsageError(
+                f"{self.part} is being written by another run",
+                hint="wait for its end, or name another --output",
+            ) from None
         except OSError as error:
             raise UsageError(f"{path} can't be written: {_reason(error)}") from None
         self._writer = writer_class(self._stream, shape, started=bool(self.done))
@@ -104,8 +113,17 @@ class Journal:
             else:
                 self.part.replace(self.path)
             self._run_file.unlink(missing_ok=True)
+            self._lock.close()
         except OSError as error:
             raise self._lost(error) from None
+
+    def abandon(self) -> None:
+        """For a run that ends before it began: leave what there was, a journal of its own not."""
+        self._stream.close()
+        if self._is_new:
+            for path in (self.part, self._run_file):
+                path.unlink(missing_ok=True)
+        self._lock.close()
 
     def _lost(self, error: OSError) -> CvtError:
         # What is still buffered can't be written either, and nobody is to try again at exit.

@@ -33,6 +33,11 @@ class SeveralOutputs:
                 else:
                     journal.write([record])
 
+    def abandon(self) -> None:
+        """See `Journal.abandon`."""
+        for journal in self._journals:
+            journal.abandon()
+
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
         """Give the files their names, those first that have to be made of their journals."""
         for journal in sorted(self._journals, key=lambda journal: not journal.is_converted):

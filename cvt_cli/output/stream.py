@@ -24,6 +24,9 @@ class StreamOutput:
         self._writer.write(records)
         self._stream.flush()
 
+    def abandon(self) -> None:
+        """See `Journal.abandon`: nothing was written."""
+
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
         """End the document."""
         self._writer.close()

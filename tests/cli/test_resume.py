@@ -224,6 +224,72 @@ def test_a_full_disk(
     assert output.read_bytes() == written(tmp_path, "csv", expected, {})
 
 
+def test_a_run_that_another_is_busy_with(
+    run_cvt: RunCvt, images: list[str], model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "labels.csv"
+    command = arguments(model, output)
+    with run_cvt.start(*command, encoding=None, errors=None) as process:
+        assert process.stdin is not None
+        process.stdin.write(listed(images))
+        process.stdin.flush()
+        while not records_in(part_of(output)):
+            assert process.poll() is None
+            time.sleep(0.02)
+        before = part_of(output).read_bytes()
+        second = run_cvt(*command, "--resume", stdin=listed(images), expect=2)
+        assert "labels.csv.part is being written by another run; wait" in second.stderr
+        assert part_of(output).read_bytes().startswith(before)
+        process.stdin.close()
+        process.wait()
+    assert sum(1 for _ in output.open(newline="")) > len(images)
+
+
+@pytest.mark.parametrize("wrong", [("--run-record", "no/run.json"), ("-o", "no/b.jsonl")])
+def test_a_run_that_cannot_begin_leaves_nothing(
+    run_cvt: RunCvt, images: list[str], model: Path, tmp_path: Path, wrong: tuple[str, str]
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = arguments(model, folder / "labels.csv")
+    found = run_cvt(*command, *wrong, stdin=listed(images), expect=2)
+    assert f"{wrong[1]} can't be written" in found.stderr
+    assert list(folder.iterdir()) == []
+    # A journal that an earlier run left is still there.
+    stop(run_cvt, command, images[:16], part_of(folder / "labels.csv"))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    run_cvt(*command, *wrong, "--resume", stdin=listed(images), expect=2)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_record_that_cannot_be_written_hides_nothing(
+    run_cvt: RunCvt, images: list[str], model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "record"
+    folder.mkdir()
+    for closed, code in ((False, 130), (True, 1)):
+        output = tmp_path / f"{code}.csv"
+        command = arguments(model, output, "--run-record", str(folder / "run.json"))
+        with run_cvt.start(*command) as process:
+            assert process.stdin is not None and process.stderr is not None
+            process.stdin.write("\0".join(images[: 2 * BATCH]) + "\0")
+            process.stdin.flush()
+            while not records_in(part_of(output)):
+                assert process.poll() is None
+                time.sleep(0.02)
+            shutil.rmtree(folder)
+            if closed:
+                process.stdin.close()
+            else:
+                process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+            assert process.wait() == code
+        assert "run.json can't be written" in said
+        assert ("the output is whole" if closed else "--resume goes on") in said
+        assert output.exists() == closed
+        folder.mkdir()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Path:
     """A file system with room for next to nothing."""

@@ -1,6 +1,8 @@
+import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +97,39 @@ def test_killed_between_the_document_and_the_end_of_its_journal(tmp_path: Path) 
     again.finish()
     assert path.read_bytes() == finished
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_one_run_at_a_time(tmp_path: Path, resume: bool) -> None:
+    path = tmp_path / "labels.csv"
+    first = journal(path)
+    first.write(some_records()[:1])
+    with pytest.raises(UsageError, match=r"labels\.csv\.part is being written by another run"):
+        journal(path, resume)
+    first.write(some_records()[1:])
+    first.finish()
+    finished = path.read_bytes()
+    again = journal(path, resume)  # nobody holds it any more
+    again.write(some_records())
+    again.finish()
+    assert path.read_bytes() == finished
+
+
+def test_a_journal_that_was_renamed_meanwhile_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "labels.csv"
+    first = journal(path)
+    first.write(some_records())
+    flock = fcntl.flock
+
+    def after_the_end(*arguments: Any) -> None:
+        first.finish()
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_end)
+    with pytest.raises(UsageError, match="another run"):
+        journal(path, resume=True)
 
 
 def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
