@@ -40,6 +40,8 @@ class Part:
         self.paths = paths
         self.is_archive = is_archive
         self.records: dict[int, Record] = {}
+        # The names of the images in an archive, where someone had to ask for them.
+        self.members: list[str] | None = None
         # How many records there will be; nobody knows that of an archive before it was read.
         self.size = None if is_archive else len(paths)
 
@@ -48,9 +50,22 @@ class Part:
         """Whether no record is missing."""
         return self.size == len(self.records)
 
+    @property
+    def following(self) -> int:
+        """The position behind the last record."""
+        return max(self.records, default=-1) + 1
+
     def missing(self) -> list[int]:
         """The positions without a record, of those that are known."""
         return [i for i in range(self.size or 0) if i not in self.records]
+
+    def name(self, position: int) -> str:
+        """What the input there is called; in an archive, if its members were listed."""
+        return (self.paths if self.members is None else self.members)[position]
+
+    def list_members(self, names: list[str]) -> None:
+        """What is in the archive, in its order."""
+        self.members, self.size = names, len(names)
 
     def in_order(self) -> Iterator[Record]:
         """The records, in the order of the inputs."""

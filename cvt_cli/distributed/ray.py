@@ -7,8 +7,8 @@ hold the network, to records.
     driver          parts of the output, each written when its last record is there
 
 What a worker that dies takes with it, Ray does again, a few times. What is still missing at the
-end is done once more, an image at a time, and what then kills its worker again is an error record.
-A record that comes twice is taken once.
+end is done once more, at last an image at a time, also of an archive, and what then kills its
+worker again is an error record. A record that comes twice is taken once.
 """
 
 import json
@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ RETRIES = 3
 # least.
 TASK_INPUTS = 500
 TASKS_PER_CORE = 4
+# So often something may go wrong with what is done together before anything goes well.
+FAULTS = 20
+# More inputs than these that were lost are first done again in groups: each reads its archive from
+# the start.
+LOST_INPUTS = 100
 # What Ray books. However many workers come to be on a node, also when others are lost, they must
 # leave room for a decoding task: each waits for the other's work.
 WORKER_CPUS = 0.01
@@ -58,16 +64,19 @@ DECODE_TASK_THREADS = 4
 # Cores to one worker without a GPU, where nobody says how many workers there are to be.
 CORES_PER_WORKER = 4
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
+CHANGED = "the archive is another one each time it is read"
 _NO_PATH = b""
 
 _INPUT = pa.schema(
     [
         ("part", pa.int64()),
-        ("position", pa.int64()),
-        ("path", pa.binary()),  # a path is bytes, not always UTF-8
+        ("position", pa.int64()),  # in the part; null for all of an archive
+        ("path", pa.binary()),  # of the archive, if it is in one; bytes, not always UTF-8
         ("archive", pa.bool_()),
     ]
 )
+# What is to be done: a row of `_INPUT`.
+_Row = tuple[int, int | None, str, bool]
 # One row says how many members an archive has: its `members` is not null.
 _IMAGE = pa.schema(
     [
@@ -77,6 +86,8 @@ _IMAGE = pa.schema(
         ("members", pa.int64()),
         ("error", pa.string()),
         ("columns", pa.string()),
+        # What went wrong with all that was read or computed together; it is tried again.
+        ("fault", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("pixels", pa.large_binary()),
@@ -84,11 +95,9 @@ _IMAGE = pa.schema(
 )
 _RECORD = pa.schema(
     [
-        *[_IMAGE.field(i) for i in range(6)],
+        *[_IMAGE.field(i) for i in range(7)],
         ("indexes", pa.list_(pa.int64())),
         ("scores", pa.list_(pa.float64())),
-        # What went wrong with the whole batch; it is tried again.
-        ("fault", pa.string()),
     ]
 )
 
@@ -266,40 +275,55 @@ class Cluster:
         """
         model = self._ray.put(_Shipped.of(job.checkpoint.files))
         collector = _Collector(parts, job.checkpoint.labels, on_record, on_part)
-        # At first in batches; then, for what a worker died of, one by one.
-        for alone in (False, True):
-            rows = collector.rows()
-            if not rows:
-                return
-            for table in self._stream(rows, job, layout, model, alone):
-                for row in table.to_pylist():
-                    collector.take(row, alone)
-            if collector.faults and not collector.came:
-                reason = min(collector.faults)
-                raise CvtError(f"the workers could classify nothing: {reason}")
-        collector.give_up()
+
+        def pass_over(rows: Sequence[_Row], per_task: int) -> None:
+            if rows:
+                collector.forget()
+                for table in self._stream(rows, job, layout, model, per_task):
+                    collector.take(table)
+
+        assert job.batch_size is not None
+        rows = collector.rows()
+        pass_over(rows, _inputs_per_task(len(rows), job.batch_size, layout.cores))
+        # What a worker dies of takes with it what is beside it: at last one by one.
+        self._list_members(collector.unlisted(), job.search)
+        collector.give_up(collector.unlisted())
+        rows = collector.rows()
+        if len(rows) > LOST_INPUTS:
+            pass_over(rows, math.isqrt(len(rows)))
+        pass_over(collector.rows(), 1)
+        collector.check()
+        collector.give_up(collector.unfinished())
+
+    def _list_members(self, parts: Sequence[Part], search: Search) -> None:
+        """Ask what is in archives that were not read to their end."""
+        task = self._ray.remote(num_cpus=DECODE_CPUS, max_retries=RETRIES)(_members)
+        folder = str(Path.cwd())
+        asked = [task.remote(part.paths[0], search, folder) for part in parts]
+        for part, answer in zip(parts, asked, strict=True):
+            # What kills even that has one record for all: see `_lost`.
+            with suppress(self._ray.exceptions.RayError):
+                part.list_members(self._ray.get(answer))
 
     def _stream(
         self,
-        rows: Sequence[tuple[int, int, str, bool]],
+        rows: Sequence[_Row],
         job: Job,
         layout: _Layout,
         model: Any,
-        alone: bool,
+        per_task: int,
     ) -> Iterator[pa.Table]:
         import ray.data
         from ray.data import ActorPoolStrategy
 
         assert job.batch_size is not None
-        batch_size = 1 if alone else job.batch_size
-        # What an image that kills its worker has beside it would die with it, once more.
-        per_task = 1 if alone else _inputs_per_task(len(rows), batch_size, layout.cores)
+        batch_size = min(job.batch_size, per_task)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         # What is lost is not lost to us: see `run`.
         context.max_errored_blocks = -1
         height, width = job.checkpoint.preprocessing.image_size or (224, 224)
-        context.target_max_block_size = 1 if alone else batch_size * height * width * 3
+        context.target_max_block_size = 1 if batch_size == 1 else batch_size * height * width * 3
         inputs: ray.data.Dataset = ray.data.from_arrow(list(_tables(rows, per_task)))
         images = inputs.map_batches(
             _decode,
@@ -347,44 +371,74 @@ class _Collector:
         self._on_record = on_record
         self._on_part = on_part
         self._unfinished = {part.index: part for part in parts}
-        # What went wrong with whole batches, and whether anything ever came of one.
-        self.faults: set[str] = set()
-        self.came = False
+        # What went wrong, by part and position; how often; whether an image was ever classified.
+        self._faults: dict[tuple[int, int | None], str] = {}
+        self._faulty = 0
+        self._came = False
         for part in parts:
             for record in part.in_order():
                 on_record(record)
             if part.is_complete:
                 self._finish(part)
 
-    def rows(self) -> list[tuple[int, int, str, bool]]:
-        """Part, position, path and whether it is an archive, of what is still to do."""
+    def rows(self) -> list[_Row]:
+        """What is still to do."""
         return [row for part in self._unfinished.values() for row in _rows(part)]
 
-    def take(self, row: dict[str, Any], final: bool) -> None:
-        """What a worker made of an input.
+    def unfinished(self) -> list[Part]:
+        """The parts that lack records."""
+        return list(self._unfinished.values())
+
+    def unlisted(self) -> list[Part]:
+        """Those of archives of which nobody knows what is in them."""
+        return [part for part in self.unfinished() if part.is_archive and part.members is None]
+
+    def forget(self) -> None:
+        """What went wrong is tried again."""
+        self._faults.clear()
+
+    def take(self, table: pa.Table) -> None:
+        """What a worker made of some inputs.
 
         Args:
-            row: of the schema `_RECORD`.
-            final: what went wrong is not tried again.
+            table: of the schema `_RECORD`.
+
+        Raises:
+            CvtError: if again and again something went wrong and never all well.
         """
+        rows = table.to_pylist()
+        for row in rows:
+            self._take(row)
+        self._faulty += any(row["fault"] is not None for row in rows)
+        if self._faulty >= FAULTS:
+            self.check()
+
+    def _take(self, row: dict[str, Any]) -> None:
         part = self._unfinished.get(row["part"])
         if part is None or row["position"] in part.records:
             return
         if row["members"] is not None:
             part.size = row["members"]
-        elif row["fault"] is not None and not final:
-            self.faults.add(row["fault"])
+        elif row["fault"] is not None:
+            self._faults[row["part"], row["position"]] = row["fault"]
         else:
-            self.came = True
+            self._came |= row["error"] is None
             self._add(part, row["position"], _record(row, self._labels))
         if part.is_complete:
             self._finish(part)
 
-    def give_up(self) -> None:
-        """Error records for what no worker survived."""
-        for part in list(self._unfinished.values()):
+    def check(self) -> None:
+        """Raises: CvtError, if something went wrong and nothing all well."""
+        if self._faults and not self._came:
+            reason = min(self._faults.values())
+            raise CvtError(f"the workers could classify nothing: {reason}")
+
+    def give_up(self, parts: Iterable[Part]) -> None:
+        """Error records for what went wrong each time, or what no worker survived."""
+        for part in parts:
             for position, record in _lost(part):
-                self._add(part, position, record)
+                reason = self._faults.get((part.index, position))
+                self._add(part, position, replace(record, error=reason) if reason else record)
             self._finish(part)
 
     def _add(self, part: Part, position: int, record: Record) -> None:
@@ -477,7 +531,7 @@ class _Worker:
         images, places = [], []
         results = []
         for index, row in enumerate(rows):
-            if row["members"] is not None:
+            if row["members"] is not None or row["fault"] is not None:
                 results.append(row)
                 continue
             image = DecodedImage("", error=row["error"], columns=json.loads(row["columns"] or "{}"))
@@ -520,37 +574,49 @@ def _decode(
         os.chdir(folder)
     rows = table.to_pylist()
     places: list[tuple[int, int]] = []
-    members: dict[int, int] = {}
+    done = 0
+    try:
+        sources = _sources(rows, search, places)
+        for batch in reader.batches(sources, batch_size, columns, threads=DECODE_TASK_THREADS):
+            yield pa.Table.from_pylist(
+                [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
+                _IMAGE,
+            )
+            done += len(batch)
+        if rows[0]["position"] is None:
+            size = {"part": rows[0]["part"], "path": _NO_PATH, "members": done}
+            yield pa.Table.from_pylist([size], _IMAGE)
+    # Of an image decoding takes care. What is left is the machine's own, or a fault of ours.
+    except Exception as error:
+        fault = f"{type(error).__name__}: {one_line(error)}"
+        left = [row for row in rows if (row["part"], row["position"]) not in places[:done]]
+        yield pa.Table.from_pylist([{**row, "fault": fault} for row in left], _IMAGE)
 
-    def sources() -> Iterator[Source]:
+
+def _sources(
+    rows: Sequence[dict[str, Any]], search: Search, places: list[tuple[int, int]]
+) -> Iterator[Source]:
+    """What a task reads. Puts part and position of each into `places`."""
+    if not rows[0]["archive"]:
         for row in rows:
             path = os.fsdecode(row["path"])
-            found = find_named(path, search)
-            if not row["archive"]:
-                places.append((row["part"], row["position"]))
-                yield next(found, failing(path, "no such file"))
-                continue
-            position = -1
-            for position, source in enumerate(found):
-                places.append((row["part"], position))
-                yield source
-            members[row["part"]] = position + 1
+            places.append((row["part"], row["position"]))
+            yield next(find_named(path, search), failing(path, "no such file"))
+        return
+    part, path = rows[0]["part"], os.fsdecode(rows[0]["path"])
+    wanted = {row["position"] for row in rows if row["position"] is not None}
+    end = max(wanted) + 1 if wanted else None
+    for position, source in enumerate(islice(find_named(path, search), end)):
+        if not wanted or position in wanted:
+            places.append((part, position))
+            yield source
 
-    done = 0
-    for batch in reader.batches(sources(), batch_size, columns, threads=DECODE_TASK_THREADS):
-        yield pa.Table.from_pylist(
-            [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
-            _IMAGE,
-        )
-        done += len(batch)
-    if members:
-        yield pa.Table.from_pylist(
-            [
-                {"part": part, "position": count, "path": _NO_PATH, "members": count}
-                for part, count in members.items()
-            ],
-            _IMAGE,
-        )
+
+def _members(path: str, search: Search, folder: str) -> list[str]:
+    """The names of the images in an archive. Decodes none."""
+    with suppress(OSError):
+        os.chdir(folder)
+    return [source.path for source in find_named(path, search)]
 
 
 def _image_row(part: int, position: int, image: DecodedImage) -> dict[str, Any]:
@@ -567,13 +633,13 @@ def _image_row(part: int, position: int, image: DecodedImage) -> dict[str, Any]:
     return row
 
 
-def _rows(part: Part) -> Iterator[tuple[int, int, str, bool]]:
-    """Part, position, path and whether it is an archive, of what is still to do."""
-    if part.is_archive:
-        yield part.index, 0, part.paths[0], True
-    else:
-        for position in part.missing():
-            yield part.index, position, part.paths[position], False
+def _rows(part: Part) -> Iterator[_Row]:
+    """What is still to do of a part."""
+    if part.size is None:
+        yield part.index, None, part.paths[0], True
+    for position in part.missing():
+        path = part.paths[0 if part.is_archive else position]
+        yield part.index, position, path, part.is_archive
 
 
 def _inputs_per_task(count: int, batch_size: int, cores: int) -> int:
@@ -582,26 +648,22 @@ def _inputs_per_task(count: int, batch_size: int, cores: int) -> int:
     return max(1, math.ceil(each / batch_size)) * batch_size
 
 
-def _tables(rows: Iterable[tuple[int, int, str, bool]], size: int) -> Iterator[pa.Table]:
-    """Inputs for one task each. An archive has a task of its own."""
-    group: list[dict[str, Any]] = []
-    for part, position, path, is_archive in rows:
-        if group and (is_archive or len(group) == size):
-            yield pa.Table.from_pylist(group, _INPUT)
-            group = []
-        group.append(
-            {
-                "part": part,
-                "position": position,
-                "path": os.fsencode(path),
-                "archive": is_archive,
-            }
-        )
-        if is_archive:
-            yield pa.Table.from_pylist(group, _INPUT)
-            group = []
-    if group:
-        yield pa.Table.from_pylist(group, _INPUT)
+def _tables(rows: Iterable[_Row], size: int) -> Iterator[pa.Table]:
+    """Inputs for one task each, so many at most. None has those of an archive and others."""
+    for _, same in groupby(rows, key=lambda row: row[2] if row[3] else None):
+        while group := list(islice(same, size)):
+            yield pa.Table.from_pylist(
+                [
+                    {
+                        "part": part,
+                        "position": position,
+                        "path": os.fsencode(path),
+                        "archive": is_archive,
+                    }
+                    for part, position, path, is_archive in group
+                ],
+                _INPUT,
+            )
 
 
 def _record(row: dict[str, Any], labels: Sequence[str]) -> Record:
@@ -611,17 +673,19 @@ def _record(row: dict[str, Any], labels: Sequence[str]) -> Record:
         tuple(
             Prediction(labels[index], round(score, SCORE_DIGITS), index) for index, score in best
         ),
-        row["fault"] or row["error"],
+        row["error"],
         json.loads(row["columns"] or "{}"),
     )
 
 
 def _lost(part: Part) -> list[tuple[int, Record]]:
-    """Error records for what no worker survived. Of an archive nobody knows the names of the
-    images that are missing: it has one for all."""
-    if part.is_archive:
-        return [(max(part.records, default=-1) + 1, Record(part.paths[0], error=DIED))]
-    return [(i, Record(part.paths[i], error=DIED)) for i in part.missing()]
+    """Error records for what no worker survived. Where nobody knows the names of the images that
+    are missing, their archive has one for all."""
+    if part.is_archive and part.members is None:
+        return [(part.following, Record(part.paths[0], error=DIED))]
+    if part.size is not None and part.size < part.following:
+        return [(part.following, Record(part.paths[0], error=CHANGED))]
+    return [(i, Record(part.name(i), error=DIED)) for i in part.missing()]
 
 
 def _check_address(address: str) -> None:

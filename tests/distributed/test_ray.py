@@ -19,6 +19,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -29,7 +30,9 @@ from ray.cluster_utils import Cluster
 from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
 from cvt_cli.cli.cluster import parse_workers
-from cvt_cli.errors import UsageError
+from cvt_cli.distributed.parts import Part
+from cvt_cli.distributed.ray import _RECORD, CHANGED, DIED, FAULTS, _Collector, _tables
+from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import writer_class
 from cvt_cli.records import Record
 from tests.cli.test_failures import check_line
@@ -274,45 +277,139 @@ def test_a_worker_and_a_node_that_are_lost(
     check_same(records(tmp_path / "merged.csv"), records(tmp_path / "local.csv"))
 
 
-POISON = """
+FATAL = b"it kills who decodes it"
+# In Ray's workers alone: an image that kills, and one of which Python makes an exception.
+POISON = f"""
 import os
 import sys
 
-stat = os.stat
-
-
-def fatal(path, *args, **options):
-    if str(path).endswith("poison.png"):
-        os._exit(9)
-    return stat(path, *args, **options)
-
-
 if "default_worker.py" in sys.argv[0]:
-    os.stat = fatal
+    from PIL import Image
+
+    stat, open_ = os.stat, Image.open
+
+    def raising(path, *args, **options):
+        if str(path).endswith("raises.png"):
+            raise ModuleNotFoundError("No module named 'codec'")
+        return stat(path, *args, **options)
+
+    def fatal(file, *args, **options):
+        if file.read({len(FATAL)}) == {FATAL!r}:
+            os._exit(9)
+        file.seek(0)
+        return open_(file, *args, **options)
+
+    os.stat, Image.open = raising, fatal
 """
 
 
 @pytest.mark.slow
-def test_an_image_that_kills_its_worker_each_time(
+def test_images_that_kill_their_worker_each_time(
     run_ray: Run, run_cvt: RunCvt, ray_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(POISON)
     photos = tmp_path / "photos"
     save_photos(photos, 24)
-    picture(24, 16, 99).save(photos / "0011poison.png")
+    (photos / "0011poison.png").write_bytes(FATAL)
+    # More than are tried one by one at once.
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for seed in range(110):
+            archive.add(photos / f"{seed % 24:04}.png", f"{seed:04}.png")
+            if seed == 70:
+                archive.add(photos / "0011poison.png", f"{seed:04}poison.png")
+    picture(24, 16, 98).save(photos / "raises.png")
     before = processes(ray_folder)
-    done = run_ray("photos", "-o", "labels", expect=1, env={"PYTHONPATH": str(tmp_path / "site")})
-    assert "cvt: 1 of 25 inputs could not be read" in done.stderr
+    env = {"PYTHONPATH": str(tmp_path / "site")}
+    done = run_ray("photos", "t.tar", "-o", "labels", expect=1, env=env)
+    assert "cvt: 3 of 137 inputs could not be read" in done.stderr
     # A Ray that cvt starts ends with it.
     wait_for(lambda: set(processes(ray_folder)) <= set(before))
-    run_cvt("classify", "photos", *MODEL, "-o", "local.csv", expect=0)
-    ours, local = records(tmp_path / "labels/part-000000.csv"), records(tmp_path / "local.csv")
-    (poison,) = (record for record in ours if record.error is not None)
-    assert poison.path == "photos/0011poison.png"
-    assert poison.error is not None
-    assert poison.error.startswith("its worker died each time it was tried: ")
-    check_same(*([each for each in all_ if each.path != poison.path] for all_ in (ours, local)))
+    run_cvt("merge", "labels", "-o", "merged.csv", expect=0)
+    run_cvt("classify", "photos", "t.tar", *MODEL, "-o", "local.csv", expect=1)
+    ours, local = (records(tmp_path / f"{name}.csv") for name in ("merged", "local"))
+    errors = {record.path: record.error for record in ours if record.error is not None}
+    raised = errors.pop("photos/raises.png")
+    assert raised == "ModuleNotFoundError: No module named 'codec'"
+    assert list(errors) == ["photos/0011poison.png", "t.tar::0070poison.png"]
+    for error in errors.values():
+        assert error.startswith("its worker died each time it was tried: ")
+    assert [record.path for record in ours] == [record.path for record in local]
+    failed = {*errors, "photos/raises.png"}
+    check_same(*([each for each in all_ if each.path not in failed] for all_ in (ours, local)))
+
+
+def answer(*rows: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"part": 0, "path": b"", "error": "no image", **row} for row in rows], _RECORD
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "then"),
+    [(None, DIED), (["a.tar::x", "a.tar::y", "a.tar::z"], DIED), (["a.tar::x"], CHANGED)],
+)
+def test_an_archive_that_was_not_read_to_its_end(members: list[str] | None, then: str) -> None:
+    part, done = Part(0, ["a.tar"], is_archive=True), []
+    collector = _Collector(
+        [part], (), lambda record: None, lambda part: done.extend(part.in_order())
+    )
+    assert collector.rows() == [(0, None, "a.tar", True)]
+    collector.take(
+        answer({"position": 0, "path": b"a.tar::x"}, {"position": 1, "path": b"a.tar::y"})
+    )
+    if members is not None:
+        part.list_members(members)
+        assert collector.rows() == [(0, i, "a.tar", True) for i in range(2, len(members))]
+    collector.give_up(collector.unfinished())
+    last = members[2] if members and len(members) > 2 else "a.tar"
+    assert [record.path for record in done] == ["a.tar::x", "a.tar::y", last]
+    assert done[-1].error == then
+
+
+def test_exceptions_on_workers_and_nothing_else() -> None:
+    paths = list(map(str, range(2 * FAULTS)))
+
+    def collector() -> _Collector:
+        return _Collector([Part(0, paths)], ("cat",), lambda record: None, lambda part: None)
+
+    def bad(position: int) -> pa.Table:
+        return answer({"position": position, "error": None, "fault": "OSError: no"})
+
+    one = collector()
+    one.take(answer({"position": 0}))  # that is no image does not show that a worker can work
+    for position in range(1, FAULTS):
+        one.take(bad(position))
+    with pytest.raises(CvtError, match="the workers could classify nothing: OSError: no"):
+        one.take(bad(FAULTS))
+    with pytest.raises(CvtError, match="the workers could classify nothing"):
+        one.check()
+
+    other = collector()
+    other.take(answer({"position": 0, "error": None, "indexes": [0], "scores": [1.0]}))
+    for position in range(1, 2 * FAULTS):
+        other.take(bad(position))
+    other.check()
+
+
+def test_tasks_of_one_archive_or_of_files() -> None:
+    rows = [
+        (0, 0, "a", False),
+        (0, 1, "b", False),
+        (0, 2, "c", False),
+        (1, None, "x.tar", True),
+        (2, 4, "y.tar", True),
+        (2, 7, "y.tar", True),
+        (3, 0, "d", False),
+    ]
+    tables = [table.to_pylist() for table in _tables(rows, 2)]
+    assert [[(row["part"], row["position"]) for row in table] for table in tables] == [
+        [(0, 0), (0, 1)],
+        [(0, 2)],
+        [(1, None)],
+        [(2, 4), (2, 7)],
+        [(3, 0)],
+    ]
 
 
 @pytest.mark.slow
