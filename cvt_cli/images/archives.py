@@ -45,8 +45,8 @@ NEEDS_SEEK = ("zip", "parquet")
 
 # Photographs hardly shrink. Bytes out for each one in.
 _BOMB_RATIO = 200
-# A tar header claims to be longer than this only to exhaust memory. Bytes.
-_MAX_HEADER = 2**24
+# The headers of one member of a tar archive are longer in all only to exhaust memory. Bytes.
+_MAX_HEADER = 2**20
 
 Open = Callable[[], BinaryIO]
 
@@ -326,21 +326,18 @@ def _tar_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iter
     with open_() as file:
         size = file.seek(0, 2)
         file.seek(0)
-        with tarfile.open(
-            fileobj=cast(BinaryIO, _Headers(file)), mode="r:", tarinfo=_Header
-        ) as tar:
-            for member in _each(tar):
-                if not wanted.wants_member(member.name):
-                    continue
-                name = f"{path}::{member.name}"
-                reason = _refusal(member)
-                if reason:
-                    yield failing(name, reason)
-                elif member.offset_data + member.size > size:
-                    yield failing(name, "the archive is cut off here")
-                    return
-                else:
-                    yield Source(name, _part(open_, member, max_bytes))
+        for member in _each(file):
+            if not wanted.wants_member(member.name):
+                continue
+            name = f"{path}::{member.name}"
+            reason = _refusal(member)
+            if reason:
+                yield failing(name, reason)
+            elif member.offset_data + member.size > size:
+                yield failing(name, "the archive is cut off here")
+                return
+            else:
+                yield Source(name, _part(open_, member, max_bytes))
 
 
 def _stream_members(
@@ -350,46 +347,41 @@ def _stream_members(
     by, before the next is asked for."""
     with open_() as file:
         stream = _Expanding(file, kind, max_bytes)
-        with tarfile.open(
-            fileobj=cast(BinaryIO, stream), mode="r|", bufsize=CHUNK, tarinfo=_Header
-        ) as tar:
-            for member in _each(tar):
-                if not wanted.wants_member(member.name):
-                    continue
-                name = f"{path}::{member.name}"
-                reason = _refusal(member)
-                if reason:
-                    yield failing(name, reason)
-                    continue
-                content = cast(BinaryIO, tar.extractfile(member))
-                spool = Spool(max_bytes)
-                try:
-                    if member.size > max_bytes:
-                        while content.read(CHUNK):
-                            pass
-                    else:
-                        spool.copy(content)
-                except (tarfile.ReadError, EOFError):
-                    yield failing(name, "the archive is cut off here")
-                    return
+        for member in _each(stream):
+            if not wanted.wants_member(member.name):
+                continue
+            name = f"{path}::{member.name}"
+            reason = _refusal(member)
+            if reason:
+                yield failing(name, reason)
+                continue
+            try:
                 if member.size > max_bytes:
+                    stream.seek(member.offset_data + member.size)
                     yield failing(name, too_large(max_bytes))
                 else:
-                    yield Source(name, spool.take)
-        if stream.ended and kind in ("tar", "zst"):
-            # These two don't say themselves where they end.
-            raise EOFError("the archive is cut off")
+                    yield Source(name, _copied(stream, member.size).take)
+            except EOFError:
+                yield failing(name, "the archive is cut off here")
+                return
 
 
-def _each(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _each(file: "BinaryIO | _Expanding") -> Iterator[tarfile.TarInfo]:
+    """The members of a tar archive, from where the file is to the archive's end. It is left where
+    a member's content starts."""
+    headers = _Headers(file)
     end = -1
-    while (member := tar.next()) is not None:
-        # tarfile remembers every member, and a header may send it back where it was.
-        tar.members.clear()  # type: ignore[attr-defined]
-        if tar.offset <= end or member.size < 0:
-            raise tarfile.ReadError("a header leads back to where it was")
-        end = tar.offset
-        yield member
+    with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", tarinfo=_Header) as tar:
+        while (member := tar.next()) is not None:
+            # tarfile remembers every member and global header, and a header may send it back
+            # where it was.
+            tar.members.clear()  # type: ignore[attr-defined]
+            tar.pax_headers.clear()  # type: ignore[attr-defined]
+            if tar.offset <= end or member.size < 0:
+                raise tarfile.ReadError("a header leads back to where it was")
+            end = tar.offset
+            yield member
+            headers.left = _MAX_HEADER
 
 
 def _refusal(member: tarfile.TarInfo) -> str:
@@ -416,53 +408,69 @@ def _part(open_: Open, member: tarfile.TarInfo, max_bytes: int) -> Open:
     def read() -> BinaryIO:
         if size > max_bytes:
             raise too_large(max_bytes)
-        spool = Spool(size)
         try:
             with open_() as file:
                 file.seek(start)
-                while chunk := file.read(min(CHUNK, size - spool.received)):
-                    spool.write(chunk)
+                return _copied(file, size).take()
         except OSError as error:
             raise ImageError(one_line(error)) from None
-        if spool.received < size:
-            raise ImageError("the archive has changed since the search")
-        return spool.take()
+        except EOFError:
+            raise ImageError("the archive has changed since the search") from None
 
     return read
 
 
+def _copied(file: "BinaryIO | _Expanding", size: int) -> Spool:
+    """That many bytes of it. Raises: EOFError if there are less."""
+    spool = Spool(size)
+    while chunk := file.read(min(CHUNK, size - spool.received)):
+        spool.write(chunk)
+    if spool.received < size:
+        raise EOFError
+    return spool
+
+
 class _Header(tarfile.TarInfo):
-    """Tells a broken header from the end of the archive; tarfile takes it for the end."""
+    """Tells a broken or missing header from the end of the archive, which is a block of zeros;
+    tarfile takes it for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
+            if len(buf) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("the archive is cut off") from None
             if buf.strip(b"\0"):
                 raise tarfile.ReadError(str(error)) from None
             raise
 
 
 class _Headers:
-    """A tar archive of which the headers only are read."""
+    """A tar archive of which the headers only are read.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Attributes:
+        left: bytes that the next member's may have.
+    """
+
+    def __init__(self, file: "BinaryIO | _Expanding") -> None:
         self._file = file
         self.seek = file.seek
         self.tell = file.tell
+        self.left = _MAX_HEADER
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER:
+        if not 0 <= size <= self.left:
             raise tarfile.ReadError("a header of absurd size")
+        self.left -= size
         return self._file.read(size)
 
 
 class _Expanding:
-    """What a compressed stream expands to.
+    """What a compressed stream expands to, to be read once.
 
     Raises:
-        ImageError: from `read`, if that is far more than any photographs do; from the
+        ImageError: while it is read, if that is far more than any photographs do; from the
             constructor, if a package is missing.
     """
 
@@ -470,21 +478,32 @@ class _Expanding:
         self._input = _Counting(file)
         self._expanded = _decompressor(kind, self._input)
         self._max_bytes = max_bytes
-        self._count = 0
-        # Whether more was asked for than there is.
-        self.ended = False
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Forwards only. Raises: EOFError if it ends before."""
+        if position < self._position:
+            raise tarfile.ReadError("a header leads back to where it was")
+        while self._position < position:
+            if not self.read(min(CHUNK, position - self._position)):
+                raise EOFError("the archive is cut off")
 
     def read(self, size: int) -> bytes:
-        # read1: what comes before a damage is not lost with it.
-        data = self._expanded.read1(size)
-        self.ended = not data
-        self._count += len(data)
-        if self._count > max(self._max_bytes, _BOMB_RATIO * self._input.count):
-            raise ImageError(
-                f"expands more than {_BOMB_RATIO}-fold (a decompression bomb?)",
-                hint="unpack it if it is what it should be",
-            )
-        return data
+        """So many bytes; less at the end only."""
+        start = self._position
+        data = bytearray()
+        while len(data) < size and (more := self._expanded.read1(size - len(data))):
+            data += more
+            self._position = start + len(data)
+            if self._position > max(self._max_bytes, _BOMB_RATIO * self._input.count):
+                raise ImageError(
+                    f"expands more than {_BOMB_RATIO}-fold (a decompression bomb?)",
+                    hint="unpack it if it is what it should be",
+                )
+        return bytes(data)
 
 
 class _Counting:

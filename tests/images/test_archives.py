@@ -58,22 +58,24 @@ def zst(data: bytes) -> bytes:
     return compressed
 
 
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "tar": bytes,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zst,
+}
+
+
 def make(path: str, files: dict[str, bytes]) -> str:
     """An archive of the kind that its suffix says."""
     suffix = path.split(".", 1)[1]
     if suffix == "zip":
         make_zip(path, files)
         return path
-    pack: dict[str, Callable[[bytes], bytes]] = {
-        "tar": bytes,
-        "gz": gzip.compress,
-        "bz2": bz2.compress,
-        "xz": lzma.compress,
-        "zst": zst,
-    }
     kind = suffix.removeprefix("tar.").replace("tgz", "gz").replace("tbz2", "bz2")
     kind = kind.replace("txz", "xz").replace("tzst", "zst")
-    Path(path).write_bytes(pack[kind](tar(files)))
+    Path(path).write_bytes(PACK[kind](tar(files)))
     return path
 
 
@@ -297,24 +299,90 @@ def test_a_damaged_header_is_not_the_end(at: int) -> None:
         assert found == {f"{i}.jpg": b"x" for i in range(at // 1024)}
 
 
-def test_tar_headers_that_lie() -> None:
-    def header(size: bytes, kind: bytes = b"0", name: bytes = b"x.jpg") -> bytes:
-        block = bytearray(512)
-        block[: len(name)] = name
-        block[100:108] = block[108:116] = block[116:124] = b"0000644\0"
-        block[124:136], block[136:148] = size, b"00000000000\0"
-        block[148:156], block[156:157], block[257:265] = b" " * 8, kind, b"ustar\x0000"
-        block[148:156] = b"%06o\0 " % sum(block)
-        return bytes(block)
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "tar.zst"])
+@pytest.mark.parametrize("members", [0, 2])
+def test_a_tar_that_is_cut_off_before_a_header(kind: str, members: int) -> None:
+    """What is there is whole, but nothing says that it is all."""
+    files = {f"{i}.jpg": b"x" for i in range(4)}
+    for more in (0, 100):
+        cut = tar(files)[: 1024 * members + more]
+        Path(f"a.{kind}").write_bytes(PACK[kind.removeprefix("tar.")](cut))
+        found = results(f"a.{kind}")
+        assert str(found.pop("")).startswith("broken archive")
+        assert found == {f"{i}.jpg": b"x" for i in range(members)}
 
+
+def tar_header(size: bytes, kind: bytes = b"0", name: bytes = b"x.jpg") -> bytes:
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:108] = block[108:116] = block[116:124] = b"0000644\0"
+    block[124:136], block[136:148] = size, b"00000000000\0"
+    block[148:156], block[156:157], block[257:265] = b" " * 8, kind, b"ustar\x0000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def large_header(kind: str, size: int) -> bytes:
+    """The start of a tar archive whose first member has this much of a header."""
+    if kind == "sparse":
+        extent = b"%011o\0%011o\0" % (512, 512)
+        first = bytearray(tar_header(b"%011o\0" % 512, b"S"))
+        first[482] = 1
+        first[148:156] = b" " * 8
+        first[148:156] = b"%06o\0 " % sum(first)
+        return bytes(first) + (extent * 21 + b"\1" + bytes(7)) * (size // 512)
+    if kind == "many":
+        each = b"%d comment=" % 2**16
+        one = tar_header(b"%011o\0" % 2**16, b"x") + each.ljust(2**16 - 1, b"x") + b"\n"
+        return one * (size // 2**16)
+    letter = {"pax": b"x", "global": b"g", "long name": b"L", "long link": b"K"}[kind]
+    data = b"n" * size
+    if letter in b"xg":
+        data = (b"%d comment=" % size).ljust(size - 1, b"x") + b"\n"
+    return tar_header(b"%011o\0" % size, letter) + data
+
+
+@pytest.mark.parametrize("kind", ["pax", "global", "long name", "long link", "many", "sparse"])
+def test_a_large_tar_header_is_not_held_in_memory(kind: str) -> None:
+    """Not where the archive is small because it is compressed, either."""
+    data = large_header(kind, 2**24) + tar(MEMBERS)
+    for path in ("a.tar", "a.tar.gz"):
+        Path(path).write_bytes(data if path == "a.tar" else gzip.compress(data, 1))
+        tracemalloc.start()
+        try:
+            found = results(path)
+            assert tracemalloc.get_traced_memory()[1] < 2**24
+        finally:
+            tracemalloc.stop()
+        assert found == {"": "broken archive: a header of absurd size"}
+
+
+def test_global_tar_headers_are_not_remembered() -> None:
+    data = b""
+    for i in range(100):
+        record = (b"65536 comment%05d=" % i).ljust(2**16 - 1, b"x") + b"\n"
+        data += tar_header(b"%011o\0" % 2**16, b"g") + record
+        data += tar({f"{i}.jpg": b"x"})[:1024]
+    Path("a.tar.gz").write_bytes(gzip.compress(data + bytes(1024)))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in find(["a.tar.gz"])) == 100
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_tar_headers_that_lie() -> None:
     huge = b"\x80" + (2**40).to_bytes(11, "big")
     negative = b"\xff" * 10 + b"\xfe\0"
     cases = {
-        "huge": header(huge),
-        "negative": header(b"00000000001\0") + b"x" * 512 + header(negative),
-        "long name": header(huge, b"L") + bytes(4096),
-        "long names": header(b"00000000001\0", b"L") * 5000,
-        "pax": header(b"00000000016\0", b"x") + b"14 size=-1024\n".ljust(512, b"\0") + header(huge),
+        "huge": tar_header(huge),
+        "negative": tar_header(b"00000000001\0") + b"x" * 512 + tar_header(negative),
+        "long name": tar_header(huge, b"L") + bytes(4096),
+        "long names": tar_header(b"00000000001\0", b"L") * 5000,
+        "pax": tar_header(b"00000000016\0", b"x")
+        + b"14 size=-1024\n".ljust(512, b"\0")
+        + tar_header(huge),
     }
     for name, data in cases.items():
         for path in ("a.tar", "a.tar.gz"):
