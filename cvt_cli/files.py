@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -22,9 +23,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: if the disk is full or the folder not writable; the old content is still there.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = new_beside(path)
     try:
-        with beside.open("wb") as file:
+        with beside.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -34,6 +35,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             beside.unlink()
         raise
     sync_folder(path.parent)
+
+
+def new_beside(path: Path) -> Path:
+    """A name in the folder of a file that no other process has, and that nobody can know before it
+    is there: on other machines, and in other containers, processes have the same numbers."""
+    return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
 
 
 def lock(path: Path) -> BinaryIO:

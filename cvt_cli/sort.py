@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cvt_cli.errors import CvtError, ImageError
-from cvt_cli.files import sync_folder
+from cvt_cli.files import new_beside, sync_folder
 from cvt_cli.images.archives import kind_of_archive
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.records import Record
@@ -353,7 +353,7 @@ def _make_folder(folder: Path) -> None:
 
 def _copy(file: Path, target: Path) -> None:
     with _beside(target) as copy:
-        with file.open("rb") as source, copy.open("wb") as out:
+        with file.open("rb") as source, copy.open("xb") as out:
             shutil.copyfileobj(source, out, CHUNK_BYTES)
         _copy_times(file, copy)
         _rename(copy, target)
@@ -378,7 +378,7 @@ def _move_across(file: Path, target: Path) -> None:
     before = file.stat()
     with _beside(target) as copy:
         digest = hashlib.sha256()
-        with file.open("rb") as source, copy.open("wb") as out:
+        with file.open("rb") as source, copy.open("xb") as out:
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 out.write(chunk)
@@ -456,7 +456,7 @@ def _remove_moved(file: Path, target: Path) -> None:
     if not target.samefile(file):
         file.unlink()
         return
-    aside = file.with_name(_temporary_name())
+    aside = new_beside(file)
     file.rename(aside)
     if os.path.lexists(target):
         aside.unlink()
@@ -467,15 +467,11 @@ def _remove_moved(file: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A temporary file in the folder of the target, gone when the context ends."""
-    path = target.with_name(_temporary_name())
+    path = new_beside(target)
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _temporary_name() -> str:
-    return f".cvt-sort-{os.getpid()}.tmp"
 
 
 def _copy_times(file: Path, copy: Path) -> None:

@@ -489,6 +489,41 @@ def test_a_full_disk_ends_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert tree() == {}
 
 
+# Two jobs at once
+
+
+@pytest.mark.parametrize(("action", "disk"), [(Action.COPY, "same"), (Action.MOVE, "other")])
+def test_two_jobs_with_the_same_process_number(
+    here: Path,
+    action: Action,
+    disk: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if disk == "other":
+        request.getfixturevalue("other_disk")
+    copy_times = cvt_cli.sort._copy_times
+    others: list[Outcome] = []
+
+    def meanwhile(file: Path, copy: Path) -> None:
+        monkeypatch.setattr(cvt_cli.sort, "_copy_times", copy_times)
+        others.extend(sort([record("b/x.jpg")], action))
+        copy_times(file, copy)
+
+    monkeypatch.setattr(cvt_cli.sort, "_copy_times", meanwhile)
+    assert statuses(sort([record("a/x.jpg")], action)) == [DONE]
+    assert statuses(others) == [DONE]
+    assert tree() == {"cat/x.jpg": "B", "cat/x-2.jpg": "A"}
+
+
+def test_a_planted_temporary_name_is_not_written_through(here: Path) -> None:
+    write("victim", "precious")
+    Path("sorted/cat").mkdir(parents=True)
+    Path(f"sorted/cat/.cvt-sort-{os.getpid()}.tmp").symlink_to(here / "victim")
+    assert statuses(sort(XS[:1])) == [DONE]
+    assert Path("victim").read_text() == "precious"
+
+
 # Archives
 
 

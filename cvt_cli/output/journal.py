@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import lock
+from cvt_cli.files import lock, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
 
@@ -61,7 +61,8 @@ class Journal:
             self._lock = lock(self.part)
             if self._is_new:
                 os.truncate(self.part, 0)
-                _write_whole(self._run_file, json.dumps(run, indent=2) + "\n")
+                text = json.dumps(run, indent=2) + "\n"
+                write_atomically(self._run_file, lambda file: file.write(text.encode()))
             else:
                 self._check_run(run)
                 self._recover()
@@ -191,15 +192,6 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
             f"{part_of(path)} is there from a run that was interrupted",
             hint="--resume takes it up, --overwrite starts anew",
         )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + "~")
-    with open_text(beside, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
 
 
 def _reason(error: OSError) -> str:
