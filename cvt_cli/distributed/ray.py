@@ -44,6 +44,8 @@ from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Prediction, Record, as_written
 
 CONNECT_SECONDS = 5.0
+# What takes longer than this to begin is said.
+PATIENCE_SECONDS = 30.0
 # How often Ray does again what a dying worker or node takes with it.
 RETRIES = 3
 # Inputs that one decoding task reads, at most; and how many such tasks each core has to do, at
@@ -219,25 +221,73 @@ class Cluster:
             The job with device, dtype and batch size; the layout.
 
         Raises:
-            UsageError: if the cluster has no such device, or another version of us.
+            UsageError: if the cluster has no such device, or a node another version of us.
+            ModelError: if the model can't be loaded there.
         """
+        self._check_versions()
         layout = self._layout(job, workers)
         device = "cuda" if layout.gpus else ("cpu" if job.device == "auto" else job.device)
         job = replace(job, device=device)
-        probe = self._ray.remote(num_cpus=WORKER_CPUS, num_gpus=layout.gpus, max_retries=1)
+        self._model = self._ray.put(_Shipped.of(job.checkpoint.files))
+        # Not in a worker of the pool, which comes back as often as it dies.
+        probe = self._ray.remote(num_cpus=WORKER_CPUS, num_gpus=layout.gpus, max_retries=RETRIES)(
+            _settled
+        )
         try:
-            facts = self._ray.get(probe(_settled).remote(job))
+            # In a tuple: in its place alone Ray would pass the model itself.
+            facts = self._answer(probe.remote(job, (self._model,), layout.threads))
         except self._ray.exceptions.RayTaskError as error:
             raise _unwrapped(error) from None
-        if facts["version"] != __version__:
-            raise UsageError(
-                f"the cluster has cvt {facts['version']}, this is {__version__}",
-                hint="install the same version on every node",
-            )
+        except self._ray.exceptions.RayError as error:
+            raise ModelError(
+                f"a worker dies each time it loads the model ({type(error).__name__})",
+                hint="does its node have the memory? --debug shows what Ray says",
+            ) from None
         return replace(job, dtype=facts["dtype"], batch_size=facts["batch_size"]), layout
 
+    def _check_versions(self) -> None:
+        def version() -> str | None:
+            try:
+                from cvt_cli import __version__
+            except ImportError:
+                return None
+            return __version__
+
+        # A function in a function travels as code: a node may not have us.
+        task = self._ray.remote(num_cpus=0, max_retries=RETRIES)(version)
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        nodes = [node for node in self._nodes() if node["Resources"].get("CPU")]
+        asked = [
+            task.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote()
+            for node in nodes
+        ]
+        for node, question in zip(nodes, asked, strict=True):
+            try:
+                found = self._answer(question)
+            except self._ray.exceptions.RayError:  # it is gone
+                continue
+            if found != __version__:
+                has = f"cvt {found}" if found else "no cvt"
+                raise UsageError(
+                    f"the cluster's node {node['NodeManagerAddress']} has {has}, this is "
+                    f"{__version__}",
+                    hint="install the same version on every node",
+                )
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [node for node in self._ray.nodes() if node["Alive"]]
+
+    def _answer(self, asked: Any) -> Any:
+        """What a task returns. Says so if it takes long. Raises: RayError."""
+        if not self._ray.wait([asked], timeout=PATIENCE_SECONDS)[0]:
+            warnings.warn(
+                "still waiting for a worker: `ray status` shows whether the cluster is full",
+                stacklevel=2,
+            )
+        return self._ray.get(asked)
+
     def _layout(self, job: Job, workers: Workers) -> _Layout:
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in self._nodes()]
         core_count = int(sum(node.get("CPU", 0) for node in nodes))
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         wants_gpu = job.device.startswith("cuda") or (job.device == "auto" and gpus > 0)
@@ -273,13 +323,12 @@ class Cluster:
         Raises:
             CvtError: if the workers can't work at all; says why.
         """
-        model = self._ray.put(_Shipped.of(job.checkpoint.files))
         collector = _Collector(parts, job.checkpoint.labels, on_record, on_part)
 
         def pass_over(rows: Sequence[_Row], per_task: int) -> None:
             if rows:
                 collector.forget()
-                for table in self._stream(rows, job, layout, model, per_task):
+                for table in self._stream(rows, job, layout, per_task):
                     collector.take(table)
 
         assert job.batch_size is not None
@@ -310,7 +359,6 @@ class Cluster:
         rows: Sequence[_Row],
         job: Job,
         layout: _Layout,
-        model: Any,
         per_task: int,
     ) -> Iterator[pa.Table]:
         import ray.data
@@ -344,7 +392,7 @@ class Cluster:
             batch_size=batch_size,  # Ray takes no actors with a GPU without one
             batch_format="pyarrow",
             zero_copy_batch=True,
-            fn_constructor_kwargs={"job": job, "model": model, "threads": layout.threads},
+            fn_constructor_kwargs={"job": job, "model": self._model, "threads": layout.threads},
             compute=ActorPoolStrategy(min_size=layout.fewest, max_size=layout.most),
             num_cpus=WORKER_CPUS,
             num_gpus=layout.gpus or None,
@@ -489,17 +537,16 @@ class _Shipped:
         return replace(like, files=ResolvedFiles(self.name, None, None, weights))
 
 
-def _settled(job: Job) -> dict[str, Any]:
-    """Runs where a worker will run: what it will be like there."""
+def _settled(job: Job, model: tuple[Any], threads: int) -> dict[str, Any]:
+    """Runs where a worker will run: what it will be like there. Loads the model, once."""
     from cvt_cli.classifier import auto_batch_size
     from cvt_cli.devices import pick_device, pick_dtype
 
     device = pick_device(job.device)
-    return {
-        "version": __version__,
-        "dtype": str(pick_dtype(job.dtype, device)).removeprefix("torch."),
-        "batch_size": job.batch_size or auto_batch_size(job.checkpoint, device),
-    }
+    dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
+    batch_size = job.batch_size or auto_batch_size(job.checkpoint, device)
+    _Worker(replace(job, dtype=dtype, batch_size=batch_size), *model, threads)
+    return {"dtype": dtype, "batch_size": batch_size}
 
 
 class _Worker:
@@ -745,9 +792,11 @@ def _unwrapped(error: BaseException) -> CvtError:
     """Our own error where one is behind it, else its last line."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, CvtError):
+        # What Ray raises is of the class of its cause too, but its text is a traceback.
+        behind = getattr(cause, "cause", None)
+        if behind is None and isinstance(cause, CvtError):
             return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
+        cause = behind or cause.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for line in reversed(lines):
         name, _, message = line.partition(": ")

@@ -307,8 +307,6 @@ if "default_worker.py" in sys.argv[0]:
 def test_images_that_kill_their_worker_each_time(
     run_ray: Run, run_cvt: RunCvt, ray_folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(POISON)
     photos = tmp_path / "photos"
     save_photos(photos, 24)
     (photos / "0011poison.png").write_bytes(FATAL)
@@ -320,7 +318,7 @@ def test_images_that_kill_their_worker_each_time(
                 archive.add(photos / "0011poison.png", f"{seed:04}poison.png")
     picture(24, 16, 98).save(photos / "raises.png")
     before = processes(ray_folder)
-    env = {"PYTHONPATH": str(tmp_path / "site")}
+    env = site(tmp_path / "site", POISON)
     done = run_ray("photos", "t.tar", "-o", "labels", expect=1, env=env)
     assert "cvt: 3 of 137 inputs could not be read" in done.stderr
     # A Ray that cvt starts ends with it.
@@ -474,10 +472,12 @@ GPU_JOB = """if True:
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.distributed.parts import Part
+    from cvt_cli.distributed import ray
     from cvt_cli.distributed.ray import Cluster, Job, Workers
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.images.source import Search
 
+    ray.PATIENCE_SECONDS = 0
     address, *paths = sys.argv[1:]
     checkpoint = load(resolve("cvt-tiny-cifar10"))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
@@ -514,6 +514,7 @@ def test_workers_with_a_gpu(
         )
         assert done.returncode == 0, done.stderr
         assert sorted(done.stdout.split()) == paths
+        assert "still waiting for a worker: `ray status` shows" in done.stderr
     finally:
         cluster.remove_node(node, allow_graceful=False)
 
@@ -611,6 +612,7 @@ def test_without_ray(run_ray: Run, cat: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "labels").exists()
 
 
+# In Ray's workers alone.
 OTHER_VERSION = """
 import sys
 
@@ -619,11 +621,46 @@ if "default_worker.py" in sys.argv[0]:
 
     cvt_cli.__version__ = "0.0.0"
 """
+FATAL_TO_LOAD = """
+import os
+import sys
 
 
-def test_a_cluster_with_another_version(run_ray: Run, cat: Path, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(OTHER_VERSION)
-    done = run_ray("cat.jpg", "-o", "labels", env={"PYTHONPATH": str(tmp_path / "site")})
-    check_line(done, 2, f"the cluster has cvt 0.0.0, this is {__version__}", "install the same")
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            os._exit(9)
+
+
+if "default_worker.py" in sys.argv[0]:
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+def site(folder: Path, code: str) -> dict[str, str]:
+    """The environment in which every Python runs this first."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_what_a_cluster_can_not_do(
+    run_ray: Run, cluster: Cluster, cat: Path, tmp_path: Path
+) -> None:
+    command = ("cat.jpg", "-o", "labels")
+    # The worker's own error is said as if it were ours.
+    done = run_ray(*command, "--device", "mps", address=cluster.address)
+    check_line(done, 2, "cvt: error: mps: this machine has no such device")
+    node = cluster.add_node(num_cpus=1, env_vars=site(tmp_path / "site", OTHER_VERSION))
+    try:
+        done = run_ray(*command, address=cluster.address)
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+    check_line(done, 2, "the cluster's node ", f" has cvt 0.0.0, this is {__version__}", "same")
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_model_that_kills_who_loads_it(run_ray: Run, cat: Path, tmp_path: Path) -> None:
+    done = run_ray("cat.jpg", "-o", "labels", env=site(tmp_path / "site", FATAL_TO_LOAD))
+    check_line(done, 3, "a worker dies each time it loads the model", "memory")
     assert not (tmp_path / "labels").exists()
