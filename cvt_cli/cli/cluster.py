@@ -169,7 +169,7 @@ def run(
             "version": __version__,
         }
         folder.begin(description, resume, overwrite)
-        known, before, errors, first = known_inputs(folder)
+        known, before, errors, first = known_inputs(folder) if resume else (set(), 0, 0, 0)
         parts = list(parts_of(find.find(inputs, search, True), PART_INPUTS, known, first))
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)

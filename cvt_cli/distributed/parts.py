@@ -23,7 +23,8 @@ T = TypeVar("T")
 SUCCESS = "_SUCCESS"
 RUN = "_run.json"
 KEPT = "parts that are whole are kept: mend that, then the same command with --resume"
-_PART = re.compile(r"part-(\d+)\.([a-z]+)")
+# Not part-7.csv, as the shards of a run without Ray may be called.
+_PART = re.compile(r"part-(\d{6,})\.([a-z]+)")
 
 
 class Part:
@@ -110,6 +111,11 @@ class PartFolder:
                 f"{self.where} holds a run that was interrupted",
                 hint="--resume takes it up, --overwrite starts anew",
             )
+        if RUN not in names and any(map(_PART.fullmatch, names)) and not overwrite:
+            raise UsageError(
+                f"{self.where} holds parts, and no {RUN} that says of which run",
+                hint="--overwrite replaces them",
+            )
         if names and not any(map(_is_ours, names)):
             raise UsageError(f"{self.where} is not empty", hint="name a folder of its own")
 
@@ -127,8 +133,9 @@ class PartFolder:
         if resume and RUN in names:
             self._check_run(run)
         elif overwrite:
-            # What says that it is whole goes first.
-            for name in sorted(filter(_is_ours, names), key=lambda name: name != SUCCESS):
+            # What says that it is whole goes first, and last what says of which run it is.
+            order = {SUCCESS: 0, RUN: 2}
+            for name in sorted(filter(_is_ours, names), key=lambda name: order.get(name, 1)):
                 self._files.delete(name)
         self.write_run(run)
 

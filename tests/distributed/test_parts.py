@@ -144,7 +144,7 @@ def test_a_part_is_a_document(where: str) -> None:
     ]
 
 
-def test_from_the_beginning_to_the_end(where: str) -> None:
+def test_from_the_beginning_to_the_end(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = folder(f"{where}/")
     one.check_free(False, False)
     assert names(where) == set()  # nothing is made before anything is started
@@ -164,7 +164,14 @@ def test_from_the_beginning_to_the_end(where: str) -> None:
         folder(where).check_free(True, True)
     again = folder(where)
     again.check_free(False, True)
+    # At no time are there parts and nothing that says of which run.
+    deleted: list[str] = []
+    files = again._files
+    monkeypatch.setattr(
+        files, "delete", lambda name: (deleted.append(name), type(files).delete(files, name))
+    )
     again.begin(SETTINGS, False, True)
+    assert deleted == [SUCCESS, "part-000000.csv", RUN]
     assert names(where) == {RUN}
 
 
@@ -197,6 +204,14 @@ def test_files_of_others_are_neither_taken_nor_deleted(where: str) -> None:
     folder(where).write(filled(0, ["a"]), SETTINGS)
     folder(where).begin(SETTINGS, False, True)
     assert names(where) == {RUN, "holiday.jpg"}
+
+
+def test_parts_of_an_unknown_run(where: str) -> None:
+    folder(where).write(filled(0, ["a"]), SETTINGS)
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"holds parts, and no _run\.json"):
+            folder(where).check_free(resume, False)
+    folder(where).check_free(False, True)
 
 
 def test_a_part_is_there_whole_or_not_at_all(

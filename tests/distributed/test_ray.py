@@ -538,6 +538,9 @@ def test_workers_with_a_gpu(
         ("cat.jpg -o labels --run-record run.json", ["--run-record", "--engine local"]),
         ("cat.jpg -o full", ["full is not empty"]),
         ("cat.jpg -o done", ["done holds the labels of a run", "--overwrite"]),
+        ("cat.jpg -o shards", ["shards is not empty", "a folder of its own"]),
+        ("cat.jpg -o parts", ["parts holds parts, and no _run.json", "--overwrite"]),
+        ("cat.jpg -o parts --resume", ["parts holds parts, and no _run.json", "--overwrite"]),
         ("cat.jpg -o done --resume", ["done is finished", "--overwrite"]),
         ("cat.jpg -o half", ["half holds a run that was interrupted", "--resume", "--overwrite"]),
         ("cat.jpg -o labels --ray-address ray://127.0.0.1:10001", ["Ray Client", "auto"]),
@@ -549,7 +552,14 @@ def test_workers_with_a_gpu(
 def test_wrong_usage(
     arguments: str, words: Sequence[str], run_cvt: RunCvt, cat: Path, tmp_path: Path
 ) -> None:
-    for name in ("full/mine.txt", "done/_SUCCESS", "done/_run.json", "half/_run.json"):
+    for name in (
+        "full/mine.txt",
+        "done/_SUCCESS",
+        "done/_run.json",
+        "half/_run.json",
+        "parts/part-000000.csv",
+        "shards/part-1.csv",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     before = sorted(tmp_path.rglob("*"))
