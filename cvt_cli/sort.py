@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cvt_cli.errors import CvtError, ImageError
+from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.files import new_beside, sync_folder
 from cvt_cli.images.archives import kind_of_archive
 from cvt_cli.images.find import STDIN, Search, Source, find
@@ -127,6 +127,7 @@ class Sorter:
 
         Raises:
             CvtError: if the disk is full or read-only; what was done stays.
+            UsageError: if the folder can't be made.
         """
         for record in records:
             if record.error is not None:
@@ -139,7 +140,7 @@ class Sorter:
             except (ImageError, SortError) as error:
                 yield Outcome(Status.FAILED, record.path, folder, error=str(error))
             except (OSError, ValueError) as error:
-                reason = (getattr(error, "strerror", None) or str(error)).lower()
+                reason = _reason(error)
                 if isinstance(error, OSError) and error.errno in _FATAL:
                     raise CvtError(
                         f"{self._folder / folder}: {reason}",
@@ -168,13 +169,16 @@ class Sorter:
             raise SortError("not a file of its own: it can only be copied")
         if file is not None and not stat.S_ISREG(os.stat(file).st_mode):
             raise SortError("not a regular file")
+        if file is None and not inside and self._action is not Action.MOVE:
+            raise _gone(path)
         name = _base_name(path, file)
         with contextlib.ExitStack() as stack:
             if inside and not self._dry_run:
                 file = stack.enter_context(_extracted(self._elsewhere.find(path)))
             for target in self._free_places(folder, name):
                 if os.path.lexists(target):
-                    # Of a file that is gone, all that can be said is that its place is taken.
+                    # Of a file that was moved, or that a dry run leaves in its archive, all that
+                    # can be said is that its place is taken.
                     same = target.exists() if file is None else self._is_same(file, target)
                     if not same:
                         continue
@@ -183,9 +187,9 @@ class Sorter:
                         _remove_moved(file, target)
                     return Status.THERE, target
                 if file is None and not inside:
-                    raise SortError("standard input" if path == STDIN else "no such file")
+                    raise _gone(path)
                 if file is not None and not self._dry_run:
-                    _make_folder(target.parent)
+                    self._make_folder(target.parent)
                     try:
                         _ACTIONS[self._action](file, target)
                     except FileExistsError:
@@ -207,6 +211,17 @@ class Sorter:
             place = f"{folder}/{numbered(name, number)}"
             if _key(place) not in self._taken:
                 yield self._folder / place
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            # No file would fare better.
+            raise UsageError(f"{self._folder} can't be made: {_reason(error)}") from None
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise SortError(f"{folder} is not a folder") from None
 
     def _take(self, folder: str, path: str, target: Path) -> None:
         self._placed.add((folder, path))
@@ -250,6 +265,14 @@ def existing(path: str) -> Path | None:
             if os.path.lexists(candidate):
                 return Path(candidate)
     return None
+
+
+def _gone(path: str) -> SortError:
+    return SortError("standard input" if path == STDIN else "no such file")
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _is_inside(path: str) -> bool:
@@ -342,13 +365,6 @@ def _key(name: str) -> str:
 
 def _digest(label: str) -> str:
     return hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise SortError(f"{folder} is not a folder") from None
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -167,6 +167,20 @@ def test_a_file_that_is_gone_is_reported_and_the_rest_goes_on(here: Path, action
     assert tree() == SORTED
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("action", [Action.COPY, Action.LINK, Action.SYMLINK])
+def test_a_file_that_is_gone_is_not_taken_for_another_of_its_name(
+    here: Path, action: Action, dry_run: bool
+) -> None:
+    write("sorted/cat/gone.jpg", "somebody's")
+    outcomes = sort([record("gone.jpg")], action, dry_run=dry_run)
+    assert statuses(outcomes) == [FAILED]
+    assert outcomes[0].error == "no such file"
+    sort(XS, action)
+    Path("b/x.jpg").unlink()
+    assert statuses(sort(XS, action)) == [THERE, FAILED, THERE, THERE]
+
+
 @pytest.mark.parametrize("action", Action)
 def test_a_dry_run_says_the_same_and_changes_nothing(here: Path, action: Action) -> None:
     write("sorted/cat/x-2.jpg", "somebody's")

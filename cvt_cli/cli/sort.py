@@ -1,5 +1,6 @@
 """`cvt sort`: labels in, files in a folder for each label out."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -102,7 +103,8 @@ def sort(
     if move + link + symlink > 1:
         raise UsageError("--move, --link and --symlink exclude each other")
     document = _Document(labels, format_)
-    if folder.exists() and not folder.is_dir():
+    # os.path: Path takes a name that is too long, or not for this user, for an error.
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder")
 
     from cvt_cli.sort import Action, Sorter, Status

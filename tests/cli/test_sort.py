@@ -138,6 +138,7 @@ def test_many_failures_are_not_all_named(run_cvt: RunCvt, tmp_path: Path) -> Non
         (["labels.csv", "sorted", "--format", "json"], "it is not JSON"),
         (["labels.csv", "sorted", "--format", "tsv"], "no columns `path`"),
         (["labels.csv", "labels.csv"], "labels.csv is not a folder"),
+        (["labels.csv", "x" * 300], "x can't be made: file name too long"),
         (["-", "sorted"], "need --format"),
         (["-", "sorted", "-f", "parquet"], "from standard input"),
     ],
@@ -145,6 +146,7 @@ def test_many_failures_are_not_all_named(run_cvt: RunCvt, tmp_path: Path) -> Non
 def test_what_can_not_be_done(
     run_cvt: RunCvt, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
+    (tmp_path / "0.jpg").touch()
     save(tmp_path / "labels.csv", [record("0.jpg", "cat")])
     done = run_cvt("sort", *arguments, expect=2)
     assert message in done.stderr
