@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import BufferedReader
 from itertools import islice
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +18,7 @@ from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
 from cvt_cli.images.preprocess import Preprocessing
-from cvt_cli.images.source import Source
+from cvt_cli.images.source import Source, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.config import CvtConfig
 
@@ -122,8 +123,12 @@ class ImageReader:
             if with_thumbnail:
                 result.thumbnail = make_thumbnail(image)
             result.pixels = pixels
-        except (ImageError, ValueError, MemoryError) as error:
-            result.error = str(error) or "out of memory"
+        except MemoryError:
+            result.error = "out of memory"
+        except OSError as error:
+            result.error = os_reason(error)
+        except (ImageError, ValueError) as error:
+            result.error = one_line(error)
         if "seconds" in columns:
             result.columns["seconds"] = round(time.perf_counter() - start, 6)
         return result
@@ -135,6 +140,6 @@ def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float
         facts["bytes"] = file.seek(0, os.SEEK_END)
     if "sha256" in columns:
         file.seek(0)
-        facts["sha256"] = hashlib.sha256(file.read()).hexdigest()
+        facts["sha256"] = hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
     file.seek(0)
     return facts

@@ -18,6 +18,7 @@ from cvt_cli import __version__
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool
+from cvt_cli.text import visible
 
 T = TypeVar("T")
 
@@ -327,7 +328,7 @@ def _retry_after(error: Exception) -> float:
 
 def _reason(error: Exception, timeout: float) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server says {error.code} {error.reason}".rstrip()
+        return visible(f"the server says {error.code} {error.reason}".rstrip())
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         error = error.reason
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:

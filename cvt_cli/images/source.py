@@ -9,6 +9,7 @@ from fnmatch import translate
 from typing import BinaryIO
 
 from cvt_cli.errors import ImageError
+from cvt_cli.text import visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
 # called.
@@ -122,8 +123,8 @@ def os_reason(error: OSError, path: str = "") -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception that is not ours."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an exception that is not ours, as text that can be shown."""
+    return visible(" ".join(str(error).split())) or type(error).__name__
 
 
 def _any_of(globs: tuple[str, ...] | list[str]) -> re.Pattern[str] | None:

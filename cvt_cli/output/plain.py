@@ -7,8 +7,11 @@ from typing import BinaryIO, TextIO
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Record, RecordShape
 
-# One record is one line, whatever is in a name.
-_ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+# One record is one line, whatever is in a name, and steers no terminal. Odd spaces stay: what reads
+# the lines must find the file.
+_ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160))
+}
 
 
 class PlainWriter:

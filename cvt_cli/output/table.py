@@ -9,6 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.text import visible
+
+__all__ = ["TableWriter", "visible"]
 
 BAR_WIDTH = 20
 LABEL_WIDTH = 44
@@ -31,7 +34,7 @@ class TableWriter:
             # A name is text, never markup or control characters.
             self._console.print(Text(visible(record.path), style="bold"))
             if record.error is not None:
-                self._console.print(Text(f"  {record.error}", style="red"))
+                self._console.print(Text(f"  {visible(record.error)}", style="red"))
             elif not record.predictions:
                 self._console.print(Text("  no label above the threshold", style="dim"))
             else:
@@ -74,11 +77,3 @@ class TableWriter:
             cells.append(Text(str(prediction.index), style="dim"))
             table.add_row(*cells, style="" if rank else "green")
         return table
-
-
-def visible(text: str) -> str:
-    """Control characters as escapes, so that a name can't steer the terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )

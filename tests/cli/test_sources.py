@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -189,6 +190,44 @@ def test_wrong_usage(arguments: list[str], word: str, run_cvt: RunCvt) -> None:
     done = run_cvt("classify", *arguments, expect=2)
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no such file here")
+@pytest.mark.parametrize("column", ["bytes", "sha256"])
+def test_a_file_that_can_not_be_read(
+    column: str, folder: Path, run_cvt: RunCvt, model: Path
+) -> None:
+    (folder / "cat.jpg").write_bytes(jpeg())
+    done = run_cvt(
+        *("classify", "/proc/self/mem", "cat.jpg", "-m", model, "-f", "jsonl"),
+        *("--columns", column),
+        expect=1,
+    )
+    assert [bool(record["error"]) for record in done.jsonl()] == [True, False]
+    assert "1 of 2 inputs" in done.stderr
+
+
+def test_a_server_does_not_steer_the_terminal(
+    folder: Path,
+    run_cvt: RunCvt,
+    model: Path,
+    server: Server,  # noqa: F811
+) -> None:
+    name = "\x1b]0;name\x07\x9b2Jodd\u3000space.png"
+    (folder / name).touch()
+    for format_, tty in (("table", True), ("table", False), ("plain", True), ("plain", False)):
+        done = run_cvt(
+            *("classify", f"{server.url}/steer", name, "-m", model, "-f", format_),
+            columns=200,
+            tty=tty,
+            no_color=True,
+            expect=1,
+        )
+        assert "404 \\x1b]0;pwned\\x07\\x1b[2JGone" in done.stdout
+        assert "\\x1b]0;name\\x07\\x9b2J" in done.stdout
+        assert not re.search("\x1b\\]|\x1b\\[2J|[\x07\x9b]", done.stdout)
+        # Programs find the file by it.
+        assert ("odd\u3000space" in done.stdout) == (format_ == "plain")
 
 
 def test_limits(folder: Path, run_cvt: RunCvt, model: Path) -> None:

@@ -115,6 +115,10 @@ class Handler(BaseHTTPRequestHandler):
     def _garbage(self, rest: str) -> None:
         self.wfile.write(b"\0\1\2 what?\r\n\r\n")
 
+    def _steer(self, rest: str) -> None:
+        """To a terminal, a title and a clear screen."""
+        self.wfile.write(b"HTTP/1.1 404 \x1b]0;pwned\x07\x1b[2JGone\r\n\r\n")
+
     def _file(self, rest: str) -> None:
         self._ok(rest, Path(self.server.folder, rest.split("?", maxsplit=1)[0]).read_bytes())
 
@@ -195,6 +199,7 @@ def test_ranges_of_addresses(server: Server) -> None:
         ("missing.jpg", "the server says 404 Not Found", 1),
         ("status/401", "the server says 401 Unauthorized", 1),
         ("status/403", "the server says 403 Forbidden", 1),
+        ("steer", r"the server says 404 \x1b]0;pwned\x07\x1b[2JGone", 1),
         ("status/410", "the server says 410 Gone", 1),
         ("status/429", "the server says 429 Too Many Requests", 3),
         ("status/500", "the server says 500 Internal Server Error", 3),
