@@ -119,7 +119,7 @@ def run(
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.classifier import describe, indexes_of
-    from cvt_cli.distributed.parts import PartFolder, known_inputs, parts_of
+    from cvt_cli.distributed.parts import Part, PartFolder, left_of, parts_of
     from cvt_cli.distributed.ray import Cluster, Job, Workers
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
@@ -169,8 +169,10 @@ def run(
             "version": __version__,
         }
         folder.begin(description, resume, overwrite)
-        known, before, errors, first = known_inputs(folder) if resume else (set(), 0, 0, 0)
-        parts = list(parts_of(find.find(inputs, search, True), PART_INPUTS, known, first))
+        parts: Sequence[Part] = list(parts_of(find.find(inputs, search, True), PART_INPUTS))
+        before = errors = 0
+        if resume:
+            parts, before, errors = left_of(parts, folder, PART_INPUTS)
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)
         bar = Progress(is_shown(settings, progress), lambda: total, before)

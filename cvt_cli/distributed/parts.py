@@ -8,13 +8,14 @@ import io
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
-from cvt_cli.images.source import Source, one_line
+from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
 
@@ -63,6 +64,13 @@ class Part:
     def name(self, position: int) -> str:
         """What the input there is called; in an archive, if its members were listed."""
         return (self.paths if self.members is None else self.members)[position]
+
+    def has_records_of(self, paths: Sequence[str]) -> bool:
+        """Whether records of these paths, as output files write them, are all of it."""
+        if not self.is_archive:
+            return list(map(as_written, self.paths)) == paths
+        path = as_written(self.paths[0])
+        return all(each == path or each.startswith(f"{path}::") for each in paths)
 
     def list_members(self, names: list[str]) -> None:
         """What is in the archive, in its order."""
@@ -201,6 +209,51 @@ class PartFolder:
         self._files.write(SUCCESS, b"")
 
 
+def left_of(
+    parts: Sequence[Part], folder: PartFolder, size: int
+) -> tuple[Sequence[Part], int, int]:
+    """What a run that is taken up has to do. Warns where the inputs have changed since: then those
+    without a record are in parts behind the others.
+
+    Args:
+        parts: of all inputs.
+        size: inputs in a part, at most.
+
+    Returns:
+        The parts to do; how many records there are; how many of them are errors.
+
+    Raises:
+        UsageError: if a file of the folder is no part.
+    """
+    left = {part.index: part for part in parts}
+    count = errors = 0
+    for index, records in folder.finished():
+        there = list(records)
+        part = left.get(index)
+        if part is None or not part.has_records_of([as_written(each.path) for each in there]):
+            warnings.warn(
+                "the inputs have changed since: doing those without a record, in parts that come "
+                "last",
+                stacklevel=2,
+            )
+            known, count, errors, following = known_inputs(folder)
+            return list(parts_of(_inputs(parts), size, known, following)), count, errors
+        del left[index]
+        count += len(there)
+        errors += sum(each.error is not None for each in there)
+    return list(left.values()), count, errors
+
+
+def _inputs(parts: Iterable[Part]) -> Iterator[Source]:
+    for part in parts:
+        for position, path in enumerate(part.paths):
+            known = part.records.get(position)
+            if known is not None and known.error is not None:
+                yield failing(path, known.error)
+            else:  # nobody opens it
+                yield Source(path, io.BytesIO, is_archive=part.is_archive)
+
+
 def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
     """What finished parts have.
 
@@ -222,7 +275,9 @@ def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
     return known, count, errors, following
 
 
-def parts_of(sources: Iterable[Source], size: int, known: set[str], first: int) -> Iterator[Part]:
+def parts_of(
+    sources: Iterable[Source], size: int, known: Container[str] = (), first: int = 0
+) -> Iterator[Part]:
     """Inputs in parts.
 
     Args:

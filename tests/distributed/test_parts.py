@@ -13,7 +13,9 @@ from cvt_cli.distributed.parts import (
     SUCCESS,
     Part,
     PartFolder,
+    _inputs,
     known_inputs,
+    left_of,
     open_folder,
     parts_of,
 )
@@ -93,7 +95,7 @@ def test_inputs_in_parts() -> None:
         failing("d", "no such file"),
         source("e"),
     ]
-    parts = list(parts_of(sources, 2, set(), 7))
+    parts = list(parts_of(sources, 2, first=7))
     assert [(part.index, part.paths, part.is_archive) for part in parts] == [
         (7, ["a", "b"], False),
         (8, ["c"], False),
@@ -130,6 +132,44 @@ def test_what_is_written_is_known_again(where: str, format_: str) -> None:
     ]
     left = [path for part in parts_of(sources, 10, known, following) for path in part.paths]
     assert left == ["half", "z.tar"]
+
+
+def test_what_is_left_keeps_its_numbers(where: str) -> None:
+    one = folder(where)
+    one.begin(SETTINGS, False, False)
+    archive = Part(3, ["x.tar"], is_archive=True)
+    archive.records = {0: Record("x.tar::1"), 1: Record("x.tar", error="it is cut off")}
+    one.write(filled(1, ["c", BROKEN]), SETTINGS)
+    one.write(archive, SETTINGS)
+
+    def inputs(*more: str) -> list[Part]:
+        sources = [
+            *map(source, ("a", "b", "c", BROKEN)),
+            failing("d", "no such file"),
+            source("x.tar", is_archive=True),
+            source("y.tar", is_archive=True),
+            *map(source, more),
+        ]
+        return list(parts_of(sources, 2))
+
+    parts, count, errors = left_of(inputs("e"), one, 2)
+    assert [(part.index, part.paths, part.is_archive) for part in parts] == [
+        (0, ["a", "b"], False),
+        (2, ["d"], False),
+        (4, ["y.tar"], True),
+        (5, ["e"], False),
+    ]
+    assert (count, errors) == (4, 1)
+    # An input before the others moves them all.
+    with pytest.warns(UserWarning, match="the inputs have changed since"):
+        parts, count, errors = left_of(list(parts_of([source("0"), *_inputs(inputs())], 2)), one, 2)
+    assert [(part.index, part.paths, part.is_archive) for part in parts] == [
+        (4, ["0", "a"], False),
+        (5, ["b", "d"], False),
+        (6, ["y.tar"], True),
+    ]
+    assert parts[1].records == {1: Record("d", error="no such file")}
+    assert (count, errors) == (4, 1)
 
 
 def test_a_part_is_a_document(where: str) -> None:
