@@ -31,6 +31,7 @@ from cvt_cli.model.graphs import Graphed
 from cvt_cli.records import Prediction, Record
 
 DEFAULT_TOP_K = 5
+TOO_LARGE = "out of memory, by itself; --image-size gives all images one size"
 NOT_FINITE = "the network's scores are not numbers: NaN in its weights, or a dtype too narrow"
 MAX_AUTO_BATCH_SIZE = 256
 # What the activations of a batch may take, in bytes: on a CPU what its caches help with, on a GPU
@@ -101,6 +102,7 @@ class Classifier:
             model = model.with_image_size(image_size)
         self.checkpoint = model
         self.batch_size = batch_size or auto_batch_size(model, self.device)
+        self._usual_pixels = math.prod(usual_size(model))
         self.max_pixels = max_pixels
         self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
         self._indexes = indexes_of(only, model) if only else range(len(model.labels))
@@ -246,16 +248,12 @@ class Classifier:
     ) -> Iterator[Record]:
         """The second half of `classify`: one record for each image that is decoded, or that could
         not be, in order."""
-        good = [image.pixels for image in images if image.pixels is not None]
-        predictions = iter(self._predictions(good, top_k))
+        predictions = iter(self._predictions(self._rows(images, self.probabilities), top_k))
         for image in images:
             if image.pixels is None:
                 yield Record(image.path, error=image.error, columns=image.columns)
                 continue
             best = next(predictions)
-            if not math.isfinite(best[0].score):
-                yield Record(image.path, error=NOT_FINITE, columns=image.columns)
-                continue
             if "index" in columns:
                 image.columns["index"] = best[0].index
             kept = tuple(each for each in best if each.score >= threshold)
@@ -267,11 +265,48 @@ class Classifier:
         return self._spread(batches, Classifier._embedded)
 
     def _embedded(self, images: Sequence[DecodedImage]) -> Iterator[Record]:
-        good = [image.pixels for image in images if image.pixels is not None]
-        vectors = iter(self.embeddings(good).tolist())
+        vectors = iter(self._rows(images, self.embeddings).tolist())
         for image in images:
             embedding = None if image.pixels is None else tuple(next(vectors))
             yield Record(image.path, error=image.error, embedding=embedding)
+
+    def _rows(
+        self,
+        images: Sequence[DecodedImage],
+        compute: Callable[[Sequence[np.ndarray]], Tensor],
+    ) -> Tensor:
+        """What `compute` makes of the pixels, a row for each image that has them. Without a row of
+        numbers it has an error in their place afterwards."""
+        good = [image for image in images if image.pixels is not None]
+        rows = None
+        try:
+            rows = compute(_pixels(good))
+        except RuntimeError as error:
+            # Where all images have one size, none of them is too large.
+            fixed = self.checkpoint.preprocessing.image_size is not None
+            if fixed or not is_out_of_memory(error):
+                raise
+        if rows is None:  # not above: the error holds on to what the network had computed
+            rows = torch.cat([self._row(image, compute) for image in good])
+            good = [image for image in good if image.pixels is not None]
+        finite = rows.isfinite().all(dim=1)
+        for image, is_finite in zip(good, finite.tolist(), strict=True):
+            if not is_finite:
+                image.pixels, image.error = None, NOT_FINITE
+        return rows[finite]
+
+    def _row(
+        self, image: DecodedImage, compute: Callable[[Sequence[np.ndarray]], Tensor]
+    ) -> Tensor:
+        """(1, width); (0, width) if the device's memory does not hold it, which the image tells."""
+        self._free_memory()
+        try:
+            return compute(_pixels([image]))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        image.pixels, image.error = None, TOO_LARGE
+        return compute([])
 
     def probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
         """Softmax over the classes, or over those that were chosen.
@@ -303,13 +338,15 @@ class Classifier:
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(index)
-        for indexes in by_size.values():
+        for size, indexes in by_size.items():
             start = 0
             while start < len(indexes):
-                chunk = indexes[start : start + self.batch_size]
+                # Large images take the room of several.
+                room = max(1, self.batch_size * self._usual_pixels // (size[0] * size[1]))
+                chunk = indexes[start : start + min(room, self.batch_size)]
                 # Pinned memory is copied to a GPU while Python goes on.
                 batch = torch.empty(
-                    (len(chunk), *images[chunk[0]].shape),
+                    (len(chunk), *size),
                     dtype=torch.uint8,
                     pin_memory=self.device.type == "cuda",
                 )
@@ -318,7 +355,7 @@ class Classifier:
                     with self._on_stream():
                         result[chunk] = forward(batch)
                 except RuntimeError as error:
-                    if not is_out_of_memory(error) or self.batch_size == 1:
+                    if not is_out_of_memory(error) or len(chunk) == 1:
                         raise
                     self._halve_batch()
                 else:
@@ -345,22 +382,21 @@ class Classifier:
 
     def _halve_batch(self) -> None:
         self.batch_size //= 2
-        if self.device.type == "cuda":
-            for graphs in self._graphs:
-                graphs.clear()
-            torch.cuda.empty_cache()
+        self._free_memory()
         # The same words each time: Python says them once.
         warnings.warn(
             "out of memory: going on with smaller batches (a smaller --batch-size avoids this)",
             stacklevel=2,
         )
 
-    def _predictions(
-        self, images: Sequence[np.ndarray], top_k: int
-    ) -> list[tuple[Prediction, ...]]:
-        if not images:
-            return []
-        scores, columns = self.probabilities(images).topk(min(top_k, len(self._indexes)))
+    def _free_memory(self) -> None:
+        if self.device.type == "cuda":
+            for graphs in self._graphs:
+                graphs.clear()
+            torch.cuda.empty_cache()
+
+    def _predictions(self, probabilities: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
+        scores, columns = probabilities.topk(min(top_k, len(self._indexes)))
         predictions = []
         for row in zip(scores.tolist(), columns.tolist(), strict=True):
             best = ((score, self._indexes[column]) for score, column in zip(*row, strict=True))
@@ -368,6 +404,10 @@ class Classifier:
                 tuple(Prediction(self.labels[index], score, index) for score, index in best)
             )
         return predictions
+
+
+def _pixels(images: Iterable[DecodedImage]) -> list[np.ndarray]:
+    return [image.pixels for image in images if image.pixels is not None]
 
 
 def describe(
@@ -403,13 +443,18 @@ def describe(
 def auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:
     """A power of two whose activations have room. The same on every run of a machine, so that an
     interrupted run can be resumed."""
-    size = checkpoint.preprocessing.image_size or (224, 224)
-    each = count(checkpoint.config, size).peak_activation_bytes
+    each = count(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
     room: float = CPU_BATCH_BYTES
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE
     fitting = min(MAX_AUTO_BATCH_SIZE, max(1, int(room / each)))
     return 1 << (fitting.bit_length() - 1)
+
+
+def usual_size(checkpoint: Checkpoint) -> tuple[int, int]:
+    """(height, width) in pixels of the images in a batch; where the preprocessing leaves each its
+    own, of those that fill one."""
+    return checkpoint.preprocessing.image_size or (224, 224)
 
 
 def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:

@@ -1,5 +1,6 @@
 """The Python API."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,16 +206,73 @@ def test_scores_that_are_no_numbers_are_an_error(folder: Path, pictures: list[st
     network = classify._model
     expected = ["not numbers" if r.error is None else r.error for r in classify(pictures)]
     classify._model = lambda x: network(x) * float("nan")
-    found = classify(pictures)
-    assert not any(record.predictions for record in found)
-    assert all(e in (r.error or "") for e, r in zip(expected, found, strict=True))
+    features = classify._features
+    classify._features = lambda x: features(x) * float("inf")
+    for found in classify(pictures), list(classify.embed(find(pictures))):
+        assert not any(record.predictions or record.embedding for record in found)
+        assert all(e in (r.error or "") for e, r in zip(expected, found, strict=True))
 
 
 def test_out_of_memory_for_one_image(folder: Path, pictures: list[str]) -> None:
+    """Of a size that all have: it is not this image that is too large."""
     classify = classifier(folder, batch_size=2)
     classify._model = SmallMemory(classify._model, 0)
     with pytest.warns(UserWarning), pytest.raises(Exception, match="memory"):
         classify(pictures)
+
+
+KEEPS_ASPECT = {"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 32}}
+
+
+class FewPixels(torch.nn.Module):
+    """A device whose memory holds so many pixels and no more."""
+
+    def __init__(self, model: Any, room: int) -> None:
+        super().__init__()
+        self.model = model
+        self.room = room
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.numel() > 3 * self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        result: torch.Tensor = self.model(x)
+        return result
+
+
+def test_an_image_too_large_for_the_memory_is_its_own_error(tiny_cvt: TinyCvt) -> None:
+    images = [picture(40, 30, seed=1), picture(32, 20_000), picture(50, 40, seed=2)]
+    folder = tiny_cvt(processor=KEEPS_ASPECT)
+    expected = classifier(folder)([images[0], images[2]])
+    classify = classifier(folder, batch_size=4)
+    classify._model = FewPixels(classify._model, 32 * 100)
+    classify._features = FewPixels(classify._features, 32 * 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the others' batches stay as they are
+        found = classify(images)
+        vectors = list(classify.embed(images))
+    assert same([found[0], found[2]], expected)
+    assert [record.embedding is None for record in vectors] == [False, True, False]
+    for record in found[1], vectors[1]:
+        assert record.error is not None and record.error.startswith("out of memory")
+
+
+def test_large_images_go_through_the_network_a_few_at_a_time(tiny_cvt: TinyCvt) -> None:
+    classify = classifier(tiny_cvt(processor=KEEPS_ASPECT), batch_size=4)
+    classify._model = memory = SmallMemory(classify._model, 4)
+    classify([picture(32, 32)] * 5 + [picture(32, 5000)] * 3)
+    assert memory.batches == [4, 1, 1, 1, 1]
+
+
+def test_images_of_any_size_are_bounded(tiny_cvt: TinyCvt) -> None:
+    """What the preprocessing does not bound: attention would take hours."""
+    folder = tiny_cvt(processor=KEEPS_ASPECT)
+    images = [picture(1, 20_000), picture(40, 30)]
+    start = time.monotonic()
+    bad, good = classifier(folder)(images)
+    assert time.monotonic() - start < 20
+    assert bad.error is not None and good.error is None
+    assert "640000x32 pixels" in bad.error and "--image-size" in bad.error
+    assert all(record.error is None for record in classifier(folder, image_size=(32, 32))(images))
 
 
 def test_other_errors_of_the_device_are_not_taken_for_it(folder: Path, pictures: list[str]) -> None:

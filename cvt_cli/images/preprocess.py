@@ -140,6 +140,10 @@ class Preprocessing:
         """(height, width) in pixels of every image after `pixels`; None if it varies."""
         return self.crop or self.resize_to
 
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) in pixels after `pixels` of an image of this width and height."""
+        return self.image_size or self._resized_size(width, height) or (height, width)
+
     def scaled_to(self, size: tuple[int, int]) -> Self:
         """The same rule for another input size, (height, width) in pixels.
 

@@ -22,6 +22,10 @@ from cvt_cli.images.source import Source, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.config import CvtConfig
 
+# Of an image whose size nothing fixes, in the first stage: each is compared with a quarter of the
+# others. 4 megapixels for the published networks, a minute and 2 GB.
+MAX_TOKENS = 2**18
+
 
 @dataclass(slots=True)
 class DecodedImage:
@@ -46,7 +50,8 @@ class ImageReader:
     """Reads images for a network. Needs no weights and no torch.
 
     Args:
-        config: of the network; an image too small for it is an error.
+        config: of the network; an image too small for it is an error, and one of which the
+            preprocessing leaves it more than `MAX_TOKENS`.
         preprocessing: what its input looks like.
         max_pixels: width times height above which an image is refused.
         exact_decode: decode every pixel of a JPEG; see `Classifier`.
@@ -118,8 +123,8 @@ class ImageReader:
             width, height = image.info.get(FULL_SIZE, image.size)
             facts = {"width": width, "height": height}
             result.columns |= {name: facts[name] for name in columns if name in facts}
+            self._check_size(image)
             pixels = self.preprocessing.pixels(image)
-            self.config.tokens(*pixels.shape[:2])
             if with_thumbnail:
                 result.thumbnail = make_thumbnail(image)
             result.pixels = pixels
@@ -132,6 +137,16 @@ class ImageReader:
         if "seconds" in columns:
             result.columns["seconds"] = round(time.perf_counter() - start, 6)
         return result
+
+    def _check_size(self, image: Image.Image) -> None:
+        size = self.preprocessing.size_of(*image.size)
+        rows, columns = self.config.tokens(*size)[0]
+        # A size that all images have was chosen; others are up to whoever made the image.
+        if self.preprocessing.image_size is None and rows * columns > MAX_TOKENS:
+            raise ImageError(
+                f"{size[0]}x{size[1]} pixels for the network make {rows * columns} tokens, more "
+                f"than the limit of {MAX_TOKENS}; --image-size gives all images one size"
+            )
 
 
 def _file_facts(file: BinaryIO, columns: Sequence[str]) -> dict[str, int | float | str | None]:
