@@ -1,8 +1,10 @@
 """Files that are there whole or not at all, whatever happens while they are written."""
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +23,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: is given a binary stream, open for writing.
 
     Raises:
-        OSError: if the disk is full or the folder not writable; the old content is still there.
+        OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
+            there; the old content is still there.
     """
     beside = new_beside(path)
     try:
@@ -29,12 +32,36 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
     sync_folder(path.parent)
+
+
+def replace(file: Path, path: Path) -> None:
+    """Rename a file to a path where there may be another.
+
+    Raises:
+        OSError: if it can't be, or what is there is no file.
+    """
+    if not is_replaceable(path):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    file.replace(path)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether nothing is there but a file: root can put one in place of `/dev/null`, too.
+
+    Raises:
+        OSError: if nothing can be there: a name that is too long, or a folder that is not for this
+            user.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def new_beside(path: Path) -> Path:

@@ -40,3 +40,12 @@ def test_any_name_that_the_file_system_allows(tmp_path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="Not a regular file"):
+        write_atomically(path, lambda file: file.write(b"content"))
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]

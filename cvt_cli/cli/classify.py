@@ -233,6 +233,7 @@ def classify(
     check(inputs, search)
     for path, name in targets:
         run.check(path, writer_class(name), inputs, resume, overwrite)
+    run.check_run_record(run_record, [Path(name) for name in outputs], inputs, overwrite)
     for page in pages:
         check_thumbnails(page, resume or overwrite)
 

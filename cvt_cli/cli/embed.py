@@ -79,8 +79,11 @@ def embed(
     )
     check(inputs, search)
     run.check(output, writer, inputs, resume, overwrite)
-    if format_ == "npy" and not (resume or overwrite):
-        _check_beside(output)
+    beside = _beside(output) if format_ == "npy" else ()
+    for path in beside:
+        if os.path.lexists(path) and not (resume or overwrite):
+            raise UsageError(f"{path} exists", hint="--overwrite replaces it")
+    run.check_run_record(run_record, [output, *beside], inputs, overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.classifier import Classifier
@@ -117,9 +120,7 @@ def embed(
     )
 
 
-def _check_beside(output: Path) -> None:
+def _beside(output: Path) -> tuple[Path, ...]:
     from cvt_cli.output.npy import errors_of, paths_of
 
-    for beside in (paths_of(output), errors_of(output)):
-        if os.path.lexists(beside):
-            raise UsageError(f"{beside} exists", hint="--overwrite replaces it")
+    return paths_of(output), errors_of(output)

@@ -24,12 +24,15 @@ from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.files import write_atomically
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
-from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.output.journal import Journal, check_file, check_output, part_of, run_file_of
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
 
 Search = Callable[[], Iterator[Source]]
+
+# More than a run record has, whatever was typed.
+_MAX_BYTES = 2**24
 
 
 def check(
@@ -54,6 +57,34 @@ def check(
         return
     check_output(output, resume, overwrite)
     _check_not_an_input(output, inputs)
+
+
+def check_run_record(
+    path: Path | None, outputs: Sequence[Path], inputs: list[str], overwrite: bool
+) -> None:
+    """Before anything is started.
+
+    Args:
+        path: the run record, if there is to be one.
+        outputs: the other files that the run writes.
+
+    Raises:
+        UsageError: if it can't be written, or would replace an input, one of the outputs, or what
+            nobody said to replace.
+    """
+    if path is None:
+        return
+    check_file(path)
+    _check_not_an_input(path, inputs)
+    written = {
+        os.path.realpath(each)
+        for output in outputs
+        for each in (output, part_of(output), run_file_of(output))
+    }
+    if os.path.realpath(path) in written:
+        raise UsageError(f"{path} is one of the outputs", hint="name another --run-record")
+    if os.path.lexists(path) and not (overwrite or RunRecord.is_at(path)):
+        raise UsageError(f"{path} exists and is no run record", hint="--overwrite replaces it")
 
 
 def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
@@ -212,6 +243,16 @@ class RunRecord:
         self.run = run
         self._write({"outcome": "running"})
 
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a file is one."""
+        try:
+            with path.open("rb") as file:
+                values = json.loads(file.read(_MAX_BYTES))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(values, dict) and {"command", "outcome"} <= values.keys()
+
     def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
         """Write it whole, in place of what was there; `rate` in images/s."""
         end = datetime.now(UTC)
@@ -239,7 +280,8 @@ class RunRecord:
             text = json.dumps(values, indent=2) + "\n"
             write_atomically(self.path, lambda file: file.write(text.encode()))
         except OSError as error:
-            raise UsageError(f"{self.path} can't be written: {error.strerror}") from None
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"{self.path} can't be written: {reason}") from None
 
 
 def is_shown(settings: Settings, progress: bool | None) -> bool:

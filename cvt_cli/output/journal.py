@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import lock, write_atomically
+from cvt_cli.files import is_replaceable, lock, replace, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
 
@@ -47,7 +47,7 @@ class Journal:
         self.path = path
         self.paths = (path,)
         self.part = part_of(path)
-        self._run_file = self.part.with_name(self.part.name + ".json")
+        self._run_file = run_file_of(path)
         self._synced = time.monotonic()
         self._writer_class = writer_class
         self.is_converted = issubclass(writer_class, ConvertedWriter)
@@ -112,7 +112,7 @@ class Journal:
                 )
                 self.part.unlink()
             else:
-                self.part.replace(self.path)
+                replace(self.part, self.path)
             self._run_file.unlink(missing_ok=True)
             self._lock.close()
         except OSError as error:
@@ -177,10 +177,28 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
+def run_file_of(path: Path) -> Path:
+    """What the journal of an output file is made with."""
+    return path.with_name(path.name + ".part.json")
+
+
+def check_file(path: Path) -> None:
+    """Raises `UsageError` where no file can be written."""
+    try:
+        replaceable = is_replaceable(path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {_reason(error)}") from None
+    if not replaceable:
+        raise UsageError(f"{path} is not a regular file")
+
+
 def check_output(path: Path, resume: bool, overwrite: bool) -> None:
-    """Raises `UsageError` where an output or a journal stands that nobody said to replace."""
+    """Raises `UsageError` where an output or a journal stands that nobody said to replace, or where
+    none can be written."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    check_file(path)
+    check_file(part_of(path))
     if overwrite:
         return
     if os.path.lexists(path) and not (resume and part_of(path).exists()):

@@ -1,5 +1,6 @@
 """Each failure is one clear line on stderr and an exit code, through the installed command."""
 
+import ctypes
 import json
 import os
 import pickle
@@ -38,6 +39,9 @@ def check_line(done: Completed, code: int, *words: str) -> str:
 # --- 2: wrong usage, nothing started
 
 
+LONG = "x" * 300
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -53,6 +57,16 @@ def check_line(done: Completed, code: int, *words: str) -> str:
         ("classify cat.jpg -o cat.jpg --format csv", ["cat.jpg exists"]),
         ("classify cat.jpg -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
         ("classify . -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
+        (f"classify cat.jpg -o {LONG}.csv", ["can't be written: file name too long"]),
+        ("classify cat.jpg -o cat.jpg/x.csv", ["can't be written: not a directory"]),
+        (f"classify cat.jpg --run-record {LONG}", ["can't be written: file name too long"]),
+        ("classify cat.jpg --run-record cat.jpg --overwrite", ["one of the inputs"]),
+        ("classify . --run-record cat.jpg --overwrite", ["one of the inputs"]),
+        ("classify a.jpg --run-record cat.jpg", ["cat.jpg exists and is no run record"]),
+        ("classify cat.jpg -o a.csv --run-record ./a.csv", ["a.csv is one of the outputs"]),
+        ("classify cat.jpg -o a.csv --run-record a.csv.part", ["is one of the outputs"]),
+        ("classify cat.jpg -o a.csv --run-record a.csv.part.json", ["is one of the outputs"]),
+        ("embed cat.jpg -o a.npy --run-record a.paths.txt", ["is one of the outputs"]),
         ("classify cat.jpg --resume", ["--output"]),
         ("classify cat.jpg -o a.csv --resume --overwrite", ["--resume", "--overwrite"]),
         ("--nonsense", ["--nonsense"]),
@@ -65,6 +79,41 @@ def test_wrong_usage(arguments: str, words: list[str], run_cvt: RunCvt, cat: Pat
     assert done.stdout == ""
     assert cat.read_bytes() == before
     assert sorted(path.name for path in cat.parent.iterdir() if path.name[0] != ".") == ["cat.jpg"]
+
+
+@pytest.mark.parametrize("option", ["-o", "--run-record"])
+def test_what_is_no_file_is_not_replaced(option: str, run_cvt: RunCvt, cat: Path) -> None:
+    os.mkfifo(cat.parent / "fifo.csv")
+    (cat.parent / "folder.csv").mkdir()
+    for name in ("fifo.csv", "folder.csv"):
+        done = run_cvt("classify", cat, option, name, "--overwrite")
+        check_line(done, 2, f"{name} is not a regular file")
+    assert (cat.parent / "fifo.csv").is_fifo()
+
+
+def as_anybody() -> None:
+    """Root without its leave to open everything, for a process that is about to start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.geteuid() == 0:
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "classify cat.jpg -o private/x.csv",
+        "classify cat.jpg --run-record private/x.json",
+        "sort labels.csv private/sorted",
+    ],
+)
+def test_a_folder_that_is_not_for_this_user(arguments: str, run_cvt: RunCvt, cat: Path) -> None:
+    (cat.parent / "private").mkdir(mode=0)
+    (cat.parent / "labels.csv").write_text("path,label,score,error\ncat.jpg,cat,0.5,\n")
+    process = run_cvt.start(*arguments.split(), preexec_fn=as_anybody)
+    out, err = process.communicate(timeout=60)
+    done = Completed(process.args, process.returncode, out, err)
+    check_line(done, 2, "private/", "permission denied")
 
 
 @pytest.mark.parametrize(

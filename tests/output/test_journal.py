@@ -1,12 +1,13 @@
 import fcntl
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cvt_cli.errors import UsageError
+from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import WriterClass, embedding_writer_class, writer_class
 from cvt_cli.output.journal import Journal, check_output, part_of
 from cvt_cli.records import Record, RecordShape, as_written
@@ -184,6 +185,18 @@ def test_what_stands_is_never_replaced_unasked(tmp_path: Path) -> None:
     assert "--overwrite" in raised.value.hint
     with pytest.raises(UsageError, match="exclude"):
         check_output(path, resume=True, overwrite=True)
+
+
+def test_a_pipe_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    unfinished = journal(path)
+    unfinished.write(some_records())
+    os.mkfifo(path)
+    with pytest.raises(CvtError, match="not a regular file"):
+        unfinished.finish()
+    assert path.is_fifo()
+    with part_of(path).open("rb") as file:
+        assert len(list(writer_class("csv").documents(file))) == len(some_records())
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
