@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,7 +120,7 @@ def run(
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.classifier import describe, indexes_of
-    from cvt_cli.distributed.parts import Part, PartFolder, left_of, parts_of
+    from cvt_cli.distributed.parts import PartFolder, left_of, parts_of
     from cvt_cli.distributed.ray import Cluster, Job, Workers
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
@@ -137,7 +138,7 @@ def run(
         network.max_pixels or MAX_PIXELS,
         network.exact_decode,
     )
-    with Cluster(address, settings.debug) as cluster:
+    with Cluster(address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
             Job(
                 checkpoint,
@@ -168,11 +169,10 @@ def run(
             "format": format_,
             "version": __version__,
         }
+        stack.enter_context(folder.held())
         folder.begin(description, resume, overwrite)
-        parts: Sequence[Part] = list(parts_of(find.find(inputs, search, True), PART_INPUTS))
-        before = errors = 0
-        if resume:
-            parts, before, errors = left_of(parts, folder, PART_INPUTS)
+        all_parts = list(parts_of(find.find(inputs, search, True), PART_INPUTS))
+        parts, before, errors_before = left_of(all_parts, folder, PART_INPUTS)
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)
         bar = Progress(is_shown(settings, progress), lambda: total, before)
@@ -180,14 +180,13 @@ def run(
         count = before
 
         def on_record(record: Record) -> None:
-            nonlocal count, errors
-            failed = record.error is not None
-            bar.add(failed)
-            errors += failed
+            nonlocal count
+            bar.add(record.error is not None)
             count += 1
 
         def facts(outcome: str) -> dict[str, Any]:
             seconds = time.monotonic() - start
+            written, errors = folder.written()
             return description | {
                 "outcome": outcome,
                 "command": command(),
@@ -196,20 +195,25 @@ def run(
                 "start": begin.isoformat(),
                 "end": datetime.now(UTC).isoformat(),
                 "seconds": round(seconds, 3),
-                "counts": {"inputs": count, "errors": errors, "done_before": before},
+                "counts": {
+                    "inputs": before + written,
+                    "errors": errors_before + errors,
+                    "done_before": before,
+                },
                 "images_per_second": round((count - before) / seconds, 3),
             }
 
         try:
             cluster.run(parts, job, layout, on_record, lambda part: folder.write(part, description))
-            rate = (count - before) / (time.monotonic() - start)
-            folder.finish(facts("finished"))
+            done = facts("finished")
+            folder.finish(done)
         except KeyboardInterrupt:
-            folder.write_run(facts("interrupted"))
+            done = facts("interrupted")
+            folder.write_run(done)
             raise Interrupted(
-                f"interrupted after {count} inputs; {output} keeps the parts that are whole: "
-                "--resume goes on"
+                f"interrupted after {count} inputs; {output} keeps the {done['counts']['inputs']} "
+                "in parts that are whole: --resume goes on"
             ) from None
         finally:
             bar.close()
-    sum_up(settings, [output], count, errors, rate)
+    sum_up(settings, [output], count, done["counts"]["errors"], done["images_per_second"])

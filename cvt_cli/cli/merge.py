@@ -44,7 +44,7 @@ def merge(
         list[str],
         typer.Argument(
             metavar="FOLDER|FILE",
-            help="Folders of parts, here or at an address, and files of records. Of a folder all "
+            help="Folders of parts and files of records, here or at an address. Of a folder all "
             "are taken, by name.",
             show_default=False,
             rich_help_panel=options.INPUT,
@@ -121,7 +121,9 @@ class _Part:
         self._writer = writer_class(self.format)
 
     def is_file(self, path: Path) -> bool:
-        return isinstance(self._folder, LocalFolder) and path.samefile(self.name)
+        return isinstance(self._folder, LocalFolder) and path.samefile(
+            self._folder.path(self._file)
+        )
 
     def shape(self) -> RecordShape:
         assert issubclass(self._writer, RowWriter)
@@ -153,10 +155,10 @@ def _parts(where: str) -> list[_Part]:
     Raises:
         UsageError: if there are none, or a run there is not finished.
     """
-    if "://" not in where and Path(where).is_file():
-        path = Path(where)
-        return [_Part(LocalFolder(str(path.parent)), str(path.parent), path.name)]
     folder = open_folder(where)
+    if folder.is_file():
+        parent, slash, name = where.rstrip("/").rpartition("/")
+        return [_Part(open_folder(parent + slash or "."), parent + slash, name)]
     names = folder.names()
     if RUN in names and SUCCESS not in names:
         raise UsageError(

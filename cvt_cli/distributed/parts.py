@@ -6,12 +6,15 @@ run, and `_SUCCESS`, which comes last, that nothing is missing.
 
 import io
 import json
+import os
 import re
 import tempfile
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
@@ -100,6 +103,8 @@ class PartFolder:
         self._writer = writer
         self._shape = shape
         self._files = open_folder(self.where)
+        # Records and errors, by the number of the part.
+        self._written: dict[int, tuple[int, int]] = {}
 
     def check_free(self, resume: bool, overwrite: bool) -> None:
         """Before anything is started.
@@ -127,6 +132,24 @@ class PartFolder:
         if names and not any(map(_is_ours, names)):
             raise UsageError(f"{self.where} is not empty", hint="name a folder of its own")
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other run on this machine may write here meanwhile.
+
+        Raises:
+            UsageError: if one does.
+            CvtError: if nothing can be written there.
+        """
+        if not isinstance(self._files, LocalFolder):
+            yield
+            return
+        with self._files.lock() as ours:
+            if not ours:
+                raise UsageError(
+                    f"another run writes to {self.where}", hint="name a folder of its own"
+                )
+            yield
+
     def begin(self, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         """Take the folder into use: what a run left that is not taken up goes.
 
@@ -134,9 +157,10 @@ class PartFolder:
             run: what records depend on.
 
         Raises:
-            UsageError: if the run that is to be taken up was another.
+            UsageError: if the run that is to be taken up was another; as `check_free`.
             CvtError: if nothing can be written there.
         """
+        self.check_free(resume, overwrite)  # others may have been here since
         names = self._files.names()
         if resume and RUN in names:
             self._check_run(run)
@@ -151,6 +175,8 @@ class PartFolder:
         try:
             with self._files.open(RUN) as file:
                 before = json.load(file)
+            if not isinstance(before, dict):
+                raise ValueError
         except ValueError:
             raise UsageError(
                 f"{self.where} can't be resumed: {RUN} is corrupt", hint="--overwrite starts anew"
@@ -173,23 +199,43 @@ class PartFolder:
         Raises:
             UsageError: if one is no such part.
         """
+        for index, name in self._parts():
+            yield index, self._records(name)
+
+    def _parts(self) -> Iterator[tuple[int, str]]:
         for name in sorted(self._files.names()):
             found = _PART.fullmatch(name)
             if found and found[2] == self._format:
-                yield int(found[1]), self._records(name)
+                yield int(found[1]), name
 
     def _records(self, name: str) -> Iterator[Record]:
         assert issubclass(self._writer, RowWriter)
         try:
             with self._files.open(name) as file:
                 yield from self._writer.documents(file)
-        except ValueError as error:
-            raise UsageError(f"{self.where}/{name} can't be resumed: {error}") from None
+        # OSError: what pyarrow makes of pages that can't be unpacked.
+        except (ValueError, OSError) as error:
+            raise UsageError(
+                f"{self.where}/{name} can't be resumed: {one_line(error)}",
+                hint="delete it, and its inputs are done again",
+            ) from None
 
     def write(self, part: Part, run: Mapping[str, Any]) -> None:
         """Write a part, whole or not at all. Raises: CvtError."""
+        errors = sum(record.error is not None for record in part.records.values())
+        # Before: an interruption may come between the two.
+        self._written[part.index] = len(part.records), errors
         name = f"part-{part.index:06d}.{self._format}"
         self._files.write(name, self._document(part.in_order(), run))
+
+    def written(self) -> tuple[int, int]:
+        """How many records are in parts written by this process, and how many of them are errors.
+
+        Raises:
+            CvtError: if the folder can't be read.
+        """
+        there = [self._written.get(index, (0, 0)) for index, _ in self._parts()]
+        return sum(count for count, _ in there), sum(errors for _, errors in there)
 
     def _document(self, records: Iterable[Record], run: Mapping[str, Any]) -> bytes:
         if issubclass(self._writer, ConvertedWriter):
@@ -324,6 +370,14 @@ class LocalFolder:
     def __init__(self, where: str) -> None:
         self._path = Path(where)
 
+    def path(self, name: str) -> Path:
+        """Where a file of that name is."""
+        return self._path / name
+
+    def is_file(self) -> bool:
+        """Whether it is no folder at all."""
+        return self._path.is_file()
+
     def names(self) -> Sequence[str]:
         """What is in it; nothing if it is not there."""
         return self._try(
@@ -332,34 +386,51 @@ class LocalFolder:
 
     def open(self, name: str) -> BinaryIO:
         """A file, to read."""
-        return self._try(lambda: (self._path / name).open("rb"))
+        return self._try(lambda: self.path(name).open("rb"), name)
 
     def write(self, name: str, data: bytes) -> None:
         """A file, whole or not at all."""
 
         def write() -> None:
             self._path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path / name, lambda file: file.write(data))
+            write_atomically(self.path(name), lambda file: file.write(data))
 
-        self._try(write)
+        self._try(write, name, KEPT)
+
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Make the folder and lock it, until the end of this process at most: whether it was not
+        locked. Where the system has no such locks it never is."""
+        self._try(lambda: self._path.mkdir(parents=True, exist_ok=True), hint=KEPT)
+        with ExitStack() as stack:
+            try:
+                import fcntl
+
+                handle = os.open(self._path, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except (ImportError, OSError):  # Windows; some network's file systems
+                pass
+            yield True
 
     def delete(self, name: str) -> None:
         """Take a file away."""
-        self._try((self._path / name).unlink)
+        self._try(self.path(name).unlink, name)
 
-    def _try(self, work: Callable[[], T]) -> T:
+    def _try(self, work: Callable[[], T], name: str = "", hint: str = "") -> T:
         try:
             return work()
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise CvtError(
-                f"{self._path}: {reason}",
-                hint=KEPT,
-            ) from None
+            raise CvtError(f"{self.path(name)}: {reason}", hint=hint) from None
 
 
 class RemoteFolder:
-    """The same where fsspec leads. Stores take an object whole or not at all."""
+    """The same where fsspec leads. Stores take an object whole or not at all; where files can be
+    renamed they may be cut, and are written under another name."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -369,6 +440,12 @@ class RemoteFolder:
         except (ImportError, ValueError) as error:
             raise UsageError(f"{url}: {one_line(error)}") from None
         self._url = url
+        renames = type(self._fs).mv is not fsspec.AbstractFileSystem.mv
+        self._is_store = self._fs.async_impl or not renames
+
+    def is_file(self) -> bool:
+        """As `LocalFolder` has it."""
+        return self._try(lambda: bool(self._fs.isfile(self._path)))
 
     def names(self) -> Sequence[str]:
         """As `LocalFolder` has it."""
@@ -385,27 +462,40 @@ class RemoteFolder:
 
     def open(self, name: str) -> BinaryIO:
         """As `LocalFolder` has it."""
-        return self._try(lambda: io.BytesIO(self._fs.cat_file(f"{self._path}/{name}")))
+        return self._try(lambda: io.BytesIO(self._fs.cat_file(f"{self._path}/{name}")), name)
 
     def write(self, name: str, data: bytes) -> None:
         """As `LocalFolder` has it."""
-        self._try(lambda: self._fs.pipe_file(f"{self._path}/{name}", data))
+        path = f"{self._path}/{name}"
+
+        def write() -> None:
+            if self._is_store:
+                self._fs.pipe_file(path, data)
+                return
+            beside = f"{self._path}/.{name}.tmp"
+            self._fs.makedirs(self._path, exist_ok=True)
+            self._fs.pipe_file(beside, data)
+            if self._fs.exists(path):  # not all rename to a name that is taken
+                self._fs.rm_file(path)
+            self._fs.mv(beside, path)
+
+        self._try(write, name, KEPT)
 
     def delete(self, name: str) -> None:
         """As `LocalFolder` has it."""
-        self._try(lambda: self._fs.rm_file(f"{self._path}/{name}"))
+        self._try(lambda: self._fs.rm_file(f"{self._path}/{name}"), name)
 
-    def _try(self, work: Callable[[], T]) -> T:
+    def _try(self, work: Callable[[], T], name: str = "", hint: str = "") -> T:
         try:
             return work()
         # The clients of the stores raise what they like.
         except Exception as error:
-            raise CvtError(
-                f"{self._url}: {one_line(error)}",
-                hint=KEPT,
-            ) from None
+            where = f"{self._url}/{name}" if name else self._url
+            raise CvtError(f"{where}: {one_line(error)}", hint=hint) from None
 
 
 def open_folder(where: str) -> LocalFolder | RemoteFolder:
     """The folder of that name or address, there or not."""
+    if where.lower().startswith("file://"):
+        return LocalFolder(unquote(re.sub("^file://[^/]*", "", where, flags=re.IGNORECASE)))
     return RemoteFolder(where) if "://" in where else LocalFolder(where)

@@ -91,6 +91,15 @@ def test_parts_with_different_columns(run_cvt: RunCvt, tmp_path: Path) -> None:
     ]
 
 
+def test_files_at_addresses(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
+    # local:// is to fsspec what file:// is to all, and as good as any store.
+    parts = (f"file://{labels}/part-2.csv", f"local://{labels}/part-10.csv")
+    run_cvt("merge", *parts, "-o", "x.csv", expect=0)
+    assert same(tmp_path / "x.csv", labels / "whole.csv")
+    url = f"file://{tmp_path}/x.csv"
+    refused(run_cvt, url, "-o", "x.csv", "--overwrite", words=("x.csv is one of the inputs",))
+
+
 def refused(
     run_cvt: RunCvt, *arguments: object, words: tuple[str, ...], code: int = 2
 ) -> Completed:
@@ -189,6 +198,13 @@ def test_wrong_usage(arguments: str, words: list[str], run_cvt: RunCvt, tmp_path
     (tmp_path / "notes.txt").touch()
     refused(run_cvt, *arguments.split(), words=tuple(words))
     assert not list(tmp_path.glob("x*"))
+
+
+def test_a_folder_with_a_files_name(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
+    folder = link(tmp_path / "parts", {"1.csv": labels / "whole.csv"})
+    (folder / "2.csv").mkdir()
+    done = refused(run_cvt, "parts", "-o", "x.csv", words=("parts/2.csv: is a directory",), code=1)
+    assert "--resume" not in done.stderr
 
 
 def test_an_output_that_can_not_be_written(labels: Path, run_cvt: RunCvt) -> None:

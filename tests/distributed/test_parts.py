@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cvt_cli.distributed.parts import (
     RUN,
@@ -23,19 +25,42 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.source import Source, failing
 from cvt_cli.output import writer_class
 from cvt_cli.records import Prediction, Record, RecordShape
+from tests.cli.test_merge import bent
 
 SHAPE = RecordShape(1, ("width",))
 SETTINGS = {"model": "x", "top_k": 1}
 BROKEN = os.fsdecode(b"caf\xe9.jpg")
 
 
-@pytest.fixture(params=["local", "memory"])
+class Disk(LocalFileSystem):
+    """A file system behind fsspec, as that of sftp is: a file that is being written can be seen."""
+
+    protocol = "disk"
+    is_full = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(str(path).removeprefix("disk://")))
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite") -> None:
+        super().pipe_file(path, value[: len(value) // 2] if self.is_full else value)
+        if self.is_full:
+            raise OSError(28, "No space left on device")
+
+    def mv(self, path1: str, path2: str) -> None:
+        assert not self.exists(path2)
+        super().mv(path1, path2)
+
+
+fsspec.register_implementation("disk", Disk)
+
+
+@pytest.fixture(params=["", "file://", "disk://", "memory://"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A folder that is not there yet."""
-    if request.param == "local":
-        yield str(tmp_path / "labels")
+    if request.param != "memory://":
+        yield f"{request.param}{tmp_path}/new folder/labels"
         return
-    import fsspec
 
     url = f"memory://{uuid.uuid4().hex}/labels"
     yield url
@@ -228,12 +253,23 @@ def test_an_interrupted_run_is_taken_up_as_the_same_or_not_at_all(where: str) ->
         again.begin(SETTINGS | {"top_k": 2}, True, False)
     again.begin(SETTINGS, True, False)
     assert names(where) == {RUN, "part-000000.csv"}
-    open_folder(where).write(RUN, b"{")
-    with pytest.raises(UsageError, match=r"can't be resumed: _run\.json is corrupt"):
-        folder(where).begin(SETTINGS, True, False)
+    for corrupt in (b"{", b"[]", b"7"):
+        open_folder(where).write(RUN, corrupt)
+        with pytest.raises(UsageError, match=r"can't be resumed: _run\.json is corrupt"):
+            folder(where).begin(SETTINGS, True, False)
     open_folder(where).write("part-000000.csv", b"a,b\n1,2\n")
     with pytest.raises(UsageError, match=r"part-000000\.csv can't be resumed"):
         known_inputs(folder(where))
+
+
+def test_a_part_that_is_damaged(tmp_path: Path) -> None:
+    one = folder(str(tmp_path), "parquet")
+    one.write(filled(0, ["a"]), SETTINGS)
+    path = tmp_path / "part-000000.parquet"
+    path.write_bytes(bent(path.read_bytes()))
+    with pytest.raises(UsageError, match=r"part-000000\.parquet can't be resumed: .*ZSTD") as error:
+        left_of([Part(0, ["a"])], one, 1)
+    assert "delete it" in error.value.hint
 
 
 def test_files_of_others_are_neither_taken_nor_deleted(where: str) -> None:
@@ -268,6 +304,33 @@ def test_a_part_is_there_whole_or_not_at_all(
         one.write(filled(0, ["a"]), SETTINGS)
     assert "--resume" in lost.value.hint
     assert os.listdir(tmp_path / "labels") == [RUN]
+
+
+def test_a_part_is_whole_where_writing_can_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = f"disk://{tmp_path}/labels"
+    one = folder(where)
+    one.begin(SETTINGS, False, False)
+    monkeypatch.setattr(Disk, "is_full", True)
+    with pytest.raises(CvtError, match=r"labels/part-000000\.csv: .*No space left") as lost:
+        one.write(filled(0, ["a"]), SETTINGS)
+    assert "--resume" in lost.value.hint
+    assert known_inputs(folder(where))[1] == 0
+    assert one.written() == (0, 0)
+    monkeypatch.undo()
+    one.write(filled(0, ["a"]), SETTINGS)
+    assert one.written() == (1, 0)
+    assert names(where) == {RUN, "part-000000.csv"}
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    one, two, other = (str(tmp_path / name) for name in ("labels", "labels", "others"))
+    refusal = pytest.raises(UsageError, match="another run writes to ")
+    with folder(one).held(), folder(other).held(), refusal, folder(two).held():
+        pass
+    with folder(two).held():
+        pass
 
 
 def test_an_address_that_leads_nowhere() -> None:

@@ -439,11 +439,13 @@ def test_killed_then_interrupted_then_finished(
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130
-    assert said.startswith("cvt: error: interrupted after ")
-    assert said.endswith(f" inputs; {labels} keeps the parts that are whole: --resume goes on\n")
-    assert said.count("\n") == 1
-    assert json.loads((labels / "_run.json").read_text())["outcome"] == "interrupted"
     more = parts(labels)
+    assert said.startswith("cvt: error: interrupted after ")
+    keeps = f"keeps the {60 * len(more)} in parts that are whole: --resume goes on"
+    assert said.endswith(f" inputs; {labels} {keeps}\n")
+    assert said.count("\n") == 1
+    run = json.loads((labels / "_run.json").read_text())
+    assert (run["outcome"], run["counts"]["inputs"]) == ("interrupted", 60 * len(more))
     assert kept.items() < more.items()
     assert len(more) < len(inputs)
 
