@@ -17,7 +17,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="cvt",
@@ -82,6 +82,7 @@ def _global_options(
 def main() -> NoReturn:
     """Run the command line of this process, and end it with the command's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _open_streams()
     arguments = _global_first(sys.argv[1:])
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
@@ -105,29 +106,45 @@ def main() -> NoReturn:
         say("interrupted")
         code = ExitCode.INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            _report(f"can't write: {(error.strerror or str(error)).lower()}", debug)
-            _leave_stdout()
-            code = ExitCode.INPUTS_FAILED
-        elif not hasattr(error, "format_message"):
-            _report(
-                f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with "
-                "--debug and report what that shows",
-                debug,
-            )
-            code = ExitCode.INPUTS_FAILED
-        else:  # Typer's word for a wrong option or argument
-            message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
-            _report(f"{message} (see cvt --help)", debug)
-            code = ExitCode.USAGE
-    with suppress(OSError, ValueError):  # said already
-        sys.stdout.flush()
+        message, code = _in_words(error)
+        _report(message, debug)
+    with suppress(OSError, ValueError):
         sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already
+        _leave_stdout()
     if "torch" in sys.modules:
         # Threads may still be decoding, and to take torch down object by object takes half a
         # second that nobody should wait for.
         os._exit(code or 0)
     sys.exit(code or 0)
+
+
+def _open_streams() -> None:
+    """What was closed, as by `>&-`, Python takes for None, and the system gives its number to the
+    next file that is opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def _in_words(error: Exception) -> tuple[str, ExitCode]:
+    """What to say of an error that no command has put into words, and the exit code."""
+    if isinstance(error, OSError) and (error.filename or error.errno in (*_FULL, errno.EIO)):
+        # EIO does not say whether it was to read or to write.
+        doing = "can't write" if error.errno in _FULL else ""
+        reason = (error.strerror or str(error)).lower()
+        words = (doing, str(error.filename or ""), reason)
+        return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
+    if hasattr(error, "format_message"):  # Typer's word for a wrong option or argument
+        message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
+        return f"{message} (see cvt --help)", ExitCode.USAGE
+    return (
+        f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with --debug and "
+        "report what that shows",
+        ExitCode.INPUTS_FAILED,
+    )
 
 
 def _global_first(arguments: list[str]) -> list[str]:

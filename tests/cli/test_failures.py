@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import pickle
+import pty
 import re
 import signal
 import subprocess
@@ -426,3 +427,39 @@ def test_a_full_disk(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
     assert process.returncode not in (0, None)
     assert "Traceback" not in err and "bug" not in err
     assert "no space left" in err.lower()
+
+
+def test_a_terminal_that_goes_away(run_cvt: RunCvt) -> None:
+    """What is read fails with the same words."""
+    ours, theirs = pty.openpty()
+    os.close(ours)
+    process = run_cvt.start("--version", stdout=theirs)
+    os.close(theirs)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, "cvt: error: input/output error\n")
+
+
+def test_a_name_that_no_file_can_have(run_cvt: RunCvt) -> None:
+    done = run_cvt("merge", LONG, "-o", "x.csv")
+    line = check_line(done, done.returncode, f"error: {LONG}: file name too long")
+    assert done.returncode in (1, 2)
+    assert "bug" not in line
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_is_closed(
+    closed: int, run_cvt: RunCvt, cat: Path, tiny_cvt: TinyCvt
+) -> None:
+    """As by `>&-`: the next file that is opened would get its number."""
+    process = run_cvt.start(
+        *("classify", "-" if closed == 0 else cat, "-m", tiny_cvt(), "-o", "x.csv"),
+        preexec_fn=lambda: os.close(closed),
+    )
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (1 if closed == 0 else 0), err
+    assert "Traceback" not in err
+    assert out == ""
+    lines = (cat.parent / "x.csv").read_text().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("path,label,score")
+    assert lines[1].endswith("empty file") == (closed == 0)
