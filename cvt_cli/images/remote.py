@@ -4,6 +4,7 @@ A server may answer with anything, late or never: what it sends is bounded in si
 """
 
 import http.client
+import io
 import re
 import ssl
 import threading
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from cvt_cli import __version__
@@ -19,6 +20,9 @@ from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool
 from cvt_cli.text import visible
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 T = TypeVar("T")
 
@@ -67,12 +71,47 @@ def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
 
 
 def stream_http(url: str, timeout: float) -> BinaryIO:
-    """A download as it comes, to be read once. Raises: as `open_http`; while it is read, OSError
-    or http.client.HTTPException."""
-    # HTTPResponse has all that is used of a BinaryIO.
-    response: Any = _tries(lambda: _request(url, timeout), timeout)
-    file: BinaryIO = response
-    return file
+    """A download as it comes, to be read once. Raises: as `open_http`, also while it is read."""
+    response = _tries(lambda: _request(url, timeout), timeout)
+    return io.BufferedReader(_Stream(response, timeout), CHUNK)
+
+
+class _Stream(io.RawIOBase):
+    """A response, for as long as something comes."""
+
+    def __init__(self, response: http.client.HTTPResponse, timeout: float) -> None:
+        self._response = response
+        self._timeout = timeout
+        self._error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = bytearray()
+
+        def read() -> None:
+            while chunk := self._response.read1(len(view) - len(data)):
+                data.extend(chunk)
+
+        if self._error is None:
+            try:
+                _in_time(read, lambda: len(data), self._timeout)
+            except Exception as error:
+                self._error = error
+        # What came before is not lost with it.
+        if self._error is not None and not data:
+            raise ImageError(_reason(self._error, self._timeout))
+        received = bytes(data)  # the thread may go on
+        view[: len(received)] = received
+        return len(received)
+
+    def close(self) -> None:
+        # A thread that still reads would have to end first.
+        if self._error is None:
+            self._response.close()
+        super().close()
 
 
 class Store:
@@ -253,18 +292,29 @@ def _quoted(url: str) -> str:
 
 
 def _download(work: Callable[[Spool], None], timeout: float, max_bytes: int) -> BinaryIO:
-    """Let `work` fill a spool, for as long as something comes.
+    """Let `work` fill a spool, for as long as something comes."""
+    spool = Spool(max_bytes)
+    try:
+        _in_time(lambda: work(spool), lambda: spool.received, timeout)
+    except BaseException:
+        # The thread ends with the next byte, if one ever comes.
+        spool.close()
+        raise
+    return spool.take()
+
+
+def _in_time(work: Callable[[], None], received: Callable[[], int], timeout: float) -> None:
+    """Let `work` run for as long as something comes.
 
     It does so in a thread of its own: not every client has timeouts, and those that have start
     anew with each byte.
     """
-    spool = Spool(max_bytes)
     ended = threading.Event()
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            work(spool)
+            work()
         except BaseException as error:
             errors.append(error)
         finally:
@@ -273,15 +323,11 @@ def _download(work: Callable[[Spool], None], timeout: float, max_bytes: int) -> 
     threading.Thread(target=run, name="download", daemon=True).start()
     before = 0
     while not ended.wait(timeout):
-        if spool.received - before < _LEAST_BYTES:
-            # The thread ends with the next byte, if one ever comes.
-            spool.close()
+        if received() - before < _LEAST_BYTES:
             raise TimeoutError
-        before = spool.received
+        before = received()
     if errors:
-        spool.close()
         raise errors[0]
-    return spool.take()
 
 
 def _tries(work: Callable[[], T], timeout: float) -> T:

@@ -79,6 +79,20 @@ class Handler(BaseHTTPRequestHandler):
         while not self.server.closing.wait(0.05):
             self.wfile.write(b"x")
 
+    def _drip_after(self, rest: str) -> None:
+        """Half of a file, and from there on as above."""
+        self._half(rest)
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"x")
+
+    def _drip_chunks(self, rest: str) -> None:
+        """The size of a chunk that is never told."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"0")
+
     def _drip_headers(self, rest: str) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
         while not self.server.closing.wait(0.05):
@@ -288,6 +302,21 @@ def test_archives_over_http(
     assert (len(sources) > 1) == (kind != "zip")
     (source,) = find([f"{server.url}/missing.{kind}"])
     assert result(source) == "the server says 404 Not Found"
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+@pytest.mark.parametrize("mood", ["mute", "drip_chunks", "drip_after"])
+def test_an_archive_that_stalls(
+    mood: str, kind: str, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = make(f"a.{kind}", {f"{i}.jpg": random(i) for i in range(10)})
+    start = time.monotonic()
+    *whole, last = find([f"{server.url}/{mood}/{path}"], Search(timeout=TIMEOUT))
+    assert time.monotonic() - start < (3 if mood == "mute" else 1) * 2 * TIMEOUT + 2
+    assert "timed out: nothing came for 0.5 s" in str(result(last))
+    assert (len(whole) > 0) == (mood == "drip_after")
+    assert all(result(source) == random(i) for i, source in enumerate(whole))
 
 
 @pytest.fixture
