@@ -221,7 +221,8 @@ def _is_plain(value: "torch.Tensor") -> bool:
     import torch
 
     return (
-        value.layout is torch.strided
+        not value.is_nested
+        and value.layout is torch.strided
         and not value.is_quantized
         and value.device.type == "cpu"
         and value.untyped_storage().nbytes() >= value.numel() * value.element_size()

@@ -8,7 +8,7 @@ published checkpoints name: ConvNeXT's and ViT's.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from math import inf
+from sys import float_info
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -308,4 +308,7 @@ def _channels(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
+    """Whether it is one that a float holds; JSON's integers may have any length."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= float_info.max

@@ -203,6 +203,9 @@ CONVNEXT_64 = {"image_processor_type": "ConvNextImageProcessor", "size": {"short
         {"rescale_factor": 0},
         {"rescale_factor": math.nan},
         {"rescale_factor": math.inf},
+        {"rescale_factor": 10**400},
+        {"image_mean": 10**400},
+        {"image_std": [1, 1, -(10**400)]},
         {"do_center_crop": True, "crop_size": {"shortest_edge": 64}},
         {"do_center_crop": True, "crop_size": {"height": 60_000, "width": 60_000}},
     ],
@@ -214,7 +217,9 @@ def test_settings_that_make_no_sense(base: dict[str, Any], wrong: dict[str, Any]
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("crop_pct", [0, -1, "0.875", 1e-300, 1e300, math.nan, True])
+@pytest.mark.parametrize(
+    "crop_pct", [0, -1, "0.875", 5e-324, 1e-300, 1e300, 10**400, math.nan, True]
+)
 def test_crop_pct_that_makes_no_sense(crop_pct: object) -> None:
     with pytest.raises(ValueError, match="crop_pct"):
         Preprocessing.from_dict(CONVNEXT_64 | {"crop_pct": crop_pct})
