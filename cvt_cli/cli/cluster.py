@@ -89,6 +89,16 @@ def check(
     return output, format_
 
 
+def check_device(device: str, gpus: float | None) -> None:
+    """Raises: UsageError, if a worker can't have that device with so many GPUs."""
+    if "," in device or device.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device}: Ray picks the GPU of each worker", hint="--device cuda"
+        )
+    if gpus is not None and device != "auto" and (gpus > 0) != (device == "cuda"):
+        raise UsageError(f"--device {device} and --gpus-per-worker {gpus:g} exclude each other")
+
+
 def run(
     settings: Settings,
     inputs: Sequence[str],
@@ -125,6 +135,7 @@ def run(
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
 
+    check_device(network.device, gpus)
     files = resolve(network.model, network.revision, network.refresh, network.offline)
     checkpoint = load(files, network.activation)
     if network.image_size is not None:
@@ -151,6 +162,7 @@ def run(
                 threshold,
                 shape.columns,
                 search,
+                network.offline,
             ),
             Workers(*pool, gpus),
         )

@@ -129,6 +129,7 @@ class Job:
         reader: decodes for it.
         only: labels to choose from; empty for all.
         search: how archives are read, and downloads bounded.
+        offline: ask the Hub for nothing.
     """
 
     checkpoint: Checkpoint
@@ -141,6 +142,7 @@ class Job:
     threshold: float
     columns: tuple[str, ...]
     search: Search
+    offline: bool
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ class Cluster:
             # Whatever else listens there, like Ray's dashboard, it would ask 20 times, a minute
             # each.
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+        # Ray itself would do again for ever what is killed for its memory; the driver counts.
+        os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
         self._ray = _import_ray(debug)
         before = signal.getsignal(signal.SIGTERM)
         if address is None:
@@ -193,7 +197,6 @@ class Cluster:
         own: dict[str, Any] = {
             "num_cpus": cores(),
             "include_dashboard": False,
-            "_system_config": {"task_oom_retries": RETRIES},
         }
         try:
             self._ray.init(
@@ -228,7 +231,7 @@ class Cluster:
         layout = self._layout(job, workers)
         device = "cuda" if layout.gpus else ("cpu" if job.device == "auto" else job.device)
         job = replace(job, device=device)
-        self._model = self._ray.put(_Shipped.of(job.checkpoint.files))
+        self._model = self._ray.put(_Shipped.of(job.checkpoint.files, job.offline))
         # Not in a worker of the pool, which comes back as often as it dies.
         probe = self._ray.remote(num_cpus=WORKER_CPUS, num_gpus=layout.gpus, max_retries=RETRIES)(
             _settled
@@ -505,16 +508,17 @@ class _Shipped:
 
     name: str
     commit: str | None
+    offline: bool
     weights: tuple[tuple[str, np.ndarray], ...] = ()
 
     @classmethod
-    def of(cls, files: ResolvedFiles) -> "_Shipped":
+    def of(cls, files: ResolvedFiles, offline: bool) -> "_Shipped":
         """What to send."""
         if files.commit is not None or files.name in bundled_names():
-            return cls(files.name, files.commit)
+            return cls(files.name, files.commit, offline)
 
         weights = tuple((path.name, np.fromfile(path, np.uint8)) for path in files.weights)
-        return cls(files.name, None, weights)
+        return cls(files.name, None, offline, weights)
 
     def checkpoint(self, like: Checkpoint, folder: Path) -> Checkpoint:
         """The same model here.
@@ -527,7 +531,7 @@ class _Shipped:
             ModelError: if it can't be had.
         """
         if not self.weights:
-            return replace(like, files=resolve(self.name, self.commit))
+            return replace(like, files=resolve(self.name, self.commit, offline=self.offline))
 
         def put(name: str, content: np.ndarray) -> Path:
             content.tofile(folder / name)

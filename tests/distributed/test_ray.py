@@ -36,6 +36,7 @@ from cvt_cli.output import writer_class
 from cvt_cli.records import Record
 from tests.cli.test_failures import check_line
 from tests.conftest import Completed, RunCvt
+from tests.hub_server import HubServer
 from tests.images.test_remote import s3  # noqa: F401 (fixture)
 from tests.photos import picture
 
@@ -480,7 +481,7 @@ GPU_JOB = """if True:
     address, *paths = sys.argv[1:]
     checkpoint = load(resolve("cvt-tiny-cifar10"))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
-    job = Job(checkpoint, "cpu", "float32", None, reader, (), 1, 0.0, (), Search())
+    job = Job(checkpoint, "cpu", "float32", None, reader, (), 1, 0.0, (), Search(), False)
     with Cluster(address, False) as cluster:
         job, layout = cluster.settle(job, Workers())
         layout = replace(layout, gpus=0.5)
@@ -533,6 +534,16 @@ def test_workers_with_a_gpu(
         ("cat.jpg -o labels --format json", ["json", "csv, tsv, jsonl, parquet"]),
         ("cat.jpg -o labels --workers many", ["--workers many", "2:16"]),
         ("cat.jpg -o labels --gpus-per-worker=-1", ["--gpus-per-worker"]),
+        (
+            "cat.jpg -o labels --device cpu --gpus-per-worker 1",
+            ["--device cpu and --gpus-per-worker 1 exclude each other"],
+        ),
+        (
+            "cat.jpg -o labels --device cuda --gpus-per-worker 0",
+            ["--device cuda and --gpus-per-worker 0 exclude each other"],
+        ),
+        ("cat.jpg -o labels --device cuda:1", ["--device cuda:1: Ray picks", "--device cuda"]),
+        ("cat.jpg -o labels --device cuda:0,cuda:1", ["Ray picks", "--device cuda"]),
         ("cat.jpg -o labels --shard 1/2", ["--shard", "--engine local"]),
         ("cat.jpg -o labels --run-record run.json", ["--run-record", "--engine local"]),
         ("cat.jpg -o full", ["full is not empty"]),
@@ -630,20 +641,8 @@ if "default_worker.py" in sys.argv[0]:
 
     cvt_cli.__version__ = "0.0.0"
 """
-FATAL_TO_LOAD = """
-import os
-import sys
-
-
-class Finder:
-    def find_spec(self, name, *_):
-        if name == "torch":
-            os._exit(9)
-
-
-if "default_worker.py" in sys.argv[0]:
-    sys.meta_path.insert(0, Finder())
-"""
+# A node on which whatever runs is killed for its memory.
+NO_MEMORY = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
 
 
 def site(folder: Path, code: str) -> dict[str, str]:
@@ -654,9 +653,21 @@ def site(folder: Path, code: str) -> dict[str, str]:
 
 
 def test_what_a_cluster_can_not_do(
-    run_ray: Run, cluster: Cluster, cat: Path, tmp_path: Path
+    run_ray: Run,
+    run_cvt: RunCvt,
+    cluster: Cluster,
+    hub: HubServer,
+    tiny_cvt: Callable[..., Path],
+    cat: Path,
+    tmp_path: Path,
 ) -> None:
     command = ("cat.jpg", "-o", "labels")
+    # The nodes' cache is another one, and their Hub too.
+    hub.add("someone/small-cvt", tiny_cvt())
+    run_cvt("models", "--download", "someone/small-cvt", expect=0)
+    offline = ("-m", "someone/small-cvt", "--offline")
+    done = run_ray(*command, *offline, address=cluster.address)
+    check_line(done, 3, "someone/small-cvt", "config.json is not in the cache, and offline")
     # The worker's own error is said as if it were ours.
     done = run_ray(*command, "--device", "mps", address=cluster.address)
     check_line(done, 2, "cvt: error: mps: this machine has no such device")
@@ -669,7 +680,13 @@ def test_what_a_cluster_can_not_do(
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_model_that_kills_who_loads_it(run_ray: Run, cat: Path, tmp_path: Path) -> None:
-    done = run_ray("cat.jpg", "-o", "labels", env=site(tmp_path / "site", FATAL_TO_LOAD))
-    check_line(done, 3, "a worker dies each time it loads the model", "memory")
+def test_a_model_that_kills_who_loads_it(
+    run_ray: Run, cluster: Cluster, cat: Path, tmp_path: Path
+) -> None:
+    node = cluster.add_node(num_cpus=1, num_gpus=1, env_vars=NO_MEMORY)
+    try:
+        done = run_ray("cat.jpg", "-o", "labels", "--device", "cuda", address=cluster.address)
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+    check_line(done, 3, "a worker dies each time it loads the model (OutOfMemoryError)", "memory")
     assert not (tmp_path / "labels").exists()
