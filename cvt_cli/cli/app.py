@@ -1,13 +1,16 @@
 """The Typer app. Errors become messages and exit codes here, and only here."""
 
 import errno
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from contextlib import suppress
 from importlib import import_module
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,6 +20,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode
 
+_REPEAT_SECONDS = 0.5
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -81,7 +85,7 @@ def _global_options(
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it with the command's exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_in_order()
     _open_streams()
     arguments = _global_first(sys.argv[1:])
     debug = "--debug" in arguments
@@ -119,6 +123,23 @@ def main() -> NoReturn:
         # second that nobody should wait for.
         os._exit(code or 0)
     sys.exit(code or 0)
+
+
+def _end_in_order() -> None:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, and so does each later one, should the end take
+    its time. What sends a signal on, as `timeout` does, may send it twice: that is one."""
+    last = -math.inf
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _REPEAT_SECONDS:
+            last = now
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _open_streams() -> None:

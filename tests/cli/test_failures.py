@@ -393,19 +393,45 @@ def test_interrupted(kind: signal.Signals, run_cvt: RunCvt, tiny_cvt: TinyCvt, m
     assert said and int(said[1]) in (len(records), len(records) - 1)
 
 
-def test_interrupted_with_an_output_file(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
-    part = many.parent / "x.jsonl.part"
-    process = run_cvt.start("classify", many, "-m", tiny_cvt(), "-o", "x.jsonl", "-b", "1")
+def wait_for(part: Path, size: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not part.exists() or part.stat().st_size < 1000):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    while not part.exists() or part.stat().st_size < size:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_interrupted_with_an_output_file(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
+    """Once, in order, though what sends a signal on may send it twice."""
+    folder = many.parent
+    part = folder / "x.jsonl.part"
+    outputs = ("-o", "x.jsonl", "--run-record", "run.json")
+    process = run_cvt.start("classify", many, "-m", tiny_cvt(), *outputs, "-b", "1")
+    wait_for(part, 1000, process)
+    for _ in range(50):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert not (many.parent / "x.jsonl").exists()
+    assert not (folder / "x.jsonl").exists()
     assert "x.jsonl.part keeps them: --resume goes on" in err
     assert all(json.loads(line)["error"] is None for line in part.read_text().splitlines())
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "interrupted"
+
+
+def test_a_second_signal_does_not_wait(run_cvt: RunCvt, tiny_cvt: TinyCvt) -> None:
+    """For a reader that waits for the rest of an image, say."""
+    process = run_cvt.start("classify", "-", "-m", tiny_cvt(), "-o", "x.jsonl")
+    with process:
+        wait_for(run_cvt.cwd / "x.jsonl.part", 0, process)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+        assert process.stderr is not None
+        assert "interrupted after 0 inputs" in process.stderr.read()
 
 
 def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
