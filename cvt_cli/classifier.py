@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -62,9 +62,9 @@ class Classifier:
         max_pixels: width times height above which an image is refused.
         image_size: (height, width) in pixels of the network's input in place of the checkpoint's;
             its preprocessing is scaled to it.
-        exact_decode: decode every pixel of a JPEG as Transformers does. Else the decoder scales
-            large ones down, to no less than twice the size that they are resized to next, nor
-            than a thumbnail.
+        exact_decode: decode every pixel of a JPEG, and cut greys of 16 bits off at 255, as
+            Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
+            size that they are resized to next, nor than a thumbnail, and 16 bits to 8.
         only: the labels to choose from, instead of all that the model knows: scores are the
             softmax over these.
 
@@ -165,20 +165,23 @@ class Classifier:
         )
 
     @overload
-    def __call__(self, images: ImageLike, top_k: int = ...) -> Record: ...  # type: ignore[overload-overlap]
+    def __call__(self, images: Image.Image, top_k: int = ...) -> Record: ...
+    @overload
+    def __call__(self, images: str | Path, top_k: int = ...) -> Any: ...
     @overload
     def __call__(self, images: Sequence[ImageLike], top_k: int = ...) -> list[Record]: ...
-    def __call__(
-        self, images: ImageLike | Sequence[ImageLike], top_k: int = DEFAULT_TOP_K
-    ) -> Record | list[Record]:
-        """Classify one image or several: paths (of files; folders are walked) or Pillow images.
+    def __call__(self, images: ImageLike | Sequence[ImageLike], top_k: int = DEFAULT_TOP_K) -> Any:
+        """Classify one image or several: paths, as `images.find.find` takes them, or Pillow images.
 
         Returns:
-            A record for one image, a list of them for a sequence. What can't be read has an
-            error in place of predictions.
+            A record for one image; a list of them for a sequence, and for a path that stands for
+            others (a folder, a pattern, an archive). What can't be read has an error in place of
+            predictions.
         """
         if isinstance(images, ImageLike):
-            return next(iter(self([images], top_k)))
+            records = self([images], top_k)
+            itself = isinstance(images, Image.Image) or records[0].path == str(images)
+            return records[0] if itself else records
         sources: list[Source | Image.Image] = []
         for image in images:
             sources += [image] if isinstance(image, Image.Image) else find([str(image)])
@@ -433,7 +436,7 @@ def describe(
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "device": device,
         "dtype": dtype,
-        "decode": "exact" if reader.reduce_to is None else "fast",
+        "decode": "exact" if reader.exact else "fast",
         "batch_size": batch_size,
         "max_pixels": reader.max_pixels,
         "labels": only,
@@ -458,17 +461,19 @@ def usual_size(checkpoint: Checkpoint) -> tuple[int, int]:
 
 
 def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
-    """The class indexes of labels, by name in any case."""
-    known = {label.casefold(): index for index, label in enumerate(checkpoint.labels)}
-    indexes = []
+    """The class indexes of labels, by name in any case; all of those that share a name."""
+    known: dict[str, list[int]] = {}
+    for index, label in enumerate(checkpoint.labels):
+        known.setdefault(label.casefold(), []).append(index)
+    indexes: set[int] = set()
     for label in only:
-        index = known.get(label.strip().casefold())
-        if index is None:
+        named = known.get(label.strip().casefold())
+        if named is None:
             close = difflib.get_close_matches(label.strip().casefold(), known, n=1)
-            hint = f"did you mean {checkpoint.labels[known[close[0]]]}? " if close else ""
+            hint = f"did you mean {checkpoint.labels[known[close[0]][0]]}? " if close else ""
             raise UsageError(
                 f"{label.strip()}: {checkpoint.name} knows no such label",
                 hint=f"{hint}`cvt inspect {checkpoint.name} --labels` lists them",
             )
-        indexes.append(index)
-    return sorted(set(indexes))
+        indexes.update(named)
+    return sorted(indexes)

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,59 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     assert list(two.embed(sources)) == list(one.embed(sources))
     assert sorted(seen) == [0] * 4 + [1] * 4 + [2] * 2
     assert two.description()["device"] == "cpu,cpu,cpu"
+
+
+def test_a_path_that_stands_for_several(folder: Path, pictures: list[str], tmp_path: Path) -> None:
+    classify = classifier(folder)
+    expected = classify(pictures)
+    (tmp_path / "one").mkdir()
+    picture().save(tmp_path / "one/x.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(pictures[0], "0.png")
+    assert same(classify(tmp_path)[:10], expected)
+    assert same(classify(f"{tmp_path}/?.png"), expected)
+    # However many there are.
+    assert [r.path for r in classify(tmp_path / "one")] == [str(tmp_path / "one/x.png")]
+    assert [r.path for r in classify(tmp_path / "a.zip")] == [f"{tmp_path}/a.zip::0.png"]
+    assert classify(f"{tmp_path}/none.png").error == "no such file"
+
+
+def test_an_open_image_that_is_broken(folder: Path, pictures: list[str], tmp_path: Path) -> None:
+    whole = Path(pictures[0]).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    found = classifier(folder)([Image.open(tmp_path / "cut.png"), Image.open(pictures[0])])
+    assert "broken image" in (found[0].error or "") and found[1].error is None
+    record = classifier(folder, max_pixels=100)(Image.open(pictures[0]))
+    assert record.error is not None and "more than the limit of 100" in record.error
+
+
+def test_greys_of_16_bits_are_those_of_8(folder: Path, tmp_path: Path) -> None:
+    greys = np.asarray(picture().convert("L"))
+    Image.fromarray(greys).save(tmp_path / "8.png")
+    Image.fromarray(greys.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    eight, sixteen = tmp_path / "8.png", tmp_path / "16.png"
+    found = classifier(folder)([eight, sixteen, Image.open(sixteen)])
+    assert len({record.predictions for record in found}) == 1
+    exact = classifier(folder, exact_decode=True)([eight, sixteen, Image.open(sixteen)])
+    assert exact[0].predictions == found[0].predictions
+    assert exact[1].predictions == exact[2].predictions != found[1].predictions
+
+
+def test_labels_that_share_a_name(tiny_cvt: TinyCvt) -> None:
+    """As two of ImageNet's do, the crane and the crane."""
+    names = ("crane", "cat", "Crane", "dog", "maillot")
+    found = classifier(tiny_cvt(labels=names), only=["CRANE", "dog"])(picture())
+    assert {p.index for p in found.predictions} == {0, 2, 3}
+    assert sum(p.score for p in found.predictions) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("resized", [True, False])
+def test_the_description_tells_how_it_decodes(resized: bool, tiny_cvt: TinyCvt) -> None:
+    settings = {"image_processor_type": "ViTImageProcessor", "do_resize": resized}
+    folder = tiny_cvt(processor=settings)
+    for exact, name in ((True, "exact"), (False, "fast")):
+        found = classifier(folder, exact_decode=exact).description(digest=False)
+        assert found["decode"] == name
 
 
 def test_nothing_to_do(folder: Path) -> None:

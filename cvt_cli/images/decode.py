@@ -2,12 +2,16 @@
 tried, and the size is checked before a pixel is decoded."""
 
 import logging
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images.source import one_line
 
 FULL_SIZE = "full_size"
 
@@ -18,6 +22,12 @@ MAX_PIXELS = 2 * 89_478_485
 # call handlers.
 _REFUSED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
+# What cameras and browsers write, and Pillow does not read of itself.
+_UNSUPPORTED = {
+    "HEIC": re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+}
+
 # What a file has wrong is its record's business; Pillow's own words would reach stderr. Not by
 # `warnings.catch_warnings`: images are decoded in threads, where it would silence others for good.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -25,43 +35,77 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def decode(
-    file: BinaryIO, max_pixels: int = MAX_PIXELS, reduce_to: int | None = None
+    file: BinaryIO,
+    max_pixels: int = MAX_PIXELS,
+    reduce_to: int | None = None,
+    exact: bool = False,
 ) -> Image.Image:
-    """The first frame of an image, turned as its EXIF orientation says, in RGB.
-
-    `info[FULL_SIZE]` of the result is the picture's (width, height) before any reduction.
+    """The first frame of an image, as `to_rgb` makes it.
 
     Args:
         file: the encoded image, seekable.
         max_pixels: width times height above which the image is refused, undecoded.
         reduce_to: lets the JPEG decoder scale down while it decodes, by 2, 4 or 8, to a shorter
             side of no less than this many pixels. None: every pixel is decoded.
+        exact: as in `to_rgb`.
 
     Raises:
         ImageError: if these are no image's bytes, or too many pixels; says which.
     """
     _raise_pillows_limit(max_pixels)
+    with _image_errors(max_pixels):
+        try:
+            image = Image.open(file, formats=_formats())
+        except UnidentifiedImageError:
+            raise ImageError(_unidentified(file)) from None
+        with image:
+            return to_rgb(image, max_pixels, reduce_to, exact)
+
+
+def to_rgb(
+    image: Image.Image,
+    max_pixels: int = MAX_PIXELS,
+    reduce_to: int | None = None,
+    exact: bool = False,
+) -> Image.Image:
+    """An open image, turned as its EXIF orientation says, in RGB.
+
+    `info[FULL_SIZE]` of the result is the picture's (width, height) before any reduction.
+
+    Args:
+        max_pixels, reduce_to: as in `decode`.
+        exact: cut greys of 16 bits off at 255, as Pillow and so Transformers do; they are scaled
+            to 8 bits otherwise.
+
+    Raises:
+        ImageError: as `decode`.
+    """
+    with _image_errors(max_pixels):
+        width, height = image.size
+        if width * height > max_pixels:
+            raise _too_large(f"{width}x{height} pixels, more", max_pixels)
+        if reduce_to is not None:
+            _draft(image, reduce_to)
+        upright = ImageOps.exif_transpose(image)
+        turned = upright.size != image.size
+        if not exact and _has_16_bits(image):
+            upright = upright.convert("I").point(lambda grey: grey * (1 / 257) + 0.5)
+        rgb = upright.convert("RGB")
+        rgb.info[FULL_SIZE] = (height, width) if turned else (width, height)
+        return rgb
+
+
+@contextmanager
+def _image_errors(max_pixels: int) -> Iterator[None]:
     try:
-        with Image.open(file, formats=_formats()) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise _too_large(f"{width}x{height} pixels, more", max_pixels)
-            if reduce_to is not None:
-                _draft(image, reduce_to)
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            turned = upright.size != image.size
-            upright.info[FULL_SIZE] = (height, width) if turned else (width, height)
-            return upright
+        yield
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError(_unidentified(file)) from None
     except Image.DecompressionBombError:
         raise _too_large("more pixels", max_pixels) from None
     # Hostile bytes make Pillow's plug-ins raise nearly anything; each is this image's own.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"broken image: {reason}") from error
+        raise ImageError(f"broken image: {one_line(error)}") from error
 
 
 def _too_large(what: str, limit: int) -> ImageError:
@@ -90,6 +134,10 @@ def _draft(image: Image.Image, shorter: int) -> None:
         image.draft(image.mode, (round(width * scale), round(height * scale)))
 
 
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+
+
 def _unidentified(file: BinaryIO) -> str:
     file.seek(0)
     start = file.read(1024)
@@ -97,6 +145,9 @@ def _unidentified(file: BinaryIO) -> str:
         return "empty file"
     if b"\0" not in start and _is_text(start):
         return "text, not an image"
+    for name, signature in _UNSUPPORTED.items():
+        if signature.match(start):
+            return f"{name}, a format that is not supported: convert it to JPEG or PNG"
     return "not an image, or in a format that is not supported"
 
 

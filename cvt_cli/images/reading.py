@@ -12,11 +12,11 @@ from itertools import islice
 from typing import BinaryIO, cast
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.errors import ImageError
-from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode
+from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode, to_rgb
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.source import Source, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
@@ -54,9 +54,10 @@ class ImageReader:
             preprocessing leaves it more than `MAX_TOKENS`.
         preprocessing: what its input looks like.
         max_pixels: width times height above which an image is refused.
-        exact_decode: decode every pixel of a JPEG; see `Classifier`.
+        exact_decode: decode as Transformers does; see `Classifier`.
 
     Attributes:
+        exact: it does.
         reduce_to: shorter side in pixels down to which the decoder may scale; None for exact.
     """
 
@@ -70,6 +71,7 @@ class ImageReader:
         self.config = config
         self.preprocessing = preprocessing
         self.max_pixels = max_pixels
+        self.exact = exact_decode
         self.reduce_to = None if exact_decode else preprocessing.reduce_to
         if self.reduce_to is not None:
             # Tiny networks' too: whether thumbnails are made must change no score.
@@ -117,9 +119,9 @@ class ImageReader:
             if isinstance(source, Source):
                 with source.open() as file:
                     result.columns |= _file_facts(file, columns)
-                    image = decode(file, self.max_pixels, self.reduce_to)
+                    image = decode(file, self.max_pixels, self.reduce_to, self.exact)
             else:
-                image = ImageOps.exif_transpose(source).convert("RGB")
+                image = to_rgb(source, self.max_pixels, exact=self.exact)
             width, height = image.info.get(FULL_SIZE, image.size)
             facts = {"width": width, "height": height}
             result.columns |= {name: facts[name] for name in columns if name in facts}

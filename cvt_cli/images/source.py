@@ -12,10 +12,10 @@ from cvt_cli.errors import ImageError
 from cvt_cli.text import visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
-# called.
+# called. The last three are found to say that they can't be read.
 IMAGE_SUFFIXES = tuple(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k .jpx "  # noqa: SIM905
-    ".ppm .pgm .pbm .pnm .ico .icns .tga .pcx .dds .psd .mpo .sgi .qoi".split()
+    ".ppm .pgm .pbm .pnm .ico .icns .tga .pcx .dds .psd .mpo .sgi .qoi .heic .heif .jxl".split()
 )
 
 # Beyond this, a download or an archive's member is no photograph. Bytes.

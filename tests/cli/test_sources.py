@@ -65,6 +65,8 @@ def bad(folder: Path) -> Iterator[set[str]]:
     (bad / "empty.jpg").touch()
     (bad / "text.jpg").write_text("This is no image.\n" * 100)
     (bad / "cut.jpg").write_bytes(jpeg()[:1000])
+    (bad / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (bad / "web.jxl").write_bytes(b"\xff\x0a" + bytes(100))
     (bad / "bomb.png").write_bytes(png(50_000, 50_000))
     (bad / "two\nlines.jpg").touch()
     Path(os.fsdecode(os.fsencode(bad) + b"/caf\xe9.jpg")).write_bytes(b"\0")
@@ -124,6 +126,7 @@ def test_everything_bad_is_one_record(
     }
     wanted = bad | {renamed.get(path, path) for path in typed} | {"none/2.jpg", *names}
     assert Counter(record["path"] for record in records) == Counter(wanted)
+    assert sum("convert it to JPEG or PNG" in record["error"] for record in records) == 2
     assert "Traceback" not in done.stderr
     assert f"{len(wanted)} of {len(wanted)} inputs" in done.stderr
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, features
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.decode import decode
+from cvt_cli.images.decode import decode, to_rgb
 from tests.photos import EXIF_ORIENTATION, picture
 
 # pytest has warning filters of its own; what a user sees is tested in a process of its own.
@@ -55,7 +55,7 @@ def test_as_transformers_loads_it(photo: Path) -> None:
     from transformers.image_utils import load_image
 
     with photo.open("rb") as file:
-        found = decode(file)
+        found = decode(file, exact=True)
     assert found.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(found), np.asarray(load_image(str(photo))))
 
@@ -95,6 +95,10 @@ def test_an_unknown_orientation_is_none() -> None:
         (encoded(picture(), "JPEG")[:1000], "truncated"),
         (png(100, 100, b"no deflate"), "broken"),
         (png(0, 5), "image"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC, a format that is not supported: convert"),
+        (b"\0\0\0\x18ftypmif1" + bytes(99), "HEIC"),
+        (b"\xff\x0a" + bytes(99), "JPEG XL, a format that is not supported: convert"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "JPEG XL"),
     ],
     ids=lambda value: str(value)[:25],
 )
@@ -127,6 +131,22 @@ def test_the_limit_can_be_raised_above_pillows(monkeypatch: pytest.MonkeyPatch) 
     data = encoded(picture(100, 50))
     assert "limit of 2000 " in error_of(data, max_pixels=2000)
     assert decode(io.BytesIO(data), max_pixels=5000).size == (100, 50)
+
+
+@pytest.mark.parametrize(
+    "format_",
+    ["PNG", "TIFF", "PPM", *(["JPEG2000"] if features.check("jpg_2000") else []), "big-endian"],
+)
+def test_greys_of_16_bits_are_scaled_to_8(format_: str) -> None:
+    """Pillow would make white of all but the darkest."""
+    greys = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    if format_ == "big-endian":
+        image = Image.frombytes("I;16B", (256, 256), greys.astype(">u2").tobytes())
+        found = to_rgb(image)
+    else:
+        found = decode(io.BytesIO(encoded(Image.fromarray(greys), format_)))
+    expected = np.rint(greys / 257).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(found), np.stack([expected] * 3, -1))
 
 
 def test_a_large_picture_is_no_reason_for_a_warning() -> None:

@@ -85,7 +85,13 @@ def test_every_suffix_is_one_that_pillow_reads(suffix: str) -> None:
     from PIL import Image
 
     Image.init()
-    assert suffix in Image.EXTENSION
+    assert suffix in Image.EXTENSION or suffix in (".heic", ".heif", ".jxl")
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".jxl"])
+def test_images_that_pillow_does_not_read_are_not_skipped(suffix: str, folder: Path) -> None:
+    touch(folder, f"p/x{suffix}")
+    assert paths("p") == [f"p/x{suffix}"]
 
 
 def test_links(folder: Path) -> None:
