@@ -328,10 +328,10 @@ class Cluster:
         """
         collector = _Collector(parts, job.checkpoint.labels, on_record, on_part)
 
-        def pass_over(rows: Sequence[_Row], per_task: int) -> None:
+        def pass_over(rows: Sequence[_Row], per_task: int, retries: int = RETRIES) -> None:
             if rows:
                 collector.forget()
-                for table in self._stream(rows, job, layout, per_task):
+                for table in self._stream(rows, job, layout, per_task, retries):
                     collector.take(table)
 
         assert job.batch_size is not None
@@ -342,7 +342,8 @@ class Cluster:
         collector.give_up(collector.unlisted())
         rows = collector.rows()
         if len(rows) > LOST_INPUTS:
-            pass_over(rows, math.isqrt(len(rows)))
+            # What is lost of these is done once more anyway.
+            pass_over(rows, math.isqrt(len(rows)), retries=0)
         pass_over(collector.rows(), 1)
         collector.check()
         collector.give_up(collector.unfinished())
@@ -363,6 +364,7 @@ class Cluster:
         job: Job,
         layout: _Layout,
         per_task: int,
+        retries: int,
     ) -> Iterator[pa.Table]:
         import ray.data
         from ray.data import ActorPoolStrategy
@@ -388,7 +390,7 @@ class Cluster:
                 "folder": str(Path.cwd()),
             },
             num_cpus=DECODE_CPUS,
-            ray_remote_args_fn=lambda: {"max_retries": RETRIES},
+            ray_remote_args_fn=lambda: {"max_retries": retries},
         )
         records = images.map_batches(
             _Worker,
@@ -400,7 +402,7 @@ class Cluster:
             num_cpus=WORKER_CPUS,
             num_gpus=layout.gpus or None,
             # The worker comes back as often as it dies; what it died of does not.
-            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": RETRIES},
+            ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": retries},
         )
         try:
             yield from records.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -685,7 +685,9 @@ def test_a_model_that_kills_who_loads_it(
 ) -> None:
     node = cluster.add_node(num_cpus=1, num_gpus=1, env_vars=NO_MEMORY)
     try:
-        done = run_ray("cat.jpg", "-o", "labels", "--device", "cuda", address=cluster.address)
+        command = ("cat.jpg", "-o", "labels", "--device", "cuda")
+        at_once = {"RAY_task_oom_retry_delay_base_ms": "0"}
+        done = run_ray(*command, address=cluster.address, env=at_once)
     finally:
         cluster.remove_node(node, allow_graceful=False)
     check_line(done, 3, "a worker dies each time it loads the model (OutOfMemoryError)", "memory")
