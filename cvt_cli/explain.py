@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import UsageError
+from cvt_cli.images.reading import ImageReader
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Block, Cvt, Stage
 from cvt_cli.records import Prediction
@@ -129,11 +130,11 @@ class Explainer:
             top_k: predictions to tell beside.
 
         Raises:
-            ValueError: if the picture is too small for the network.
+            ValueError, ImageError: as `ImageReader.check_size`.
         """
         preprocessing = self.checkpoint.preprocessing
+        ImageReader(self.checkpoint.config, preprocessing).check_size(picture)
         pixels = preprocessing.pixels(picture)
-        self.checkpoint.config.tokens(*pixels.shape[:2])
         batch = torch.from_numpy(pixels.copy())[None].to(self._device)
         x = preprocessing.normalize(batch).contiguous()
         with torch.no_grad():

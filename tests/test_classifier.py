@@ -19,7 +19,7 @@ from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.find import find
 from cvt_cli.records import Record
 from tests.photos import EXIF_ORIENTATION, picture
-from tests.tiny import LABELS, tiny_model
+from tests.tiny import KEEPS_ASPECT, LABELS, tiny_model
 
 TinyCvt = Callable[..., Path]
 
@@ -273,9 +273,6 @@ def test_out_of_memory_for_one_image(folder: Path, pictures: list[str]) -> None:
     classify._model = SmallMemory(classify._model, 0)
     with pytest.warns(UserWarning), pytest.raises(Exception, match="memory"):
         classify(pictures)
-
-
-KEEPS_ASPECT = {"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 32}}
 
 
 class FewPixels(torch.nn.Module):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 LAYOUTS = ("safetensors", "bin", "sharded", "sharded-bin", "microsoft")
+# Images of other proportions stay so: the preprocessing leaves the size of the input open.
+KEEPS_ASPECT = {"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 32}}
 LABELS = ("tench", "goldfish", "great white shark", "tiger shark", "hammerhead, shark")
 
 _TINY: dict[str, Any] = {

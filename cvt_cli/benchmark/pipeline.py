@@ -371,7 +371,8 @@ def _lines() -> TextIO:
 
 def _decoded(classifier: Classifier, source: Source) -> Image.Image:
     with source.open() as file:
-        return decode(file, classifier.max_pixels, classifier.reader.reduce_to)
+        reader = classifier.reader
+        return decode(file, classifier.max_pixels, reader.reduce_to, reader.exact)
 
 
 def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) -> Stages:

@@ -2,11 +2,9 @@
 
 import sys
 
+from cvt_cli.text import visible
+
 
 def say(message: str) -> None:
     """One line on stderr, whatever is in the message."""
-    line = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in " ".join(message.split())
-    )
-    print(f"cvt: {line}", file=sys.stderr)
+    print(f"cvt: {visible(' '.join(message.split()))}", file=sys.stderr)

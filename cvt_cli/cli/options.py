@@ -187,7 +187,7 @@ OverwriteOption = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace an --output that exists, or start an interrupted one anew.",
+        help="Replace files that exist, or start an interrupted --output anew.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -223,7 +223,7 @@ RunRecordOption = Annotated[
 
 
 class DecodeChoice(StrEnum):
-    """How large JPEGs are decoded."""
+    """How images are decoded."""
 
     FAST = "fast"
     EXACT = "exact"
@@ -232,8 +232,8 @@ class DecodeChoice(StrEnum):
 DecodeOption = Annotated[
     DecodeChoice,
     typer.Option(
-        help="fast: large JPEGs are scaled down while they are decoded. exact: every pixel is "
-        "decoded, as Transformers does.",
+        help="fast: large JPEGs are scaled down while they are decoded, greys of 16 bits to 8. "
+        "exact: as Transformers does it.",
         rich_help_panel=PERFORMANCE,
     ),
 ]

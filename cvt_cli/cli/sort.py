@@ -14,8 +14,8 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
-from cvt_cli.output.table import visible
 from cvt_cli.records import Record
+from cvt_cli.text import visible
 
 if TYPE_CHECKING:
     from cvt_cli.sort import Outcome

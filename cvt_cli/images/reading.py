@@ -94,17 +94,18 @@ class ImageReader:
         """
         stream = iter(sources)
         pending: deque[Future[DecodedImage]] = deque()
-        with ThreadPoolExecutor(threads, "decode") as pool:
-            try:
-                while True:
-                    for source in islice(stream, (1 + ahead) * batch_size - len(pending)):
-                        pending.append(pool.submit(self.read, source, columns, thumbnails))
-                    if not pending:
-                        return
-                    batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
-                    yield [future.result() for future in batch]
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(threads, "decode")
+        try:
+            while True:
+                for source in islice(stream, (1 + ahead) * batch_size - len(pending)):
+                    pending.append(pool.submit(self.read, source, columns, thumbnails))
+                if not pending:
+                    return
+                batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
+                yield [future.result() for future in batch]
+        finally:
+            # Not waiting: one may be reading from what never answers.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def read(
         self,
@@ -125,7 +126,7 @@ class ImageReader:
             width, height = image.info.get(FULL_SIZE, image.size)
             facts = {"width": width, "height": height}
             result.columns |= {name: facts[name] for name in columns if name in facts}
-            self._check_size(image)
+            self.check_size(image)
             pixels = self.preprocessing.pixels(image)
             if with_thumbnail:
                 result.thumbnail = make_thumbnail(image)
@@ -140,7 +141,13 @@ class ImageReader:
             result.columns["seconds"] = round(time.perf_counter() - start, 6)
         return result
 
-    def _check_size(self, image: Image.Image) -> None:
+    def check_size(self, image: Image.Image) -> None:
+        """Whether the network takes what the preprocessing makes of the image.
+
+        Raises:
+            ValueError: if that is too small.
+            ImageError: if it is larger than its attention has memory and time for.
+        """
         size = self.preprocessing.size_of(*image.size)
         rows, columns = self.config.tokens(*size)[0]
         # A size that all images have was chosen; others are up to whoever made the image.

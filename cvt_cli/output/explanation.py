@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cvt_cli.explain import Explanation
-from cvt_cli.output.table import visible
+from cvt_cli.text import visible
 
 # Perceptually uniform: equal steps look equal, also in print and to the colour-blind.
 COLORS = matplotlib.colormaps["inferno"]

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
-from cvt_cli.output.table import visible
+from cvt_cli.text import visible
 
 MAX_WORD = 24
 FORMATS = ("table", "csv", "tsv", "json")

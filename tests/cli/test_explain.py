@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import RunCvt
+from tests.tiny import KEEPS_ASPECT
 
 
 @pytest.fixture
@@ -85,3 +86,13 @@ def test_without_the_extra(
             expect=0,
         ).stdout
     )
+
+
+def test_a_picture_too_large_for_the_network(
+    tmp_path: Path, tiny_cvt: Callable[..., Path], run_cvt: RunCvt
+) -> None:
+    model = tiny_cvt(processor=KEEPS_ASPECT)
+    Image.new("RGB", (1, 20_000)).save(tmp_path / "thin.png")
+    done = run_cvt("explain", "thin.png", "-m", model, "-o", "why.png", expect=1)
+    assert "thin.png: 640000x32 pixels for the network" in done.stderr
+    assert not (tmp_path / "why.png").exists()
