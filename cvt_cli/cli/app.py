@@ -1,16 +1,13 @@
 """The Typer app. Errors become messages and exit codes here, and only here."""
 
 import errno
-import math
 import os
 import signal
 import sys
-import time
 import traceback
 import warnings
 from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -19,8 +16,8 @@ import cvt_cli
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode
+from cvt_cli.signals import once
 
-_REPEAT_SECONDS = 0.5
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -127,19 +124,15 @@ def main() -> NoReturn:
 
 def _end_in_order() -> None:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt, and so does each later one, should the end take
-    its time. What sends a signal on, as `timeout` does, may send it twice: that is one."""
-    last = -math.inf
+    its time."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _REPEAT_SECONDS:
-            last = now
-            raise KeyboardInterrupt
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    handler = once(interrupt)
+    signal.signal(signal.SIGTERM, handler)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, handler)
 
 
 def _open_streams() -> None:

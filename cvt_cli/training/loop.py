@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
+from cvt_cli.signals import once
 from cvt_cli.training.augment import Augmentation, Augmenter
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
@@ -357,13 +357,14 @@ def deferred_interrupts() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
     event = threading.Event()
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def stop() -> None:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
+    on_signal = once(stop)
+    before = [signal.signal(number, on_signal) for number in numbers]
     try:
         yield event
     finally:
