@@ -28,6 +28,7 @@ from cvt_cli.benchmark.statistics import (
     times,
 )
 from cvt_cli.checkpoint.resolve import ResolvedFiles
+from cvt_cli.cores import SPIN_COUNT, share_cores
 from cvt_cli.errors import ModelError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
@@ -201,6 +202,9 @@ class Odd:
     def process(self) -> int:
         return os.getpid()
 
+    def spins(self) -> str | None:
+        return os.environ.get(SPIN_COUNT)
+
     def fail(self) -> None:
         raise ValueError("seven", 7)
 
@@ -212,6 +216,18 @@ class Odd:
 
     def die(self, by: int) -> None:
         os.kill(os.getpid(), by)
+
+
+def test_what_our_threads_do_is_not_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for theirs, ours in ((None, "1000"), ("7", "7")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        monkeypatch.delenv(SPIN_COUNT, raising=False)
+        if theirs is not None:
+            monkeypatch.setenv(SPIN_COUNT, theirs)
+        share_cores()
+        with Apart(Odd) as odd:
+            assert odd.call("spins") == theirs
+        assert os.environ[SPIN_COUNT] == ours
 
 
 def test_a_process_of_its_own() -> None:

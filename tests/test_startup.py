@@ -1,9 +1,14 @@
 """What answers at once must not wait for torch."""
 
+import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.conftest import RunCvt
 
 HEAVY = {"torch", "numpy", "transformers", "huggingface_hub", "PIL", "safetensors"}
 
@@ -50,3 +55,20 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, cvt_cli; print(' '.join(sys.modules)); cvt_cli.Classifier"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & HEAVY
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="libgomp's variable is meant")
+@pytest.mark.parametrize("variable", [None, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_threads_that_wait_give_their_cores_away(
+    run_cvt: RunCvt, cat: Path, variable: str | None
+) -> None:
+    """What libgomp says of itself as it is loaded; what the user set is left alone."""
+    value = {"GOMP_SPINCOUNT": "7", "OMP_WAIT_POLICY": "ACTIVE"}.get(variable or "")
+    env = {"OMP_DISPLAY_ENV": "verbose", "GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None}
+    env |= {variable: value} if variable else {}
+    said = run_cvt("classify", cat, "-m", "cvt-tiny-cifar10", env=env, expect=0).stderr
+    (count,) = set(re.findall(r"GOMP_SPINCOUNT = '(.*)'", said))
+    if variable == "OMP_WAIT_POLICY":
+        assert int(count) > 10**6
+    else:
+        assert count == (value or "1000")

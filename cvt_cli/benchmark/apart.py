@@ -9,6 +9,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
+from cvt_cli.cores import unshared
+
 
 class Apart:
     """An object in another process; `with` ends that.
@@ -26,7 +28,8 @@ class Apart:
         self._process = context.Process(
             target=_serve, args=(theirs, make, arguments), name="peer", daemon=True
         )
-        self._process.start()
+        with unshared():
+            self._process.start()
         theirs.close()
         try:
             self._result()

@@ -11,6 +11,7 @@ from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.cores import share_cores
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def benchmark(
     downloaded.
     """
     _check(images, baseline, compiled, plot)
+    if images is not None:
+        share_cores()  # as a run does
     default = BATCH_SIZES if images is None else BATCH_SIZES_FROM_FILES
     batch_sizes = _parse_batch_sizes(default if batch_size is None else batch_size)
 

@@ -13,6 +13,7 @@ import typer
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import cluster, options, run
 from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.shard import Shard
@@ -238,6 +239,7 @@ def classify(
         check_thumbnails(page, resume or overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
+    share_cores()
     from cvt_cli.classifier import Classifier
     from cvt_cli.images.decode import MAX_PIXELS
 

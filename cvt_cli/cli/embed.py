@@ -9,6 +9,7 @@ import typer
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options, run
 from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.size import parse_image_size
@@ -86,6 +87,7 @@ def embed(
     run.check_run_record(run_record, [output, *beside], inputs, overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
+    share_cores()
     from cvt_cli.classifier import Classifier
     from cvt_cli.images.decode import MAX_PIXELS
 

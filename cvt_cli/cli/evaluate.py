@@ -10,6 +10,7 @@ from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
+from cvt_cli.cores import share_cores
 from cvt_cli.errors import ExitCode
 
 NAMED = 5
@@ -71,6 +72,7 @@ def evaluate(
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.
+    share_cores()
     from cvt_cli.classifier import Classifier
 
     classifier = Classifier(
