@@ -219,7 +219,7 @@ class Odd:
 
 
 def test_what_our_threads_do_is_not_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for theirs, ours in ((None, "1000"), ("7", "7")):
+    for theirs, set_here in ((None, "1000"), ("7", "7")):
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         monkeypatch.delenv(SPIN_COUNT, raising=False)
         if theirs is not None:
@@ -227,7 +227,7 @@ def test_what_our_threads_do_is_not_for_peers(monkeypatch: pytest.MonkeyPatch) -
         share_cores()
         with Apart(Odd) as odd:
             assert odd.call("spins") == theirs
-        assert os.environ[SPIN_COUNT] == ours
+        assert os.environ[SPIN_COUNT] == set_here
 
 
 def test_a_process_of_its_own() -> None:
