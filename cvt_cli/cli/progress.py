@@ -50,7 +50,7 @@ class Progress:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The bar makes room for what is printed meanwhile."""
-        if self._bar.disable:
+        if self._bar.disable or self._bar.format_dict["elapsed"] < DELAY_SECONDS:
             yield
         else:
             with tqdm.external_write_mode(file=sys.stderr):
@@ -58,4 +58,5 @@ class Progress:
 
     def close(self) -> None:
         """Take the bar away."""
+        self._bar.clear()  # tqdm leaves one that only `paused` has drawn
         self._bar.close()

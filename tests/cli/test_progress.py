@@ -1,0 +1,42 @@
+"""What a progress bar leaves on the screen: nothing."""
+
+import sys
+
+import pytest
+
+from cvt_cli.cli import progress
+from cvt_cli.cli.progress import Progress
+
+
+def last_line(written: str) -> str:
+    """What can be seen of it on a terminal."""
+    line = ""
+    for text in written.rpartition("\n")[2].split("\r"):
+        line = text + line[len(text) :]
+    return line.strip()
+
+
+def some_records(updates: bool) -> None:
+    bar = Progress(True, lambda: 3)
+    for name in "abc":
+        with bar.paused():
+            print(name, file=sys.stderr)
+        if updates:
+            bar.add(failed=False)
+    bar.close()
+
+
+@pytest.mark.parametrize("updates", [True, False])
+def test_the_bar_goes_when_it_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, updates: bool
+) -> None:
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
+    some_records(updates)
+    written = capsys.readouterr().err
+    assert "images/s" in written
+    assert [last_line(line) for line in written.split("\n")] == ["a", "b", "c", ""]
+
+
+def test_a_short_run_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    some_records(updates=True)
+    assert capsys.readouterr().err == "a\nb\nc\n"
