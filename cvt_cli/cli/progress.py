@@ -50,13 +50,17 @@ class Progress:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The bar makes room for what is printed meanwhile."""
-        if self._bar.disable or self._bar.format_dict["elapsed"] < DELAY_SECONDS:
-            yield
-        else:
+        if self._is_drawn():
             with tqdm.external_write_mode(file=sys.stderr):
                 yield
+        else:
+            yield
 
     def close(self) -> None:
         """Take the bar away."""
-        self._bar.clear()  # tqdm leaves one that only `paused` has drawn
+        if self._is_drawn():
+            self._bar.clear()  # tqdm leaves one that only `paused` has drawn
         self._bar.close()
+
+    def _is_drawn(self) -> bool:
+        return not self._bar.disable and self._bar.format_dict["elapsed"] >= DELAY_SECONDS

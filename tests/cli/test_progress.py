@@ -1,6 +1,7 @@
 """What a progress bar leaves on the screen: nothing."""
 
 import sys
+import time
 
 import pytest
 
@@ -35,6 +36,20 @@ def test_the_bar_goes_when_it_is_done(
     written = capsys.readouterr().err
     assert "images/s" in written
     assert [last_line(line) for line in written.split("\n")] == ["a", "b", "c", ""]
+
+
+def test_a_bar_that_only_a_pause_has_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0.2)
+    bar = Progress(True, lambda: 3)
+    time.sleep(0.3)
+    with bar.paused():
+        print("a", file=sys.stderr)
+    bar.close()
+    written = capsys.readouterr().err
+    assert "images/s" in written
+    assert last_line(written) == ""
 
 
 def test_a_short_run_has_none(capsys: pytest.CaptureFixture[str]) -> None:
