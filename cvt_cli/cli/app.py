@@ -108,7 +108,8 @@ def main() -> NoReturn:
         code = ExitCode.INTERRUPTED
     except Exception as error:
         message, code = _in_words(error)
-        _report(message, debug)
+        if message:
+            _report(message, debug)
     with suppress(OSError, ValueError):
         sys.stderr.flush()
     try:
@@ -153,7 +154,8 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
     if hasattr(error, "format_message"):  # Typer's word for a wrong option or argument
         message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
-        return f"{message} (see cvt --help)", ExitCode.USAGE
+        # `cvt` alone has had its help instead.
+        return f"{message} (see cvt --help)" if message else "", ExitCode.USAGE
     return (
         f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with --debug and "
         "report what that shows",

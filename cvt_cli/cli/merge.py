@@ -1,7 +1,10 @@
 """`cvt merge`: the parts of a run, or the files of several, become one file."""
 
 import io
+import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -92,6 +95,9 @@ def merge(
         own = part.shape()
         columns = dict.fromkeys((*shape.columns, *own.columns))
         shape = RecordShape(max(shape.top_k, own.top_k), tuple(columns))
+    named = Counter(part.place for part in parts)
+    for part in {part.place: part for part in parts if named[part.place] > 1}.values():
+        warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
     counted = _Counted(record for part in parts for record in part.records(shape.columns))
     _write(counted, output, name, shape)
     if not context.obj.quiet:
@@ -119,6 +125,13 @@ class _Part:
         self.name = f"{where.rstrip('/')}/{name}" if where else name
         self.format = format_of_file(Path(name))
         self._writer = writer_class(self.format)
+
+    @property
+    def place(self) -> str:
+        """The same for two names of one file."""
+        if isinstance(self._folder, LocalFolder):
+            return os.path.realpath(self._folder.path(self._file))
+        return self.name
 
     def is_file(self, path: Path) -> bool:
         return isinstance(self._folder, LocalFolder) and path.samefile(

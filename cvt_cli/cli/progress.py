@@ -1,12 +1,16 @@
 """The progress bar of a run: done, total, images/s, time left, errors."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from tqdm import tqdm
 
+# For the ^C that a terminal writes behind the bar.
+MARGIN_COLUMNS = 3
 # A run that is over in no time needs no bar.
 DELAY_SECONDS = 1.0
 
@@ -35,6 +39,7 @@ class Progress:
         )
         self._errors = 0
         if shown:
+            self._bar.dynamic_ncols = _screen
             threading.Thread(target=self._set_total, args=[count], daemon=True).start()
 
     def _set_total(self, count: Callable[[], int | None]) -> None:
@@ -60,7 +65,17 @@ class Progress:
         """Take the bar away."""
         if self._is_drawn():
             self._bar.clear()  # tqdm leaves one that only `paused` has drawn
+            if sys.stderr.isatty():
+                sys.stderr.write("\x1b[K")  # and what was typed behind it
         self._bar.close()
 
     def _is_drawn(self) -> bool:
         return not self._bar.disable and self._bar.format_dict["elapsed"] >= DELAY_SECONDS
+
+
+def _screen(stream: TextIO) -> tuple[int | None, int | None]:
+    """Columns that the bar may have, and rows."""
+    with suppress(OSError, ValueError):
+        size = os.get_terminal_size(stream.fileno())
+        return size.columns - MARGIN_COLUMNS, size.lines
+    return None, None

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -188,7 +189,7 @@ def run(
     try:
         # The first records of a batch that was cut are computed again, not written again.
         for record in islice(process(sources), again, None):
-            with bar.paused():
+            with bar.paused() if isinstance(sink, StreamOutput) else nullcontext():
                 sink.write([record])
             failed = record.error is not None
             bar.add(failed)

@@ -487,3 +487,9 @@ def test_a_stream_that_is_closed(
     assert len(lines) == 2
     assert lines[0].startswith("path,label,score")
     assert lines[1].endswith("empty file") == (closed == 0)
+
+
+def test_the_command_alone_is_no_error(run_cvt: RunCvt) -> None:
+    said = run_cvt(expect=2)
+    assert "Usage: cvt" in said.stdout + said.stderr
+    assert "error" not in said.stderr

@@ -123,6 +123,16 @@ def test_what_is_not_finished(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> 
     assert not list(tmp_path.glob("y.csv*"))
 
 
+def test_a_file_that_is_named_twice_is_said(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
+    (tmp_path / "again.csv").symlink_to(labels / "part-2.csv")
+    for inputs, twice in (
+        ([labels / "part-2.csv", labels / "part-10.csv", labels / "part-2.csv"], "part-2.csv"),
+        ([labels / "part-2.csv", "again.csv"], "again.csv"),
+    ):
+        done = run_cvt("merge", *inputs, "-o", "x.csv", "--overwrite", expect=0)
+        assert f"{twice} is named twice" in done.stderr.splitlines()[0]
+
+
 def test_an_output_that_is_there(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
     output = tmp_path / "x.csv"
     output.write_text("mine")
