@@ -5,7 +5,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -83,9 +83,7 @@ def lock(path: Path) -> BinaryIO:
         if fcntl is None:
             held.close()  # an open file could not be renamed
         else:
-            # Some network file systems have no locks: better without than not at all.
-            with _unless_taken():
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(held.fileno())
             if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):
                 raise BlockingIOError  # renamed or replaced by who had it
     except BaseException:
@@ -94,13 +92,19 @@ def lock(path: Path) -> BinaryIO:
     return held
 
 
-@contextlib.contextmanager
-def _unless_taken() -> Iterator[None]:
+def take(handle: int) -> None:
+    """Lock an open file or folder until it is closed. Nothing where the system has no such locks.
+
+    Raises:
+        BlockingIOError: if another process has it.
+    """
+    if fcntl is None:
+        return
     try:
-        yield
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:
+    except OSError:  # some network file systems: better without than not at all
         return
 
 

@@ -27,6 +27,7 @@ from cvt_cli.files import new_beside, sync_folder
 from cvt_cli.images.archives import kind_of_archive
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.records import Record
+from cvt_cli.text import reason_of
 
 UNCERTAIN = "_uncertain"
 
@@ -140,7 +141,7 @@ class Sorter:
             except (ImageError, SortError) as error:
                 yield Outcome(Status.FAILED, record.path, folder, error=str(error))
             except (OSError, ValueError) as error:
-                reason = _reason(error)
+                reason = reason_of(error)
                 if isinstance(error, OSError) and error.errno in _FATAL:
                     raise CvtError(
                         f"{self._folder / folder}: {reason}",
@@ -217,7 +218,7 @@ class Sorter:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             # No file would fare better.
-            raise UsageError(f"{self._folder} can't be made: {_reason(error)}") from None
+            raise UsageError(f"{self._folder} can't be made: {reason_of(error)}") from None
         try:
             folder.mkdir(exist_ok=True)
         except FileExistsError:
@@ -269,10 +270,6 @@ def existing(path: str) -> Path | None:
 
 def _gone(path: str) -> SortError:
     return SortError("standard input" if path == STDIN else "no such file")
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _is_inside(path: str) -> bool:

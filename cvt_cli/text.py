@@ -7,3 +7,8 @@ def visible(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def reason_of(error: Exception) -> str:
+    """What the operating system says went wrong, or the error itself where that says nothing."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

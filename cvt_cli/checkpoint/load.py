@@ -17,6 +17,7 @@ from cvt_cli.checkpoint.resolve import ResolvedFiles
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
+from cvt_cli.text import reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -278,7 +279,7 @@ def _read_pickle(name: str, path: Path) -> "dict[str, torch.Tensor]":
 
 def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
     if isinstance(error, PermissionError | IsADirectoryError):
-        return ModelError(f"{name}: {path}: {(error.strerror or str(error)).lower()}")
+        return ModelError(f"{name}: {path}: {reason_of(error)}")
     return ModelError(
         f"{name}: {path} is corrupt or truncated ({_reason(error)})",
         hint="fetch or copy it again; a file from the Hub is fetched again once it is deleted",

@@ -17,6 +17,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode
 from cvt_cli.signals import once
+from cvt_cli.text import reason_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -149,8 +150,7 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, OSError) and (error.filename or error.errno in (*_FULL, errno.EIO)):
         # EIO does not say whether it was to read or to write.
         doing = "can't write" if error.errno in _FULL else ""
-        reason = (error.strerror or str(error)).lower()
-        words = (doing, str(error.filename or ""), reason)
+        words = (doing, str(error.filename or ""), reason_of(error))
         return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
     if hasattr(error, "format_message"):  # Typer's word for a wrong option or argument
         message = error.format_message().replace(": Value error, ", ": ").rstrip(".")

@@ -21,6 +21,7 @@ from cvt_cli.files import write_atomically
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.records import as_written
+from cvt_cli.text import reason_of
 
 if TYPE_CHECKING:
     from cvt_cli.explain import Explainer
@@ -192,8 +193,7 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         write_atomically(path, write)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CvtError(f"{path} can't be written: {reason}") from None
+        raise CvtError(f"{path} can't be written: {reason_of(error)}") from None
 
 
 class _Names:

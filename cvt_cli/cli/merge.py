@@ -26,6 +26,7 @@ from cvt_cli.output import (
 )
 from cvt_cli.output.journal import check_output
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.text import reason_of
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -217,6 +218,4 @@ def _write(records: Iterable[Record], output: Path, name: str, shape: RecordShap
         else:
             write_atomically(output, write)
     except OSError as error:
-        raise CvtError(
-            f"{output} can't be written: {(error.strerror or str(error)).lower()}"
-        ) from None
+        raise CvtError(f"{output} can't be written: {reason_of(error)}") from None

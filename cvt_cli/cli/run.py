@@ -29,6 +29,7 @@ from cvt_cli.output.journal import Journal, check_file, check_output, part_of, r
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.text import reason_of
 
 Search = Callable[[], Iterator[Source]]
 
@@ -281,8 +282,7 @@ class RunRecord:
             text = json.dumps(values, indent=2) + "\n"
             write_atomically(self.path, lambda file: file.write(text.encode()))
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"{self.path} can't be written: {reason}") from None
+            raise UsageError(f"{self.path} can't be written: {reason_of(error)}") from None
 
 
 def is_shown(settings: Settings, progress: bool | None) -> bool:

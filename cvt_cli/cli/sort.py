@@ -15,7 +15,7 @@ from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
 from cvt_cli.records import Record
-from cvt_cli.text import visible
+from cvt_cli.text import reason_of, visible
 
 if TYPE_CHECKING:
     from cvt_cli.sort import Outcome
@@ -233,8 +233,7 @@ class _Document:
             ):
                 yield from self._writer.documents(file)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UsageError(f"{self._name} can't be read: {reason}") from None
+            raise UsageError(f"{self._name} can't be read: {reason_of(error)}") from None
         except ValueError as error:
             raise UsageError(f"{self._name} can't be read: {error}") from None
 

@@ -17,10 +17,11 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import write_atomically
+from cvt_cli.files import take, write_atomically
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.text import reason_of
 
 T = TypeVar("T")
 
@@ -404,15 +405,13 @@ class LocalFolder:
         self._try(lambda: self._path.mkdir(parents=True, exist_ok=True), hint=KEPT)
         with ExitStack() as stack:
             try:
-                import fcntl
-
                 handle = os.open(self._path, os.O_RDONLY)
                 stack.callback(os.close, handle)
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take(handle)
             except BlockingIOError:
                 yield False
                 return
-            except (ImportError, OSError):  # Windows; some network's file systems
+            except OSError:  # Windows opens no folder
                 pass
             yield True
 
@@ -424,8 +423,7 @@ class LocalFolder:
         try:
             return work()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise CvtError(f"{self.path(name)}: {reason}", hint=hint) from None
+            raise CvtError(f"{self.path(name)}: {reason_of(error)}", hint=hint) from None
 
 
 class RemoteFolder:

@@ -642,7 +642,8 @@ def _decode(
     # Of an image decoding takes care. What is left is the machine's own, or a fault of ours.
     except Exception as error:
         fault = f"{type(error).__name__}: {one_line(error)}"
-        left = [row for row in rows if (row["part"], row["position"]) not in places[:done]]
+        came = set(places[:done])
+        left = [row for row in rows if (row["part"], row["position"]) not in came]
         yield pa.Table.from_pylist([{**row, "fault": fault} for row in left], _IMAGE)
 
 

@@ -326,10 +326,7 @@ def _tar_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iter
     with open_() as file:
         size = file.seek(0, 2)
         file.seek(0)
-        for member in _each(file):
-            if not wanted.wants_member(member.name):
-                continue
-            name = f"{path}::{member.name}"
+        for name, member in _wanted(path, file, wanted):
             reason = _refusal(member)
             if reason:
                 yield failing(name, reason)
@@ -347,10 +344,7 @@ def _stream_members(
     by, before the next is asked for."""
     with open_() as file:
         stream = _Expanding(file, kind, max_bytes)
-        for member in _each(stream):
-            if not wanted.wants_member(member.name):
-                continue
-            name = f"{path}::{member.name}"
+        for name, member in _wanted(path, stream, wanted):
             reason = _refusal(member)
             if reason:
                 yield failing(name, reason)
@@ -364,6 +358,15 @@ def _stream_members(
             except EOFError:
                 yield failing(name, "the archive is cut off here")
                 return
+
+
+def _wanted(
+    path: str, file: "BinaryIO | _Expanding", wanted: Filter
+) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Of `_each` those that are wanted, with the names that their records have."""
+    for member in _each(file):
+        if wanted.wants_member(member.name):
+            yield f"{path}::{member.name}", member
 
 
 def _each(file: "BinaryIO | _Expanding") -> Iterator[tarfile.TarInfo]:

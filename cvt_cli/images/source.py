@@ -9,7 +9,7 @@ from fnmatch import translate
 from typing import BinaryIO
 
 from cvt_cli.errors import ImageError
-from cvt_cli.text import visible
+from cvt_cli.text import reason_of, visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
 # called. The last three are found to say that they can't be read.
@@ -119,7 +119,7 @@ def os_reason(error: OSError, path: str = "") -> str:
         return "a dangling link" if os.path.islink(path) else "no such file"
     if error.errno == errno.EACCES:
         return "permission denied"
-    return (error.strerror or str(error)).lower()
+    return reason_of(error)
 
 
 def one_line(error: BaseException) -> str:

@@ -17,6 +17,7 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import is_replaceable, lock, replace, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.text import reason_of
 
 FSYNC_SECONDS = 5.0
 
@@ -73,7 +74,7 @@ class Journal:
                 hint="wait for its end, or name another --output",
             ) from None
         except OSError as error:
-            raise UsageError(f"{path} can't be written: {_reason(error)}") from None
+            raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
         self._writer = writer_class(self._stream, shape, started=bool(self.done))
 
     def write(self, records: Iterable[Record]) -> None:
@@ -131,7 +132,7 @@ class Journal:
         with contextlib.suppress(OSError):
             self._stream.close()
         return CvtError(
-            f"{self.part} can't be written: {_reason(error)}",
+            f"{self.part} can't be written: {reason_of(error)}",
             hint="what was written is kept: mend that, then run the same command with --resume",
         )
 
@@ -187,7 +188,7 @@ def check_file(path: Path) -> None:
     try:
         replaceable = is_replaceable(path)
     except OSError as error:
-        raise UsageError(f"{path} can't be written: {_reason(error)}") from None
+        raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
     if not replaceable:
         raise UsageError(f"{path} is not a regular file")
 
@@ -210,7 +211,3 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
             f"{part_of(path)} is there from a run that was interrupted",
             hint="--resume takes it up, --overwrite starts anew",
         )
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

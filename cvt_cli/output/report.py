@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
-from cvt_cli.text import visible
+from cvt_cli.text import reason_of, visible
 
 MAX_WORD = 24
 FORMATS = ("table", "csv", "tsv", "json")
@@ -155,8 +155,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         write_atomically(path, write)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CvtError(f"{path} can't be written: {reason}") from None
+        raise CvtError(f"{path} can't be written: {reason_of(error)}") from None
 
 
 def _plain(section: Section) -> str:
