@@ -27,6 +27,15 @@ class CvtError(Exception):
         self.hint = hint
 
 
+class Finished(CvtError):
+    """--resume found nothing left to do: no failure, for schedulers repeat it."""
+
+    exit_code = ExitCode.OK
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: finished, nothing to resume", "--overwrite does it again")
+
+
 class UsageError(CvtError):
     """What was typed can't be done; nothing was started."""
 

@@ -15,7 +15,7 @@ import typer
 import cvt_cli
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
-from cvt_cli.errors import CvtError, ExitCode
+from cvt_cli.errors import CvtError, ExitCode, Finished
 from cvt_cli.signals import once
 from cvt_cli.text import reason_of
 
@@ -95,6 +95,9 @@ def main() -> NoReturn:
         sys.stdout.flush()
         if code == ExitCode.INTERRUPTED:  # Typer turns Ctrl-C into a code
             raise KeyboardInterrupt
+    except Finished as finished:
+        say(f"{finished}; {finished.hint}")
+        code = finished.exit_code
     except CvtError as error:
         _report(f"{error}; {error.hint}" if error.hint else str(error), debug)
         code = error.exit_code

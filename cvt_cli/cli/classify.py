@@ -226,7 +226,8 @@ def classify(
             raise UsageError(
                 f"{name}: an output is a file of this machine", hint="--engine ray writes there"
             )
-    targets = _pick_targets(format_, run.unfinished([Path(name) for name in outputs], resume))
+    paths = [Path(name) for name in outputs]
+    targets = _pick_targets(format_, run.unfinished(paths, resume and not overwrite))
     pages = [path for path, name in targets if name == "html" and path is not None]
     thumbnails = (glob.escape(thumbnails_of(page).name) for page in pages)
     search = replace(search, exclude=(*search.exclude, *thumbnails))
@@ -234,7 +235,7 @@ def classify(
     check(inputs, search)
     for path, name in targets:
         run.check(path, writer_class(name), inputs, resume, overwrite)
-    run.check_run_record(run_record, [Path(name) for name in outputs], inputs, overwrite)
+    run.check_run_record(run_record, paths, inputs, overwrite)
     for page in pages:
         check_thumbnails(page, resume or overwrite)
 

@@ -79,6 +79,7 @@ def embed(
         recursive, tuple(include or ()), tuple(exclude or ()), files_from, null, timeout, max_bytes
     )
     check(inputs, search)
+    run.unfinished([output], resume and not overwrite)
     run.check(output, writer, inputs, resume, overwrite)
     beside = _beside(output) if format_ == "npy" else ()
     for path in beside:

@@ -21,7 +21,7 @@ from cvt_cli import __version__
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress
-from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
+from cvt_cli.errors import CvtError, ExitCode, Finished, Interrupted, UsageError
 from cvt_cli.files import write_atomically
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
@@ -91,8 +91,14 @@ def check_run_record(
 
 def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
     """Those of several outputs that a run is to write: all, but for one that an interrupted run
-    had finished before it was cut at the next. Says which."""
+    had finished before it was cut at the next. Says which.
+
+    Raises:
+        Finished: if nothing is left to resume.
+    """
     interrupted = resume and any(map(os.path.lexists, map(part_of, outputs)))
+    if resume and outputs and not interrupted and all(map(os.path.isfile, outputs)):
+        raise Finished(", ".join(map(str, outputs)))
     left = [
         output
         for output in outputs

@@ -9,7 +9,7 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
-from cvt_cli.errors import CvtError, Interrupted, UsageError
+from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
 from cvt_cli.training.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -284,10 +284,10 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
             hint="--resume goes on with a training that was interrupted, --overwrite begins anew",
         )
     if not (output / "training.pt").is_file():
+        if all((output / name).is_file() for name in ("metrics.jsonl", "model.safetensors")):
+            raise Finished(str(output))
         raise UsageError(
-            f"{output}: nothing to resume: the training that it is from is complete, or it is "
-            "from none",
-            hint="--overwrite begins anew",
+            f"{output}: nothing to resume: no training wrote it", hint="--overwrite begins anew"
         )
 
 

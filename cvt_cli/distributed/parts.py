@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote
 
-from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.files import take, write_atomically
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
@@ -111,6 +111,7 @@ class PartFolder:
         """Before anything is started.
 
         Raises:
+            Finished: if nothing is left to resume.
             UsageError: if the folder holds what nobody said to replace.
             CvtError: if it can't be had.
         """
@@ -118,8 +119,11 @@ class PartFolder:
             raise UsageError("--resume and --overwrite exclude each other")
         names = self._files.names()
         if SUCCESS in names and not overwrite:
-            state = "is finished" if resume else "holds the labels of a run"
-            raise UsageError(f"{self.where} {state}", hint="--overwrite replaces it")
+            if resume:
+                raise Finished(self.where)
+            raise UsageError(
+                f"{self.where} holds the labels of a run", hint="--overwrite replaces it"
+            )
         if RUN in names and not resume and not overwrite:
             raise UsageError(
                 f"{self.where} holds a run that was interrupted",

@@ -78,6 +78,7 @@ def test_parquet_and_numpy(run_cvt: RunCvt, model: Path, folder: Path, tmp_path:
     with part_of(output).open("rb") as file:
         assert 4 <= len(list(EmbeddingJournal.read(file))) < 12
     run_cvt(*command, "--resume", stdin=names, expect=1)
+    assert "nothing to resume" in run_cvt(*command, "--resume", stdin=names, expect=0).stderr
     matrix = np.load(output)
     assert matrix.dtype == np.float32
     assert np.isnan(matrix[2]).all()

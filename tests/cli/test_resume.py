@@ -181,8 +181,15 @@ def test_ctrl_c_then_other_options_then_resumed(
 
     run_cvt(*command, "--resume", stdin=listed(images), expect=1)
     assert output.read_bytes() == written(tmp_path, "csv", expected, {})
-    finished = run_cvt(*command, "--resume", stdin=listed(images), expect=2)
-    assert "is finished; --overwrite replaces it" in finished.stderr
+    # A scheduler that repeats it is not to take it for a failure.
+    again = run_cvt(*command, "--resume", stdin=listed(images), expect=0)
+    said = f"cvt: {output}: finished, nothing to resume; --overwrite does it again\n"
+    assert again.stderr == said
+    # Another output is not left out for that.
+    report = tmp_path / "report.html"
+    more = run_cvt(*command, "-o", report, "--resume", stdin=listed(images), expect=2)
+    assert f"{output} is finished; --overwrite replaces it" in more.stderr
+    assert output.read_bytes() == written(tmp_path, "csv", expected, {})
 
 
 def test_inputs_that_have_changed(

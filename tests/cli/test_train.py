@@ -164,6 +164,8 @@ def test_a_folder_with_files_needs_a_word(run_cvt, tmp_path):
     assert "out: not empty" in done.stderr
     assert "--resume" in done.stderr and "--overwrite" in done.stderr
     done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=2)
-    assert "nothing to resume" in done.stderr
+    assert "nothing to resume: no training wrote it" in done.stderr
     run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--epochs", 1, "--overwrite", expect=0)
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT | {"notes.txt"}
+    done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=0)
+    assert "out: finished, nothing to resume" in done.stderr

@@ -21,7 +21,7 @@ from cvt_cli.distributed.parts import (
     open_folder,
     parts_of,
 )
-from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.images.source import Source, failing
 from cvt_cli.output import writer_class
 from cvt_cli.records import Prediction, Record, RecordShape
@@ -223,7 +223,7 @@ def test_from_the_beginning_to_the_end(where: str, monkeypatch: pytest.MonkeyPat
     # Done: to be replaced only where someone says so, and then all of it.
     with pytest.raises(UsageError, match="holds the labels of a run"):
         folder(where).check_free(False, False)
-    with pytest.raises(UsageError, match="is finished"):
+    with pytest.raises(Finished, match="nothing to resume"):
         folder(where).check_free(True, False)
     with pytest.raises(UsageError, match="exclude each other"):
         folder(where).check_free(True, True)

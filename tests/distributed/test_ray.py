@@ -551,7 +551,6 @@ def test_workers_with_a_gpu(
         ("cat.jpg -o shards", ["shards is not empty", "a folder of its own"]),
         ("cat.jpg -o parts", ["parts holds parts, and no _run.json", "--overwrite"]),
         ("cat.jpg -o parts --resume", ["parts holds parts, and no _run.json", "--overwrite"]),
-        ("cat.jpg -o done --resume", ["done is finished", "--overwrite"]),
         ("cat.jpg -o half", ["half holds a run that was interrupted", "--resume", "--overwrite"]),
         ("cat.jpg -o labels --ray-address ray://127.0.0.1:10001", ["Ray Client", "auto"]),
         ("cat.jpg -o labels --ray-address nonsense", ["nonsense: no address", "host:port"]),
