@@ -3,11 +3,12 @@
 import copy
 import difflib
 import math
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Any, overload
@@ -20,19 +21,22 @@ from torch import Tensor
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
-from cvt_cli.devices import is_out_of_memory, pick_devices, pick_dtype
+from cvt_cli.devices import is_out_of_memory, pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.errors import UsageError
 from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
-from cvt_cli.model.graphs import Graphed
+from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.records import Prediction, Record
 
 DEFAULT_TOP_K = 5
 TOO_LARGE = "out of memory, by itself; --image-size gives all images one size"
-NOT_FINITE = "the network's scores are not numbers: NaN in its weights, or a dtype too narrow"
+NOT_FINITE = (
+    "the network's scores are not numbers: NaN in its weights, or too large for its dtype, where "
+    "--dtype float32 helps"
+)
 MAX_AUTO_BATCH_SIZE = 256
 # What the activations of a batch may take, in bytes: on a CPU what its caches help with, on a GPU
 # this part of its memory.
@@ -70,6 +74,7 @@ class Classifier:
 
     Attributes:
         reader: decodes for this network.
+        replicas: itself and its like, on this device and on others, which share a run's batches.
 
     Raises:
         ModelError: if the checkpoint can't be had.
@@ -96,6 +101,7 @@ class Classifier:
         devices = pick_devices(device)
         self.device, *more = devices
         self.dtype = pick_dtype(dtype, self.device)
+        use_exact_float32(self.device, self.dtype)
         if isinstance(model, str):
             model = load(resolve(model, revision, refresh, offline), hidden_act)
         if image_size is not None:
@@ -109,23 +115,24 @@ class Classifier:
         self._columns = torch.tensor(self._indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
         self._use(FusedCvt(model.model().to(self.device, self.dtype)))
-        # They share the batches of a run.
-        self._replicas = [self]
+        self.replicas = [self]
         if self.device.type == "cuda":
-            self._replicas.append(self._twin())
+            self.replicas.append(self._twin())
         for each in more:
-            self._replicas += Classifier(
+            self.replicas += Classifier(
                 model,
                 device=str(each),
                 dtype=str(self.dtype).removeprefix("torch."),
                 batch_size=self.batch_size,
                 only=only,
-            )._replicas
+            ).replicas
 
     def _use(self, network: FusedCvt) -> None:
         self._network = network
         self._model: Callable[[Tensor], Tensor] = network
         self._features: Callable[[Tensor], Tensor] = network.forward_features
+        self._graphs: tuple[Graphed, ...] = ()
+        self._lock = threading.Lock()  # a graph and its stream are for one thread at a time
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._graphs = Graphed(network), Graphed(network.forward_features)
@@ -208,7 +215,7 @@ class Classifier:
             thumbnails: each record carries a thumbnail.
         """
         batches = self.reader.batches(
-            sources, self.batch_size, columns, thumbnails, len(self._replicas)
+            sources, self.batch_size, columns, thumbnails, len(self.replicas)
         )
         return self._spread(
             batches,
@@ -224,12 +231,12 @@ class Classifier:
 
         Each replica has a thread that waits for it, while records are written here.
         """
-        if len(self._replicas) == 1 and self.device.type == "cpu":
+        if len(self.replicas) == 1 and self.device.type == "cpu":
             for batch in batches:
                 yield from work(self, batch)
             return
-        pools = [ThreadPoolExecutor(1, "network") for _ in self._replicas]
-        turns = cycle(zip(self._replicas, pools, strict=True))
+        pools = [ThreadPoolExecutor(1, "network") for _ in self.replicas]
+        turns = cycle(zip(self.replicas, pools, strict=True))
         pending: deque[Future[list[Record]]] = deque()
         try:
             for batch, (replica, pool) in zip(batches, turns, strict=False):
@@ -264,7 +271,7 @@ class Classifier:
 
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
         """One record for each source, in order, with its embedding in place of predictions."""
-        batches = self.reader.batches(sources, self.batch_size, ahead=len(self._replicas))
+        batches = self.reader.batches(sources, self.batch_size, ahead=len(self.replicas))
         return self._spread(batches, Classifier._embedded)
 
     def _embedded(self, images: Sequence[DecodedImage]) -> Iterator[Record]:
@@ -358,15 +365,30 @@ class Classifier:
                     with self._on_stream():
                         result[chunk] = forward(batch)
                 except RuntimeError as error:
-                    if not is_out_of_memory(error) or len(chunk) == 1:
+                    if not is_out_of_memory(error):
                         raise
-                    self._halve_batch()
+                    # Its frames hold on to what the network had computed.
+                    problem = error.with_traceback(None)
                 else:
                     start += len(chunk)
+                    continue
+                if self._free_memory():
+                    continue  # the same once more: it was graphs that took the room
+                if len(chunk) == 1:
+                    raise problem
+                self._halve_batch()
         return result
 
-    def _on_stream(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._graphs:
+                stack.enter_context(self._lock)
+            if self._stream is not None:
+                # First the device: to leave a stream by itself opens a context on the first GPU.
+                stack.enter_context(torch.cuda.device(self.device))
+                stack.enter_context(torch.cuda.stream(self._stream))
+            yield
 
     def _normalized(self, batch: Tensor) -> Tensor:
         pixels = batch.to(self.device, non_blocking=True)
@@ -385,18 +407,20 @@ class Classifier:
 
     def _halve_batch(self) -> None:
         self.batch_size //= 2
-        self._free_memory()
         # The same words each time: Python says them once.
         warnings.warn(
             "out of memory: going on with smaller batches (a smaller --batch-size avoids this)",
             stacklevel=2,
         )
 
-    def _free_memory(self) -> None:
-        if self.device.type == "cuda":
-            for graphs in self._graphs:
-                graphs.clear()
-            torch.cuda.empty_cache()
+    def _free_memory(self) -> bool:
+        """Give back what can be spared; whether that was CUDA graphs."""
+        with self._lock, recording:
+            stopped = [graphs.stop() for graphs in self._graphs]
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.empty_cache()
+        return any(stopped)
 
     def _predictions(self, probabilities: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
         scores, columns = probabilities.topk(min(top_k, len(self._indexes)))

@@ -1,10 +1,18 @@
 """Names of devices and dtypes become torch's, once it is known that this machine has them."""
 
+import re
+import warnings
+
 import torch
 
 from cvt_cli.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# In what torch, cuBLAS, cuDNN and Metal say of a full memory.
+_FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Invalid buffer size")
+# sm_90: kernels. compute_90: code from which the driver makes kernels, also for later devices.
+_ARCH = re.compile(r"(sm|compute)_(\d+)[af]?")
 
 
 def pick_device(name: str) -> torch.device:
@@ -15,7 +23,10 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            device = torch.device("cuda")
+            if _has_kernels(device):
+                return device
+            warnings.warn(f"going on without the GPU: {_no_kernels(device)}", stacklevel=2)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -25,8 +36,15 @@ def pick_device(name: str) -> torch.device:
         ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
+        # torch.device makes another one of an index beyond 127.
+        if (device.index or 0) >= count or str(device) != name:
             raise UsageError(f"{name}: this machine has {count or 'no'} CUDA devices")
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"{name}: torch can't use it", hint="a newer driver, or a torch for the one here"
+            )
+        if not _has_kernels(device):
+            raise UsageError(f"{name}: {_no_kernels(device)}", hint="--device cpu")
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise UsageError(f"{name}: this machine has no such device")
@@ -67,6 +85,34 @@ def has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def use_exact_float32(device: torch.device, dtype: torch.dtype) -> None:
+    """Let convolutions in float32 be that on CUDA too: torch's own default are 10 bits of mantissa
+    (TF32). For the whole process."""
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def is_out_of_memory(error: Exception) -> bool:
     """Whether torch failed because the device's memory is full."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
+    )
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """Whether this build of torch has kernels for a CUDA device: some of its generation, or code
+    to make them of."""
+    if torch.version.cuda is None:  # AMD's have other names
+        return True
+    major, minor = torch.cuda.get_device_capability(device)
+    known = [_ARCH.fullmatch(name) for name in torch.cuda.get_arch_list()]
+    versions = [(arch[1], divmod(int(arch[2]), 10)) for arch in known if arch]
+    return not versions or any(
+        version <= (major, minor) and (kind == "compute" or version[0] == major)
+        for kind, version in versions
+    )
+
+
+def _no_kernels(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device)
+    return f"torch {torch.__version__} has no kernels for an {name}; an older torch may"

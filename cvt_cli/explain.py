@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.devices import use_exact_float32
 from cvt_cli.errors import UsageError
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.model.config import CvtConfig
@@ -117,6 +118,7 @@ class Explainer:
         self.checkpoint = checkpoint
         self.method = method
         self._device = device
+        use_exact_float32(device, torch.float32)
         self._model = _TokensInView(checkpoint.model().float().to(device).requires_grad_(False))
 
     def __call__(

@@ -139,7 +139,8 @@ def test_stages_on_a_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     stages = Stages(decode=0.02, preprocess=0.01, copy=0.001, model=0.069, write=0)
     assert stages.limit(CPU) == pytest.approx(10)
-    assert stages.limit(torch.device("cuda")) == pytest.approx(1 / 0.07)
+    assert stages.limit(torch.device("mps")) == pytest.approx(1 / 0.07)
+    assert stages.limit(torch.device("cuda")) == pytest.approx(1 / 0.069)  # copied meanwhile
     assert stages.bound_by(CPU) == stages.bound_by(torch.device("cuda")) == "model"
     # With one thread for the network, the other core decodes meanwhile.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)

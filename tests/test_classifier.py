@@ -4,6 +4,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from PIL import Image
 from cvt_cli import Classifier
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
+from cvt_cli.devices import is_out_of_memory, pick_device
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.find import find
+from cvt_cli.model.graphs import Graphed
 from cvt_cli.records import Record
 from tests.photos import EXIF_ORIENTATION, picture
 from tests.tiny import KEEPS_ASPECT, LABELS, tiny_model
@@ -114,7 +117,7 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     one = classifier(folder, batch_size=2)
     two = classifier(folder, batch_size=2, device="cpu,cpu,cpu")
     seen: list[int] = []
-    for index, replica in enumerate(two._replicas):
+    for index, replica in enumerate(two.replicas):
         replica._model = Noting(replica._model, seen, index)
         replica._features = Noting(replica._features, seen, index)
     assert same(two(pictures), one(pictures))
@@ -253,6 +256,125 @@ def test_out_of_memory_halves_the_batch(room: int, folder: Path, pictures: list[
     # Found out once, never tried again.
     too_large = [size for size in memory.batches if size > room]
     assert memory.batches[: len(too_large)] == too_large
+
+
+class SmallGraphs(Graphed):
+    """CUDA graphs that leave no memory for a batch."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network)
+        self.graphs = True
+
+    def stop(self) -> bool:
+        there, self.graphs = self.graphs, False
+        return there
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if self.graphs:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self._network(images)
+
+
+def test_graphs_go_before_the_batch_is_halved(folder: Path, pictures: list[str]) -> None:
+    expected = classifier(folder)(pictures)
+    classify = classifier(folder, batch_size=8)
+    graphs = SmallGraphs(classify._model)
+    classify._model, classify._graphs = graphs, (graphs,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(classify(pictures), expected)
+    assert classify.batch_size == 8 and not graphs.graphs
+
+
+class OnePlace(Graphed):
+    """Reads its input from one place, a while after it was put there, as a CUDA graph does."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.place = images
+        time.sleep(0.02)
+        return self._network(self.place)
+
+
+def test_two_threads_may_use_one_classifier(folder: Path) -> None:
+    pictures = [picture(seed=seed) for seed in range(8)]
+    classify = classifier(folder, batch_size=2)
+    expected = classify(pictures)
+    graphs = OnePlace(classify._model)
+    classify._model, classify._graphs = graphs, (graphs,)
+    with ThreadPoolExecutor(2) as pool:
+        there, back = pool.map(classify, (pictures, pictures[::-1]))
+    assert same(there, expected)
+    assert same(back, expected[::-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: out of memory", True),
+        ("MPS backend out of memory (MPS allocated: 17 GB)", True),
+        ("Invalid buffer size: 20.00 GiB", True),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_the_many_words_for_a_full_memory(text: str, full: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) == full
+
+
+def pretend_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+    archs: list[str],
+    capability: tuple[int, int] = (8, 6),
+    available: bool = True,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: archs)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Old")
+
+
+@pytest.mark.parametrize(
+    ("capability", "archs", "usable"),
+    [
+        ((8, 6), ["sm_75", "sm_80", "sm_90", "compute_90"], True),  # kernels of its generation
+        ((8, 6), ["sm_75", "sm_86"], True),
+        ((8, 0), ["sm_75", "sm_86"], False),
+        ((12, 0), ["sm_80", "sm_90a", "compute_90"], True),  # made by the driver
+        ((12, 0), ["sm_80", "sm_100"], False),
+        ((7, 0), ["sm_75", "sm_80", "compute_80"], False),
+        ((7, 0), [], True),  # unknown
+    ],
+)
+def test_a_gpu_that_this_torch_has_no_kernels_for(
+    capability: tuple[int, int],
+    archs: list[str],
+    usable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend_cuda(monkeypatch, archs, capability)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert pick_device("auto").type == ("cuda" if usable else "cpu")
+    assert ["has no kernels for an NVIDIA Old" in str(each.message) for each in caught] == (
+        [] if usable else [True]
+    )
+    if not usable:
+        with pytest.raises(UsageError, match=r"^cuda:0: torch .* has no kernels for an NVIDIA Old"):
+            pick_device("cuda:0")
+
+
+def test_cuda_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cuda(monkeypatch, ["sm_80"])
+    assert pick_device("cuda:0") == torch.device("cuda:0")
+    for name in ("cuda:1", "cuda:128", "cuda:255", "cuda:256"):  # torch takes some for others
+        with pytest.raises(UsageError, match=f"{name}: "):
+            pick_device(name)
+    pretend_cuda(monkeypatch, ["sm_80"], available=False)
+    with pytest.raises(UsageError, match="cuda: torch can't use it"):
+        pick_device("cuda")
 
 
 def test_scores_that_are_no_numbers_are_an_error(folder: Path, pictures: list[str]) -> None:

@@ -19,7 +19,7 @@ from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.devices import DTYPES
+from cvt_cli.devices import DTYPES, use_exact_float32
 from cvt_cli.errors import UsageError
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
@@ -169,6 +169,7 @@ def ours(
             CPU that has matrix products which torch.compile does not take: there it is the plain
             network.
     """
+    use_exact_float32(device, dtype)
     model = checkpoint.model().to(device, dtype)
     network: Callable[[Tensor], Tensor]
     if not compiled:

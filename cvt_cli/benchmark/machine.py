@@ -137,10 +137,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes at once: torch's tensors on a CUDA device, else the whole process's resident
-    memory."""
+    """The most bytes at once: what torch took of a CUDA device's memory, with what CUDA graphs
+    keep, else the whole process's resident memory."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     peak = re.search(r"^VmHWM:\s*(\d+) kB$", _read(STATUS), re.MULTILINE)
     if peak:
         return int(peak[1]) * 1024
@@ -162,10 +162,11 @@ def _load() -> float | None:
 def _driver() -> str:
     found = re.search(r"(\d+\.\d+(?:\.\d+)?)", _read(DRIVER))
     cudnn = torch.backends.cudnn.version()
+    amd = torch.version.hip
     parts = [
-        f"driver {found[1]}" if found else "",
-        f"CUDA {torch.version.cuda}",
-        f"cuDNN {cudnn}" if cudnn else "",
+        f"driver {found[1]}" if found and not amd else "",
+        f"ROCm {amd}" if amd else f"CUDA {torch.version.cuda}",
+        f"{'MIOpen' if amd else 'cuDNN'} {cudnn}" if cudnn else "",
     ]
     return ", ".join(filter(None, parts))
 

@@ -275,9 +275,10 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
             _compare(plan, case, engine, images)
         except (RuntimeError, MemoryError) as error:
             case.comparison, case.error = None, f"{plan.peer}: {_reason(error)}"
+    if case.comparison is None:
+        if plan.peer is not None:  # no longer above, where the error holds on to the peer
             free_memory(plan.device)
             engine.feed(images)
-    if case.comparison is None:
         case.latency = Latency.of(times(engine.run, plan.duration))
 
 

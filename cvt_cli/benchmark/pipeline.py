@@ -61,7 +61,7 @@ class Stages:
     def limit(self, device: torch.device) -> float:
         """Images a second if the stages overlapped perfectly. Beside a device the slowest of them
         counts; on a CPU they share the cores as well."""
-        apart = self._apart()
+        apart = self._apart(device)
         slowest = max(apart.values())
         if device.type != "cpu":
             return 1 / slowest
@@ -77,15 +77,18 @@ class Stages:
         seconds = asdict(self)
         if device.type == "cpu":
             return max(seconds, key=lambda name: seconds[name])
-        apart = self._apart()
+        apart = self._apart(device)
         group = max(apart, key=lambda name: apart[name])
         return max(group.split("+"), key=lambda name: seconds[name])
 
-    def _apart(self) -> dict[str, float]:
+    def _apart(self, device: torch.device) -> dict[str, float]:
         """What runs beside each other where the network is not on the CPU."""
+        copy_and_model = {"copy+model": self.copy + self.model}
+        if device.type == "cuda":  # by two streams
+            copy_and_model = {"copy": self.copy, "model": self.model}
         return {
             "decode+preprocess": self.decode + self.preprocess,
-            "copy+model": self.copy + self.model,
+            **copy_and_model,
             "write": self.write,
         }
 
@@ -252,8 +255,11 @@ def _measure_case(
     case = PipelineCase(classifier.batch_size, dtype, len(sources))
     try:
         ours = _OurRun(classifier, sources)
-        # Once through, to warm up the caches of files and of the network.
-        list(classifier.classify(sources[: 2 * classifier.batch_size]))
+        # To warm up the caches of files and of the network: a CUDA graph is recorded at the second
+        # batch of each replica.
+        count = 2 * classifier.batch_size * len(classifier.replicas)
+        images = itertools.cycle(sources) if plan.device.type == "cuda" else sources
+        list(classifier.classify(itertools.islice(images, count)))
         case.stages = _time_stages(classifier, sources, plan.duration / 2)
         if not plan.with_peer:
             case.seconds = times(ours, plan.duration, at_least=1)
@@ -270,6 +276,7 @@ def _measure_case(
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         case.error = OUT_OF_MEMORY
+    case.batch_size = classifier.batch_size  # less, if the memory did not hold so many
     return case
 
 
@@ -420,8 +427,11 @@ def _batches(pixels: list[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def _copy(classifier: Classifier, batch: np.ndarray) -> Tensor:
-    images = torch.from_numpy(batch).to(classifier.device)
-    result = classifier.checkpoint.preprocessing.normalize(images).to(classifier.dtype)
+    images = torch.from_numpy(batch)
+    if classifier.device.type == "cuda":
+        images = images.pin_memory()
+    on_device = images.to(classifier.device, non_blocking=True)
+    result = classifier.checkpoint.preprocessing.normalize(on_device).to(classifier.dtype)
     synchronize(classifier.device)
     return result
 

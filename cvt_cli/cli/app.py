@@ -155,6 +155,11 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         doing = "can't write" if error.errno in _FULL else ""
         words = (doing, str(error.filename or ""), reason_of(error))
         return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
+    if _is_out_of_memory(error):
+        return (
+            "out of memory: a smaller --batch-size or --image-size, or another --device, may help",
+            ExitCode.INPUTS_FAILED,
+        )
     if hasattr(error, "format_message"):  # Typer's word for a wrong option or argument
         message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
         # `cvt` alone has had its help instead.
@@ -164,6 +169,16 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         "report what that shows",
         ExitCode.INPUTS_FAILED,
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if "torch" not in sys.modules:
+        return False
+    from cvt_cli.devices import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _global_first(arguments: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
 from cvt_cli.training.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
+    import torch
     from tqdm import tqdm
 
     from cvt_cli.training.loop import Progress
@@ -227,7 +228,7 @@ def train(
         clip_norm=clip_norm,
         ema_decay=ema_decay,
         seed=seed,
-        dtype="bfloat16" if dtype == "auto" and torch_device.type != "mps" else dtype,
+        dtype=_fast_dtype(torch_device) if dtype == "auto" else dtype,
         augmentation=Augmentation(
             crop=pick_crop(crop, start.preprocessing),
             flip=flip,
@@ -269,6 +270,16 @@ def _check_options(
         raise UsageError(f"{dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
     if mixed > 1:
         raise UsageError("--mixup and --cutmix are shares of the batches: their sum is at most 1")
+
+
+def _fast_dtype(device: "torch.device") -> str:
+    import torch
+
+    # Others than these compute it by way of float32.
+    has_bfloat16 = device.type == "cpu" or (
+        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:

@@ -78,9 +78,15 @@ def _depthwise(projection: ConvProjection) -> Callable[[Tensor], Tensor]:
     conv, bn = projection.conv, projection.bn
     assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
     assert bn.running_mean is not None and bn.running_var is not None
-    factor = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-    bias = (bn.bias.double() - bn.running_mean.double() * factor).to(conv.weight.dtype)
-    weight = (conv.weight.double() * factor[:, None, None, None]).to(conv.weight.dtype)
+    # Apple's GPUs have no float64.
+    device = "cpu" if conv.weight.device.type == "mps" else conv.weight.device
+    gain, shift, mean, var, kernel = (
+        each.to(device).double()
+        for each in (bn.weight, bn.bias, bn.running_mean, bn.running_var, conv.weight)
+    )
+    factor = gain / (var + bn.eps).sqrt()
+    bias = (shift - mean * factor).to(conv.weight)
+    weight = (kernel * factor[:, None, None, None]).to(conv.weight)
     weight = weight.contiguous(memory_format=torch.channels_last)
     stride, padding, groups = conv.stride, conv.padding, conv.groups
     return lambda image: F.conv2d(image, weight, bias, stride, padding, 1, groups)

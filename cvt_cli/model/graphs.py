@@ -7,6 +7,7 @@ is computed in.
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ TOLERANCE = 0.01  # of the largest value: what other algorithms of the same prod
 
 Network = Callable[[Tensor], Tensor]
 
-# While one thread records, no other may wait for the whole device, as each recording begins with.
-_recording = threading.Lock()
+# While one thread records, no other may wait for the whole device, as each recording begins with,
+# nor can it have memory back from torch's cache, nor set up the libraries that it needs.
+recording = threading.Lock()
 
 
 class Graphed:
@@ -37,22 +39,35 @@ class Graphed:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all graphs; their memory is free again."""
         self._seen: set[torch.Size] = set()
         self._graphs: dict[torch.Size, _Graph | None] = {}
+        self._recorder: _Recorder | None = _Recorder()
+
+    def stop(self) -> bool:
+        """Forget all graphs, which frees their memory, and record no more; False if there are
+        none."""
+        if not any(self._graphs.values()):
+            return False
+        self._graphs.clear()
+        self._recorder = None
+        return True
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """What the network makes of the images."""
         shape = images.shape
-        if shape in self._seen and shape not in self._graphs and len(self._graphs) < MAX_GRAPHS:
+        is_new = shape not in self._seen
+        if not is_new and shape not in self._graphs and len(self._graphs) < MAX_GRAPHS:
             self._graphs[shape] = self._record(images)
-        self._seen.add(shape)
         graph = self._graphs[shape] if shape in self._graphs else self._larger(shape)
-        return self._network(images) if graph is None else graph(images)
+        if graph is not None:
+            result = graph(images)
+        else:
+            # The first time, libraries set themselves up.
+            with recording if is_new else nullcontext():
+                result = self._network(images)
+        self._seen.add(shape)
+        return result
 
     def _larger(self, shape: torch.Size) -> "_Graph | None":
         fitting = {
@@ -63,39 +78,76 @@ class Graphed:
         return fitting[min(fitting)] if fitting else None
 
     def _record(self, images: Tensor) -> "_Graph | None":
+        if self._recorder is None:
+            return None
         try:
-            with _recording:
-                graph = _Graph(self._network, images)
-            expected, found = self._network(images).float(), graph(images).float()
-        except RuntimeError as error:  # out of memory, or a kernel that can't be recorded
+            with recording:
+                graph = self._recorder(self._network, images)
+            expected, found = (self._network(images), graph(images))
+        except torch.OutOfMemoryError:
+            reason = "out of memory"
+        except RuntimeError as error:  # a kernel that can't be recorded, say
+            # Torch may take the recording for one that still goes on: another would not end well.
+            self._recorder = None
             reason = str(error).partition("\n")[0]
         else:
-            tolerance = TOLERANCE * float(expected.abs().max())
-            if torch.allclose(found, expected, rtol=0, atol=tolerance, equal_nan=True):
+            if _are_close(found, expected):
                 return graph
             reason = "they give other results"
         warnings.warn(f"going on without CUDA graphs, slower: {reason}", stacklevel=4)
         return None
 
 
+def _are_close(found: Tensor, expected: Tensor) -> bool:
+    # What is no number in one image says nothing of the others.
+    found, expected = (y.float().nan_to_num(0.0, 0.0, 0.0) for y in (found, expected))
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+class _Recorder:
+    """Records one graph after the other, on one stream and into one pool of memory, which is then
+    as large as the largest needs: no two run at once, and each result is copied before the next.
+
+    It keeps what it recorded, for to drop a graph by itself takes the workspaces of its stream from
+    the others.
+    """
+
+    def __init__(self) -> None:
+        self._recorded: list[torch.cuda.CUDAGraph] = []
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, network: Network, images: Tensor) -> "_Graph":
+        with torch.cuda.device(images.device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()
+                self._pool = torch.cuda.graph_pool_handle()
+            source = images.clone()
+            # Neither the warm-up, in which libraries set themselves up, nor the recording may use
+            # the default stream.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            graph = torch.cuda.CUDAGraph()
+            self._recorded.append(graph)
+            with torch.cuda.stream(self._stream):
+                network(source)
+                # Only this thread is held to what a recording allows: others copy and compute.
+                with torch.cuda.graph(
+                    graph,
+                    pool=self._pool,
+                    stream=self._stream,
+                    capture_error_mode="thread_local",
+                ):
+                    result = network(source)
+        return _Graph(graph, source, result)
+
+
 class _Graph:
     """The kernels for one shape of input, and the tensors that they read and write."""
 
-    def __init__(self, network: Network, images: Tensor) -> None:
-        self._input = images.clone()
-        # Neither the warm-up, in which libraries set themselves up, nor the recording may use the
-        # default stream.
-        stream = torch.cuda.Stream(images.device)
-        stream.wait_stream(torch.cuda.current_stream(images.device))
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(stream):
-            network(self._input)
-            # Only this thread is held to what a recording allows: others copy and compute.
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                self._output = network(self._input)
+    def __init__(self, graph: torch.cuda.CUDAGraph, source: Tensor, result: Tensor) -> None:
+        self._graph, self._source, self._result = graph, source, result
 
     def __call__(self, images: Tensor) -> Tensor:
         # The rows behind are of an earlier batch, and are left out again.
-        self._input[: len(images)].copy_(images)
+        self._source[: len(images)].copy_(images)
         self._graph.replay()
-        return self._output[: len(images)].clone()
+        return self._result[: len(images)].clone()

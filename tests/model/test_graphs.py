@@ -33,7 +33,7 @@ class Network:
 
 
 class Recorded:
-    """In place of `graphs._Graph`; all that were made are in `made`."""
+    """In place of what `graphs._Recorder` records; all that were made are in `made`."""
 
     made: list["Recorded"]
     error = 0.0
@@ -53,7 +53,7 @@ class Recorded:
 def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
     monkeypatch.setattr(Recorded, "made", [], raising=False)
     monkeypatch.setattr(Recorded, "error", 0.0)
-    monkeypatch.setattr(graphs, "_Graph", Recorded)
+    monkeypatch.setattr(graphs, "_Recorder", lambda: Recorded)
     return Recorded
 
 
@@ -102,10 +102,41 @@ def test_no_more_graphs_than_memory_is_meant_for(
         for _ in range(3):
             through(graphed, images(2, size))
     assert len(recorded.made) == 2
-    graphed.clear()
+
+
+def test_where_memory_is_short_there_are_no_graphs(recorded: type[Recorded]) -> None:
+    graphed = Graphed(Network())
+    through(graphed, images(4))
+    assert not graphed.stop()  # it takes no memory yet
     for _ in range(2):
-        through(graphed, images(2, 7))
-    assert len(recorded.made) == 3
+        through(graphed, images(4))
+    calls = recorded.made[0].calls
+    assert graphed.stop() and not graphed.stop()
+    for size in (4, 4, 3, 5, 5):
+        through(graphed, images(size))
+    assert len(recorded.made) == 1 and recorded.made[0].calls == calls
+
+
+def test_numbers_that_are_none_in_one_image(recorded: type[Recorded]) -> None:
+    graphed = Graphed(Network())
+    for number in (float("nan"), float("inf")):
+        x = images(4, size=4 + len(recorded.made))
+        x[1, 0, 0, 0] = number
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for _ in range(3):
+                torch.testing.assert_close(graphed(x), Network()(x), equal_nan=True)
+    assert [each.calls for each in recorded.made] == [3, 3]
+
+
+def test_infinity_in_one_image_hides_nothing(recorded: type[Recorded]) -> None:
+    recorded.error = 0.5
+    graphed = Graphed(Network())
+    x = images(4)
+    x[1] = float("inf")
+    graphed(x)
+    with pytest.warns(UserWarning, match="they give other results"):
+        graphed(x)
 
 
 def test_a_recording_that_gives_other_results_is_not_used(recorded: type[Recorded]) -> None:
@@ -121,18 +152,46 @@ def test_a_recording_that_gives_other_results_is_not_used(recorded: type[Recorde
     assert recorded.made[0].calls == 1
 
 
-def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+@pytest.mark.parametrize(
+    ("error", "words", "again"),
+    [
+        # Torch's state is unknown then.
+        (RuntimeError("not permitted when stream is capturing\nand more"), "not .* capturing", 0),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory", 1),
+    ],
+)
+def test_what_cannot_be_recorded_runs_as_it_is(
+    error: Exception, words: str, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
 
-    monkeypatch.setattr(graphs, "_Graph", fails)
+    def fails(*_: Any) -> None:
+        nonlocal tried
+        tried += 1
+        raise error
+
+    monkeypatch.setattr(graphs, "_Recorder", lambda: fails)
     graphed = Graphed(Network())
     through(graphed, images(4))
-    with pytest.warns(UserWarning, match="slower: operation not permitted when .* capturing$"):
+    with pytest.warns(UserWarning, match=f"slower: {words}$"):
         through(graphed, images(4))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("ignore" if again else "error")
         through(graphed, images(4))
+        for _ in range(2):
+            through(graphed, images(9))
+    assert tried == 1 + again
+
+
+def test_nobody_else_records_or_sets_up_meanwhile(recorded: type[Recorded]) -> None:
+    graphed = Graphed(Network())
+    for size in (4, 4, 4):
+        thread = threading.Thread(target=graphed, args=(images(size),))
+        with graphs.recording:
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive() == (len(recorded.made) == 0)
+        thread.join()
 
 
 @on_cuda
