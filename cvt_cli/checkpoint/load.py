@@ -17,6 +17,7 @@ from cvt_cli.checkpoint.resolve import ResolvedFiles
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
+from cvt_cli.model.cost import needed_macs
 from cvt_cli.text import reason_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_NAMED_KEYS = 3
 MAX_LABELS = 2**20
+MANY_MACS = 10**11  # some seconds of a CPU
 
 _ZIP = b"PK"
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
@@ -51,7 +53,7 @@ class Checkpoint:
         return self.files.name
 
     def with_image_size(self, size: tuple[int, int]) -> "Checkpoint":
-        """The same for another input size.
+        """The same for another input size. Warns if that costs a hundred times as much.
 
         Args:
             size: (height, width) in pixels, to which the preprocessing is scaled.
@@ -63,6 +65,16 @@ class Checkpoint:
             self.config.tokens(*size)
         except ValueError as error:
             raise UsageError(str(error)) from None
+        usual = self.preprocessing.image_size
+        macs = needed_macs(self.config, size)
+        if usual is not None and macs > MANY_MACS:
+            times = macs / needed_macs(self.config, usual)
+            if times > 100:
+                warnings.warn(
+                    f"{' × '.join(map(str, size))} pixels: {macs / 1e9:,.0f} GMACs an image, "
+                    f"{times:,.0f} times those of {' × '.join(map(str, usual))}",
+                    stacklevel=2,
+                )
         return replace(self, preprocessing=self.preprocessing.scaled_to(size))
 
     def model(self) -> "Cvt":

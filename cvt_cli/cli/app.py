@@ -16,7 +16,7 @@ import cvt_cli
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode, Finished
-from cvt_cli.signals import once
+from cvt_cli.signals import act_if_stuck, once
 from cvt_cli.text import reason_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -138,6 +138,12 @@ def _end_in_order() -> None:
     signal.signal(signal.SIGTERM, handler)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background
         signal.signal(signal.SIGINT, handler)
+    act_if_stuck(_end_at_once)
+
+
+def _end_at_once() -> None:
+    say("interrupted within a long computation; what was written before is kept")
+    os._exit(ExitCode.INTERRUPTED)
 
 
 def _open_streams() -> None:
