@@ -1,5 +1,7 @@
 """The checkpoint that ships: small, whole, and read alike by `transformers`."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -41,3 +43,12 @@ def test_its_card_tells_how_it_was_made_and_how_good_it_is():
     card = (BUNDLED_FOLDER / BUNDLED_MODEL / "README.md").read_text()
     for word in ("license:", "cvt train", "cvt evaluate", "seed", "accuracy", "CIFAR-10", "32x32"):
         assert word in card, word
+
+
+def test_an_input_that_costs_a_hundred_times_as_much_is_warned_of(checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checkpoint.with_image_size((256, 256))  # 15 GMACs are soon done
+    words = r"^1024 × 512 pixels: 7\d\d GMACs an image, 1\d,\d{3} times those of 32 × 32$"
+    with pytest.warns(UserWarning, match=words):
+        checkpoint.with_image_size((1024, 512))
