@@ -467,13 +467,17 @@ def describe(
     }
 
 
-def auto_batch_size(checkpoint: Checkpoint, device: torch.device) -> int:
+def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float = 1.0) -> int:
     """A power of two whose activations have room. The same on every run of a machine, so that an
-    interrupted run can be resumed."""
+    interrupted run can be resumed.
+
+    Args:
+        share: of a GPU's memory that is ours.
+    """
     each = count(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
     room: float = CPU_BATCH_BYTES
     if device.type == "cuda":
-        room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE
+        room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE * share
     fitting = min(MAX_AUTO_BATCH_SIZE, max(1, int(room / each)))
     return 1 << (fitting.bit_length() - 1)
 

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from PIL import Image
 from cvt_cli import Classifier
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
+from cvt_cli.classifier import auto_batch_size, usual_size
 from cvt_cli.devices import is_out_of_memory, pick_device
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.find import find
+from cvt_cli.model.cost import count
 from cvt_cli.model.graphs import Graphed
 from cvt_cli.records import Record
 from tests.photos import EXIF_ORIENTATION, picture
@@ -364,6 +367,16 @@ def test_a_gpu_that_this_torch_has_no_kernels_for(
     if not usable:
         with pytest.raises(UsageError, match=r"^cuda:0: torch .* has no kernels for an NVIDIA Old"):
             pick_device("cuda:0")
+
+
+def test_a_batch_has_its_share_of_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load(resolve(str(folder)))
+    each = count(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
+    memory = SimpleNamespace(total_memory=64 * 8 * each)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    cuda = torch.device("cuda")
+    assert auto_batch_size(checkpoint, cuda) == 64
+    assert auto_batch_size(checkpoint, cuda, 0.3) == 16
 
 
 def test_cuda_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

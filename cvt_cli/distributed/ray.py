@@ -238,7 +238,7 @@ class Cluster:
         )
         try:
             # In a tuple: in its place alone Ray would pass the model itself.
-            facts = self._answer(probe.remote(job, (self._model,), layout.threads))
+            facts = self._answer(probe.remote(job, (self._model,), layout))
         except self._ray.exceptions.RayTaskError as error:
             raise _unwrapped(error) from None
         except self._ray.exceptions.RayError as error:
@@ -543,15 +543,17 @@ class _Shipped:
         return replace(like, files=ResolvedFiles(self.name, None, None, weights))
 
 
-def _settled(job: Job, model: tuple[Any], threads: int) -> dict[str, Any]:
+def _settled(job: Job, model: tuple[Any], layout: _Layout) -> dict[str, Any]:
     """Runs where a worker will run: what it will be like there. Loads the model, once."""
     from cvt_cli.classifier import auto_batch_size
     from cvt_cli.devices import pick_device, pick_dtype
 
     device = pick_device(job.device)
     dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
-    batch_size = job.batch_size or auto_batch_size(job.checkpoint, device)
-    _Worker(replace(job, dtype=dtype, batch_size=batch_size), *model, threads)
+    # Others may have the rest of the GPU.
+    share = min(1.0, layout.gpus) or 1.0
+    batch_size = job.batch_size or auto_batch_size(job.checkpoint, device, share)
+    _Worker(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
     return {"dtype": dtype, "batch_size": batch_size}
 
 
