@@ -1,9 +1,11 @@
 """Sorting, function by function; tests/cli/test_sort.py runs the command."""
 
 import errno
+import filecmp
 import hashlib
 import os
 import tarfile
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import cvt_cli.files
 import cvt_cli.sort
 from cvt_cli.errors import CvtError
 from cvt_cli.records import Prediction, Record
@@ -91,6 +94,31 @@ def test_any_order_finds_what_was_done(here: Path, action: Action) -> None:
     sort(XS, action)
     assert statuses(sort(XS[::-1], action)) == [THERE] * 4
     assert tree() == SORTED
+
+
+@pytest.mark.parametrize("other", [Action.COPY, Action.LINK])
+def test_a_symbolic_link_is_no_copy_and_no_hard_link(here: Path, other: Action) -> None:
+    sort(XS[:1], Action.SYMLINK)
+    assert statuses(sort(XS[:1], other)) == [DONE]
+    assert not Path("sorted/cat/x-2.jpg").is_symlink()
+    assert Path("sorted/cat/x-2.jpg").read_text() == "A"
+
+
+def test_a_hard_link_of_a_link_is_one_of_the_file(here: Path) -> None:
+    Path("a/link.jpg").symlink_to("x.jpg")
+    assert statuses(sort([record("a/link.jpg")], Action.LINK)) == [DONE]
+    assert not Path("sorted/cat/link.jpg").is_symlink()
+    assert Path("sorted/cat/link.jpg").samefile("a/x.jpg")
+
+
+@pytest.mark.parametrize("action", [Action.COPY, Action.MOVE])
+def test_only_equal_bytes_are_the_same_file(here: Path, action: Action) -> None:
+    write("sorted/cat/x.jpg", "Z")
+    for path in ("a/x.jpg", "sorted/cat/x.jpg"):
+        os.utime(path, ns=(10**18, 10**18))
+    filecmp.clear_cache()
+    assert statuses(sort(XS[:1], action)) == [DONE]
+    assert tree() == {"cat/x.jpg": "Z", "cat/x-2.jpg": "A"}
 
 
 @pytest.mark.parametrize("action", Action)
@@ -192,6 +220,13 @@ def test_a_dry_run_says_the_same_and_changes_nothing(here: Path, action: Action)
     assert statuses(planned) == [DONE] * 4 + [FAILED]
 
 
+def test_a_dry_run_of_what_was_copied_deletes_nothing(here: Path) -> None:
+    sort(XS)
+    before = tree(".")
+    assert statuses(sort(XS, Action.MOVE, dry_run=True)) == [THERE] * 4
+    assert tree(".") == before
+
+
 def test_the_bytes_behind_an_escape(here: Path) -> None:
     raw = os.fsdecode(b"a/caf\xe9.jpg")
     try:
@@ -269,7 +304,8 @@ def test_labels_stay_apart(here: Path) -> None:
     records = [record("a/x.jpg", label) for label in labels]
     first = sort(records)
     assert len({outcome.folder for outcome in first}) == len(labels)
-    assert len({outcome.folder.casefold() for outcome in first}) == len(labels)
+    one_form = {unicodedata.normalize("NFC", outcome.folder).casefold() for outcome in first}
+    assert len(one_form) == len(labels)
     assert len(list(Path("sorted").iterdir())) == len(labels)
     assert all(path.parent.parent == Path("sorted") for path in Path("sorted").rglob("x.jpg"))
     assert statuses(sort(records)) == [THERE] * len(labels)
@@ -327,6 +363,14 @@ def test_moving_a_link(here: Path) -> None:
     assert statuses(sort(records, Action.MOVE)) == [THERE]
 
 
+def test_moving_a_link_whose_name_another_link_has(here: Path) -> None:
+    Path("a/link.jpg").symlink_to("x.jpg")
+    Path("sorted/cat").mkdir(parents=True)
+    Path("sorted/cat/link.jpg").symlink_to(here / "b/x.jpg")
+    assert statuses(sort([record("a/link.jpg")], Action.MOVE)) == [DONE]
+    assert tree() == {"cat/link.jpg": "B", "cat/link-2.jpg": "A"}
+
+
 @pytest.fixture
 def other_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not below `sorted` is on another file system."""
@@ -352,6 +396,19 @@ def test_moving_to_another_disk(here: Path, other_disk: None) -> None:
     assert not list(here.glob("?/*"))
 
 
+def test_a_file_on_another_disk_is_deleted_once_its_copy_is_safe(
+    here: Path, other_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def sync_folder(folder: Path) -> None:
+        seen.append((folder, (folder / "x.jpg").exists(), Path("a/x.jpg").exists()))
+
+    monkeypatch.setattr(cvt_cli.sort, "sync_folder", sync_folder)
+    assert statuses(sort(XS[:1], Action.MOVE)) == [DONE]
+    assert seen == [(Path("sorted/cat"), True, True)]
+
+
 def test_a_hard_link_reaches_no_other_disk(here: Path, other_disk: None) -> None:
     outcomes = sort(XS, Action.LINK)
     assert statuses(outcomes) == [FAILED] * 4
@@ -369,19 +426,22 @@ def test_a_copy_that_is_not_what_it_should_be(
     assert Path("a/x.jpg").read_text() == "A"
 
 
+@pytest.mark.parametrize(("text", "time"), [("more than before", 10**18), ("Z", 10**18 + 1)])
 def test_a_file_that_changes_while_it_is_moved(
-    here: Path, other_disk: None, monkeypatch: pytest.MonkeyPatch
+    here: Path, text: str, time: int, other_disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    os.utime("a/x.jpg", ns=(10**18, 10**18))
     real_fsync = os.fsync
 
     def fsync(number: int) -> None:
-        write("a/x.jpg", "more than before")
+        write("a/x.jpg", text)
+        os.utime("a/x.jpg", ns=(time, time))
         real_fsync(number)
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert "has changed" in sort(XS[:1], Action.MOVE)[0].error
     assert tree() == {}
-    assert Path("a/x.jpg").read_text() == "more than before"
+    assert Path("a/x.jpg").read_text() == text
 
 
 def test_a_file_that_may_not_be_deleted_is_not_moved(
@@ -401,11 +461,21 @@ def test_a_file_that_may_not_be_deleted_is_not_moved(
     assert Path("a/x.jpg").read_text() == "A"
 
 
-def test_a_file_system_without_hard_links(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_hard_links(monkeypatch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
     def link(source: Any, target: Any, **options: Any) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK],
+)
+def test_a_file_system_without_hard_links(
+    here: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_hard_links(monkeypatch, number)
     write("sorted/cat/x.jpg", "somebody's")
     assert statuses(sort(XS, Action.MOVE)) == [DONE] * 4
     assert tree()["cat/x.jpg"] == "somebody's"
@@ -491,13 +561,14 @@ def test_interrupted_anywhere(
     assert interrupted >= 3
 
 
-def test_a_full_disk_ends_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_ends_the_run(here: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy(source: Any, out: Any, length: int = 0) -> None:
         out.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(cvt_cli.sort.shutil, "copyfileobj", copy)
-    with pytest.raises(CvtError, match="no space left") as raised:
+    with pytest.raises(CvtError, match=os.strerror(number).lower()) as raised:
         sort(XS)
     assert "run the same command again" in raised.value.hint
     assert tree() == {}
@@ -506,7 +577,10 @@ def test_a_full_disk_ends_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -
 # Two jobs at once
 
 
-@pytest.mark.parametrize(("action", "disk"), [(Action.COPY, "same"), (Action.MOVE, "other")])
+@pytest.mark.parametrize(
+    ("action", "disk"),
+    [(Action.COPY, "same"), (Action.MOVE, "other"), (Action.COPY, "without links")],
+)
 def test_two_jobs_with_the_same_process_number(
     here: Path,
     action: Action,
@@ -516,6 +590,8 @@ def test_two_jobs_with_the_same_process_number(
 ) -> None:
     if disk == "other":
         request.getfixturevalue("other_disk")
+    if disk == "without links":
+        without_hard_links(monkeypatch)
     copy_times = cvt_cli.sort._copy_times
     others: list[Outcome] = []
 
@@ -530,12 +606,23 @@ def test_two_jobs_with_the_same_process_number(
     assert tree() == {"cat/x.jpg": "B", "cat/x-2.jpg": "A"}
 
 
-def test_a_planted_temporary_name_is_not_written_through(here: Path) -> None:
+@pytest.mark.parametrize(("action", "disk"), [(Action.COPY, "same"), (Action.MOVE, "other")])
+def test_a_planted_temporary_name_is_not_written_through(
+    here: Path,
+    action: Action,
+    disk: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if disk == "other":
+        request.getfixturevalue("other_disk")
+    monkeypatch.setattr(cvt_cli.files.secrets, "token_hex", lambda size: "0" * 2 * size)
     write("victim", "precious")
     Path("sorted/cat").mkdir(parents=True)
-    Path(f"sorted/cat/.cvt-sort-{os.getpid()}.tmp").symlink_to(here / "victim")
-    assert statuses(sort(XS[:1])) == [DONE]
+    Path("sorted/cat/.cvt-0000000000000000.tmp").symlink_to(here / "victim")
+    assert statuses(sort(XS[:1], action)) == [DONE]
     assert Path("victim").read_text() == "precious"
+    assert list(tree().values()) == ["A"]
 
 
 # Archives
@@ -566,6 +653,20 @@ def test_members_of_archives_are_copied(here: Path) -> None:
         "dog/odd.dat": "odd",
     }
     assert statuses(sort(records)) == [THERE] * 8
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("https://h.example/p/a%20b.jpg?size=2", "a b.jpg"),
+        ("s3://bucket/caf%C3%A9.jpg", "café.jpg"),
+        ("a.zip::dir\\x.jpg", "x.jpg"),
+        ("a.zip::b.tar::c/x%20y.jpg", "x%20y.jpg"),
+        ("https://h.example/a.zip::b/x.jpg", "x.jpg"),
+    ],
+)
+def test_what_is_on_no_disk_is_called_as_there(path: str, name: str) -> None:
+    assert cvt_cli.sort._base_name(path, None) == name
 
 
 def test_members_that_are_not_there(here: Path) -> None:
