@@ -9,10 +9,68 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from cvt_cli.errors import UsageError
+from cvt_cli.text import reason_of
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+TO_STDOUT = "leave --output out for standard output, and --format picks the form"
+
+
+def check_name(path: Path, instead: str = "this goes to a file only") -> None:
+    """See that a path names a file.
+
+    Args:
+        instead: what to do for who means standard output by `-`.
+
+    Raises:
+        UsageError: if it is empty, `-` or a folder's.
+    """
+    if path == Path():  # which an empty name is, too
+        raise UsageError("no name is given for the file to write", hint="is a variable empty?")
+    if path == Path("-"):
+        raise UsageError("-: no name for a file", hint=instead)
+    if os.path.isdir(path):  # which Path.is_dir raises for, where it is not for this user
+        raise UsageError(f"{path} is a folder", hint="name a file in it")
+
+
+def check_file(path: Path) -> None:
+    """See that a file can be written there, before the work that is to fill it. Leaves nothing
+    behind.
+
+    Raises:
+        UsageError: if it can't, or what is there is no file; as `check_name`.
+    """
+    check_name(path)
+    try:
+        replaceable = is_replaceable(path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
+    if not replaceable:
+        raise UsageError(f"{path} is not a regular file")
+    check_folder(path.parent, path)
+
+
+def check_folder(folder: Path, path: Path | None = None) -> None:
+    """The same for the files of a folder.
+
+    Args:
+        path: what is to be written there, for the message.
+
+    Raises:
+        UsageError: if none can be made there.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(f"{path or folder} can't be written: {folder} is no folder")
+    trial = new_beside(folder / "trial")
+    try:
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(f"{path or folder} can't be written: {reason_of(error)}") from None
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -4,7 +4,8 @@ from typing import BinaryIO
 
 import pytest
 
-from cvt_cli.files import write_atomically
+from cvt_cli.errors import UsageError
+from cvt_cli.files import check_file, write_atomically
 
 
 def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> None:
@@ -49,3 +50,24 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
         write_atomically(path, lambda file: file.write(b"content"))
     assert path.is_fifo()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_to_see_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    check_file(path)
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("before")
+    check_file(path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "folder").mkdir()
+    for name, words in {
+        "file/x": "can't be written: not a directory",
+        "no/x": "can't be written: .*no is no folder",
+        "folder": "is a folder",
+        "x" * 300: "name too long",
+    }.items():
+        with pytest.raises(UsageError, match=words):
+            check_file(tmp_path / name)
+    with pytest.raises(UsageError, match="no name is given"):
+        check_file(Path(""))

@@ -130,9 +130,9 @@ def benchmark(
     from cvt_cli.output.report import check_new, pick_format
 
     size = None if image_size is None else parse_image_size(image_size)
-    format_ = pick_format(format_, output)
     check_new(output, overwrite)
-    check_new(plot, overwrite)
+    format_ = pick_format(format_, output)
+    check_new(plot, overwrite, instead="name a picture")
     if plot is not None:
         from cvt_cli.comparison import check_plot_file
 

@@ -15,6 +15,7 @@ from cvt_cli.cli import cluster, options, run
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
+from cvt_cli.files import TO_STDOUT, check_name
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.shard import Shard
 from cvt_cli.images.size import parse_image_size
@@ -227,14 +228,16 @@ def classify(
                 f"{name}: an output is a file of this machine", hint="--engine ray writes there"
             )
     paths = [Path(name) for name in outputs]
+    for path in paths:
+        check_name(path, TO_STDOUT)
     targets = _pick_targets(format_, run.unfinished(paths, resume and not overwrite))
     pages = [path for path, name in targets if name == "html" and path is not None]
     thumbnails = (glob.escape(thumbnails_of(page).name) for page in pages)
     search = replace(search, exclude=(*search.exclude, *thumbnails))
     part = Shard.parse(shard) if shard is not None else Shard(1, 1)
     check(inputs, search)
-    for path, name in targets:
-        run.check(path, writer_class(name), inputs, resume, overwrite)
+    for target, name in targets:
+        run.check(target, writer_class(name), inputs, resume, overwrite)
     run.check_run_record(run_record, paths, inputs, overwrite)
     for page in pages:
         check_thumbnails(page, resume or overwrite)

@@ -70,7 +70,7 @@ def check(
     Raises:
         UsageError: if this can't be done on a cluster.
     """
-    if len(outputs) != 1:
+    if len(outputs) != 1 or outputs[0] in ("", "-"):
         raise UsageError("--engine ray needs one --output, a folder")
     output = outputs[0]
     if STDIN in inputs:

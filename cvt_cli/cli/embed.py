@@ -11,6 +11,7 @@ from cvt_cli.cli import options, run
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
+from cvt_cli.files import check_name
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import MAX_BYTES, TIMEOUT
@@ -71,6 +72,7 @@ def embed(
     A vector is the class token after the last norm, what the network's last layer makes the
     labels of: float32 numbers, 384 of them for CvT-13 and CvT-21, 1024 for CvT-W24.
     """
+    check_name(output)
     format_ = format_of_file(output, EMBEDDING_FORMATS)
     size = parse_image_size(image_size) if image_size is not None else None
     writer = embedding_writer_class(format_)

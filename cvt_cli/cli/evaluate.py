@@ -67,8 +67,8 @@ def evaluate(
     from cvt_cli.output.evaluation import evaluation_report
     from cvt_cli.output.report import check_new, pick_format, write_report
 
-    format_ = pick_format(format_, output)
     check_new(output, overwrite)
+    format_ = pick_format(format_, output)
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.

@@ -17,7 +17,7 @@ from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
-from cvt_cli.files import write_atomically
+from cvt_cli.files import check_file, check_folder, write_atomically
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.records import as_written
@@ -232,10 +232,16 @@ def _pick_format(format_: FormatChoice | None, output: Path | None) -> FormatCho
 
 
 def _check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
-    if not output.parent.is_dir():
-        raise UsageError(f"{output} can't be written: {output.parent} is no folder")
-    if is_folder and os.path.lexists(output) and not output.is_dir():
+    if not is_folder:
+        check_file(output)
+    elif output == Path("-"):
+        raise UsageError("-: no name for a folder", hint="--format json without --output")
+    elif os.path.isdir(output):
+        check_folder(output)
+    elif os.path.lexists(output):
         raise UsageError(f"{output} is no folder", hint="a picture's name ends in .png")
+    else:
+        check_folder(output.parent, output)
     if not overwrite and os.path.lexists(output) and (not is_folder or any(output.iterdir())):
         what = "is not empty" if is_folder else "exists"
         raise UsageError(f"{output} {what}", hint="--overwrite replaces what is there")

@@ -15,7 +15,7 @@ from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.distributed.parts import RUN, SUCCESS, LocalFolder, RemoteFolder, open_folder
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import write_atomically
+from cvt_cli.files import check_name, write_atomically
 from cvt_cli.output import (
     ROW_FORMATS,
     ConvertedWriter,
@@ -77,6 +77,7 @@ def merge(
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Make one file of the parts that cvt classify wrote on a cluster, or in shards."""
+    check_name(output)
     name = check_format(format_) if format_ is not None else format_of_file(output)
     if name not in ROW_FORMATS:
         raise UsageError(

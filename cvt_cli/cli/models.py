@@ -59,8 +59,8 @@ def models(
 
     from cvt_cli.output.report import check_new, pick_format, write_report
 
-    format_ = pick_format(format_, output)
     check_new(output, overwrite)
+    format_ = pick_format(format_, output)
     if download is not None:
         from cvt_cli.checkpoint.resolve import resolve
 

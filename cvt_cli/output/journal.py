@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import is_replaceable, lock, replace, write_atomically
+from cvt_cli.files import check_file, lock, replace, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.text import reason_of
@@ -181,16 +181,6 @@ def part_of(path: Path) -> Path:
 def run_file_of(path: Path) -> Path:
     """What the journal of an output file is made with."""
     return path.with_name(path.name + ".part.json")
-
-
-def check_file(path: Path) -> None:
-    """Raises `UsageError` where no file can be written."""
-    try:
-        replaceable = is_replaceable(path)
-    except OSError as error:
-        raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
-    if not replaceable:
-        raise UsageError(f"{path} is not a regular file")
 
 
 def check_output(path: Path, resume: bool, overwrite: bool) -> None:

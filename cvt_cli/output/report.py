@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import write_atomically
+from cvt_cli.files import TO_STDOUT, check_file, check_name, write_atomically
 from cvt_cli.text import reason_of, visible
 
 MAX_WORD = 24
@@ -103,16 +103,19 @@ def pick_format(name: str | None, output: Path | None) -> str:
     return suffix
 
 
-def check_new(path: Path | None, overwrite: bool) -> None:
+def check_new(path: Path | None, overwrite: bool, instead: str = TO_STDOUT) -> None:
     """See that a file can be made there, before anything else is done.
 
+    Args:
+        instead: as `check_name` has it.
+
     Raises:
-        UsageError: if there is one that nobody said to replace, or no folder for it.
+        UsageError: if there is one that nobody said to replace; as `check_file`.
     """
     if path is None:
         return
-    if not path.parent.is_dir():
-        raise UsageError(f"{path} can't be written: {path.parent} is no folder")
+    check_name(path, instead)
+    check_file(path)
     if not overwrite and os.path.lexists(path):
         raise UsageError(f"{path} exists", hint="--overwrite replaces it")
 
@@ -121,11 +124,16 @@ def write_report(report: Report, format_: str, output: Path | None) -> None:
     """To the file, whole or not at all, or to standard output.
 
     Raises:
-        CvtError: if the file can't be written.
+        CvtError: if the file can't be written; what was to be in it is on standard output then.
     """
     if output is not None:
         text = as_text(report, format_).encode("utf-8", "backslashreplace")
-        write_whole(output, lambda file: file.write(text))
+        try:
+            write_whole(output, lambda file: file.write(text))
+        except CvtError as error:
+            write_report(report, format_, None)
+            sys.stdout.flush()
+            raise CvtError(str(error), hint="it went to standard output instead") from None
     elif format_ == "table" and sys.stdout.isatty():
         _print(report)
     else:

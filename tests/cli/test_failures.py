@@ -6,6 +6,7 @@ import os
 import pickle
 import pty
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -55,6 +56,18 @@ LONG = "x" * 300
         ("classify cat.jpg --format xml", ["xml", "csv"]),
         ("classify cat.jpg -o labels.doc", ["labels.doc", "suffix", ".csv"]),
         ("classify cat.jpg -o labels", ["labels", "suffix"]),
+        ("classify cat.jpg -o -", ["-: no name for a file", "leave --output out", "--format"]),
+        ("classify cat.jpg -o - --format csv", ["-: no name for a file"]),
+        ("evaluate . -o -", ["-: no name for a file", "leave --output out"]),
+        ("embed cat.jpg -o -", ["-: no name for a file", "to a file only"]),
+        ("explain cat.jpg -o -", ["-: no name for a folder"]),
+        ("classify cat.jpg --engine ray -o -", ["one --output, a folder"]),
+        ("classify cat.jpg -o ..", [".. is a folder"]),
+        ("merge cat.jpg -o ../", [".. is a folder"]),
+        ("benchmark -o ..", [".. is a folder"]),
+        ("classify cat.jpg --output=", ["no name is given"]),
+        ("embed cat.jpg --output=", ["no name is given"]),
+        ("classify cat.jpg --engine ray --output=", ["one --output, a folder"]),
         ("classify cat.jpg -o cat.jpg --format csv", ["cat.jpg exists"]),
         ("classify cat.jpg -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
         ("classify . -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
@@ -86,9 +99,9 @@ def test_wrong_usage(arguments: str, words: list[str], run_cvt: RunCvt, cat: Pat
 def test_what_is_no_file_is_not_replaced(option: str, run_cvt: RunCvt, cat: Path) -> None:
     os.mkfifo(cat.parent / "fifo.csv")
     (cat.parent / "folder.csv").mkdir()
-    for name in ("fifo.csv", "folder.csv"):
+    for name, what in (("fifo.csv", "is not a regular file"), ("folder.csv", "is a folder")):
         done = run_cvt("classify", cat, option, name, "--overwrite")
-        check_line(done, 2, f"{name} is not a regular file")
+        check_line(done, 2, f"{name} {what}")
     assert (cat.parent / "fifo.csv").is_fifo()
 
 
@@ -101,20 +114,50 @@ def as_anybody() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "mode"),
     [
-        "classify cat.jpg -o private/x.csv",
-        "classify cat.jpg --run-record private/x.json",
-        "sort labels.csv private/sorted",
+        ("classify cat.jpg -o private/x.csv", 0),
+        ("classify cat.jpg --run-record private/x.json", 0),
+        ("sort labels.csv private/sorted", 0),
+        # May be looked into; and what is measured for hours would be lost.
+        ("classify cat.jpg -o private/x.csv", 0o500),
+        ("evaluate data -o private/x.json", 0o500),
+        ("benchmark -o private/x.json", 0o500),
+        ("benchmark --plot private/x.svg", 0o500),
+        ("explain cat.jpg -o private/why.png", 0o500),
+        ("explain cat.jpg -o private", 0o500),
+        ("explain cat.jpg -o private/why", 0o500),
+        ("merge labels.csv -o private/x.csv", 0o500),
+        ("inspect -o private/x.csv", 0o500),
+        ("models -o private/x.csv", 0o500),
     ],
 )
-def test_a_folder_that_is_not_for_this_user(arguments: str, run_cvt: RunCvt, cat: Path) -> None:
-    (cat.parent / "private").mkdir(mode=0)
+def test_a_folder_that_is_not_for_this_user(
+    arguments: str, mode: int, run_cvt: RunCvt, cat: Path
+) -> None:
+    (cat.parent / "private").mkdir(mode=mode)
     (cat.parent / "labels.csv").write_text("path,label,score,error\ncat.jpg,cat,0.5,\n")
     process = run_cvt.start(*arguments.split(), preexec_fn=as_anybody)
     out, err = process.communicate(timeout=60)
     done = Completed(process.args, process.returncode, out, err)
-    check_line(done, 2, "private/", "permission denied")
+    check_line(done, 2, "private", "permission denied")
+    assert out == ""
+
+
+def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: Path) -> None:
+    (cat.parent / "data/cat").mkdir(parents=True)
+    (cat.parent / "data/cat/1.jpg").hardlink_to(cat)
+    for command in ("evaluate data", "benchmark -b 1 --dtype float32 --duration 0.05"):
+        process = run_cvt.start(
+            *command.split(),
+            *("-m", "cvt-tiny-cifar10", "-o", "x.json"),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
+        )
+        out, err = process.communicate(timeout=60)
+        done = Completed(process.args, process.returncode, out, err)
+        check_line(done, 1, "x.json can't be written", "it went to standard output instead")
+        assert {"run", "machine"} & done.json().keys()
+    assert not list(cat.parent.glob("x.json*"))
 
 
 @pytest.mark.parametrize(
