@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import platform
 import signal
 import socket
 import sys
@@ -130,6 +131,7 @@ class Job:
         only: labels to choose from; empty for all.
         search: how archives are read, and downloads bounded.
         offline: ask the Hub for nothing.
+        version: of cvt, which nodes that join later are to have too.
     """
 
     checkpoint: Checkpoint
@@ -143,6 +145,7 @@ class Job:
     columns: tuple[str, ...]
     search: Search
     offline: bool
+    version: str = __version__
 
 
 @dataclass(frozen=True)
@@ -388,6 +391,7 @@ class Cluster:
                 "batch_size": batch_size,
                 "columns": job.columns,
                 "folder": str(Path.cwd()),
+                "version": job.version,
             },
             num_cpus=DECODE_CPUS,
             ray_remote_args_fn=lambda: {"max_retries": retries},
@@ -597,6 +601,7 @@ class _Worker:
             places.append(row)
         job = self._job
         try:
+            _check_version(job.version)
             records = list(self._classifier.records(images, job.top_k, job.threshold, job.columns))
         except Exception as error:
             fault = f"{type(error).__name__}: {one_line(error)}"
@@ -622,6 +627,7 @@ def _decode(
     batch_size: int,
     columns: tuple[str, ...],
     folder: str,
+    version: str,
 ) -> Iterator[pa.Table]:
     """The task: paths to pixels, a table a batch."""
     # Relative paths are the driver's. A node without that folder can't have the files either.
@@ -631,6 +637,7 @@ def _decode(
     places: list[tuple[int, int]] = []
     done = 0
     try:
+        _check_version(version)
         sources = _sources(rows, search, places)
         for batch in reader.batches(sources, batch_size, columns, threads=DECODE_TASK_THREADS):
             yield pa.Table.from_pylist(
@@ -647,6 +654,12 @@ def _decode(
         came = set(places[:done])
         left = [row for row in rows if (row["part"], row["position"]) not in came]
         yield pa.Table.from_pylist([{**row, "fault": fault} for row in left], _IMAGE)
+
+
+def _check_version(version: str) -> None:
+    """Raises: CvtError, on a node that joined the cluster later with another one."""
+    if version != __version__:
+        raise CvtError(f"the node {platform.node()} has cvt {__version__}, the run is {version}'s")
 
 
 def _sources(

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,24 @@ from ray.cluster_utils import Cluster
 
 from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
+from cvt_cli.checkpoint.load import load
+from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
 from cvt_cli.distributed.parts import Part
-from cvt_cli.distributed.ray import _RECORD, CHANGED, DIED, FAULTS, _Collector, _tables
+from cvt_cli.distributed.ray import (
+    _RECORD,
+    CHANGED,
+    DIED,
+    FAULTS,
+    Job,
+    _Collector,
+    _decode,
+    _tables,
+    _Worker,
+)
 from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.images.find import Search
+from cvt_cli.images.reading import ImageReader
 from cvt_cli.output import writer_class
 from cvt_cli.records import Record
 from tests.cli.test_failures import check_line
@@ -388,6 +403,21 @@ def test_exceptions_on_workers_and_nothing_else() -> None:
     for position in range(1, 2 * FAULTS):
         other.take(bad(position))
     other.check()
+
+
+def test_a_node_that_joins_with_another_version(cat: Path) -> None:
+    (table,) = _tables([(0, 0, str(cat), False), (0, 1, str(cat), False)], 2)
+    checkpoint = load(resolve(BUNDLED_MODEL))
+    reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
+    common = (reader, Search(), 2, (), str(cat.parent))
+    (images,) = _decode(table, *common, version=__version__)
+    job = Job(checkpoint, "cpu", "float32", 2, reader, (), 1, 0.0, (), Search(), True)
+    worker: Any = object.__new__(_Worker)
+    worker._job = replace(job, version="0.0.0")
+    for answer in (next(_decode(table, *common, version="0.0.0")), worker(images)):
+        assert [row["position"] for row in answer.to_pylist()] == [0, 1]
+        for row in answer.to_pylist():
+            assert f"has cvt {__version__}, the run is 0.0.0's" in row["fault"]
 
 
 def test_tasks_of_one_archive_or_of_files() -> None:
