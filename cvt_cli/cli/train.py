@@ -343,12 +343,13 @@ def _show(bar: "tqdm[Any]", progress: "Progress") -> None:
 
 
 def _tell(metrics: dict[str, Any], epochs: int) -> None:
-    left = (epochs - metrics["epoch"]) * metrics["seconds"] / 60
+    left = (epochs - metrics["epoch"]) * metrics["seconds"]
+    in_words = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
     validation = f", validation {metrics['val_accuracy']:.2%}" if "val_accuracy" in metrics else ""
     say(
         f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
         f"accuracy {metrics['train_accuracy']:.2%}{validation}, "
-        f"{metrics['images_per_second']:.0f} images/s, {left:.0f} min left"
+        f"{metrics['images_per_second']:.0f} images/s{f', {in_words} left' * (left > 0)}"
     )
 
 

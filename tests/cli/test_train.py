@@ -165,7 +165,9 @@ def test_a_folder_with_files_needs_a_word(run_cvt, tmp_path):
     assert "--resume" in done.stderr and "--overwrite" in done.stderr
     done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=2)
     assert "nothing to resume: no training wrote it" in done.stderr
-    run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--epochs", 1, "--overwrite", expect=0)
+    twice = ("--epochs", 2, "--overwrite")
+    done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, *twice, expect=0)
+    assert [line.endswith("s left") for line in done.stderr.splitlines()[1:]] == [True, False]
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT | {"notes.txt"}
     done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=0)
     assert "out: finished, nothing to resume" in done.stderr
