@@ -258,14 +258,21 @@ def numbered(name: str, number: int) -> str:
 
 
 def existing(path: str) -> Path | None:
-    """The file of a record, if it is there. Text files write a byte that is no UTF-8 as an
-    escape, which may stand for the byte or for itself."""
+    """The file of a record, if it is there. Output files write a byte that is no UTF-8 as an
+    escape, which may stand for the byte or for itself.
+
+    Raises:
+        SortError: if there is a file of either name.
+    """
     escaped = _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), path)
-    for candidate in (path, escaped):
+    found = []
+    for candidate in {path, escaped}:
         with contextlib.suppress(ValueError):  # a NUL, or half a character
             if os.path.lexists(candidate):
-                return Path(candidate)
-    return None
+                found.append(candidate)
+    if len(found) > 1:
+        raise SortError("two files may be meant: one has this name, one a byte for its escape")
+    return Path(found[0]) if found else None
 
 
 def _gone(path: str) -> SortError:

@@ -169,5 +169,5 @@ def _load(name: str, where: tuple[str, str]) -> WriterClass:
 
 def open_text(path: Path, mode: Literal["w", "a"]) -> TextIO:
     """A file for a writer: UTF-8, line ends as written. A byte of a file name that is no UTF-8
-    becomes a `\\udc..` escape, which JSON readers turn back into that byte's stand-in."""
+    becomes the text `\\udc..`, as `as_written` has it."""
     return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import SCORE_DIGITS
-from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
 
 # Bytes that are read at once, and the characters that one object may have.
 CHUNK = 2**16
@@ -14,11 +14,12 @@ MAX_OBJECT = 2**24
 
 
 def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
-    """The record as JSON has it."""
+    """The record as JSON has it. Half a surrogate pair, as Python has it for a byte that is no
+    UTF-8, would make all of the document unreadable to some programs."""
     return {
-        "path": record.path,
+        "path": as_written(record.path),
         "predictions": [_prediction(each) for each in record.predictions],
-        "error": record.error,
+        "error": None if record.error is None else as_written(record.error),
     } | {name: record.columns.get(name) for name in shape.columns}
 
 

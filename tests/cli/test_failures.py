@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from cvt_cli.records import as_written
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
 from tests.images.test_decode import png
@@ -362,7 +363,7 @@ def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[
     failed = sum(map(bool, bad_inputs.values()))
     check_line(done, 1, f"{failed} of {len(bad_inputs)} inputs could not be read")
     records = done.jsonl()
-    assert [record["path"] for record in records] == list(bad_inputs)
+    assert [record["path"] for record in records] == list(map(as_written, bad_inputs))
     for record, word in zip(records, bad_inputs.values(), strict=True):
         if word:
             assert word in record["error"] and "\n" not in record["error"]
