@@ -3,9 +3,10 @@
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -38,7 +39,9 @@ class Progress:
             "{rate_noinv_fmt}{postfix}]",
         )
         self._errors = 0
+        self._show_warning = warnings.showwarning
         if shown:
+            warnings.showwarning = self._warn
             self._bar.dynamic_ncols = _screen
             threading.Thread(target=self._set_total, args=[count], daemon=True).start()
 
@@ -61,8 +64,13 @@ class Progress:
         else:
             yield
 
+    def _warn(self, *warning: Any, **more: Any) -> None:
+        with self.paused():
+            self._show_warning(*warning, **more)
+
     def close(self) -> None:
         """Take the bar away."""
+        warnings.showwarning = self._show_warning
         if self._is_drawn():
             self._bar.clear()  # tqdm leaves one that only `paused` has drawn
             if sys.stderr.isatty():

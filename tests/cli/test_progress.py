@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 
 import pytest
 
@@ -50,6 +51,23 @@ def test_a_bar_that_only_a_pause_has_drawn(
     written = capsys.readouterr().err
     assert "images/s" in written
     assert last_line(written) == ""
+
+
+def test_a_warning_has_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(
+        warnings, "showwarning", lambda message, *_: print(message, file=sys.stderr)
+    )
+    bar = Progress(True, lambda: 3)
+    bar.add(failed=False)
+    warnings.warn("a", stacklevel=1)
+    bar.close()
+    warnings.warn("b", stacklevel=1)
+    written = capsys.readouterr().err
+    assert written.count("images/s") > 1
+    assert [last_line(line) for line in written.split("\n")] == ["a", "b", ""]
 
 
 def test_a_short_run_has_none(capsys: pytest.CaptureFixture[str]) -> None:
