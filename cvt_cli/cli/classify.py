@@ -240,7 +240,7 @@ def classify(
         run.check(target, writer_class(name), inputs, resume, overwrite)
     run.check_run_record(run_record, paths, inputs, overwrite)
     for page in pages:
-        check_thumbnails(page, resume or overwrite)
+        check_thumbnails(page, overwrite or run.is_taken_up(page, resume))
 
     # Torch is loaded only now that all that was typed makes sense.
     share_cores()

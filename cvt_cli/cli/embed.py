@@ -11,7 +11,7 @@ from cvt_cli.cli import options, run
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
-from cvt_cli.files import check_name
+from cvt_cli.files import check_file, check_name
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import MAX_BYTES, TIMEOUT
@@ -85,7 +85,8 @@ def embed(
     run.check(output, writer, inputs, resume, overwrite)
     beside = _beside(output) if format_ == "npy" else ()
     for path in beside:
-        if os.path.lexists(path) and not (resume or overwrite):
+        check_file(path)
+        if os.path.lexists(path) and not (overwrite or run.is_taken_up(output, resume)):
             raise UsageError(f"{path} exists", hint="--overwrite replaces it")
     run.check_run_record(run_record, [output, *beside], inputs, overwrite)
 

@@ -110,6 +110,11 @@ def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
     return left
 
 
+def is_taken_up(output: Path, resume: bool) -> bool:
+    """Whether a run goes on with an interrupted one, whose are the files beside the output."""
+    return resume and part_of(output).exists()
+
+
 def open_sink(
     output: Path | None,
     writer_class: WriterClass,

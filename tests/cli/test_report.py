@@ -144,7 +144,8 @@ def test_other_files_are_left_alone(tmp_path: Path, model: Path, run_cvt: RunCvt
     folder = tmp_path / "report_files"
     folder.mkdir()
     (folder / "000000.jpg").write_bytes(b"of an earlier report")
-    assert "report_files exists" in run_cvt(*command, expect=2).stderr
+    for more in ((), ("--resume",)):  # of which there is nothing
+        assert "report_files exists" in run_cvt(*command, *more, expect=2).stderr
     (folder / "letter.txt").write_text("mine")
     refused = run_cvt(*command, "--overwrite", expect=2)
     assert "holds other files" in refused.stderr
