@@ -1,4 +1,6 @@
-"""Text that others wrote, on its way to a person."""
+"""Text on its way to a person."""
+
+from collections.abc import Iterator, Mapping
 
 
 def visible(text: str) -> str:
@@ -12,3 +14,22 @@ def visible(text: str) -> str:
 def reason_of(error: Exception) -> str:
     """What the operating system says went wrong, or the error itself where that says nothing."""
     return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def what_differs(before: object, now: object) -> str:
+    """`2 then, 3 now`; of mappings the keys alone that differ: `size.height 32 then, 64 now`."""
+    return "; ".join(f"{name} {values}".lstrip() for name, values in _differences(before, now))
+
+
+def _differences(before: object, now: object, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*before, *now)):
+            inner = f"{name}.{key}".lstrip(".")
+            yield from _differences(before.get(key), now.get(key), inner)
+    elif before != now:
+        yield name, f"{before!r} then, {now!r} now"

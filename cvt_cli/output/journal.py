@@ -17,7 +17,7 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import check_file, lock, replace, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
-from cvt_cli.text import reason_of
+from cvt_cli.text import reason_of, what_differs
 
 FSYNC_SECONDS = 5.0
 
@@ -148,7 +148,7 @@ class Journal:
             if run.get(key) != before.get(key):
                 raise UsageError(
                     f"{self.part} is from a run with another {key.replace('_', '-')}: "
-                    f"{before.get(key)!r} then, {run.get(key)!r} now",
+                    f"{what_differs(before.get(key), run.get(key))}",
                     hint="repeat the options of then, or start anew with --overwrite",
                 )
 

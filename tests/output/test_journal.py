@@ -144,6 +144,17 @@ def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
     assert part_of(path).read_bytes() == before
 
 
+def test_of_the_preprocessing_only_what_differs_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    then = {"resample": 3, "crop_pct": 0.9, "size": {"height": 32, "width": 32}}
+    journal(path, run={"preprocessing": then}).write(some_records())
+    now = {"resample": 3, "size": {"height": 32, "width": 64}}
+    with pytest.raises(UsageError) as raised:
+        journal(path, resume=True, run={"preprocessing": now})
+    said = "another preprocessing: crop_pct 0.9 then, None now; size.width 32 then, 64 now"
+    assert str(raised.value).endswith(said)
+
+
 @pytest.mark.parametrize(
     "damage", [b"a,b\r\n", b"\xff\xfe\r\n", b"path,label,score,error\r\nx\r\n"]
 )
