@@ -95,6 +95,8 @@ def test_parquet_and_numpy(run_cvt: RunCvt, model: Path, folder: Path, tmp_path:
         (["a.png", "-o", "features.csv"], "one of .parquet .npy"),
         (["a.png", "-o", "there.npy"], "there.npy exists"),
         (["a.png", "-o", "beside.npy"], "beside.paths.txt exists"),
+        (["a.png", "-o", "beside.npy", "--resume"], "beside.paths.txt exists"),
+        (["a.png", "-o", "folder.npy", "--overwrite"], "folder.errors.txt is a folder"),
     ],
 )
 def test_what_can_not_be_done(
@@ -102,6 +104,7 @@ def test_what_can_not_be_done(
 ) -> None:
     (tmp_path / "there.npy").touch()
     (tmp_path / "beside.paths.txt").touch()
+    (tmp_path / "folder.errors.txt").mkdir()
     done = run_cvt("embed", *arguments, expect=2)
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
