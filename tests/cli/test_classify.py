@@ -251,6 +251,42 @@ def test_the_environment_and_options(run_cvt: RunCvt, model: Path, cat: Path) ->
     run_cvt("classify", cat, "--device", "cpu", env=env, expect=0)
 
 
+def test_every_option_reaches_what_it_is_for(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    (cat.parent / "dog.jpg").hardlink_to(cat)
+    model = tiny_cvt(labels=("a, b", "c", "d", "e", "f"))
+    done = run_cvt(
+        *("classify", ".", "-m", model, "--labels", r"a\, b,C", "--threshold", 0.5),
+        *("--activation", "quick_gelu", "--image-size", "48x64", "--dtype", "float32"),
+        *("--include", "c*", "--columns", "width", "--max-pixels", 10**5, "--decode", "exact"),
+        *("-b", 3, "-k", 4, "-f", "jsonl", "--run-record", "run.json"),
+        expect=0,
+    )
+    (record,) = done.jsonl()
+    assert record["path"] == "./cat.jpg"
+    assert record["width"] == 96
+    # Two labels to choose from: one of them has half or more.
+    (best,) = record["predictions"]
+    assert best["label"] in ("a, b", "c") and best["score"] >= 0.5
+    run = json.loads((cat.parent / "run.json").read_text())
+    assert run["preprocessing"]["crop_size"] == {"height": 48, "width": 64}
+    wanted = {
+        "activation": "quick_gelu",
+        "batch_size": 3,
+        "columns": ["width"],
+        "decode": "exact",
+        "device": "cpu",
+        "dtype": "float32",
+        "format": "jsonl",
+        "labels": ["a, b", "c"],
+        "max_pixels": 10**5,
+        "model": str(model),
+        "shard": "1/1",
+        "threshold": 0.5,
+        "top_k": 4,
+    }
+    assert {key: run[key] for key in wanted} == wanted
+
+
 # --- output files
 
 
@@ -328,10 +364,18 @@ def test_help_has_examples_and_panels(run_cvt: RunCvt) -> None:
     assert "classify" in run_cvt("--help", expect=0).stdout
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell: str, run_cvt: RunCvt) -> None:
-    script = run_cvt("--show-completion", shell, expect=0).stdout
-    assert "cvt" in script
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("bash", "complete -o default -F _cvt_completion cvt"),
+        ("zsh", "compdef _cvt_completion cvt"),
+        ("fish", "complete --command cvt"),
+    ],
+)
+def test_completion(shell: str, words: str, run_cvt: RunCvt) -> None:
+    # Else Typer looks which shell started the tests, if one did, and takes no name of another.
+    env = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    assert words in run_cvt("--show-completion", shell, env=env, expect=0).stdout
     if shell == "bash":
         env = {"_CVT_COMPLETE": "complete_bash", "COMP_WORDS": "cvt clas", "COMP_CWORD": "1"}
         assert run_cvt(env=env, expect=0).stdout.split() == ["classify"]

@@ -1,5 +1,6 @@
 """`cvt embed`: the vectors that `transformers` computes, in files that others read."""
 
+import json
 import os
 import signal
 import time
@@ -86,6 +87,33 @@ def test_parquet_and_numpy(run_cvt: RunCvt, model: Path, folder: Path, tmp_path:
     assert (tmp_path / "features.paths.txt").read_text().splitlines() == paths
     assert (tmp_path / "features.errors.txt").read_text() == f"{paths[2]}\ttext, not an image\n"
     assert len(list(tmp_path.glob("features*"))) == 4
+
+
+def test_every_option_reaches_what_it_is_for(
+    run_cvt: RunCvt, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    run_cvt(
+        *("embed", folder, "-m", model, "--activation", "quick_gelu", "--image-size", "48x64"),
+        *("--include", "1*.png", "--max-pixels", 90 * 70 - 1, "--dtype", "bfloat16", "-b", 3),
+        *("--decode", "exact", "-o", "x.npy", "--run-record", "run.json"),
+        expect=1,
+    )
+    # 10.png, of 90x70 pixels, and no other.
+    assert "more than the limit of 6299" in (tmp_path / "x.errors.txt").read_text()
+    assert np.load(tmp_path / "x.npy").shape == (1, 64)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["preprocessing"]["crop_size"] == {"height": 48, "width": 64}
+    wanted = {
+        "activation": "quick_gelu",
+        "batch_size": 3,
+        "decode": "exact",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "format": "npy",
+        "max_pixels": 6299,
+        "model": str(model),
+    }
+    assert {key: run[key] for key in wanted} == wanted
 
 
 @pytest.mark.parametrize(

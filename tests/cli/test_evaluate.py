@@ -49,7 +49,10 @@ def test_the_figures_are_those_of_classify(run_cvt, model, data):
 
 
 def test_csv_has_a_row_a_label(run_cvt, model, data, tmp_path):
-    run_cvt("evaluate", data, "-m", model, "-o", "out.csv", expect=0)
+    (data / "unicorn").mkdir()
+    (data / "unicorn/0.png").hardlink_to(data / "goldfish/0.png")
+    done = run_cvt("--quiet", "evaluate", data, "-m", model, "-o", "out.csv", expect=0)
+    assert done.stderr == ""
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
     document = run_cvt("evaluate", data, "-m", model, "-f", "json", expect=0).json()
     assert [row["label"] for row in rows] == [each["label"] for each in document["labels"]]
@@ -67,15 +70,22 @@ def test_the_table_shows_accuracy_labels_and_confusions(run_cvt, model, data):
 def test_a_table_of_labels_in_place_of_folders(run_cvt, model, data, tmp_path):
     table = tmp_path / "truth.csv"
     table.write_text(
-        "label,path\ngoldfish,goldfish/0.png\ntench,Tiger_Shark/1.png\nunicorn,goldfish/1.png\n"
+        "label,path\ngoldfish,goldfish/0.png\ntench,Tiger_Shark/1.png\n"
+        + "".join(f"unicorn {number},goldfish/1.png\n" for number in range(7))
     )
-    done = run_cvt("evaluate", data, "--labels", table, "-m", model, "-f", "json", expect=0)
+    options = ("--activation", "quick_gelu", "-b", 3, "-f", "json")
+    done = run_cvt("evaluate", data, "--labels", table, "-m", model, *options, expect=0)
     result = done.json()
     assert result["count"] == 2
     assert result["unknown"] == [
-        {"label": "unicorn", "count": 1, "reason": "not one of the model's labels"}
+        {"label": f"unicorn {number}", "count": 1, "reason": "not one of the model's labels"}
+        for number in range(7)
     ]
-    assert "not counted: unicorn" in done.stderr
+    named = [f"cvt: not counted: unicorn {number}, 1 images: not one of" for number in range(5)]
+    lines = done.stderr.splitlines()
+    assert [line.partition(" the model")[0] for line in lines[:5]] == named
+    assert lines[5:] == ["cvt: not counted: 2 more labels"]
+    assert (result["run"]["activation"], result["run"]["batch_size"]) == ("quick_gelu", 3)
 
 
 def test_an_image_that_can_not_be_read_is_named_and_not_counted(run_cvt, model, data):
