@@ -1,6 +1,7 @@
 """Bytes become an upright RGB image. Untrusted bytes: formats that start another program are not
 tried, and the size is checked before a pixel is decoded."""
 
+import codecs
 import logging
 import re
 import warnings
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cvt_cli.errors import ImageError
@@ -27,6 +29,14 @@ _UNSUPPORTED = {
     "HEIC": re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
     "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
 }
+
+# What greys of 32 bits may have for white.
+_WHITES = (1.0, 255.0, 65535.0)
+_SAMPLE_FORMAT = 339  # a TIFF's tag
+_BLOCK = 2**20
+
+# Bytes by which a file that is no image is judged.
+_START = 1024
 
 # What a file has wrong is its record's business; Pillow's own words would reach stderr. Not by
 # `warnings.catch_warnings`: images are decoded in threads, where it would silence others for good.
@@ -74,8 +84,8 @@ def to_rgb(
 
     Args:
         max_pixels, reduce_to: as in `decode`.
-        exact: cut greys of 16 bits off at 255, as Pillow and so Transformers do; they are scaled
-            to 8 bits otherwise.
+        exact: cut greys of 16 or 32 bits off at 255, as Pillow and so Transformers do; they are
+            scaled to 8 bits otherwise, those of 32 as `_scaled` says.
 
     Raises:
         ImageError: as `decode`.
@@ -90,6 +100,8 @@ def to_rgb(
         turned = upright.size != image.size
         if not exact and _has_16_bits(image):
             upright = upright.convert("I").point(lambda grey: grey * (1 / 257) + 0.5)
+        elif not exact and image.mode in ("I", "F"):
+            upright = _scaled(upright, _is_unsigned(image))
         rgb = upright.convert("RGB")
         rgb.info[FULL_SIZE] = (height, width) if turned else (width, height)
         return rgb
@@ -138,9 +150,39 @@ def _has_16_bits(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
 
 
+def _is_unsigned(image: Image.Image) -> bool:
+    """Whether a TIFF says that its integers are: Pillow takes those of 32 bits for signed."""
+    tags = getattr(image, "tag_v2", None)
+    return image.mode == "I" and tags is not None and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
+
+
+def _scaled(image: Image.Image, unsigned: bool) -> Image.Image:
+    """Greys of 32 bits, integers or floats, in 8.
+
+    The file does not say what white is. Greys that all fit 0..1, 0..255 or 0..65535 have the
+    narrowest of these for black and white, as programs of the trade write them; others are
+    stretched from the least to the greatest, as viewers do it. NaN is black.
+    """
+    greys = np.asarray(image).reshape(-1)
+    if unsigned:
+        greys = greys.view(np.uint32)
+    finite = greys[np.isfinite(greys)] if image.mode == "F" else greys
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if least >= 0 and most <= _WHITES[-1]:
+        least, most = 0.0, next(white for white in _WHITES if most <= white)
+    scaled = np.empty(greys.shape, np.uint8)
+    for start in range(0, greys.size, _BLOCK):
+        # Doubles: the extremes of floats may lie further apart than any float.
+        block = np.subtract(greys[start : start + _BLOCK], least, dtype=np.float64)
+        block *= 255 / (most - least or 1)
+        block = np.clip(np.nan_to_num(block, copy=False), 0, 255)
+        scaled[start : start + _BLOCK] = np.rint(block)
+    return Image.fromarray(scaled.reshape(image.size[::-1]))
+
+
 def _unidentified(file: BinaryIO) -> str:
     file.seek(0)
-    start = file.read(1024)
+    start = file.read(_START)
     if not start:
         return "empty file"
     if b"\0" not in start and _is_text(start):
@@ -153,8 +195,8 @@ def _unidentified(file: BinaryIO) -> str:
 
 def _is_text(start: bytes) -> bool:
     try:
-        # A character may be cut in two at the end.
-        start[:-3].decode("utf-8")
+        # A character may be cut in two where the file goes on.
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < _START)
     except UnicodeDecodeError:
         return False
     return True

@@ -88,7 +88,8 @@ def test_an_unknown_orientation_is_none() -> None:
         ("Ein Text über Katzen 🐈".encode() * 100, "text"),
         (b"\0" * 100, "not an image"),
         (bytes(range(256)) * 8, "not an image"),
-        (b"\xff\xd8\xff", "image"),
+        (b"\xff\xd8\xff", "not an image, or"),
+        ("ä".encode() * 511 + b"x\xc3\xa4" * 10, "text"),  # cut in two by what is looked at
         (b"GIF89a", "image"),
         (b"RIFF\x10\0\0\0WEBPVP8 ", "image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "text"),
@@ -147,6 +148,55 @@ def test_greys_of_16_bits_are_scaled_to_8(format_: str) -> None:
         found = decode(io.BytesIO(encoded(Image.fromarray(greys), format_)))
     expected = np.rint(greys / 257).astype(np.uint8)
     np.testing.assert_array_equal(np.asarray(found), np.stack([expected] * 3, -1))
+
+
+def tiff(greys: np.ndarray) -> bytes:
+    """As other programs write greys of 32 bits, unsigned integers among them."""
+    height, width = greys.shape
+    data = greys.tobytes()
+    kind = {"u": 1, "i": 2, "f": 3}[greys.dtype.kind]
+    tags = {256: width, 257: height, 258: 32, 259: 1, 262: 1, 277: 1, 278: height, 339: kind}
+    tags |= {279: len(data), 273: 8 + 2 + 12 * (len(tags) + 2) + 4}
+    entries = (struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return header + b"".join(entries) + bytes(4) + data
+
+
+GREYS = np.arange(2**12, dtype=np.float64).reshape(64, 64) / (2**12 - 1)
+SHADES = np.rint(GREYS * 255)
+
+
+@pytest.mark.parametrize(
+    ("greys", "expected"),
+    [
+        (GREYS.astype(np.float32), SHADES),
+        ((GREYS * 255).astype(np.float32), SHADES),
+        (np.rint(GREYS * 65535).astype(np.float32), SHADES),
+        ((GREYS * 3e38 - 1e38).astype(np.float32), SHADES),
+        ((GREYS * 6e38 - 3e38).astype(np.float32), SHADES),
+        (SHADES.astype(np.int32), SHADES),
+        (np.rint(GREYS * 65535).astype(np.int32), SHADES),
+        (np.rint(GREYS * 100_000 - 70_000).astype(np.int32), SHADES),
+        (np.rint(GREYS * (2**32 - 1)).astype(np.uint32), SHADES),
+        (np.array([[0, 1]], np.int32), np.array([[0, 255]])),
+        (np.array([[0, 0.5, np.nan, np.inf, -np.inf]], np.float32), [[0, 128, 0, 255, 0]]),
+        (np.full((2, 2), np.nan, np.float32), np.zeros((2, 2))),
+        (np.full((2, 2), 1e6, np.float32), np.zeros((2, 2))),
+    ],
+    ids=lambda value: f"{value.dtype}-{value.max():.3g}" if isinstance(value, np.ndarray) else "",
+)
+def test_greys_of_32_bits_are_scaled_to_8(greys: np.ndarray, expected: np.ndarray) -> None:
+    """Pillow would make black or white of most."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = np.asarray(decode(io.BytesIO(tiff(greys))))
+    np.testing.assert_allclose(found, np.stack([expected] * 3, -1), atol=1)
+
+
+def test_greys_of_32_bits_of_which_pillow_is_asked() -> None:
+    data = encoded(Image.fromarray(np.array([[0, 0.5, 1, 300]], np.float32)), "TIFF")
+    found = np.asarray(decode(io.BytesIO(data), exact=True))
+    np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 255])
 
 
 def test_a_large_picture_is_no_reason_for_a_warning() -> None:
