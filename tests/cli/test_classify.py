@@ -301,7 +301,7 @@ def test_an_output_file_is_whole_or_absent(run_cvt: RunCvt, model: Path, cat: Pa
     assert first == run_cvt("classify", cat, "-m", model, "-f", "csv").stdout.encode()
 
     # What is there stays, unless --overwrite says otherwise.
-    other = ("classify", cat, "gone.jpg", "-m", model, "-o", "out/x.csv")
+    other = ("classify", cat, "out", "-m", model, "-o", "out/x.csv")
     assert "--overwrite" in run_cvt(*other, expect=2).stderr
     assert (out / "x.csv").read_bytes() == first
     assert run_cvt("--quiet", *other, "--overwrite", expect=1).stderr == ""

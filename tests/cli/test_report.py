@@ -99,9 +99,13 @@ def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> 
     # Cut between the two journals, and in a line.
     (other / "labels.csv.part").write_bytes((other / "labels.csv.part").read_bytes()[:-300])
     part.write_bytes(part.read_bytes()[:-7])
+    # As if an earlier --resume had been killed while it made the page.
+    (other / "report_files.part").mkdir()
+    (other / "report_files.part" / "000450.jpg").write_bytes(thumbnail)
     run_cvt(*command, "--resume", cwd=other, expect=0)
     assert (other / "labels.csv").read_bytes() == whole["labels.csv"]
     assert names(other) == {"photos", "labels.csv", "report.html", "report_files"}
+    assert len(names(other / "report_files")) == 450
     assert rows_but_links(other) == rows_but_links(tmp_path)
     assert (other / "report_files" / "000449.jpg").read_bytes() == thumbnail
 
@@ -140,12 +144,12 @@ def description_of(run_cvt: RunCvt, model: Path, folder: Path) -> object:
 
 def test_other_files_are_left_alone(tmp_path: Path, model: Path, run_cvt: RunCvt) -> None:
     make_images(tmp_path / "photos", 2)
-    command = ("classify", ".", "-m", model, "-o", "report.html")
-    folder = tmp_path / "report_files"
+    command = ("classify", ".", "-m", model, "-o", "report [1].html")
+    folder = tmp_path / "report [1]_files"
     folder.mkdir()
     (folder / "000000.jpg").write_bytes(b"of an earlier report")
     for more in ((), ("--resume",)):  # of which there is nothing
-        assert "report_files exists" in run_cvt(*command, *more, expect=2).stderr
+        assert "report [1]_files exists" in run_cvt(*command, *more, expect=2).stderr
     (folder / "letter.txt").write_text("mine")
     refused = run_cvt(*command, "--overwrite", expect=2)
     assert "holds other files" in refused.stderr
@@ -153,5 +157,5 @@ def test_other_files_are_left_alone(tmp_path: Path, model: Path, run_cvt: RunCvt
     (folder / "letter.txt").unlink()
     # Thumbnails are no input, and none are left that no page shows.
     run_cvt(*command, "--overwrite", expect=0)
-    assert len(rows(tmp_path / "report.html")) == 2
+    assert len(rows(tmp_path / "report [1].html")) == 2
     assert not folder.exists()

@@ -1,0 +1,176 @@
+"""What every run of one record an input does around it, in this process."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+
+from cvt_cli.cli import run
+from cvt_cli.cli.options import Settings
+from cvt_cli.errors import Interrupted
+from cvt_cli.images.find import Source
+from cvt_cli.output import writer_class
+from cvt_cli.output.journal import Journal, part_of
+from cvt_cli.output.several import SeveralOutputs
+from cvt_cli.output.stream import StreamOutput
+from cvt_cli.records import Record, RecordShape
+
+SHAPE = RecordShape(top_k=1)
+NAMES = ("a.jpg", "bad.jpg", "c.jpg", "bad again.jpg")
+
+
+def record(name: str) -> Record:
+    return Record(name, error="no image" if name.startswith("bad") else None)
+
+
+def sources() -> Iterator[Source]:
+    return (Source(name, io.BytesIO) for name in NAMES)
+
+
+class Bar:
+    """What a progress bar is told."""
+
+    def __init__(self) -> None:
+        self.failed: list[bool] = []
+        self.pauses = 0
+
+    def add(self, failed: bool) -> None:
+        self.failed.append(failed)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pauses += 1
+        yield
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
+    made = Bar()
+    monkeypatch.setattr(run, "Progress", lambda *_: made)
+    return made
+
+
+def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
+    process = options.pop("process", lambda found: (record(each.path) for each in found))
+    run.run(Settings(quiet=True), sources, process, sink, 1, False, run_record, {}, **options)
+
+
+def journal(path: Path, done: Sequence[str] = ()) -> Journal:
+    """A journal, taken up where an earlier run has done so much."""
+    first = Journal(path, writer_class("csv"), SHAPE, {}, resume=False)
+    first.write(record(name) for name in done)
+    first._stream.close()
+    first._lock.close()
+    return Journal(path, writer_class("csv"), SHAPE, {}, resume=True)
+
+
+@pytest.mark.parametrize("done", [0, 3, 4])
+def test_a_resumed_run_counts_all_and_times_its_own(
+    done: int, tmp_path: Path, bar: Bar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=iter((10.0, 12.0)).__next__))
+    summaries = []
+    finish = Journal.finish
+
+    def finished(self: Journal, summary: dict[str, object]) -> None:
+        summaries.append(summary)
+        finish(self, summary)
+
+    monkeypatch.setattr(Journal, "finish", finished)
+    with pytest.raises(typer.Exit) as raised:
+        go(journal(tmp_path / "x.csv", NAMES[:done]), tmp_path / "run.json")
+    assert raised.value.exit_code == 1
+    values = json.loads((tmp_path / "run.json").read_text())
+    assert values["outcome"] == "finished"
+    assert values["counts"] == {"inputs": 4, "errors": 2, "done_before": done}
+    assert values["images_per_second"] == (4 - done) / 2
+    assert summaries[0]["images_per_second"] == ((4 - done) / 2 or None)
+    assert bar.failed == [False, True, False, True][done:]
+
+
+def test_the_bar_makes_room_for_records_on_standard_output(bar: Bar) -> None:
+    stream = io.StringIO()
+    with pytest.raises(typer.Exit):
+        go(StreamOutput(stream, writer_class("json"), SHAPE))
+    assert bar.pauses == len(json.loads(stream.getvalue())) == 4
+
+
+def test_an_interrupted_document_reads_as_a_whole_one(bar: Bar) -> None:
+    def process(found: Iterator[Source]) -> Iterator[Record]:
+        yield record(next(found).path)
+        raise KeyboardInterrupt
+
+    stream = io.StringIO()
+    with pytest.raises(Interrupted, match="after 1 inputs"):
+        go(StreamOutput(stream, writer_class("json"), SHAPE), process=process)
+    assert [each["path"] for each in json.loads(stream.getvalue())] == ["a.jpg"]
+
+
+def test_quiet_is_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (False, True):
+        monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))  # noqa: B023
+        assert not any(run.is_shown(Settings(quiet=True), each) for each in (None, False, True))
+        shown = [run.is_shown(Settings(), each) for each in (None, False, True)]
+        assert shown == [terminal, False, True]
+
+
+def test_several_outputs_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a.csv", "b.html", "c.jsonl", "d.parquet")
+
+    def made() -> SeveralOutputs:
+        classes = {name: writer_class(name.partition(".")[2]) for name in names}
+        return SeveralOutputs(
+            [Journal(tmp_path / name, each, SHAPE, {}, False) for name, each in classes.items()]
+        )
+
+    made().abandon()
+    assert list(tmp_path.iterdir()) == []
+    order = []
+    monkeypatch.setattr(Journal, "finish", lambda self, _: order.append(self.path.name))
+    made().finish({})
+    # What may fail comes before what is a rename only.
+    assert order == ["b.html", "d.parquet", "a.csv", "c.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"command": "cvt classify", "outcome": "running"}', True),
+        ('{"name": "a package"}', False),
+        ('{"command": "build"}', False),
+        ("[1]", False),
+        ('["command", "outcome"]', False),
+        ("[" * 100_000, False),
+        ("text", False),
+        ("", False),
+    ],
+)
+def test_only_a_run_record_is_replaced_unasked(text: str, expected: bool, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    assert run.RunRecord.is_at(path) == expected
+    run.check_run_record(path, [], [], overwrite=True)
+    if expected:
+        run.check_run_record(path, [], [], overwrite=False)
+    else:
+        with pytest.raises(run.UsageError, match="is no run record"):
+            run.check_run_record(path, [], [], overwrite=False)
+
+
+def test_a_run_replaces_its_own_record(tmp_path: Path, bar: Bar) -> None:
+    path = tmp_path / "run.json"
+    for _ in range(2):
+        run.check_run_record(path, [], [], overwrite=False)
+        with pytest.raises(typer.Exit):
+            go(StreamOutput(io.StringIO(), writer_class("plain"), SHAPE), path)
+    assert json.loads(path.read_text())["outcome"] == "finished"
+    assert not part_of(path).exists()
