@@ -148,10 +148,11 @@ def _end_at_once() -> None:
 
 def _open_streams() -> None:
     """What was closed, as by `>&-`, Python takes for None, and the system gives its number to the
-    next file that is opened."""
+    next file that is opened. To read what is closed is an error still."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+            access = os.O_WRONLY if name == "stdin" else os.O_RDWR
+            setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
 
 
 def _in_words(error: Exception) -> tuple[str, ExitCode]:

@@ -29,7 +29,7 @@ InputsArgument = Annotated[
         metavar="IMAGE|FOLDER|ARCHIVE|URL",
         help="Image files, folders (searched with all that is in them), quoted patterns "
         "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses (https://, s3://, "
-        "gs://, hf://), or - for one image on standard input.",
+        "gs://, hf://), or - for one image on standard input. What is named twice is taken once.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
@@ -39,7 +39,8 @@ FilesFromOption = Annotated[
     typer.Option(
         "--files-from",
         metavar="FILE",
-        help="Read the names of more inputs here, one a line; - for standard input.",
+        help="Read the names of more inputs here, one a line; - for standard input. A name that "
+        "comes twice is taken once.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -232,8 +233,8 @@ class DecodeChoice(StrEnum):
 DecodeOption = Annotated[
     DecodeChoice,
     typer.Option(
-        help="fast: large JPEGs are scaled down while they are decoded, greys of 16 bits to 8. "
-        "exact: as Transformers does it.",
+        help="fast: large JPEGs are scaled down while they are decoded, greys of 16 "
+        "or 32 bits to 8. exact: as Transformers does it.",
         rich_help_panel=PERFORMANCE,
     ),
 ]

@@ -101,7 +101,7 @@ def members(
         yield failing(path, f"broken archive: {one_line(error)}")
     else:
         if not found:
-            yield failing(path, "an archive without images")
+            yield failing(path, wanted.without_images("an archive"))
 
 
 def _zip_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iterator[Source]:

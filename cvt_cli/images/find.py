@@ -1,6 +1,8 @@
 """What was typed becomes a lazy stream of files to read, one for each image."""
 
+import errno
 import hashlib
+import io
 import os
 import re
 import stat
@@ -11,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import unquote
 
 from cvt_cli.errors import ImageError, UsageError
@@ -61,15 +63,16 @@ def find(
     - Addresses (`https://`, `s3://`, any that fsspec knows) are downloaded when they are opened.
       Folders there are walked, patterns expanded, archives read in place.
 
-    What can't be read is a `Source` too: opening it says why. The same path comes once. For the
-    same files the order is the same.
+    What can't be read is a `Source` too: opening it says why. The same path comes once, and a
+    warning at the end says how many were left out for it. For the same files the order is the
+    same.
 
     Args:
         whole_archives: an archive is one `Source` for all that is in it, and is not opened.
     """
     inputs = tuple(inputs)
     stream = _Finder(search, whole_archives=whole_archives).all(inputs)
-    return _once(stream) if _may_repeat(inputs, search) else stream
+    return _once(stream, tell=True) if _may_repeat(inputs, search) else stream
 
 
 def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
@@ -97,15 +100,23 @@ def check(inputs: Sequence[str], search: Search) -> None:
     """Raises `UsageError` if there is nothing to search, or it can't be searched this way."""
     listed = search.files_from
     if listed is None:
+        if search.null:
+            raise UsageError("--null is for --files-from")
         if not inputs:
             raise UsageError("no image is named", hint="name files or folders, or use --files-from")
-    elif listed == STDIN:
-        if STDIN in inputs:
-            raise UsageError("standard input can't be the image (-) and the list of names both")
-    elif os.path.isdir(listed):
+        return
+    if listed == STDIN and STDIN in inputs:
+        raise UsageError("standard input can't be the image (-) and the list of names both")
+    if os.path.isdir(listed):
         raise UsageError(f"--files-from {listed}: is a folder", hint="name it as an input")
-    elif not os.path.exists(listed):
-        raise UsageError(f"--files-from {listed}: no such file")
+    try:
+        reason = names.why_no_list(_start(listed), search.null)
+    except OSError as error:
+        reason = os_reason(error, listed)
+    except ImageError as error:
+        reason = str(error)
+    if reason:
+        raise UsageError(f"--files-from {listed}: {reason}")
 
 
 def remaining(
@@ -178,24 +189,30 @@ class _Finder:
             yield from self._pattern(path)
 
     def _pattern(self, path: str) -> Iterator[Source]:
-        if not names.has_magic(path) or _ADDRESS.match(path) or os.path.lexists(path):
+        literal = not names.has_magic(path) or "\0" in path
+        if literal or _ADDRESS.match(path) or os.path.lexists(path):
             yield from self.named(path)
             return
-        found = False
-        for each in names.expand_glob(path):
-            found = True
-            yield from self.named(each)
-        if not found:
-            yield failing(path, "nothing matches this pattern")
+        found = _or_failing(self._matches(path), path, "nothing matches this pattern")
+        yield from _once(found) if names.may_repeat(path) else found
+
+    def _matches(self, pattern: str) -> Iterator[Source]:
+        for each in names.expand_glob(pattern):
+            if isinstance(each, names.Unlisted):
+                yield failing(each.path, os_reason(each.error))
+            else:
+                yield from self.named(each)
 
     def _listed(self, listed: str) -> Iterator[Source]:
         """Names in a list are meant literally: programs write them, no shell has seen them."""
         regular = listed != STDIN and os.path.isfile(listed)
         if self._counting and not regular:
             raise _Uncountable
+        empty = True
         try:
             with nullcontext(_stdin()) if listed == STDIN else Path(listed).open("rb") as file:
                 for path in names.read_names(file, self._search.null):
+                    empty = False
                     if listed == STDIN and path == STDIN:
                         yield failing(path, "standard input is the list of names")
                     else:
@@ -204,6 +221,9 @@ class _Finder:
             yield failing(listed, f"the list of names: {os_reason(error)}")
         except (ImageError, ValueError) as error:
             yield failing(listed, f"the list of names: {error}")
+        else:
+            if empty and not self._counting:
+                warnings.warn(f"--files-from {listed}: the list names no file", stacklevel=2)
 
     def named(self, path: str) -> Iterator[Source]:
         """One input as it is called, patterns aside."""
@@ -213,7 +233,8 @@ class _Finder:
         elif address and not os.path.lexists(path):
             yield from self._remote(path, address[1].lower())
         elif os.path.isdir(path):
-            yield from _or_failing(self._walk(path), path, "a folder without images")
+            reason = self._filter.without_images("a folder")
+            yield from _or_failing(self._walk(path), path, reason)
         else:
             yield from self._file(path)
 
@@ -271,7 +292,7 @@ class _Finder:
         try:
             with os.scandir(folder) as scan:
                 for entry in scan:
-                    if _is_folder(entry):
+                    if names.is_folder(entry):
                         if self._search.recursive and not entry.name.startswith("."):
                             folders.add(entry.name)
                             found.append(entry.name)
@@ -337,15 +358,15 @@ class _Finder:
             yield from self._archive(url, kind, store.stream, seekable=False)
         # To ask for each of many photographs whether it is a folder would take for ever.
         elif not url.lower().endswith(IMAGE_SUFFIXES) and (url.endswith("/") or store.is_folder()):
-            yield from _or_failing(
-                store.walk(self._filter, self._search.recursive), url, "a folder without images"
-            )
+            reason = self._filter.without_images("a folder")
+            yield from _or_failing(store.walk(self._filter, self._search.recursive), url, reason)
         else:
             yield Source(url, lambda: store.open(store.path))
 
 
-def _once(stream: Iterator[Source]) -> Iterator[Source]:
+def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
     known: set[bytes] = set()
+    repeated = 0
     for source in stream:
         # Shorter than most paths, and the same for ./a.jpg and a.jpg.
         path = source.path if _ADDRESS.match(source.path) else str(PurePath(source.path))
@@ -353,6 +374,13 @@ def _once(stream: Iterator[Source]) -> Iterator[Source]:
         if key not in known:
             known.add(key)
             yield source
+        else:
+            repeated += 1
+    if tell and repeated:
+        are = "input is" if repeated == 1 else "inputs are"
+        warnings.warn(
+            f"{repeated} {are} the same as an earlier one: each is taken once", stacklevel=2
+        )
 
 
 def _may_repeat(inputs: Sequence[str], search: Search) -> bool:
@@ -360,7 +388,7 @@ def _may_repeat(inputs: Sequence[str], search: Search) -> bool:
     if len(inputs) != 1 or search.files_from is not None:
         return True
     path = inputs[0]
-    return names.has_magic(path) and (names.has_range(path) or names.may_repeat(path))
+    return names.has_magic(path) and names.has_range(path)
 
 
 def _or_failing(stream: Iterator[Source], path: str, reason: str) -> Iterator[Source]:
@@ -370,13 +398,6 @@ def _or_failing(stream: Iterator[Source], path: str, reason: str) -> Iterator[So
     else:
         yield first
         yield from stream
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _opener(path: str) -> Callable[[], BinaryIO]:
@@ -401,9 +422,30 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _stdin() -> BinaryIO:
-    if sys.stdin is None:
+    closed = sys.stdin is None
+    if not closed:
+        try:
+            os.read(sys.stdin.buffer.fileno(), 0)
+        except OSError as error:  # also where there is no number, as in a notebook
+            closed = error.errno == errno.EBADF
+    if closed:
         raise ImageError("standard input is closed")
     return sys.stdin.buffer
+
+
+def _start(listed: str) -> bytes:
+    """How a list of names begins, if it is a regular file: others can't be read twice."""
+    if listed != STDIN:
+        if not stat.S_ISREG(os.stat(listed).st_mode):
+            return b""
+        with Path(listed).open("rb") as file:
+            return file.read(names.CHUNK)
+    stdin = _stdin()
+    try:
+        regular = stat.S_ISREG(os.fstat(stdin.fileno()).st_mode)
+    except io.UnsupportedOperation:
+        return b""
+    return cast(io.BufferedReader, stdin).peek() if regular else b""
 
 
 def _read_stream(path: str, max_bytes: int) -> BinaryIO:

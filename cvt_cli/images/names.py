@@ -1,14 +1,16 @@
 """What was typed becomes names: brace ranges, globs, lists of names."""
 
+import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fnmatch import translate
 from typing import BinaryIO
 
 # A list that is no list must not fill the memory.
 _MAX_NAME = 2**20
-_CHUNK = 2**16
+CHUNK = 2**16
 
 _RANGE = re.compile(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})\}")
 _MAGIC = re.compile(r"[*?[]")
@@ -16,6 +18,14 @@ _ANY_DEPTH = "**"
 
 # Device and inode.
 FolderId = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """A folder that a pattern leads to and that can't be searched, and why."""
+
+    path: str
+    error: OSError
 
 
 def has_magic(path: str) -> bool:
@@ -48,8 +58,9 @@ def expand_ranges(path: str) -> Iterator[str]:
             yield f"{path[: match.start()]}{number:0{width}}{rest}"
 
 
-def expand_glob(pattern: str) -> Iterator[str]:
-    """The paths that match, sorted within each folder, as they are found.
+def expand_glob(pattern: str) -> Iterator[str | Unlisted]:
+    """The paths that match, sorted within each folder, as they are found, and the folders that
+    would have to be searched and can't be, each once.
 
     `**` is any number of folders. With it, only files are found: the folders' files are matched
     anyway. Names with a leading dot only match a pattern that has one.
@@ -58,53 +69,97 @@ def expand_glob(pattern: str) -> Iterator[str]:
     drive, rest = os.path.splitdrive(pattern)
     start = drive + rest[: len(rest) - len(rest.lstrip(os.sep))]
     parts = [part for part in rest.split(os.sep) if part]
+    unlisted: set[str] = set()
     for path in _glob(start, parts):
-        if _ANY_DEPTH not in parts or not os.path.isdir(path):
+        if isinstance(path, Unlisted):
+            # `**` comes to a folder to match what is in it, and to go on below it.
+            if path.path not in unlisted:
+                unlisted.add(path.path)
+                yield path
+        elif _ANY_DEPTH not in parts or not os.path.isdir(path):
             yield path
 
 
-def _glob(folder: str, parts: list[str]) -> Iterator[str]:
+def _glob(folder: str, parts: list[str]) -> Iterator[str | Unlisted]:
     part, *rest = parts
     if part == _ANY_DEPTH:
         for each in _folders(folder):
-            yield from _glob(each, rest or ["*"])
-    elif has_magic(part):
-        match = re.compile(translate(part)).match
-        for name in _names(folder):
-            if match(name) and (part.startswith(".") or not name.startswith(".")):
-                path = os.path.join(folder, name)
-                if not rest:
-                    yield path
-                elif os.path.isdir(path):
-                    yield from _glob(path, rest)
-    else:
-        path = os.path.join(folder, part)
-        if rest:
+            if isinstance(each, Unlisted):
+                yield each
+            else:
+                yield from _glob(each, rest or ["*"])
+        return
+    inside = _matching(folder, part, bool(rest)) if has_magic(part) else _named(folder, part)
+    for path in inside:
+        if rest and not isinstance(path, Unlisted):
             yield from _glob(path, rest)
-        elif os.path.lexists(path):
+        else:
             yield path
 
 
-def _folders(top: str) -> Iterator[str]:
+def _matching(folder: str, part: str, folders_only: bool) -> Iterator[str | Unlisted]:
+    match = re.compile(translate(part)).match
+
+    def wanted(entry: os.DirEntry[str]) -> bool:
+        hidden = entry.name.startswith(".") and not part.startswith(".")
+        fits = not hidden and match(entry.name) is not None
+        return fits and (not folders_only or is_folder(entry))
+
+    return _inside(folder, wanted)
+
+
+def _folders(top: str) -> Iterator[str | Unlisted]:
     """A folder and all below it, links that lead back to where they are left out."""
     # Each with the folders that it lies in. A stack: folders may lie deeper than calls can.
-    waiting: list[tuple[str, frozenset[FolderId]]] = [(top, frozenset())]
+    waiting: list[tuple[str, frozenset[FolderId | None]]] = [(top, frozenset())]
     while waiting:
         folder, above = waiting.pop()
         here = folder_id(folder or os.curdir)
-        if here is None or here in above:
+        if here in above:
             continue
         yield folder
-        inner = (os.path.join(folder, n) for n in _names(folder) if not n.startswith("."))
-        waiting += [(path, above | {here}) for path in inner if os.path.isdir(path)][::-1]
+        within = above | {here}
+        inner = _inside(folder, lambda each: not each.name.startswith(".") and is_folder(each))
+        for path in reversed(list(inner)):
+            if isinstance(path, Unlisted):
+                yield path
+            else:
+                waiting.append((path, within))
 
 
-def _names(folder: str) -> list[str]:
+def _inside(folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> Iterator[str | Unlisted]:
     try:
-        return sorted(os.listdir(folder or os.curdir))
-    except OSError:
-        # As a shell does: a pattern asks for what can be found.
-        return []
+        with os.scandir(folder or os.curdir) as scan:
+            names = sorted(entry.name for entry in scan if wanted(entry))
+    except OSError as error:
+        yield from _unlisted(folder, error)
+        return
+    for name in names:
+        yield os.path.join(folder, name)
+
+
+def _named(folder: str, name: str) -> Iterator[str | Unlisted]:
+    path = os.path.join(folder, name)
+    try:
+        os.lstat(path)
+    except OSError as error:
+        yield from _unlisted(folder, error)
+    else:
+        yield path
+
+
+def _unlisted(folder: str, error: OSError) -> Iterator[Unlisted]:
+    # What is not there has nothing that would match.
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        yield Unlisted(folder or os.curdir, error)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether what was found in a folder is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def folder_id(folder: str) -> FolderId | None:
@@ -116,6 +171,26 @@ def folder_id(folder: str) -> FolderId | None:
     return found.st_dev, found.st_ino
 
 
+def why_no_list(start: bytes, null: bool) -> str | None:
+    """What says that this is no list of names: its first name or more, or all of it.
+
+    Args:
+        start: how it begins.
+        null: as for `read_names`.
+    """
+    has_null = b"\0" in start
+    if has_null and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "is UTF-16; save it as UTF-8"
+    if has_null and not null:
+        return (
+            "has NUL bytes, so it is no list of names, one a line; --null is for names that end "
+            "with NUL, and an image is named without --files-from"
+        )
+    if null and not has_null and b"\n" in start and not os.path.lexists(os.fsdecode(start)):
+        return "has lines but no NUL byte; --null is for names that end with NUL"
+    return None
+
+
 def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
     """The names in a list, as they are read.
 
@@ -125,16 +200,21 @@ def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
 
     Raises:
         OSError: if the list can't be read further.
-        ValueError: at a name of more than a MiB.
+        ValueError: at a name of more than a MiB, and where `why_no_list` knows a reason.
     """
     end = b"\0" if null else b"\n"
     rest = b""
-    start = True
+    start = unchecked = True
     # read1: what is there already, without waiting for more.
     read = getattr(file, "read1", file.read)
     while True:
-        chunk = read(_CHUNK)
-        *whole, rest = (rest + chunk).split(end)
+        chunk = read(CHUNK)
+        rest += chunk
+        if unchecked and (end in rest or b"\0" in rest or not chunk or len(rest) > _MAX_NAME):
+            unchecked = False
+            if reason := why_no_list(rest, null):
+                raise ValueError(reason)
+        *whole, rest = rest.split(end)
         if not chunk:
             whole, rest = [*whole, rest], b""
         for line in whole:

@@ -94,6 +94,10 @@ class Filter:
         """Whether to search a folder."""
         return not name.startswith(".") and not _matches(self._exclude, name, relative)
 
+    def without_images(self, what: str) -> str:
+        """What to say of a folder or an archive with nothing that is wanted."""
+        return f"{what} without images" + ("" if self._all else " that match --include")
+
     def wants_member(self, path: str) -> bool:
         """Whether to try a file that lies at this path, folders in it included."""
         parts = [part for part in path.split("/") if part not in ("", ".", "..")]

@@ -530,7 +530,7 @@ def test_a_stream_that_is_closed(
     lines = (cat.parent / "x.csv").read_text().splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("path,label,score")
-    assert lines[1].endswith("empty file") == (closed == 0)
+    assert lines[1].endswith("standard input is closed") == (closed == 0)
 
 
 def test_the_command_alone_is_no_error(run_cvt: RunCvt) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_failures import as_anybody
 from tests.conftest import RunCvt
 from tests.images.test_decode import png
 from tests.images.test_remote import Server, s3, server  # noqa: F401 (fixtures)
@@ -184,15 +185,71 @@ def test_names_from_find(folder: Path, run_cvt: RunCvt, model: Path) -> None:
     [
         ([], "image"),
         (["--files-from", "none"], "no such file"),
+        (["--files-from", "a.png"], "--files-from a.png: has NUL bytes"),
+        (["cat.jpg", "--null"], "--null is for --files-from"),
         (["-", "--files-from", "-"], "standard input"),
         (["cat.jpg", "--timeout", "0"], "timeout"),
         (["cat.jpg", "--max-bytes", "0"], "max-bytes"),
     ],
 )
 def test_wrong_usage(arguments: list[str], word: str, run_cvt: RunCvt) -> None:
+    (run_cvt.cwd / "a.png").write_bytes(png(5, 5))
     done = run_cvt("classify", *arguments, expect=2)
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("pattern", ["p/*/*.jpg", "p/**/a.jpg", "p/*/a.jpg", "**/q/a.jpg"])
+def test_a_folder_that_a_pattern_can_not_search(
+    pattern: str, folder: Path, run_cvt: RunCvt
+) -> None:
+    for name in ("o", "q"):
+        (folder / "p" / name).mkdir(parents=True)
+        (folder / "p" / name / "a.jpg").write_bytes(jpeg())
+    (folder / "p/q").chmod(0)
+    process = run_cvt.start("classify", pattern, "-m", "cvt-tiny-cifar10", preexec_fn=as_anybody)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    lines = out.splitlines()
+    assert "p/q\t\t\tpermission denied" in lines
+    assert [line.split("\t")[0] for line in lines if "denied" not in line] == (
+        [] if "q" in pattern else ["p/o/a.jpg"]
+    )
+
+
+def test_a_list_of_another_kind(folder: Path, run_cvt: RunCvt, model: Path) -> None:
+    (folder / "list").write_bytes(b"a.jpg\0b.jpg\0")
+    arguments = ("classify", "--files-from", "-", "-m", model)
+    # From a file it is seen before anything is started, from a pipe when it is read.
+    done = run_cvt(*arguments, stdin=folder / "list", expect=2)
+    assert "--files-from -: has NUL bytes" in done.stderr and "--null" in done.stderr
+    done = run_cvt(*arguments, stdin=b"a.jpg\0b.jpg\0", expect=1)
+    assert done.stdout.startswith("-\t\t\tthe list of names: has NUL bytes")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_what_is_said_of_a_list(folder: Path, run_cvt: RunCvt, model: Path) -> None:
+    (folder / "a.jpg").write_bytes(jpeg())
+    arguments = ("classify", "--files-from", "-", "-m", model)
+    done = run_cvt(*arguments, stdin="a.jpg\n" * 3 + "./a.jpg", expect=0)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == (
+        "cvt: warning: 3 inputs are the same as an earlier one: each is taken once\n"
+    )
+    done = run_cvt(*arguments, stdin="", expect=0)
+    assert (done.stdout, done.stderr) == (
+        *("", "cvt: warning: --files-from -: the list names no file\n"),
+    )
+
+
+def test_standard_input_that_is_closed(run_cvt: RunCvt) -> None:
+    process = run_cvt.start(
+        *("classify", "--files-from", "-", "-m", "cvt-tiny-cifar10"),
+        preexec_fn=lambda: os.close(0),
+    )
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert (out, err) == ("", "cvt: error: --files-from -: standard input is closed\n")
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no such file here")

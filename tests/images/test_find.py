@@ -179,10 +179,24 @@ def test_the_search_is_lazy(folder: Path) -> None:
 
 def test_paths_come_once(folder: Path) -> None:
     touch(folder, "p/a.jpg", "p/b.jpg")
-    assert paths("p/b.jpg", "p", "./p//a.jpg", "p/*.jpg", "-", "-") == ["p/b.jpg", "p/a.jpg", "-"]
+    with pytest.warns(UserWarning, match="^5 inputs are the same as an earlier one"):
+        found = paths("p/b.jpg", "p", "./p//a.jpg", "p/*.jpg", "-", "-")
+    assert found == ["p/b.jpg", "p/a.jpg", "-"]
+    with pytest.warns(UserWarning, match="^1 input is the same"):
+        assert paths("{1..2}.jpg", "1.jpg") == ["1.jpg", "2.jpg"]
     # Twice in one folder is not the same path twice.
     (folder / "p/c.jpg").symlink_to(folder / "p/a.jpg")
     assert paths("p") == ["p/a.jpg", "p/b.jpg", "p/c.jpg"]
+
+
+@pytest.mark.parametrize("typed", [["p"], ["p/**/**/*.jpg"], ["p/a.jpg", "p/q"]])
+def test_nothing_is_said_where_nobody_named_it_twice(
+    typed: list[str], folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    touch(folder, "p/a.jpg", "p/q/b.jpg")
+    assert paths(*typed) == ["p/a.jpg", "p/q/b.jpg"]
+    count(["p", "p"])  # nor by whom counts
+    assert not recwarn.list
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(folder: Path) -> None:
@@ -224,6 +238,9 @@ def test_include_and_exclude(folder: Path) -> None:
     ]
     assert paths("p", exclude=("c*", "raw")) == ["p/dog.png"]
     assert paths("p", include=("*.dat",), exclude=("raw/dog*",)) == ["p/raw/cat.dat"]
+    assert why(next(find(["p"], Search(include=("*.webp",))))) == (
+        "a folder without images that match --include"
+    )
     # What is named outright is meant.
     assert paths("p/cat.txt", "p/raw", include=("*.jpg",), exclude=("*",)) == ["p/cat.txt", "p/raw"]
 
@@ -282,10 +299,11 @@ def test_ranges(folder: Path) -> None:
 def test_a_list_of_names(content: bytes, null: bool, folder: Path) -> None:
     touch(folder, "p/d.jpg")
     (folder / "list").write_bytes(content)
+    check([], Search(files_from="list", null=null))
     found = paths(files_from="list", null=null)
     assert found == ["a.jpg", "b c.jpg", "p/d.jpg"]
     assert count([], Search(files_from="list", null=null)) == 3
-    assert paths("z.jpg", "a.jpg", files_from="list", null=null)[:3] == ["z.jpg", *found[:2]][:3]
+    assert paths("z.jpg", files_from="list", null=null)[:3] == ["z.jpg", *found[:2]]
 
 
 def test_names_in_a_list_are_meant_literally(folder: Path) -> None:
@@ -323,12 +341,74 @@ def test_lists_that_are_none(folder: Path) -> None:
     with pytest.raises(UsageError, match="no image"):
         check([], Search())
     check([], Search(files_from="-"))
-    (folder / "list").write_bytes(b"a.jpg\n" + bytes(3 * 2**20))
+    with pytest.raises(UsageError, match="--null is for --files-from"):
+        check(["a.jpg"], Search(null=True))
+    (folder / "list").write_bytes(b"a.jpg\n" + b"x" * (3 * 2**20))
     first, second = find([], Search(files_from="list"))
     assert (first.path, second.path) == ("a.jpg", "list")
     assert "is this a list" in why(second)
-    (folder / "list").write_bytes(b"")
-    assert paths(files_from="list") == []
+    for nothing in (b"", b"\n\r\n"):
+        (folder / "list").write_bytes(nothing)
+        check([], Search(files_from="list"))
+        with pytest.warns(UserWarning, match="list: the list names no file"):
+            assert paths(files_from="list") == []
+
+
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize(
+    ("content", "null", "reason"),
+    [
+        (b"a.jpg\0b.jpg\0", False, "--null is for names that end with NUL"),
+        (b"a.jpg\0b\nc.jpg\0", False, "has NUL bytes"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" * 500, False, "without --files-from"),
+        (b"a.jpg\nb.jpg\n", True, "has lines but no NUL byte"),
+        (b"a.jpg\n", True, "has lines but no NUL byte"),
+        (b"a.jpg\n" * 200_000, True, "has lines but no NUL byte"),
+        ("a.jpg\r\nb.jpg\r\n".encode("utf-16"), False, "is UTF-16; save it as UTF-8"),
+        ("a.jpg\nb.jpg\n".encode("utf-16"), True, "is UTF-16; save it as UTF-8"),
+        ("a.jpg\nb.jpg\n".encode("utf-16-be"), False, "has NUL bytes"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_lists_of_another_kind(
+    content: bytes,
+    null: bool,
+    reason: str,
+    piped: bool,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (folder / "list").write_bytes(content)
+    search = Search(files_from="list", null=null)
+    if piped:
+
+        class Stdin:
+            buffer = io.BytesIO(content)
+
+        monkeypatch.setattr("sys.stdin", Stdin)
+        search = Search(files_from="-", null=null)
+        check([], search)
+    else:
+        with pytest.raises(UsageError, match=reason):
+            check([], search)
+    (source,) = find([], search)
+    assert reason in why(source)
+
+
+def test_a_damaged_name_in_a_list_is_one_record(folder: Path) -> None:
+    """Where the list is one: what comes after it is not lost."""
+    names = [f"{number}.jpg" for number in range(20_000)]
+    names[15_000] = "a\0b.jpg"
+    (folder / "list").write_text("\n".join(names))
+    check([], Search(files_from="list"))
+    assert paths(files_from="list") == names
+
+
+def test_one_name_with_a_line_break_in_it(folder: Path) -> None:
+    touch(folder, "a\nb.jpg")
+    (folder / "list").write_text("a\nb.jpg")
+    check([], Search(files_from="list", null=True))
+    assert paths(files_from="list", null=True) == ["a\nb.jpg"]
 
 
 def test_names_of_any_length(folder: Path) -> None:
@@ -369,7 +449,10 @@ def test_standard_input_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why(next(find(["-"]))) == "standard input is closed"
 
 
-def test_a_folder_that_can_not_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("typed", ["p", "p/**/*.jpg", "p/**/?.jpg", "p/**"])
+def test_a_folder_that_can_not_be_listed(
+    typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(folder, "p/a.jpg", "p/q/b.jpg", "p/z.jpg")
     scandir = os.scandir
 
@@ -379,9 +462,12 @@ def test_a_folder_that_can_not_be_listed(folder: Path, monkeypatch: pytest.Monke
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    first, second, third = find(["p"])
-    assert [first.path, second.path, third.path] == ["p/a.jpg", "p/q", "p/z.jpg"]
-    assert why(second) == "permission denied"
+    found = {source.path: source for source in find([typed])}
+    assert sorted(found) == ["p/a.jpg", "p/q", "p/z.jpg"]
+    assert why(found["p/q"]) == "permission denied"
+    # Only what the pattern would have searched.
+    assert paths("p/*.jpg") == paths("p/[!q]*") == ["p/a.jpg", "p/z.jpg"]
+    assert paths("p/q/*.jpg") == paths("*/*/*.jpg") == ["p/q"]
 
 
 def test_local_addresses(folder: Path) -> None:
