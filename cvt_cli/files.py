@@ -17,6 +17,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# A file system without hard links, or a file that this user may not link to.
+_NO_LINKS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+)
+
 TO_STDOUT = "leave --output out for standard output, and --format picks the form"
 
 
@@ -109,6 +114,38 @@ def replace(file: Path, path: Path) -> None:
     file.replace(path)
 
 
+def rename_new(file: Path, path: Path) -> None:
+    """Rename without replacing what may have come there meanwhile.
+
+    Raises:
+        FileExistsError: if something has.
+        OSError: if it can't be.
+    """
+    try:
+        os.link(file, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        file.rename(path)
+    else:
+        unlink_renamed(file, path)
+
+
+def unlink_renamed(file: Path, path: Path) -> None:
+    """Delete a file that has another path by now.
+
+    Raises:
+        OSError: if it can't be, in a folder that is not ours to change; the other path goes.
+    """
+    try:
+        file.unlink()
+    except OSError:
+        path.unlink()
+        raise
+
+
 def is_replaceable(path: Path) -> bool:
     """Whether nothing is there but a file: root can put one in place of `/dev/null`, too.
 
@@ -148,6 +185,15 @@ def lock(path: Path) -> BinaryIO:
         held.close()
         raise
     return held
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has a file that is there. Raises OSError as `lock`."""
+    try:
+        lock(path).close()
+    except BlockingIOError:
+        return True
+    return False
 
 
 def take(handle: int) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
-from cvt_cli.files import new_beside, sync_folder
+from cvt_cli.files import new_beside, rename_new, sync_folder, unlink_renamed
 from cvt_cli.images.archives import kind_of_archive
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.records import Record
@@ -47,10 +47,6 @@ _ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 # The disk's own trouble: no other file would fare better.
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-# A file system without hard links, or a file that this user may not link to.
-_NO_LINKS = frozenset(
-    {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-)
 
 
 class Action(enum.Enum):
@@ -127,8 +123,9 @@ class Sorter:
         """One outcome for each record, in order, once its file is in place.
 
         Raises:
-            CvtError: if the disk is full or read-only; what was done stays.
-            UsageError: if the folder can't be made.
+            CvtError: if the disk is full or read-only, or a label's folder can't be made; what was
+                done stays.
+            UsageError: if none can be made.
         """
         for record in records:
             if record.error is not None:
@@ -192,13 +189,22 @@ class Sorter:
                 if file is not None and not self._dry_run:
                     self._make_folder(target.parent)
                     try:
-                        _ACTIONS[self._action](file, target)
+                        self._act(file, target)
                     except FileExistsError:
                         # Another process was quicker.
                         continue
                 self._take(folder, path, target)
                 return Status.DONE, target
         raise AssertionError("there is always another number")
+
+    def _act(self, file: Path, target: Path) -> None:
+        try:
+            _ACTIONS[self._action](file, target)
+        except PermissionError as error:
+            if os.access(target.parent, os.W_OK | os.X_OK):
+                raise
+            # Not the file's fault, though the error is said to be of the file.
+            raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
 
     def _free_places(self, folder: str, name: str) -> Iterator[Path]:
         """Where a file of that name may go; nothing of this run is there."""
@@ -223,6 +229,10 @@ class Sorter:
             folder.mkdir(exist_ok=True)
         except FileExistsError:
             raise SortError(f"{folder} is not a folder") from None
+        except PermissionError as error:
+            # Nor would another label's.
+            kind = CvtError if self._placed else UsageError
+            raise kind(f"{folder} can't be made: {reason_of(error)}") from None
 
     def _take(self, folder: str, path: str, target: Path) -> None:
         self._placed.add((folder, path))
@@ -376,17 +386,17 @@ def _copy(file: Path, target: Path) -> None:
         with file.open("rb") as source, copy.open("xb") as out:
             shutil.copyfileobj(source, out, CHUNK_BYTES)
         _copy_times(file, copy)
-        _rename(copy, target)
+        rename_new(copy, target)
 
 
 def _move(file: Path, target: Path) -> None:
     if file.is_symlink():
         # Moved as it is, a relative link would lead nowhere.
         target.symlink_to(_real(file))
-        _unlink_moved(file, target)
+        unlink_renamed(file, target)
         return
     try:
-        _rename(file, target)
+        rename_new(file, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -415,9 +425,9 @@ def _move_across(file: Path, target: Path) -> None:
             raise SortError("its copy differs from it: left where it is")
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise SortError("it has changed while it was copied: left where it is")
-        _rename(copy, target)
+        rename_new(copy, target)
     sync_folder(target.parent)
-    _unlink_moved(file, target)
+    unlink_renamed(file, target)
 
 
 def _link(file: Path, target: Path) -> None:
@@ -441,33 +451,6 @@ _ACTIONS: Mapping[Action, Callable[[Path, Path], None]] = {
     Action.LINK: _link,
     Action.SYMLINK: _symlink,
 }
-
-
-def _rename(file: Path, target: Path) -> None:
-    """Rename without replacing what may have come there meanwhile.
-
-    Raises:
-        FileExistsError: if something has.
-    """
-    try:
-        os.link(file, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "exists", str(target)) from None
-        file.rename(target)
-    else:
-        _unlink_moved(file, target)
-
-
-def _unlink_moved(file: Path, target: Path) -> None:
-    try:
-        file.unlink()
-    except OSError:
-        # In a folder that is not ours to change: a move that failed leaves no copy.
-        target.unlink()
-        raise
 
 
 def _remove_moved(file: Path, target: Path) -> None:

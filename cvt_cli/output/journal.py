@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import check_file, lock, replace, write_atomically
+from cvt_cli.files import check_file, is_locked, lock, rename_new, replace, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.text import reason_of, what_differs
@@ -57,6 +57,8 @@ class Journal:
         # Paths with a record already, in the order of the records, as output files write them.
         self.done: list[str] = []
         self.errors = 0
+        # What comes there later is somebody else's.
+        self._replaces = os.path.lexists(path)
         try:
             self._is_new = not (resume and self.part.exists())
             self._lock = lock(self.part)
@@ -69,10 +71,7 @@ class Journal:
                 self._recover()
             self._stream = open_text(self.part, "a")
         except BlockingIOError:
-            raise UsageError(
-                f"{self.part} is being written by another run",
-                hint="wait for its end, or name another --output",
-            ) from None
+            raise _busy(self.part) from None
         except OSError as error:
             raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
         self._writer = writer_class(self._stream, shape, started=bool(self.done))
@@ -100,22 +99,33 @@ class Journal:
             summary: how the run went; see `ConvertedWriter.convert`.
 
         Raises:
-            CvtError: as `write`.
+            CvtError: as `write`; or if a file of that name has come since the run began.
         """
         try:
             self._writer.close()
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
+            if not self._replaces and os.path.lexists(self.path):
+                raise FileExistsError
             if issubclass(self._writer_class, ConvertedWriter):
                 self._writer_class.convert(
                     self._records(), self.path, self._shape, self._run, summary
                 )
-                self.part.unlink()
-            else:
+            elif self._replaces:
                 replace(self.part, self.path)
+            else:
+                rename_new(self.part, self.path)
+            self.part.unlink(missing_ok=True)
             self._run_file.unlink(missing_ok=True)
             self._lock.close()
+        except FileExistsError:
+            self._lock.close()
+            raise CvtError(
+                f"{self.path} has come there meanwhile and stays",
+                hint=f"{self.part} keeps the records: move the other file away, then run the same "
+                "command with --resume",
+            ) from None
         except OSError as error:
             raise self._lost(error) from None
 
@@ -197,7 +207,16 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
             raise UsageError(f"{path} is finished", hint="--overwrite replaces it")
         raise UsageError(f"{path} exists", hint="--overwrite replaces it")
     if part_of(path).exists() and not resume:
+        with contextlib.suppress(OSError):  # not for this user: whatever it is, it is there
+            if is_locked(part_of(path)):
+                raise _busy(part_of(path))
         raise UsageError(
             f"{part_of(path)} is there from a run that was interrupted",
             hint="--resume takes it up, --overwrite starts anew",
         )
+
+
+def _busy(part: Path) -> UsageError:
+    return UsageError(
+        f"{part} is being written by another run", hint="wait for its end, or name another --output"
+    )

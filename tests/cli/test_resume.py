@@ -244,8 +244,9 @@ def test_a_run_that_another_is_busy_with(
             assert process.poll() is None
             time.sleep(0.02)
         before = part_of(output).read_bytes()
-        second = run_cvt(*command, "--resume", stdin=listed(images), expect=2)
-        assert "labels.csv.part is being written by another run; wait" in second.stderr
+        for more in ((), ("--resume",), ("--overwrite",)):
+            second = run_cvt(*command, *more, stdin=listed(images), expect=2)
+            assert "labels.csv.part is being written by another run; wait" in second.stderr
         assert part_of(output).read_bytes().startswith(before)
         process.stdin.close()
         process.wait()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cvt_cli.output import open_text, writer_class
 from cvt_cli.output.journal import Journal
 from cvt_cli.records import Prediction, Record, RecordShape
+from tests.cli.test_failures import as_anybody
 from tests.conftest import RunCvt
 
 SHAPE = RecordShape(top_k=2)
@@ -184,3 +186,26 @@ def test_ctrl_c_and_again(run_cvt: RunCvt, tmp_path: Path) -> None:
     done = run_cvt("sort", "labels.jsonl", "sorted", expect=0)
     assert done.stdout.startswith("cat\t400\t")
     assert len(list((tmp_path / "sorted/cat").iterdir())) == 400
+
+
+def test_a_folder_that_is_not_for_this_user_is_named(
+    run_cvt: RunCvt, tmp_path: Path, records: list[Record]
+) -> None:
+    save(tmp_path / "labels.csv", records)
+    (tmp_path / "sorted/cat").mkdir(parents=True)
+    (tmp_path / "sorted/cat").chmod(0o500)
+    process = run_cvt.start("sort", "labels.csv", "sorted", preexec_fn=as_anybody)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("sorted/cat can't be written: permission denied\n") == 2
+    # That no folder can be made is said once, and where something was done it is no wrong usage.
+    (tmp_path / "sorted/cat").chmod(0o700)
+    shutil.rmtree(tmp_path / "sorted/dog")
+    (tmp_path / "sorted").chmod(0o500)
+    process = run_cvt.start("sort", "labels.csv", "sorted", preexec_fn=as_anybody)
+    _, err = process.communicate(timeout=60)
+    (tmp_path / "sorted").chmod(0o700)
+    assert (process.returncode, err) == (
+        1,
+        "cvt: error: sorted/dog can't be made: permission denied\n",
+    )

@@ -1,7 +1,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,9 @@ def test_one_run_at_a_time(tmp_path: Path, resume: bool) -> None:
     first.write(some_records()[:1])
     with pytest.raises(UsageError, match=r"labels\.csv\.part is being written by another run"):
         journal(path, resume)
+    if not resume:
+        with pytest.raises(UsageError, match=r"labels\.csv\.part is being written by another run"):
+            check_output(path, resume, overwrite=False)
     first.write(some_records()[1:])
     first.finish()
     finished = path.read_bytes()
@@ -198,16 +201,47 @@ def test_what_stands_is_never_replaced_unasked(tmp_path: Path) -> None:
         check_output(path, resume=True, overwrite=True)
 
 
-def test_a_pipe_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, Path.touch])
+@pytest.mark.parametrize("name", ["csv", "json", "parquet"])
+def test_what_came_meanwhile_is_not_replaced(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / f"labels.{name}"
     unfinished = journal(path)
     unfinished.write(some_records())
-    os.mkfifo(path)
-    with pytest.raises(CvtError, match="not a regular file"):
+    make(path)
+    before = path.stat()
+    with pytest.raises(CvtError, match="has come there meanwhile and stays") as raised:
         unfinished.finish()
-    assert path.is_fifo()
-    with part_of(path).open("rb") as file:
-        assert len(list(writer_class("csv").documents(file))) == len(some_records())
+    assert "labels." + name + ".part keeps the records" in raised.value.hint
+    assert path.stat() == before
+    path.rename(tmp_path / "moved")
+    again = journal(path, resume=True)
+    assert len(again.done) == len(some_records())
+    again.finish()
+    with path.open("rb") as file:
+        assert len(list(writer_class(name).documents(file))) == len(some_records())
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "moved"}
+
+
+def test_what_was_there_at_the_start_is_replaced_once_said(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.touch()
+    journal(path).write(some_records())  # --overwrite, interrupted
+    assert path.read_bytes() == b""
+    check_output(path, resume=True, overwrite=False)
+    again = journal(path, resume=True)
+    again.finish()
+    assert path.read_bytes().count(b"\r\n") > len(some_records())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_cut_between_the_two_steps_of_a_new_name(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    journal(path).write(some_records())
+    path.hardlink_to(part_of(path))
+    journal(path, resume=True).finish()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
