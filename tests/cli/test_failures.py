@@ -124,6 +124,7 @@ def as_anybody() -> None:
         ("classify cat.jpg -o private/x.csv", 0),
         ("classify cat.jpg --run-record private/x.json", 0),
         ("sort labels.csv private/sorted", 0),
+        ("sort labels.csv private", 0o500),
         # May be looked into; and what is measured for hours would be lost.
         ("classify cat.jpg -o private/x.csv", 0o500),
         ("evaluate data -o private/x.json", 0o500),
