@@ -185,6 +185,8 @@ class Classifier:
             others (a folder, a pattern, an archive). What can't be read has an error in place of
             predictions.
         """
+        if isinstance(images, bytes):  # a sequence too
+            raise TypeError("bytes are neither a path nor an image: Image.open(io.BytesIO(…)) is")
         if isinstance(images, ImageLike):
             records = self([images], top_k)
             itself = isinstance(images, Image.Image) or records[0].path == str(images)

@@ -1,13 +1,14 @@
 """How good a model is on labelled images: records and their true classes become figures."""
 
 import csv
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import Search, Source, find
 from cvt_cli.labels import LabelMatcher
 from cvt_cli.records import Record
 
@@ -96,7 +97,8 @@ class Evaluation:
 
 
 def from_folders(folder: Path) -> list[LabelledSource]:
-    """The images of a folder with a sub-folder for each class, named by its label.
+    """The images of a folder with a sub-folder for each class, named by its label. Warns of images
+    beside the sub-folders.
 
     Raises:
         UsageError: if there is no such folder, or no image in a sub-folder.
@@ -115,6 +117,12 @@ def from_folders(folder: Path) -> list[LabelledSource]:
             f"{folder}: no images in sub-folders",
             hint="each class is a sub-folder named by its label; or --labels names a CSV file",
         )
+    # Only the folder itself: what lies beside the classes has none.
+    here = find([str(folder)], Search(recursive=False))
+    loose = sum(source.path != str(folder) for source in here)
+    if loose:
+        images = "1 image lies" if loose == 1 else f"{loose} images lie"
+        warnings.warn(f"{images} in no sub-folder of {folder}: not counted", stacklevel=2)
     return labelled
 
 

@@ -504,6 +504,8 @@ def test_wrong_arguments(folder: Path) -> None:
             Classifier(str(folder), **{"device": "cpu", **options})
     with pytest.raises(ModelError):
         Classifier("./nothing", device="cpu")
+    with pytest.raises(TypeError, match="bytes are neither a path nor an image"):
+        classifier(folder)(b"\xff\xd8\xff")  # type: ignore[call-overload]
 
 
 def test_pixel_limit(folder: Path, pictures: list[str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -91,11 +92,13 @@ def test_a_table_of_labels_in_place_of_folders(run_cvt, model, data, tmp_path):
 def test_an_image_that_can_not_be_read_is_named_and_not_counted(run_cvt, model, data):
     bad = data / "goldfish" / "2.png"
     bad.write_bytes(b"")
+    shutil.copy(data / "goldfish" / "0.png", data / "loose.png")
     done = run_cvt("evaluate", data, "-m", model, "-f", "json", expect=1)
     result = json.loads(done.stdout)
     assert result["count"] == 6
     assert [each["path"] for each in result["errors"]] == [str(bad)]
     assert "1 of 7 images could not be read" in done.stderr
+    assert f"warning: 1 image lies in no sub-folder of {data}: not counted" in done.stderr
 
 
 @pytest.mark.parametrize(
