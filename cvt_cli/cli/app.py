@@ -148,10 +148,15 @@ def _end_at_once() -> None:
 
 def _open_streams() -> None:
     """What was closed, as by `>&-`, Python takes for None, and the system gives its number to the
-    next file that is opened. To read what is closed is an error still."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    next file that is opened. To read or write what is closed is an error still; for messages there
+    is no other place."""
+    streams = (
+        ("stdin", "r", os.O_WRONLY),
+        ("stdout", "w", os.O_RDONLY),
+        ("stderr", "w", os.O_WRONLY),
+    )
+    for name, mode, access in streams:
         if getattr(sys, name) is None:
-            access = os.O_WRONLY if name == "stdin" else os.O_RDWR
             setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
 
 
@@ -162,6 +167,8 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         doing = "can't write" if error.errno in _FULL else ""
         words = (doing, str(error.filename or ""), reason_of(error))
         return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
+    if isinstance(error, OSError) and error.errno == errno.EBADF and sys.__stdout__ is None:
+        return "can't write: standard output is closed", ExitCode.INPUTS_FAILED
     if _is_out_of_memory(error):
         return (
             "out of memory: a smaller --batch-size or --image-size, or another --device, may help",
@@ -169,13 +176,24 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         )
     if hasattr(error, "format_message"):  # Typer's word for a wrong option or argument
         message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
+        context = getattr(error, "ctx", None)
+        help_ = f"{context.command_path if context else 'cvt'} --help"
         # `cvt` alone has had its help instead.
-        return f"{message} (see cvt --help)" if message else "", ExitCode.USAGE
+        return f"{message} (see {help_}){_name_hint(error)}" if message else "", ExitCode.USAGE
     return (
         f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with --debug and "
         "report what that shows",
         ExitCode.INPUTS_FAILED,
     )
+
+
+def _name_hint(error: Exception) -> str:
+    """What to do where an unknown option is the name of a file, as of a shell's `*.jpg`."""
+    option: str = getattr(error, "option_name", None) or ""
+    for name in sys.argv[1:] if option else ():
+        if name.startswith(option) and os.path.lexists(name):
+            return f"; the file of that name is ./{name}, or comes after --"
+    return ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -110,6 +110,17 @@ def test_what_is_no_file_is_not_replaced(option: str, run_cvt: RunCvt, cat: Path
     assert (cat.parent / "fifo.csv").is_fifo()
 
 
+def test_a_name_that_looks_like_an_option(run_cvt: RunCvt, cat: Path) -> None:
+    for name in ("-dash.jpg", "--dashes.jpg"):
+        cat.rename(cat.parent / name)
+        done = run_cvt("classify", "other.jpg", name)
+        check_line(done, 2, "(see cvt classify --help)", f"is ./{name}, or comes after --")
+        for names in ((f"./{name}",), ("--", name)):
+            run_cvt("classify", "-m", "cvt-tiny-cifar10", *names, expect=0)
+        (cat.parent / name).rename(cat)
+    check_line(run_cvt("classify", "-dash.jpg"), 2, "(see cvt classify --help)")
+
+
 def as_anybody() -> None:
     """Root without its leave to open everything, for a process that is about to start."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -536,6 +547,16 @@ def test_a_stream_that_is_closed(
     assert len(lines) == 2
     assert lines[0].startswith("path,label,score")
     assert lines[1].endswith("standard input is closed") == (closed == 0)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["classify cat.jpg -m cvt-tiny-cifar10", "models", "--version", "--help"]
+)
+def test_results_for_a_closed_standard_output(arguments: str, run_cvt: RunCvt, cat: Path) -> None:
+    process = run_cvt.start(*arguments.split(), preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=60)
+    said = "cvt: error: can't write: standard output is closed\n"
+    assert (process.returncode, err) == (1, said)
 
 
 def test_the_command_alone_is_no_error(run_cvt: RunCvt) -> None:
