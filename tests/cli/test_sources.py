@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cvt_cli.records import as_written
 from tests.cli.test_failures import as_anybody
 from tests.conftest import RunCvt
 from tests.images.test_decode import png
@@ -126,7 +127,7 @@ def test_everything_bad_is_one_record(
         "none/{1..2}.jpg": "none/1.jpg",
     }
     wanted = bad | {renamed.get(path, path) for path in typed} | {"none/2.jpg", *names}
-    assert Counter(record["path"] for record in records) == Counter(wanted)
+    assert Counter(record["path"] for record in records) == Counter(map(as_written, wanted))
     assert sum("convert it to JPEG or PNG" in record["error"] for record in records) == 2
     assert "Traceback" not in done.stderr
     assert f"{len(wanted)} of {len(wanted)} inputs" in done.stderr
