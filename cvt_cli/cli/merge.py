@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -100,7 +100,7 @@ def merge(
     named = Counter(part.place for part in parts)
     for part in {part.place: part for part in parts if named[part.place] > 1}.values():
         warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
-    counted = _Counted(record for part in parts for record in part.records(shape.columns))
+    counted = _Counted(_records(parts, shape.columns))
     _write(counted, output, name, shape)
     if not context.obj.quiet:
         say(f"{output}: {counted.count} records of {len(parts)} files, {counted.errors} errors")
@@ -162,6 +162,22 @@ class _Part:
 
     def _broken(self, error: ValueError | OSError) -> CvtError:
         return CvtError(f"{self.name}: no records of cvt classify: {error}")
+
+
+def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]:
+    # An earlier merge that lies among its parts begins as one of them, and so does a copy.
+    begun: dict[str, _Part] = {}
+    for part in parts:
+        for index, record in enumerate(part.records(facts)):
+            if index == 0:
+                other = begun.setdefault(record.path, part)
+                if other.place != part.place:
+                    warnings.warn(
+                        f"{part.name} begins with the image that {other.name} begins with: "
+                        "are all its records there twice?",
+                        stacklevel=1,
+                    )
+            yield record
 
 
 def _parts(where: str) -> list[_Part]:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -131,6 +132,17 @@ def test_a_file_that_is_named_twice_is_said(labels: Path, run_cvt: RunCvt, tmp_p
     ):
         done = run_cvt("merge", *inputs, "-o", "x.csv", "--overwrite", expect=0)
         assert f"{twice} is named twice" in done.stderr.splitlines()[0]
+
+
+def test_parts_that_begin_alike_are_said(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    for name in ("part-2.csv", "part-10.csv"):
+        shutil.copy(labels / name, tmp_path / "own")
+    done = run_cvt("merge", "own", "-o", "own/all.csv", expect=0)
+    assert "warning" not in done.stderr
+    done = run_cvt("merge", "own", "-o", "x.csv", expect=0)
+    said = "own/part-2.csv begins with the image that own/all.csv begins with: are all its records"
+    assert said in done.stderr.splitlines()[0]
 
 
 def test_an_output_that_is_there(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
