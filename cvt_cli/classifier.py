@@ -66,9 +66,9 @@ class Classifier:
         max_pixels: width times height above which an image is refused.
         image_size: (height, width) in pixels of the network's input in place of the checkpoint's;
             its preprocessing is scaled to it.
-        exact_decode: decode every pixel of a JPEG, and cut greys of 16 bits off at 255, as
+        exact_decode: decode every pixel of a JPEG, and cut greys of 16 and 32 bits off at 255, as
             Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
-            size that they are resized to next, nor than a thumbnail, and 16 bits to 8.
+            size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
         only: the labels to choose from, instead of all that the model knows: scores are the
             softmax over these.
 
