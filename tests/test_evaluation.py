@@ -4,6 +4,8 @@ import pytest
 
 from cvt_cli.errors import UsageError
 from cvt_cli.evaluation import evaluate
+from cvt_cli.output.evaluation import evaluation_report
+from cvt_cli.output.report import as_text
 from cvt_cli.records import Prediction, Record
 
 LABELS = ("a", "b", "c", "d", "e", "f")
@@ -36,6 +38,35 @@ def test_figures_by_hand():
     assert pairs == [("a", "b", 1), ("a", "c", 1), ("b", "a", 1)]
     # Bins of a fifteenth: 0.95 twice, one right; 0.55 wrong; 0.85 twice, one right.
     assert result.ece == pytest.approx((abs(1.9 - 1) + 0.55 + abs(1.7 - 1)) / 5)
+
+
+def test_what_is_right_more_often_than_it_is_sure_is_calibrated_no_better():
+    assert evaluate([record(0, 0.35)] * 2, [0, 0], LABELS).ece == pytest.approx(0.65)
+
+
+def test_what_is_confused_most_comes_first():
+    records = [record(0, 0.5), record(1, 0.5), record(2, 0.5), record(2, 0.5)]
+    result = evaluate(records, [1, 0, 0, 0], LABELS)
+    pairs = [(each.label, each.predicted, each.count) for each in result.confusions]
+    assert pairs == [("a", "c", 2), ("a", "b", 1), ("b", "a", 1)]
+
+
+def test_of_many_labels_the_least_known_are_shown():
+    labels = [f"label {index}" for index in range(70)]
+
+    def best(index):
+        return Record("x.jpg", (Prediction(labels[index], 0.9, index),))
+
+    # 60 labels have images; the last two are taken for those of no image, as are ten of the rest.
+    targets = [*range(60), *range(10)]
+    found = [*range(58), 60, 61, *range(60, 70)]
+    result = evaluate(map(best, found), targets, labels)
+    text = as_text(evaluation_report(result, {}), "table")
+    lines = [line.split("  ")[0] for line in text.splitlines()]
+    start = lines.index("Labels of the lowest recall, of 70") + 2
+    assert lines[start : start + 3] == ["label 58", "label 59", "label 0"]
+    assert "label 60" not in lines[start : start + 50]
+    assert "2 more pairs, all of them in JSON" in lines
 
 
 def test_perfect_and_certain_is_calibrated():

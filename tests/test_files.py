@@ -1,11 +1,15 @@
+import errno
+import fcntl
 import os
+import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
+import cvt_cli.files
 from cvt_cli.errors import UsageError
-from cvt_cli.files import check_file, write_atomically
+from cvt_cli.files import check_file, lock, write_atomically
 
 
 def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> None:
@@ -20,15 +24,47 @@ def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
+def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = []
+    fsync = os.fsync
+
+    def synced(number: int) -> None:
+        status = os.fstat(number)
+        is_folder = stat.S_ISDIR(status.st_mode)
+        events.append("folder" if is_folder else f"{status.st_size} bytes")
+        fsync(number)
+
+    def renamed(file: Path, path: Path) -> None:
+        events.append("name")
+        file.replace(path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(cvt_cli.files, "replace", renamed)
+    write_atomically(tmp_path / "file", lambda file: file.write(b"12345"))
+    assert events == ["5 bytes", "name", "folder"]
+
+
+def test_nothing_is_written_through_a_name_that_was_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cvt_cli.files.secrets, "token_hex", lambda size: "0" * 2 * size)
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / ".cvt-0000000000000000.tmp").symlink_to("victim")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "file", lambda file: file.write(b"content"))
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_fails_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
 
     def write(file: BinaryIO) -> None:
         file.write(b"half")
-        raise OSError
+        raise error
 
-    with pytest.raises(OSError):
+    with pytest.raises(error):
         write_atomically(path, write)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
@@ -71,3 +107,29 @@ def test_to_see_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
             check_file(tmp_path / name)
     with pytest.raises(UsageError, match="no name is given"):
         check_file(Path(""))
+
+
+def test_a_file_that_another_has_put_in_its_place_is_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    flock = fcntl.flock
+
+    def after_the_others(*arguments: Any) -> None:
+        path.rename(tmp_path / "finished")
+        path.write_bytes(b"of a third")
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_others)
+    with pytest.raises(BlockingIOError):
+        lock(path)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock(path).close()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock(tmp_path / "file").close()

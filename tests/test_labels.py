@@ -22,6 +22,12 @@ def test_whole_labels_and_synonyms(name, index):
     assert LabelMatcher(LABELS).find(name) == index
 
 
+def test_a_whole_label_is_meant_before_a_synonym():
+    labels = ["heron, crane", "crane"]
+    assert LabelMatcher(labels).find("crane") == 1
+    assert LabelMatcher(labels).find("heron") == 0
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -40,6 +46,8 @@ def test_wordnet_ids_count_where_the_labels_are_those_of_imagenet():
     labels = ["tench, Tinca tinca", *map(str, range(1, 999)), "toilet tissue, bathroom tissue"]
     matcher = LabelMatcher(labels)
     assert [matcher.find(name) for name in ("n01440764", "n01443537", "n15075141")] == [0, 1, 999]
+    fewer = LabelMatcher([labels[0], *labels[2:]])
+    assert "not those of ImageNet-1k" in str(fewer.find("n01440764"))
     assert "none of ImageNet-1k's" in str(matcher.find("n00000001"))
     assert len(set(SYNSETS)) == 1000 and list(SYNSETS) == sorted(SYNSETS)
 

@@ -53,13 +53,20 @@ def test_a_byte_that_is_no_utf8_becomes_an_escape(tmp_path: Path) -> None:
 
 
 def test_documents_of_spreadsheets_and_data_frames(tmp_path: Path) -> None:
-    rows = "\ufefflabel,path,score,note\ncat,a.jpg,0.5,x\n,b.jpg,,y\n"
+    rows = "\ufefflabel,path,score,note,label_2\ncat,a.jpg,0.5,x,\n,b.jpg,,y,z\n\n"
     records = list(writer_class("csv").documents(io.BytesIO(rows.encode())))
     assert records == [Record("a.jpg", (Prediction("cat", 0.5, -1),)), Record("b.jpg")]
 
 
 @pytest.mark.parametrize(
-    "document", ["", "a,b\n1,2\n", "path,label,score,error\na,b\n", "path,label,score\na,b,c\n"]
+    "document",
+    [
+        "",
+        "a,b\n1,2\n",
+        "path,label,score,error\na,b\n",
+        "path,label,score,error\na, b.jpg,cat,0.5,\n",
+        "path,label,score\na,b,c\n",
+    ],
 )
 def test_another_file_is_refused(document: str) -> None:
     with pytest.raises(ValueError, match=r"columns|cells|float"):

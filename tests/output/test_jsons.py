@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cvt_cli.output import open_text, writer_class
+from cvt_cli.output import jsons, open_text, writer_class
 from cvt_cli.output.jsons import CHUNK, parse
-from cvt_cli.records import Record
+from cvt_cli.records import Prediction, Record, RecordShape
 from tests.output.records import SHAPE, hostile_records
 
 
@@ -32,6 +32,7 @@ def test_hostile_text_survives(tmp_path: Path, suffix: str) -> None:
     assert [record for record, _ in writer_class(suffix).read(io.BytesIO(written))] == expected
     assert list(parse(io.BytesIO(written))) == expected
     text = written.decode()
+    assert "\u4e2d\u6587" in text
     # Not splitlines: JSON may hold separators that Unicode takes for ends of lines.
     values = json.loads(text) if suffix == "json" else map(json.loads, text.split("\n")[:-1])
     assert [value["path"] for value in values] == [record.path for record in records]
@@ -69,6 +70,48 @@ def test_any_layout_is_read(tmp_path: Path, indent: int | None, as_array: bool) 
     back = list(parse(io.BytesIO(b"\xef\xbb\xbf" + text.encode())))
     assert [record.path for record in back] == [record.path for record in records]
     assert [record.predictions for record in back] == [record.predictions for record in records]
+
+
+def test_what_others_write_needs_no_class_index() -> None:
+    document = b'{"path": "a", "predictions": [{"label": "x", "score": 0.5}]}'
+    assert list(parse(io.BytesIO(document))) == [Record("a", (Prediction("x", 0.5, -1),))]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_the_shape_is_that_of_the_largest_record(tmp_path: Path, suffix: str) -> None:
+    best = tuple(Prediction(label, 0.25, 0) for label in "abc")
+    with open_text(tmp_path / "x", "w") as stream:
+        writer = writer_class(suffix)(stream, RecordShape(3))
+        writer.write([Record("a", best[:2]), Record("b", best), Record("c", best[:1])])
+        writer.close()
+    with (tmp_path / "x").open("rb") as file:
+        assert writer_class(suffix).shape(file) == RecordShape(3)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_line_that_is_damaged_is_not_the_end(tmp_path: Path, suffix: str) -> None:
+    lines = write(tmp_path / f"x.{suffix}", [Record("a"), Record("b"), Record("c")]).split(b"\n")
+    at = 2 if suffix == "json" else 1
+    for damage in (b'  {"path": 1},', b"  {damage},"):
+        text = b"\n".join([*lines[:at], damage, *lines[at + 1 :]])
+        found = writer_class(suffix).read(io.BytesIO(text))
+        assert next(found)[0].path == "a"
+        with pytest.raises(ValueError):
+            next(found)
+
+
+def test_an_object_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsons, "MAX_OBJECT", 3 * CHUNK)
+    pieces = []
+
+    class Endless(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            assert len(pieces) < 10
+            pieces.append(size)
+            return b"x" * CHUNK if len(pieces) > 1 else b'{"path": "'
+
+    with pytest.raises(ValueError, match="cut off, or not JSON"):
+        list(parse(Endless()))
 
 
 @pytest.mark.parametrize(

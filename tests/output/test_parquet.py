@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import cvt_cli.files
 from cvt_cli.output import parquet
 from cvt_cli.output.npy import NpyWriter
 from cvt_cli.output.parquet import ParquetEmbeddingWriter, ParquetWriter
@@ -128,6 +129,20 @@ def test_numpy_has_a_row_for_every_input(tmp_path: Path) -> None:
     assert paths.splitlines() == ["a.jpg", "two\\nlines\\t\\u2028.jpg", "caf\\udce9.jpg"]
     errors = (tmp_path / "features.errors.txt").read_text()
     assert errors == "two\\nlines\\t\\u2028.jpg\tbroken\\nbadly\n"
+
+
+def test_the_numbers_get_their_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def replace(file: Path, path: Path) -> None:
+        names.append(path.name)
+        file.replace(path)
+
+    monkeypatch.setattr(cvt_cli.files, "replace", replace)
+    path = tmp_path / "features.npy"
+    NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), RUN)
+    assert sorted(names[:2]) == ["features.errors.txt", "features.paths.txt"]
+    assert names[2:] == ["features.npy"]
 
 
 def test_numpy_without_errors_or_inputs(tmp_path: Path) -> None:

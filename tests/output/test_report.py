@@ -5,13 +5,14 @@ from typing import BinaryIO
 
 import pytest
 
-from cvt_cli.errors import CvtError
+from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output.report import (
     Column,
     Report,
     Section,
     Share,
     as_text,
+    check_new,
     si,
     si_unit,
     write_report,
@@ -83,3 +84,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     write_report(REPORT, "csv", path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
     assert path.read_bytes().startswith(b"name,count\r\n")
+
+
+def test_bytes_that_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_report(Report({}, [{"path": "caf\udce9.jpg"}], lambda width: []), "csv", path)
+    assert path.read_bytes() == b"path\r\ncaf\\udce9.jpg\r\n"
+
+
+def test_a_dangling_link_is_not_replaced_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    check_new(path, overwrite=False)
+    path.symlink_to("nowhere.csv")
+    with pytest.raises(UsageError, match="exists"):
+        check_new(path, overwrite=False)
+    check_new(path, overwrite=True)
