@@ -13,6 +13,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.cores import share_cores
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
+from cvt_cli.text import counted
 
 if TYPE_CHECKING:
     from cvt_cli.benchmark.machine import Machine
@@ -197,7 +198,7 @@ def _write(
         if measurement.cases:
             write_report(benchmark_report(measurement, machine), format_, None)
         raise Interrupted(
-            f"interrupted after {len(measurement.cases)} of {measurement.planned} cases"
+            f"interrupted after {len(measurement.cases)} of {counted(measurement.planned, 'case')}"
         ) from None
     write_report(benchmark_report(measurement, machine), format_, output)
     if plot is not None and isinstance(measurement, Measurement):

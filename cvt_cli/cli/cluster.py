@@ -18,6 +18,7 @@ from cvt_cli.images import find
 from cvt_cli.images.find import STDIN, Search
 from cvt_cli.output import FORMATS, writer_class
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.text import counted
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Inputs whose records are one file.
@@ -223,8 +224,8 @@ def run(
             done = facts("interrupted")
             folder.write_run(done)
             raise Interrupted(
-                f"interrupted after {count} inputs; {output} keeps the {done['counts']['inputs']} "
-                "in parts that are whole: --resume goes on"
+                f"interrupted after {counted(count, 'input')}; {output} keeps the "
+                f"{done['counts']['inputs']} in parts that are whole: --resume goes on"
             ) from None
         finally:
             bar.close()

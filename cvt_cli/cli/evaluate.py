@@ -12,6 +12,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
 from cvt_cli.cores import share_cores
 from cvt_cli.errors import ExitCode
+from cvt_cli.text import counted
 
 NAMED = 5
 
@@ -88,9 +89,9 @@ def evaluate(
     quiet = context.obj.quiet
     known, unknown = match(labelled, classifier.labels)
     for each in () if quiet else unknown[:NAMED]:
-        say(f"not counted: {each.label}, {each.count} images: {each.reason}")
+        say(f"not counted: {each.label}, {counted(each.count, 'image')}: {each.reason}")
     if len(unknown) > NAMED and not quiet:
-        say(f"not counted: {len(unknown) - NAMED} more labels")
+        say(f"not counted: {counted(len(unknown) - NAMED, 'more label')}")
 
     shown = sys.stderr.isatty() if progress is None else progress
     bar = Progress(shown and not quiet, lambda: len(known))
@@ -104,9 +105,12 @@ def evaluate(
     targets = [target for _, target in known]
     evaluation = compare(records, targets, classifier.labels, unknown)
     write_report(evaluation_report(evaluation, classifier.description()), format_, output)
+    if output is not None and not quiet:
+        say(f"{output}: {counted(evaluation.count, 'image')}, top-1 {evaluation.top1:.2%}")
     for record in () if quiet else evaluation.errors[:NAMED]:
         say(f"{record.path}: {record.error}")
     if evaluation.errors:
         if not quiet:
-            say(f"{len(evaluation.errors)} of {len(known)} images could not be read")
+            of = counted(len(known), "image")
+            say(f"{len(evaluation.errors)} of {of} could not be read")
         raise typer.Exit(ExitCode.INPUTS_FAILED)

@@ -26,7 +26,7 @@ from cvt_cli.output import (
 )
 from cvt_cli.output.journal import check_output
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.text import reason_of
+from cvt_cli.text import counted, reason_of
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -100,10 +100,11 @@ def merge(
     named = Counter(part.place for part in parts)
     for part in {part.place: part for part in parts if named[part.place] > 1}.values():
         warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
-    counted = _Counted(_records(parts, shape.columns))
-    _write(counted, output, name, shape)
+    through = _Counted(_records(parts, shape.columns))
+    _write(through, output, name, shape)
     if not context.obj.quiet:
-        say(f"{output}: {counted.count} records of {len(parts)} files, {counted.errors} errors")
+        records, files = counted(through.count, "record"), counted(len(parts), "file")
+        say(f"{output}: {records} of {files}, {counted(through.errors, 'error')}")
 
 
 class _Counted:

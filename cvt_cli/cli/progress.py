@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from cvt_cli.text import counted
+
 # For the ^C that a terminal writes behind the bar.
 MARGIN_COLUMNS = 3
 # A run that is over in no time needs no bar.
@@ -52,7 +54,7 @@ class Progress:
         """One more input is done."""
         if failed:
             self._errors += 1
-            self._bar.set_postfix_str(f"{self._errors} errors", refresh=False)
+            self._bar.set_postfix_str(counted(self._errors, "error"), refresh=False)
         self._bar.update()
 
     @contextmanager

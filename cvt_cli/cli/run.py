@@ -29,7 +29,7 @@ from cvt_cli.output.journal import Journal, check_output, part_of, run_file_of
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.text import reason_of
+from cvt_cli.text import counted, reason_of
 
 Search = Callable[[], Iterator[Source]]
 
@@ -223,7 +223,7 @@ def run(
         parts = " and ".join(f"{path}.part" for path in sink.paths)
         keep = "keep" if len(sink.paths) > 1 else "keeps"
         kept = f"; {parts} {keep} them: --resume goes on" if parts else ""
-        raise Interrupted(f"interrupted after {count} inputs{kept}") from None
+        raise Interrupted(f"interrupted after {counted(count, 'input')}{kept}") from None
     finally:
         bar.close()
         if outcome != "finished":
@@ -323,9 +323,10 @@ def sum_up(
     """
     if not settings.quiet:
         if outputs:
-            say(f"{', '.join(outputs)}: {count} inputs, {rate:.1f} images/s")
+            say(f"{', '.join(outputs)}: {counted(count, 'input')}, {rate:.1f} images/s")
         if errors:
-            say(f"{errors} of {count} inputs could not be read; each has its error in the output")
+            of = counted(count, "input")
+            say(f"{errors} of {of} could not be read; each has its error in the output")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 

@@ -15,7 +15,7 @@ from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
 from cvt_cli.records import Record
-from cvt_cli.text import reason_of, visible
+from cvt_cli.text import counted, reason_of, visible
 
 if TYPE_CHECKING:
     from cvt_cli.sort import Outcome
@@ -126,7 +126,7 @@ def sort(
                     print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted after {tally.new} files; the same command does what is left"
+            f"interrupted after {counted(tally.new, 'file')}; the same command does what is left"
         ) from None
     finally:
         bar.close()
@@ -165,7 +165,7 @@ class _Tally:
             self.new += new
 
     def in_words(self) -> str:
-        text = f"{self.new} files into {len(self._folders)} folders"
+        text = f"{counted(self.new, 'file')} into {counted(len(self._folders), 'folder')}"
         there = sum(files - new for files, new in self._folders.values())
         if there:
             text += f"; {there} were there"

@@ -7,6 +7,7 @@ from typing import Any
 from cvt_cli.evaluation import Evaluation, LabelFigures
 from cvt_cli.output.report import Cell, Column, Report, Section
 from cvt_cli.records import as_written
+from cvt_cli.text import counted
 
 # For people; documents have all of them.
 MAX_CONFUSIONS = 10
@@ -80,7 +81,7 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
     if confusions:
         rows = [(c.label, c.predicted, str(c.count)) for c in confusions[:MAX_CONFUSIONS]]
         more = len(confusions) - len(rows)
-        note = f"{more} more pairs, all of them in JSON" if more else ""
+        note = f"{counted(more, 'more pair')}, all of them in JSON" if more else ""
         yield Section("Most confused", _CONFUSION_COLUMNS, rows, note)
     if evaluation.unknown:
         yield Section(

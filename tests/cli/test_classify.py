@@ -295,7 +295,7 @@ def test_an_output_file_is_whole_or_absent(run_cvt: RunCvt, model: Path, cat: Pa
     out.mkdir()
     done = run_cvt("classify", cat, "-m", model, "-o", "out/x.csv", expect=0)
     assert done.stdout == ""
-    assert re.fullmatch(r"cvt: out/x.csv: 1 inputs, [\d.]+ images/s\n", done.stderr)
+    assert re.fullmatch(r"cvt: out/x.csv: 1 input, [\d.]+ images/s\n", done.stderr)
     assert [path.name for path in out.iterdir()] == ["x.csv"]
     first = (out / "x.csv").read_bytes()
     assert first == run_cvt("classify", cat, "-m", model, "-f", "csv").stdout.encode()

@@ -60,6 +60,9 @@ def test_csv_has_a_row_a_label(run_cvt, model, data, tmp_path):
     assert [int(row["correct"]) for row in rows] == [each["correct"] for each in document["labels"]]
     done = run_cvt("evaluate", data, "-m", model, "-o", "out.csv", expect=2)
     assert "--overwrite replaces it" in done.stderr
+    done = run_cvt("evaluate", data, "-m", model, "-o", "out.csv", "--overwrite", expect=0)
+    said = f"cvt: out.csv: 6 images, top-1 {document['top1']:.2%}"
+    assert done.stderr.splitlines()[-1] == said
 
 
 def test_the_table_shows_accuracy_labels_and_confusions(run_cvt, model, data):
@@ -82,7 +85,7 @@ def test_a_table_of_labels_in_place_of_folders(run_cvt, model, data, tmp_path):
         {"label": f"unicorn {number}", "count": 1, "reason": "not one of the model's labels"}
         for number in range(7)
     ]
-    named = [f"cvt: not counted: unicorn {number}, 1 images: not one of" for number in range(5)]
+    named = [f"cvt: not counted: unicorn {number}, 1 image: not one of" for number in range(5)]
     lines = done.stderr.splitlines()
     assert [line.partition(" the model")[0] for line in lines[:5]] == named
     assert lines[5:] == ["cvt: not counted: 2 more labels"]

@@ -53,7 +53,7 @@ def test_files_of_every_format_become_one_of_every_format(
     parts = (labels / f"part-2.{source}", labels / f"part-10.{source}")
     done = run_cvt("merge", *parts, "-o", f"x.{target}", expect=0)
     assert same(tmp_path / f"x.{target}", labels / f"whole.{target}")
-    assert done.stderr == f"cvt: x.{target}: 7 records of 2 files, 1 errors\n"
+    assert done.stderr == f"cvt: x.{target}: 7 records of 2 files, 1 error\n"
     assert done.stdout == ""
 
 

@@ -110,7 +110,7 @@ def test_an_interrupted_document_reads_as_a_whole_one(bar: Bar) -> None:
         raise KeyboardInterrupt
 
     stream = io.StringIO()
-    with pytest.raises(Interrupted, match="after 1 inputs"):
+    with pytest.raises(Interrupted, match=r"after 1 input$"):
         go(StreamOutput(stream, writer_class("json"), SHAPE), process=process)
     assert [each["path"] for each in json.loads(stream.getvalue())] == ["a.jpg"]
 
