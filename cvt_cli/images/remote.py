@@ -19,7 +19,7 @@ from cvt_cli import __version__
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool
-from cvt_cli.text import visible
+from cvt_cli.text import reason_of, visible
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -134,12 +134,18 @@ class Store:
         self._scheme = url.split("://", 1)[0]
         try:
             kind = fsspec.get_filesystem_class(self._scheme)
-            self._fs = fsspec.filesystem(self._scheme, **self._options())
+            # A host, a user, a port, where such addresses have them.
+            place = kind._get_kwargs_from_urls(url)
+            self._fs = fsspec.filesystem(self._scheme, **place, **self._options())
             self.path: str = kind._strip_protocol(url)
         except ImportError as error:
             extra = _EXTRAS.get(self._scheme)
             install = f': pip install "cvt-cli[{extra}]"' if extra else f" ({one_line(error)})"
             raise ImageError(f"{self._scheme}:// needs a package more{install}") from None
+        except OSError as error:
+            raise ImageError(reason_of(error)) from None
+        except TypeError:
+            raise ImageError(f"{self._scheme}:// needs more than an address") from None
         except Exception as error:
             raise ImageError(one_line(error)) from None
         if self._is_s3():
@@ -149,6 +155,8 @@ class Store:
         return self._scheme in ("s3", "s3a")
 
     def _options(self) -> dict[str, Any]:
+        if self._scheme == "ftp":
+            return {"timeout": self._timeout}
         if not self._is_s3():
             return {}
         from fsspec.config import conf

@@ -270,6 +270,8 @@ def test_a_large_download(server: Server) -> None:
         ("http://" + "x" * 70 + ".invalid/x.jpg", ""),
         ("http://ü" + "x" * 70 + ".invalid/x.jpg", "label"),
         ("nothing://x/y.jpg", "nothing"),
+        ("ftp://127.0.0.1:1/x.jpg", "connection refused"),
+        ("reference://x.jpg", "reference:// needs more than an address"),
     ],
 )
 def test_addresses_that_lead_nowhere(
