@@ -45,6 +45,9 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # A redirection of the shell: open already, and read once.
 _OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/[0-9]+")
 
+# That a folder may hold for others to be read; a table of labels may be .parquet.
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 _EVERYTHING = Search()
 
 
@@ -172,6 +175,7 @@ class _Finder:
         self._counting = counting
         self._whole_archives = whole_archives
         self._filter = Filter(search)
+        self._passed_over = ""  # an archive in the folder that is walked
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
         for path in inputs:
@@ -234,7 +238,14 @@ class _Finder:
             yield from self._remote(path, address[1].lower())
         elif os.path.isdir(path):
             reason = self._filter.without_images("a folder")
+            self._passed_over = ""
             yield from _or_failing(self._walk(path), path, reason)
+            if self._passed_over and not self._counting:
+                warnings.warn(
+                    f"{path} holds archives, which are left alone: to read them, name them, like "
+                    f"{self._passed_over}",
+                    stacklevel=2,
+                )
         else:
             yield from self._file(path)
 
@@ -298,6 +309,10 @@ class _Finder:
                             found.append(entry.name)
                     elif self._filter.wants_file(entry.name, relative + entry.name):
                         found.append(entry.name)
+                    elif entry.name.lower().endswith(_ARCHIVES) and self._filter.wants_folder(
+                        entry.name, relative + entry.name
+                    ):
+                        self._passed_over = entry.path
         except OSError as problem:
             error = problem
         found.sort()

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,16 @@ def test_folders_deeper_than_calls_can_be(folder: Path) -> None:
     finally:
         # Deeper than pytest can clean up, too.
         subprocess.run(["rm", "-r", "d"], check=True)
+
+
+def test_archives_in_a_folder_are_told_of(folder: Path) -> None:
+    touch(folder, "p/x.jpg", "p/q/shard-0.TAR", "p/labels.parquet", "p/.hidden.zip")
+    with pytest.warns(UserWarning, match=r"^p holds archives, .* name them, like p/q/shard-0.TAR$"):
+        assert paths("p") == ["p/x.jpg"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert paths("p", exclude=("*.tar", "*.TAR")) == ["p/x.jpg"]
+        assert count(["p"]) == 1  # said once
 
 
 def test_not_recursive(folder: Path) -> None:
