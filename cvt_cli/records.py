@@ -1,7 +1,7 @@
 """What comes out for each input."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,10 @@ class RecordShape:
     top_k: int
     columns: tuple[str, ...] = ()
     embedding_dim: int = 0
+
+    def for_labels(self, count: int) -> "RecordShape":
+        """With room for no more predictions than there are labels to choose from."""
+        return replace(self, top_k=min(self.top_k, count))
 
 
 def as_written(path: str) -> str:

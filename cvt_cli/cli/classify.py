@@ -173,7 +173,7 @@ def classify(
     """Label images: the best classes of each, with scores."""
     shape = RecordShape(top_k, _pick_columns(columns))
     size = parse_image_size(image_size) if image_size is not None else None
-    inputs, outputs = inputs or [], output or []
+    inputs, outputs, only = inputs or [], output or [], _split(labels)
     search = Search(
         recursive,
         tuple(include or ()),
@@ -209,7 +209,7 @@ def classify(
                 size,
                 decode is DecodeChoice.EXACT,
                 max_pixels,
-                tuple(_split(labels)),
+                tuple(only),
             ),
             ray_address,
             pool,
@@ -244,7 +244,7 @@ def classify(
 
     # Torch is loaded only now that all that was typed makes sense.
     share_cores()
-    from cvt_cli.classifier import Classifier
+    from cvt_cli.classifier import Classifier, indexes_of
     from cvt_cli.images.decode import MAX_PIXELS
 
     classifier = Classifier(
@@ -258,7 +258,7 @@ def classify(
         offline=offline,
         image_size=size,
         exact_decode=decode is DecodeChoice.EXACT,
-        only=_split(labels),
+        only=only,
         max_pixels=max_pixels or MAX_PIXELS,
     )
     # To read all of the weights once more for their digest takes a while: only for the record.
@@ -269,7 +269,8 @@ def classify(
         "columns": list(shape.columns),
         "shard": str(part),
     }
-    sink = run.open_sinks(targets, shape, description, resume)
+    choice = indexes_of(only, classifier.checkpoint) or classifier.labels
+    sink = run.open_sinks(targets, shape.for_labels(len(choice)), description, resume)
     description["format"] = ", ".join(name for _, name in targets)
     run.run(
         context.obj,

@@ -142,7 +142,8 @@ def run(
     if network.image_size is not None:
         checkpoint = checkpoint.with_image_size(network.image_size)
     only = [checkpoint.labels[index] for index in indexes_of(network.only, checkpoint)]
-    folder = PartFolder(output, format_, writer_class(format_), shape)
+    cut = shape.for_labels(len(only or checkpoint.labels))
+    folder = PartFolder(output, format_, writer_class(format_), cut)
     folder.check_free(resume, overwrite)
     reader = ImageReader(
         checkpoint.config,

@@ -16,6 +16,7 @@ from typing import Any
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import check_file, is_locked, lock, rename_new, replace, write_atomically
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
+from cvt_cli.output.delimited import DelimitedWriter
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.text import reason_of, what_differs
 
@@ -74,7 +75,7 @@ class Journal:
             raise _busy(self.part) from None
         except OSError as error:
             raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
-        self._writer = writer_class(self._stream, shape, started=bool(self.done))
+        self._writer = writer_class(self._stream, self._shape, started=bool(self.done))
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records. They survive the end of this process at once, and a power cut within
@@ -176,6 +177,10 @@ class Journal:
                 ) from None
             # What follows was cut while it was being written.
             file.truncate(whole)
+            if issubclass(self._writer_class, DelimitedWriter) and self.done:
+                # Its rows are as wide as its header, whatever they would be by now.
+                file.seek(0)
+                self._shape = self._writer_class.shape(file)
 
     def _records(self) -> Iterator[Record]:
         with self.part.open("rb") as file:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from rich.cells import cell_len
 
@@ -175,10 +176,14 @@ def test_odd_labels_and_names(run_cvt: RunCvt, tiny_cvt: TinyCvt, tmp_path: Path
 
 
 def test_more_labels_than_there_are(run_cvt: RunCvt, model: Path, cat: Path) -> None:
-    done = run_cvt("classify", cat, "-m", model, "-k", "7", "-f", "csv", expect=0)
-    header, row = csv.reader(io.StringIO(done.stdout, newline=""))
-    assert len(header) == len(row) == 2 + 2 * 7
-    assert row[11:] == ["", "", "", "", ""]
+    for more, count in (((), len(LABELS)), (("--labels", "tench"), 1)):
+        command = ("classify", cat, "-m", model, "-k", "7", *more)
+        run_cvt(*command, "-o", f"{count}.parquet", "-o", f"{count}.csv", expect=0)
+        with (cat.parent / f"{count}.csv").open(newline="") as file:
+            header, row = csv.reader(file)
+        assert len(header) == len(row) == 2 + 2 * count
+        assert all(row[:-1])
+        assert pq.read_schema(cat.parent / f"{count}.parquet").names == header
 
 
 def test_standard_input(run_cvt: RunCvt, model: Path, cat: Path) -> None:

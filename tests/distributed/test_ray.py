@@ -200,7 +200,7 @@ def test_the_local_engines_records_byte_for_byte(
         "--columns",
         "width,sha256,index",
         "-k",
-        3,
+        12,  # the model has ten
         "-m",
         model,
         "--dtype",
