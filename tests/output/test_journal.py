@@ -74,6 +74,19 @@ def test_a_cut_of_embeddings(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_a_part_with_room_for_more_labels_than_now(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"labels.{name}"
+    records = some_records()
+    write_part(path, writer_class(name), RecordShape(top_k=4), records[:2])
+    again = journal(path, resume=True)
+    again.write(records[2:])
+    again.finish()
+    with path.open("rb") as file:
+        read = list(writer_class(name).documents(file))
+    assert [len(record.predictions) for record in read] == [2, 1, 0, 0, 2]
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_nothing_has_the_final_name_before_the_end(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"labels.{name}"
     unfinished = journal(path)
