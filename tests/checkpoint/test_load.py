@@ -102,9 +102,14 @@ def test_the_microsoft_layout(nesting: str | None, prefix: str, tmp_path: Path) 
 
 
 def test_the_microsoft_file_name_says_the_input_size(tmp_path: Path) -> None:
-    path = tmp_path / "CvT-13-384x384-IN-22k.pth"
-    torch.save(microsoft_names(tiny_model().state_dict()), path)
-    assert open_model(path)[0].preprocessing == Preprocessing.convnext(384)
+    (tmp_path / "384x384").mkdir()
+    for name, size in {
+        "CvT-13-384x384-IN-22k.pth": 384,
+        "384x384/CvT-13-224x224-IN-1k.pth": 224,
+        "384.pth": 224,
+    }.items():
+        torch.save(microsoft_names(tiny_model().state_dict()), tmp_path / name)
+        assert open_model(tmp_path / name)[0].preprocessing == Preprocessing.convnext(size)
 
 
 def test_old_files_without_counters(tiny_cvt: TinyCvt, expected: torch.Tensor) -> None:

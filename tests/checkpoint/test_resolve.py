@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError
@@ -117,21 +118,24 @@ def test_without_weights_only_the_json_files(local_hub: HubServer, tiny_cvt: Tin
     assert set(local_hub.fetched()) == JSON_FILES
 
 
-def test_refresh_picks_up_a_new_commit(local_hub: HubServer, tiny_cvt: TinyCvt) -> None:
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_refresh_picks_up_a_new_commit(
+    revision: str | None, local_hub: HubServer, tiny_cvt: TinyCvt
+) -> None:
     old = local_hub.add(REPO, contents(tiny_cvt(labels=("old", "older"))))
-    resolve(REPO)
+    resolve(REPO, revision)
     new = local_hub.add(REPO, contents(tiny_cvt(labels=("new", "newer", "newest"), seed=1)))
-    assert resolve(REPO).commit == old
-    found = resolve(REPO, refresh=True)
+    assert resolve(REPO, revision).commit == old
+    found = resolve(REPO, revision, refresh=True)
     assert found.commit == new
     assert load(found).labels == ("new", "newer", "newest")
     assert {path.parent.name for path in (found.config, found.preprocessor, *found.weights)} == {
         new
     }
-    assert resolve(REPO).commit == new
+    assert resolve(REPO, revision).commit == new
     # Nothing new: nothing is fetched.
     local_hub.requests.clear()
-    assert resolve(REPO, refresh=True) == found
+    assert resolve(REPO, revision, refresh=True) == found
     assert local_hub.fetched() == []
     assert len(local_hub.requests) >= 1
 
@@ -371,6 +375,14 @@ def test_a_folder_shadows_the_hub(
     monkeypatch.chdir(tmp_path)
     assert resolve(REPO).commit is None
     assert local_hub.requests == []
+
+
+def test_a_folder_shadows_no_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / BUNDLED_MODEL).mkdir()
+    (tmp_path / BUNDLED_MODEL / "config.json").touch()
+    monkeypatch.chdir(tmp_path)
+    config = resolve(BUNDLED_MODEL, weights=False).config
+    assert config is not None and config.is_absolute() and config.stat().st_size > 0
 
 
 def test_home(tiny_cvt: TinyCvt, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from cvt_cli.checkpoint import save as module
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.checkpoint.save import save_checkpoint
@@ -44,6 +46,9 @@ def test_logits_survive_in_both_readers(tmp_path, dtype):
         tolerance = 1e-6 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(ours, model(x), atol=tolerance, rtol=tolerance)
     assert theirs.dtype == torch.float32
+    stored = load_file(path / "model.safetensors")
+    counters = {value.dtype for key, value in stored.items() if key.endswith("batches_tracked")}
+    assert counters == {torch.int64}
     assert checkpoint.labels == LABELS and theirs.config.id2label[7] == "label 7"
     assert checkpoint.preprocessing == RULE and checkpoint.config == CVT_TINY
     size = AutoImageProcessor.from_pretrained(path, backend="pil").size
@@ -57,6 +62,20 @@ def test_the_folder_holds_four_files(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# A card\n"
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["label2id"]["label 3"] == 3 and values["id2label"]["3"] == "label 3"
+
+
+def test_the_configuration_makes_it_a_model_and_comes_last(tmp_path, monkeypatch):
+    names = []
+    whole = module.write_atomically
+
+    def write(path, content):
+        names.append(path.name)
+        whole(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", write)
+    save_to(tmp_path)
+    assert names[-1] == "config.json"
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
 
 
 def test_as_many_labels_as_classes(tmp_path):

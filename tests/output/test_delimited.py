@@ -64,7 +64,7 @@ def test_documents_of_spreadsheets_and_data_frames(tmp_path: Path) -> None:
         "",
         "a,b\n1,2\n",
         "path,label,score,error\na,b\n",
-        "path,label,score,error\na, b.jpg,cat,0.5,\n",
+        "path,label,score,error\na,b,0.5,,and more\n",
         "path,label,score\na,b,c\n",
     ],
 )

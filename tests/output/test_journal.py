@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -9,7 +10,9 @@ import pytest
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import WriterClass, embedding_writer_class, writer_class
+from cvt_cli.output import journal as module
 from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.output.parquet import ParquetWriter
 from cvt_cli.records import Record, RecordShape, as_written
 from tests.output.records import some_records
 
@@ -96,6 +99,57 @@ def test_nothing_has_the_final_name_before_the_end(tmp_path: Path, name: str) ->
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_what_has_its_name_is_on_the_disk(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "labels.csv"
+    if there:
+        path.touch()
+    unfinished = journal(path)
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
+    unfinished.write(some_records())
+    assert synced == []
+    monkeypatch.setattr(module, "FSYNC_SECONDS", -1.0)
+    unfinished.write([Record("last")])
+    assert synced == [part_of(path).stat().st_size]
+    monkeypatch.setattr(module, "FSYNC_SECONDS", 5.0)
+    unfinished.write([Record("very last")])
+    assert len(synced) == 1
+
+    def renamed(part: Path, path: Path) -> None:
+        assert synced[1:] == [part.stat().st_size]
+        part.rename(path)
+
+    monkeypatch.setattr(module, "replace" if there else "rename_new", renamed)
+    unfinished.finish()
+    assert path.stat().st_size == synced[1]
+
+
+@pytest.mark.parametrize("name", ["csv", "parquet"])
+def test_a_disk_that_is_full_at_the_end_loses_no_record(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / f"labels.{name}"
+    unfinished = journal(path)
+    unfinished.write(some_records())
+    with monkeypatch.context() as patch:
+        patch.setattr(ParquetWriter, "convert", full)
+        patch.setattr(module, "rename_new", full)
+        with pytest.raises(CvtError, match="no space left on device"):
+            unfinished.finish()
+    assert not path.exists()
+    unfinished._lock.close()
+    again = journal(path, resume=True)
+    assert again.done == [as_written(record.path) for record in some_records()]
+    again.finish()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_killed_between_the_document_and_the_end_of_its_journal(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     unfinished = journal(path)
@@ -152,6 +206,7 @@ def test_a_journal_that_was_renamed_meanwhile_is_not_written(
 def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     journal(path).write(some_records())
+    os.truncate(part_of(path), part_of(path).stat().st_size - 3)
     before = part_of(path).read_bytes()
     with pytest.raises(UsageError, match="another top-k: 2 then, 3 now"):
         journal(path, resume=True, run={**RUN, "top_k": 3})
@@ -172,10 +227,17 @@ def test_of_the_preprocessing_only_what_differs_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"a,b\r\n", b"\xff\xfe\r\n", b"path,label,score,error\r\nx\r\n"]
+    ("name", "damage"),
+    [
+        ("csv", b"a,b\r\n"),
+        ("csv", b"\xff\xfe\r\n"),
+        ("csv", b"path,label,score,error\r\nx\r\n"),
+        ("json", b'[\n  {"path": 1},\n  {"path": "b", "predictions": [], "error": null}'),
+        ("jsonl", b'{"path": 1}\n{"path": "b", "predictions": [], "error": null}\n'),
+    ],
 )
-def test_a_damaged_journal_is_left_alone(tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "labels.csv"
+def test_a_damaged_journal_is_left_alone(tmp_path: Path, name: str, damage: bytes) -> None:
+    path = tmp_path / f"labels.{name}"
     journal(path).write(some_records())
     part_of(path).write_bytes(damage)
     with pytest.raises(UsageError, match="can't be resumed"):
@@ -212,6 +274,17 @@ def test_what_stands_is_never_replaced_unasked(tmp_path: Path) -> None:
     assert "--overwrite" in raised.value.hint
     with pytest.raises(UsageError, match="exclude"):
         check_output(path, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize(("resume", "overwrite"), [(False, False), (True, False), (False, True)])
+def test_what_is_no_journal_is_not_opened(tmp_path: Path, resume: bool, overwrite: bool) -> None:
+    for name, make, words in (
+        ("a.csv", os.mkfifo, "a.csv.part is not a regular file"),
+        ("b.csv", os.mkdir, "b.csv.part is a folder"),
+    ):
+        make(part_of(tmp_path / name))  # type: ignore[operator]
+        with pytest.raises(UsageError, match=words):
+            check_output(tmp_path / name, resume, overwrite)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, Path.touch])

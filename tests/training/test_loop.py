@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
@@ -23,6 +24,7 @@ from cvt_cli.training.loop import (
     load_state,
     save_state,
 )
+from tests.checkpoint.test_load import Code
 from tests.labelled import save_split
 
 SMALL = CvtConfig(
@@ -156,6 +158,53 @@ def test_it_learns(dataset):
     assert trainer.history[-1]["val_accuracy"] >= 0.9
 
 
+def test_what_is_validated_are_the_averaged_weights(dataset):
+    trainer = trainer_for(dataset, epochs=1, ema_decay=0.5)
+    metrics = trainer.epoch(lambda progress: None, lambda: False)
+    network = Cvt(SMALL).eval()
+    network.load_state_dict(trainer.average.state)
+    images = Images(dataset.val, RULE, {})
+    (batch,) = images.batches([torch.arange(len(dataset.val))])
+    with torch.inference_mode():
+        logits = network(RULE.normalize(batch[0]))
+    assert metrics["val_loss"] == pytest.approx(F.cross_entropy(logits, batch[1]).item())
+    right = (logits.argmax(1) == batch[1]).float().mean().item()
+    assert metrics["val_accuracy"] == pytest.approx(right)
+
+
+def test_the_gradient_is_clipped(dataset):
+    def moved(clip_norm):
+        # AdamW's first step does not depend on the gradient's length until that is next to none.
+        trainer = trainer_for(dataset, epochs=1, clip_norm=clip_norm, weight_decay=0.0)
+        before = trainer.model.head.weight.clone()
+        with pytest.raises(KeyboardInterrupt):
+            trainer.epoch(lambda progress: None, lambda: True)
+        return (trainer.model.head.weight - before).abs().max().item()
+
+    assert moved(0.0) < 1e-9
+    assert moved(1.0) > 1e-6
+
+
+def test_the_precision_is_put_back(dataset):
+    before = torch.get_float32_matmul_precision()
+    trainer = trainer_for(dataset, epochs=1, dtype="bfloat16")
+    with pytest.raises(KeyboardInterrupt):
+        trainer.epoch(lambda progress: None, lambda: True)
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_batches_with_one_readable_image_or_none(tmp_path):
+    damaged = find_dataset(save_split(tmp_path / "data"), None, seed=0)
+    trainer = trainer_for(damaged, epochs=1, batch_size=3)
+    # Batch norm has no statistics for a single image.
+    lost = [damaged.train[index] for index in trainer._order(0)[0][1:]]
+    for sample in (*lost, *damaged.val[:6]):
+        Path(sample.source.path).write_bytes(b"")
+    metrics = trainer.epoch(lambda progress: None, lambda: False)
+    assert (metrics["images"], metrics["unreadable"]) == (21, 8)
+    assert 0 <= metrics["val_accuracy"] <= 1
+
+
 def test_a_resumed_run_may_have_another_number_of_epochs(dataset, tmp_path):
     first = trainer_for(dataset, epochs=4)
     with pytest.raises(KeyboardInterrupt):
@@ -199,6 +248,14 @@ def test_a_corrupt_state_is_no_state(tmp_path):
     torch.save({"weights": torch.zeros(1)}, tmp_path / STATE)
     with pytest.raises(CvtError, match="not the state of a training"):
         load_state(tmp_path)
+
+
+def test_a_state_runs_no_code(tmp_path):
+    state = {"settings": {}, "history": [], "more": Code(tmp_path / "was-run")}
+    torch.save(state, tmp_path / STATE)
+    with pytest.raises(CvtError, match="not the state of a training"):
+        load_state(tmp_path)
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_a_state_is_replaced_whole_or_not_at_all(dataset, whole_run, tmp_path, monkeypatch):
