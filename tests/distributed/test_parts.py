@@ -262,6 +262,40 @@ def test_an_interrupted_run_is_taken_up_as_the_same_or_not_at_all(where: str) ->
         known_inputs(folder(where))
 
 
+def test_another_run_that_was_quicker(where: str) -> None:
+    one = folder(where)
+    one.check_free(False, False)
+    other = folder(where)
+    other.begin(SETTINGS, False, False)
+    other.finish(SETTINGS)
+    with pytest.raises(UsageError, match="holds the labels of a run"):
+        one.begin(SETTINGS, False, False)
+
+
+def test_that_nothing_is_missing_is_said_last(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = folder(where)
+    one.begin(SETTINGS, False, False)
+    written: list[str] = []
+    monkeypatch.setattr(one._files, "write", lambda name, data: written.append(name))
+    one.finish(SETTINGS)
+    assert written == [RUN, SUCCESS]
+
+
+def test_parts_of_another_format_are_not_read(where: str) -> None:
+    folder(where, "jsonl").write(filled(0, ["a"]), SETTINGS)
+    one = folder(where)
+    one.write(filled(1, ["b"]), SETTINGS)
+    assert [index for index, _ in one.finished()] == [1]
+
+
+def test_records_of_an_archive_are_those_in_it() -> None:
+    part = Part(0, ["a.zip"], is_archive=True)
+    assert part.has_records_of(["a.zip::x", "a.zip::y::z"])
+    assert part.has_records_of(["a.zip"])
+    assert not part.has_records_of(["a.zip2::x"])
+    assert not part.has_records_of(["a.zip::x", "a.zip.zip"])
+
+
 def test_a_part_that_is_damaged(tmp_path: Path) -> None:
     one = folder(str(tmp_path), "parquet")
     one.write(filled(0, ["a"]), SETTINGS)
@@ -319,8 +353,10 @@ def test_a_part_is_whole_where_writing_can_be_cut(
     assert known_inputs(folder(where))[1] == 0
     assert one.written() == (0, 0)
     monkeypatch.undo()
-    one.write(filled(0, ["a"]), SETTINGS)
-    assert one.written() == (1, 0)
+    part = filled(0, ["a", "b"])
+    part.records[1] = Record("b", error="broken")
+    one.write(part, SETTINGS)
+    assert one.written() == (2, 1)
     assert names(where) == {RUN, "part-000000.csv"}
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images.archives import _zip64_extra, kind_of_archive
 from cvt_cli.images.find import Search, Source, count, find
 
 MEMBERS = {"cat.jpg": b"cat" * 1000, "in/dog.PNG": b"dog" * 50_000, "in/deep/ü b.gif": b"x"}
@@ -105,6 +106,19 @@ def test_every_kind(kind: str) -> None:
     assert count([path]) == (3 if kind in ("zip", "tar") else None)
 
 
+def test_kinds_in_capitals() -> None:
+    names = ("PHOTOS.ZIP", "a.Tar.GZ", "A.TGZ", "b.Tar", "c.jpg")
+    assert list(map(kind_of_archive, names)) == ["zip", "gz", "gz", "tar", None]
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+def test_a_stream_of_several_is_one(kind: str) -> None:
+    # What compressors that run in parallel write, and `cat a.gz b.gz`.
+    data = tar(MEMBERS)
+    Path(f"a.tar.{kind}").write_bytes(PACK[kind](data[:700]) + PACK[kind](data[700:]))
+    assert results(f"a.tar.{kind}") == MEMBERS
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_members_are_picked(kind: str) -> None:
     path = make(f"a.{kind}", MEMBERS | OTHERS)
@@ -169,6 +183,17 @@ def test_zip64(monkeypatch: pytest.MonkeyPatch) -> None:
     assert results("a.zip") == results("b.zip") == MEMBERS
 
 
+def test_numbers_of_zip64_behind_another_field() -> None:
+    time = struct.pack("<2H5x", 0x5455, 5)
+    assert list(_zip64_extra(time + struct.pack("<2H2Q", 1, 16, 7, 8) + time)) == [7, 8]
+
+
+def test_names_of_old_zips() -> None:
+    make_zip("a.zip", {"cafX.jpg": b"x"})
+    Path("a.zip").write_bytes(Path("a.zip").read_bytes().replace(b"cafX", b"caf\x82"))
+    assert results("a.zip") == {"café.jpg": b"x"}
+
+
 def test_zip_members_are_read_by_many_threads() -> None:
     files = {f"{i}.jpg": bytes([i]) * 100_000 for i in range(64)}
     make_zip("a.zip", files)
@@ -213,7 +238,7 @@ def test_a_zip_that_is_cut_off_or_damaged_anywhere(cut: int) -> None:
 
 
 def test_unsafe_names_and_links() -> None:
-    names = ("../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "C:/x.jpg")
+    names = ("../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "C:/x.jpg", "a\\..\\..\\x.jpg")
     make_zip("a.zip", dict.fromkeys(names, b"x") | {"a..b/x...jpg": b"fine"})
     link = zipfile.ZipInfo("link.jpg")
     link.external_attr = 0o120777 << 16
@@ -229,14 +254,18 @@ def test_unsafe_names_and_links() -> None:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
-        member = tarfile.TarInfo("fifo.jpg")
-        member.type = tarfile.FIFOTYPE
-        archive.addfile(member)
+        for name, kind in {
+            "fifo.jpg": tarfile.FIFOTYPE,
+            "holes.jpg": tarfile.GNUTYPE_SPARSE,
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            archive.addfile(member)
     Path("b.tar.gz").write_bytes(gzip.compress(Path("a.tar").read_bytes()))
     wanted = dict.fromkeys(names, "an unsafe name in an archive") | {"a..b/x...jpg": b"fine"}
     special = "a link or a special file in an archive"
     assert results("a.zip") == wanted | {"link.jpg": special}
-    in_tar = wanted | dict.fromkeys(("link.jpg", "hard.jpg", "fifo.jpg"), special)
+    in_tar = wanted | dict.fromkeys(("link.jpg", "hard.jpg", "fifo.jpg", "holes.jpg"), special)
     assert results("a.tar") == results("b.tar.gz") == in_tar
 
 
@@ -269,6 +298,13 @@ def test_a_bomb_beside_the_images(kind: str) -> None:
     noise = b"".join(struct.pack("<Q", i * 0x9E3779B97F4A7C15 % 2**64) for i in range(10**5))
     path = make(f"b.{kind}", {"x.jpg": b"x", "noise.bin": noise, "y.jpg": b"y"})
     assert results(path, max_bytes=1000) == {"x.jpg": b"x", "y.jpg": b"y"}
+
+
+def test_a_tar_that_shrinks_after_the_search() -> None:
+    (source,) = find([make("a.tar", {"x.jpg": b"x" * 1000})])
+    with Path("a.tar").open("r+b") as file:
+        file.truncate(1000)
+    assert result(source) == "the archive has changed since the search"
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "tar.zst"])

@@ -35,6 +35,15 @@ def test_a_column_of_bytes(tmp_path):
     assert contents(path) == {f"{path}::{row}": image for row, image in enumerate(images)}
 
 
+def test_columns_of_large_bytes_and_rows_without_an_image(tmp_path):
+    rows = [encoded(0), None, encoded(1)]
+    path = write(tmp_path / "a.parquet", {"image": pa.array(rows, pa.large_binary())})
+    first, none, last = find([path])
+    assert [each.path for each in (first, none, last)] == [f"{path}::{row}" for row in range(3)]
+    assert (first.open().read(), last.open().read()) == (rows[0], rows[2])
+    assert "no image in this row" in none.error
+
+
 def test_structs_of_bytes_as_hugging_face_has_them(tmp_path):
     images = [{"bytes": encoded(0), "path": "a.png"}, {"bytes": encoded(1), "path": None}]
     path = write(tmp_path / "a.parquet", {"image": images, "label": [0, 1]})

@@ -15,6 +15,9 @@ from cvt_cli.images.decode import decode
 from cvt_cli.images.preprocess import Preprocessing
 from tests.photos import picture
 
+SQUEEZED = Preprocessing(resize_to=(64, 256), shortest_edge=None, crop=None)
+AS_IT_IS = Preprocessing(shortest_edge=None, crop=None)
+
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 CONVNEXT: dict[str, dict[str, Any]] = {
     "224": {"size": {"shortest_edge": 224}, **IMAGENET},
@@ -232,3 +235,25 @@ def test_two_crops_that_differ_are_refused() -> None:
         Preprocessing.from_dict(CONVNEXT_64 | {"do_center_crop": True, "crop_size": 60})
     same = Preprocessing.from_dict(CONVNEXT_64 | {"do_center_crop": True, "crop_size": 64})
     assert same == Preprocessing.from_dict(CONVNEXT_64)
+
+
+def test_a_decoder_leaves_twice_what_the_resize_needs() -> None:
+    assert Preprocessing(shortest_edge=256).reduce_to == 512
+    assert SQUEEZED.reduce_to == 512
+    assert AS_IT_IS.reduce_to is None
+
+
+def test_sizes_and_parts_that_are_seen() -> None:
+    assert AS_IT_IS.size_of(30, 20) == (20, 30)
+    assert SQUEEZED.size_of(30, 20) == (64, 256)
+    assert Preprocessing(shortest_edge=10, crop=None).size_of(30, 20) == (10, 15)
+    assert AS_IT_IS.seen(30, 20) == (0, 0, 30, 20)
+    # Of 9 columns 4 are kept: two go on the left, three on the right.
+    assert Preprocessing(shortest_edge=None, crop=(6, 4)).seen(9, 6) == (2, 0, 6, 6)
+
+
+def test_what_is_written_names_no_step_that_is_not_done() -> None:
+    assert "crop_size" not in SQUEEZED.to_dict()
+    assert not {"size", "crop_size"} & AS_IT_IS.to_dict().keys()
+    for rule in (SQUEEZED, AS_IT_IS, Preprocessing()):
+        assert Preprocessing.from_dict(rule.to_dict()) == rule

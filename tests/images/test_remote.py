@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,6 +51,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _status(self, rest: str) -> None:
         self.send_error(int(rest.split("/", maxsplit=1)[0]))
+
+    def _busy(self, rest: str) -> None:
+        self.send_response(503)
+        self.send_header("Retry-After", rest)
+        self.end_headers()
 
     def _flaky(self, rest: str) -> None:
         """Fails twice."""
@@ -187,6 +193,7 @@ def fetch(url: str, **search: Any) -> bytes | str:
 
 def test_a_download(server: Server) -> None:
     assert fetch(f"{server.url}/ok") == BODY
+    assert fetch(server.url.replace("http", "HTTP") + "/ok/0.jpg") == BODY
     assert fetch(f"{server.url}/ok/?size=[1]*{{a}}") == BODY
     assert server.seen["/ok/?size=[1]*%7Ba%7D"] == 1
     assert fetch(f"{server.url}/ok/füß b%20c.jpg#part") == BODY
@@ -237,6 +244,34 @@ def test_what_goes_wrong(path: str, reason: str, requests: int, server: Server) 
 @pytest.mark.parametrize("path", ["flaky", "cut_once", "slow", "redirect/redirect/ok"])
 def test_what_goes_well_in_the_end(path: str, server: Server) -> None:
     assert fetch(f"{server.url}/{path}") == BODY
+
+
+@pytest.mark.parametrize(
+    ("after", "pauses"),
+    [("1", [1.0, 1.0]), ("0", [0.01, 0.02]), ("soon", [0.01, 0.02]), ("9999", [2.0, 2.0])],
+)
+def test_a_busy_server_says_when_to_come_again(
+    after: str, pauses: list[float], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=slept.append))
+    assert "503" in str(fetch(f"{server.url}/busy/{after}", timeout=2))
+    assert slept == pauses
+
+
+def test_what_is_not_tried_again() -> None:
+    lasting = type("NoCredentialsError", (Exception,), {})(), type("AuthError", (Exception,), {})()
+    assert not any(map(remote._may_pass, (*lasting, PermissionError(), ValueError())))
+    assert all(map(remote._may_pass, (TimeoutError(), ConnectionResetError(), OSError())))
+
+
+def test_addresses_as_people_type_them() -> None:
+    typed, sent = (
+        "http://müller.example/ü b?c=ß#d",
+        "http://xn--mller-kva.example/%C3%BC%20b?c=%C3%9F",
+    )
+    assert remote._quoted(typed) == sent
+    assert remote._quoted(sent) == sent
 
 
 def test_answers_that_are_none(server: Server) -> None:
@@ -364,6 +399,27 @@ def test_a_store(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     large = random(1) * 500  # more than comes with the first request
     fs.pipe_file(f"{memory}/large.jpg", large)
     assert fetch(f"{memory}/large.jpg") == large
+
+
+def test_a_store_is_walked_in_order(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    fs = fsspec.filesystem("memory")
+    names = ["x/a/1.jpg", "x/b/2.jpg", "x/c/3.jpg", "y/0.jpg"]
+    for name in reversed(names):
+        fs.pipe_file(f"{memory}/{name}", b"")
+    ls, forgotten = MemoryFileSystem.ls, []
+
+    def with_marker(self: Any, path: str, **options: Any) -> Any:
+        found = ls(self, path, **options)
+        return [{"name": f"{path}/", "size": 0, "type": "file"}, *found]
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", with_marker)
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda *_: forgotten.append(1))
+    found = paths(memory, include=("?.jpg",))
+    assert found == [f"{memory}/{name}" for name in names]
+    assert len(forgotten) >= 7  # once a folder
 
 
 def test_a_store_that_stalls(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,20 @@ import math
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvt_cli.checkpoint.catalog import PUBLISHED
 from cvt_cli.model.config import CvtConfig
-from cvt_cli.model.cost import KINDS, count
+from cvt_cli.model.cost import KINDS, count, kv_tokens, needed_macs
 from cvt_cli.model.cvt import Cvt, Stage
 
 CVT_13 = CvtConfig()
@@ -51,6 +54,25 @@ def network(config: CvtConfig) -> Cvt:
 
 def images(config: CvtConfig, batch: int, size: tuple[int, int]) -> torch.Tensor:
     return torch.empty(batch, config.num_channels, *size, device="meta")
+
+
+def test_averaged_tokens_are_as_many_as_torch_makes() -> None:
+    for kernel, stride, padding in product((1, 2, 3), (1, 2, 3), (0, 1)):
+        if 2 * padding > kernel:
+            continue
+        config = replace(
+            AVG, kernel_qkv=(kernel,) * 3, stride_kv=(stride,) * 3, padding_kv=(padding,) * 3
+        )
+        for size in range(kernel, 13):
+            pooled = F.avg_pool2d(
+                torch.empty(1, 1, size, 7, device="meta"), kernel, stride, padding, ceil_mode=True
+            )
+            assert kv_tokens(config, 0, (size, 7)) == pooled.shape[2:], (kernel, stride, padding)
+
+
+def test_all_is_needed_where_the_last_stage_has_no_block() -> None:
+    config = CvtConfig(depth=(1, 1, 0))
+    assert needed_macs(config, (64, 64)) == count(config, (64, 64)).total.macs
 
 
 @every_architecture
