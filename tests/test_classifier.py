@@ -1,5 +1,8 @@
 """The Python API."""
 
+import hashlib
+import io
+import threading
 import time
 import warnings
 import zipfile
@@ -20,7 +23,8 @@ from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.classifier import auto_batch_size, usual_size
 from cvt_cli.devices import is_out_of_memory, pick_device
 from cvt_cli.errors import ModelError, UsageError
-from cvt_cli.images.find import find
+from cvt_cli.images.find import Source, find
+from cvt_cli.images.reading import ImageReader
 from cvt_cli.model.cost import count
 from cvt_cli.model.graphs import Graphed
 from cvt_cli.records import Record
@@ -101,6 +105,78 @@ def test_scores_are_the_softmax(folder: Path, pictures: list[str]) -> None:
     assert sum(p.score for p in record.predictions) == pytest.approx(1)
     for prediction in record.predictions:
         assert prediction.score == pytest.approx(expected[prediction.index].item(), abs=1e-5)
+    short = classifier(folder, dtype="bfloat16")(pictures[0], top_k=99)
+    assert sum(p.score for p in short.predictions) == pytest.approx(1, abs=1e-6)
+
+
+def test_columns_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
+    """Of a photograph as phones take it: turned, and so large that less than all is decoded."""
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    photo, broken = tmp_path / "photo.jpg", tmp_path / "broken.jpg"
+    picture(1000, 800).save(photo, exif=exif)
+    broken.write_bytes(photo.read_bytes()[:5000])
+    names = ("width", "height", "bytes", "sha256", "seconds", "index")
+    found, failed = classifier(folder).classify(find([str(photo), str(broken)]), columns=names)
+    assert failed.error is not None and failed.predictions == ()
+    for record, path in ((found, photo), (failed, broken)):
+        assert record.columns.pop("seconds") > 0  # type: ignore[operator]
+        data = path.read_bytes()
+        of_the_bytes = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert of_the_bytes.items() <= record.columns.items()
+    assert failed.columns.keys() == {"bytes", "sha256"}
+    best = found.predictions[0].index
+    assert {"width": 800, "height": 1000, "index": best}.items() <= found.columns.items()
+
+
+def test_thumbnails_change_no_score(folder: Path, tmp_path: Path) -> None:
+    picture(1000, 800).save(tmp_path / "photo.jpg")
+    classify = classifier(folder)
+    plain, with_thumbnail = (
+        next(classify.classify(find([str(tmp_path / "photo.jpg")]), thumbnails=thumbnails))
+        for thumbnails in (False, True)
+    )
+    assert with_thumbnail.predictions == plain.predictions
+    assert with_thumbnail.thumbnail is not None and plain.thumbnail is None
+    assert Image.open(io.BytesIO(with_thumbnail.thumbnail)).size == (320, 256)
+
+
+def test_a_score_of_the_threshold_reaches_it(folder: Path, pictures: list[str]) -> None:
+    classify = classifier(folder)
+    everything = classify(pictures[0]).predictions
+    (record,) = classify.classify(find(pictures[:1]), threshold=everything[1].score)
+    assert record.predictions == everything[:2]
+
+
+def test_an_image_that_the_memory_does_not_hold_decoded(
+    folder: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("cvt_cli.images.reading.decode", decode)
+    assert classifier(folder)(pictures[0]).error == "out of memory"
+
+
+def test_who_stops_waits_neither_for_a_device_nor_for_an_input(folder: Path) -> None:
+    gate = threading.Event()
+
+    def slowly(value: Any) -> Any:
+        gate.wait(5)
+        return value
+
+    classify = classifier(folder, batch_size=1, device="cpu,cpu")
+    network = classify.replicas[1]._model
+    classify.replicas[1]._model = lambda x: network(slowly(x))
+    hanging = Source("hanging", lambda: slowly(io.BytesIO()))
+    for sources in [picture()] * 3, [picture()] * 3 + [hanging]:
+        records = classify.classify(sources)
+        next(records)
+        start = time.monotonic()
+        records.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - start < 3
+        classify = classifier(folder, batch_size=1)
+    gate.set()
 
 
 class Noting:
@@ -129,6 +205,10 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     assert list(two.embed(sources)) == list(one.embed(sources))
     assert sorted(seen) == [0] * 4 + [1] * 4 + [2] * 2
     assert two.description()["device"] == "cpu,cpu,cpu"
+    chosen = [
+        classifier(folder, batch_size=2, device=d, only=LABELS[3:]) for d in ("cpu", "cpu,cpu")
+    ]
+    assert same(*(classify(pictures) for classify in chosen))
 
 
 def test_a_path_that_stands_for_several(folder: Path, pictures: list[str], tmp_path: Path) -> None:
@@ -170,7 +250,7 @@ def test_greys_of_16_bits_are_those_of_8(folder: Path, tmp_path: Path) -> None:
 def test_labels_that_share_a_name(tiny_cvt: TinyCvt) -> None:
     """As two of ImageNet's do, the crane and the crane."""
     names = ("crane", "cat", "Crane", "dog", "maillot")
-    found = classifier(tiny_cvt(labels=names), only=["CRANE", "dog"])(picture())
+    found = classifier(tiny_cvt(labels=names), only=[" CRANE", "dog "])(picture())
     assert {p.index for p in found.predictions} == {0, 2, 3}
     assert sum(p.score for p in found.predictions) == pytest.approx(1)
 
@@ -182,6 +262,24 @@ def test_the_description_tells_how_it_decodes(resized: bool, tiny_cvt: TinyCvt) 
     for exact, name in ((True, "exact"), (False, "fast")):
         found = classifier(folder, exact_decode=exact).description(digest=False)
         assert found["decode"] == name
+
+
+def test_the_description_has_all_that_predictions_depend_on(folder: Path) -> None:
+    found = classifier(folder, batch_size=3, max_pixels=10**6, only=LABELS[:2]).description()
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert found == {
+        "model": str(folder),
+        "commit": None,
+        "weights_sha256": digest,
+        "activation": "gelu",
+        "preprocessing": load(resolve(str(folder))).preprocessing.to_dict(),
+        "device": "cpu",
+        "dtype": "float32",
+        "decode": "fast",
+        "batch_size": 3,
+        "max_pixels": 10**6,
+        "labels": list(LABELS[:2]),
+    }
 
 
 def test_nothing_to_do(folder: Path) -> None:
@@ -377,6 +475,9 @@ def test_a_batch_has_its_share_of_a_gpu(folder: Path, monkeypatch: pytest.Monkey
     cuda = torch.device("cuda")
     assert auto_batch_size(checkpoint, cuda) == 64
     assert auto_batch_size(checkpoint, cuda, 0.3) == 16
+    for images, size in ((0.5, 1), (3.5, 2), (10**6, 256)):
+        monkeypatch.setattr("cvt_cli.classifier.CPU_BATCH_BYTES", images * each)
+        assert auto_batch_size(checkpoint, torch.device("cpu")) == size
 
 
 def test_cuda_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,7 +497,7 @@ def test_scores_that_are_no_numbers_are_an_error(folder: Path, pictures: list[st
     expected = ["not numbers" if r.error is None else r.error for r in classify(pictures)]
     classify._model = lambda x: network(x) * float("nan")
     features = classify._features
-    classify._features = lambda x: features(x) * float("inf")
+    classify._features = lambda x: features(x).index_fill(1, torch.tensor([3]), float("inf"))
     for found in classify(pictures), list(classify.embed(find(pictures))):
         assert not any(record.predictions or record.embedding for record in found)
         assert all(e in (r.error or "") for e, r in zip(expected, found, strict=True))
@@ -459,6 +560,9 @@ def test_images_of_any_size_are_bounded(tiny_cvt: TinyCvt) -> None:
     assert bad.error is not None and good.error is None
     assert "640000x32 pixels" in bad.error and "--image-size" in bad.error
     assert all(record.error is None for record in classifier(folder, image_size=(32, 32))(images))
+    # A size that was asked for is not.
+    chosen = load(resolve(str(folder))).with_image_size((4096, 4096))
+    ImageReader(chosen.config, chosen.preprocessing).check_size(images[0])
 
 
 def test_other_errors_of_the_device_are_not_taken_for_it(folder: Path, pictures: list[str]) -> None:

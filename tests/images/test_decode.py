@@ -125,6 +125,9 @@ def test_the_limit_can_be_set() -> None:
     data = encoded(picture(100, 50))
     assert decode(io.BytesIO(data), max_pixels=5000).size == (100, 50)
     assert error_of(data, max_pixels=4999).startswith("100x50 pixels, more than the limit of 4999")
+    # Of the picture, however far the decoder would scale it down.
+    data = encoded(picture(1600, 1200), "JPEG")
+    assert error_of(data, max_pixels=10**6, reduce_to=100).startswith("1600x1200 pixels, more")
 
 
 def test_the_limit_can_be_raised_above_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
