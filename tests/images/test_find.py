@@ -22,6 +22,7 @@ from cvt_cli.images.find import (
     find,
     remaining,
 )
+from cvt_cli.images.source import one_line
 from tests.photos import picture
 
 
@@ -291,6 +292,7 @@ def test_ranges(folder: Path) -> None:
     assert paths("{008..10}.jpg") == ["008.jpg", "009.jpg", "010.jpg"]
     assert paths("{2..0}{0..1}") == ["20", "21", "10", "11", "00", "01"]
     assert paths("{-1..1}.jpg") == ["-1.jpg", "0.jpg", "1.jpg"]
+    assert paths("{-01..1}.jpg") == ["-01.jpg", "000.jpg", "001.jpg"]
     assert paths("{a..c}.jpg", "{1..}.jpg") == ["{a..c}.jpg", "{1..}.jpg"]
     assert next(find(["{0..999999999999999999}.jpg"])).path == "0.jpg"
     touch(folder, "s1/a.jpg", "s2/b.jpg")
@@ -318,10 +320,40 @@ def test_a_list_of_names(content: bytes, null: bool, folder: Path) -> None:
 
 
 def test_names_in_a_list_are_meant_literally(folder: Path) -> None:
-    names = ["*.jpg", "{1..3}.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), " x.jpg "]
+    names = ["*.jpg", "{1..3}.jpg", "a\nb.jpg", os.fsdecode(b"caf\xe9.jpg"), " x.jpg ", "x.jpg\r"]
     touch(folder, "there.jpg")
     (folder / "list").write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
     assert paths(files_from="list", null=True) == names
+    # Only the first of a list of lines may have a mark before it.
+    (folder / "list").write_text("a.jpg\n\ufeffy.jpg\n", "utf-8")
+    assert paths(files_from="list") == ["a.jpg", "\ufeffy.jpg"]
+
+
+def test_one_input_that_repeats_is_there_once(folder: Path) -> None:
+    touch(folder, "p/x.jpg", "p/0.jpg", "p/1.jpg")
+    (folder / "list").write_text("p/x.jpg\np/1.jpg\n")
+    with pytest.warns(UserWarning):
+        assert paths("p", files_from="list") == ["p/0.jpg", "p/1.jpg", "p/x.jpg"]
+    with pytest.warns(UserWarning):
+        assert paths("p/[x{0..1}].jpg") == ["p/0.jpg", "p/x.jpg", "p/1.jpg"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that can't be read")
+def test_a_list_that_breaks_off(folder: Path) -> None:
+    (source,) = find([], Search(files_from="/proc/self/mem"))
+    assert why(source) == "the list of names: input/output error"
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(folder: Path) -> None:
+    touch(folder, "x.jpg")
+    (source,) = find(["x.jpg"])
+    with source.open() as file:
+        assert not os.get_blocking(file.fileno())
+
+
+def test_errors_are_one_line_that_steers_no_terminal() -> None:
+    assert one_line(ValueError("a\x1b[2J\n  b\t")) == r"a\x1b[2J b"
+    assert one_line(ValueError()) == "ValueError"
 
 
 def test_a_list_on_standard_input_is_read_as_it_comes(
