@@ -15,7 +15,7 @@ import typer
 import cvt_cli
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
-from cvt_cli.errors import CvtError, ExitCode, Finished
+from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
 from cvt_cli.signals import act_if_stuck, once
 from cvt_cli.text import reason_of
 
@@ -72,6 +72,11 @@ def _global_options(
     ] = False,
 ) -> None:
     context.obj = Settings(debug=debug, quiet=quiet)
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # in which some of torch's libraries end the process
+        gone = "the current folder has been deleted"
+        raise UsageError(gone, hint="cd to one that is there") from None
     # Read when huggingface_hub is imported. What it would warn of, our error says in one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if quiet:
@@ -169,6 +174,12 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
     if isinstance(error, OSError) and error.errno == errno.EBADF and sys.__stdout__ is None:
         return "can't write: standard output is closed", ExitCode.INPUTS_FAILED
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+        return (
+            f"a library can't be loaded: {error}; there is too little memory (ulimit -v), or its "
+            "package has to be installed anew",
+            ExitCode.INPUTS_FAILED,
+        )
     if _is_out_of_memory(error):
         return (
             "out of memory: a smaller --batch-size or --image-size, or another --device, may help",

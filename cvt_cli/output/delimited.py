@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, TextIO
@@ -10,6 +11,8 @@ from typing import BinaryIO, TextIO
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
 
 SCORE_DIGITS = 6
+# Characters of a wrong header that are told of.
+MAX_HEADER = 100
 
 
 class DelimitedWriter:
@@ -62,9 +65,13 @@ class DelimitedWriter:
         """
         with _rows(file, cls.delimiter) as rows:
             record = _row_reader(next(rows, []), facts)
-            for row in rows:
+            for number, row in enumerate(rows, 2):
                 if row:
-                    yield record(row)
+                    try:
+                        found = record(row)
+                    except ValueError as error:
+                        raise ValueError(f"row {number}: {error}") from None
+                    yield found
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
@@ -126,7 +133,9 @@ def _row_reader(
 ) -> Callable[[Sequence[str]], Record]:
     """What makes a record of a row under that header, with those facts."""
     if not {"path", "label", "score"} <= set(names):
-        raise ValueError("it has no columns `path`, `label` and `score`")
+        # Which shows whether cells are separated by something else.
+        header = textwrap.shorten(" ".join(map(repr, names)), MAX_HEADER, placeholder=" …")
+        raise ValueError(f"it has no columns `path`, `label` and `score`, but {header or 'none'}")
     path = names.index("path")
     error = names.index("error") if "error" in names else None
     pairs = [tuple(map(names.index, pair)) for pair in prediction_pairs(names)]

@@ -142,6 +142,10 @@ class Journal:
         # What is still buffered can't be written either, and nobody is to try again at exit.
         with contextlib.suppress(OSError):
             self._stream.close()
+        if not self.part.exists():
+            return CvtError(
+                f"{self.part} has been deleted meanwhile", hint="run the same command again"
+            )
         return CvtError(
             f"{self.part} can't be written: {reason_of(error)}",
             hint="what was written is kept: mend that, then run the same command with --resume",

@@ -110,6 +110,28 @@ def test_what_is_no_file_is_not_replaced(option: str, run_cvt: RunCvt, cat: Path
     assert (cat.parent / "fifo.csv").is_fifo()
 
 
+def test_a_current_folder_that_is_gone(run_cvt: RunCvt, cat: Path) -> None:
+    (cat.parent / "gone").mkdir()
+    process = run_cvt.start(
+        *("classify", cat, "-m", "cvt-tiny-cifar10"),
+        preexec_fn=lambda: (os.chdir("gone"), os.rmdir("../gone")),
+    )
+    out, err = process.communicate(timeout=60)
+    done = Completed(process.args, process.returncode, out, err)
+    check_line(done, 2, "the current folder has been deleted")
+
+
+def test_no_memory_for_torch_itself(run_cvt: RunCvt, cat: Path) -> None:
+    room = 500 * 2**20
+    process = run_cvt.start(
+        *("classify", cat, "-m", "cvt-tiny-cifar10"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)),
+    )
+    out, err = process.communicate(timeout=60)
+    done = Completed(process.args, process.returncode, out, err)
+    assert "bug" not in check_line(done, 1, "memory")
+
+
 def test_a_name_that_looks_like_an_option(run_cvt: RunCvt, cat: Path) -> None:
     for name in ("-dash.jpg", "--dashes.jpg"):
         cat.rename(cat.parent / name)

@@ -71,3 +71,16 @@ def test_documents_of_spreadsheets_and_data_frames(tmp_path: Path) -> None:
 def test_another_file_is_refused(document: str) -> None:
     with pytest.raises(ValueError, match=r"columns|cells|float"):
         list(writer_class("csv").documents(io.BytesIO(document.encode())))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path;label;score\r\nx;y;0.5\r\n", r"and `score`, but 'path;label;score'$"),
+        ("path,label,score\r\nx,y,0.5\r\nx,y,half\r\n", "^row 3: could not convert .* 'half'"),
+        ("path,label,score\r\nx,y\r\n", "^row 2: a row has 2 cells and the header 3"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        list(writer_class("csv").documents(io.BytesIO(text.encode())))

@@ -330,6 +330,15 @@ def test_cut_between_the_two_steps_of_a_new_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_journal_that_was_deleted_meanwhile_is_not_said_to_be_kept(tmp_path: Path) -> None:
+    unfinished = journal(tmp_path / "labels.csv")
+    unfinished.write(some_records())
+    unfinished.part.unlink()
+    with pytest.raises(CvtError, match="has been deleted meanwhile") as raised:
+        unfinished.finish()
+    assert raised.value.hint == "run the same command again"
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be written: no such file"):
         journal(tmp_path / "nowhere" / "labels.csv")
