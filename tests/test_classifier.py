@@ -169,7 +169,7 @@ def test_who_stops_waits_neither_for_a_device_nor_for_an_input(folder: Path) -> 
     network = classify.replicas[1]._model
     classify.replicas[1]._model = lambda x: network(slowly(x))
     hanging = Source("hanging", lambda: slowly(io.BytesIO()))
-    for sources in [picture()] * 3, [picture()] * 3 + [hanging]:
+    for sources in [picture()] * 3, [picture(), hanging]:
         records = classify.classify(sources)
         next(records)
         start = time.monotonic()

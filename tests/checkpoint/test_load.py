@@ -1,5 +1,6 @@
 """Local files become a checkpoint: right ones, odd ones, broken ones and hostile ones."""
 
+import errno
 import io
 import json
 import math
@@ -166,7 +167,9 @@ def test_no_labels(id2label: Any, tiny_cvt: TinyCvt) -> None:
     edit(folder / "config.json", id2label=id2label, num_labels=3)
     # The weights know better than `num_labels`.
     assert open_model(folder)[0].labels == tuple(f"class {i}" for i in range(5))
-    assert len(load(resolve(str(folder), weights=False)).labels) == 3
+    for count, labels in ((3, 3), (0, 2), (-1, 2), (2**21, 2), ("3", 2)):
+        edit(folder / "config.json", num_labels=count)
+        assert len(load(resolve(str(folder), weights=False)).labels) == labels
 
 
 @pytest.mark.parametrize(
@@ -316,6 +319,20 @@ def test_truncated_weights(layout: str, tiny_cvt: TinyCvt) -> None:
         assert f"{path} is corrupt or truncated" in str(error), cut
         assert "again" in error.hint
         assert "weights_only" not in str(error)
+
+
+@pytest.mark.parametrize("reader", ["safetensors.torch.load_file", "torch.load"])
+def test_weights_that_are_not_for_this_user(
+    reader: str, tiny_cvt: TinyCvt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_cvt("bin" if reader == "torch.load" else "safetensors")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(reader, refuse)
+    (path,) = resolve(str(folder)).weights
+    assert str(failure(folder)).endswith(f"{path}: permission denied")
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "bin", "microsoft"])

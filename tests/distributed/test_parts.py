@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -33,10 +34,20 @@ BROKEN = os.fsdecode(b"caf\xe9.jpg")
 
 
 class Disk(LocalFileSystem):
-    """A file system behind fsspec, as that of sftp is: a file that is being written can be seen."""
+    """A file system behind fsspec, as that of sftp is: a file that is being written can be seen,
+    and what a folder had once is remembered."""
 
     protocol = "disk"
     is_full = False
+    listed: ClassVar[dict[object, Any]] = {}
+
+    def ls(self, path: str, detail: bool = False, **options: Any) -> Any:
+        if (path, detail) not in self.listed:
+            self.listed[path, detail] = super().ls(path, detail, **options)
+        return self.listed[path, detail]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.listed.clear()
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -286,6 +297,15 @@ def test_parts_of_another_format_are_not_read(where: str) -> None:
     one = folder(where)
     one.write(filled(1, ["b"]), SETTINGS)
     assert [index for index, _ in one.finished()] == [1]
+
+
+def test_what_others_have_written_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = folder(f"memory://{uuid.uuid4().hex}/labels")
+    forgotten: list[bool] = []
+    memory = type(fsspec.filesystem("memory"))
+    monkeypatch.setattr(memory, "invalidate_cache", lambda *_: forgotten.append(True))
+    one.check_free(False, False)
+    assert forgotten
 
 
 def test_records_of_an_archive_are_those_in_it() -> None:

@@ -151,6 +151,15 @@ def test_the_seed_decides(dataset, whole_run):
     assert without_times(other.history) != without_times(whole_run.history)
 
 
+def test_every_epoch_is_augmented_anew(dataset):
+    trainer = trainer_for(dataset, epochs=2)
+    seeds = []
+    for _ in range(2):
+        trainer.epoch(lambda progress: seeds.append(torch.initial_seed()), lambda: False)
+    assert seeds == [seeds[0]] * 4 + [seeds[-1]] * 4
+    assert seeds[0] != seeds[-1]
+
+
 def test_it_learns(dataset):
     trainer = trainer_for(dataset, epochs=15, ema_decay=0.5, augmentation=Augmentation())
     run(trainer)
@@ -170,6 +179,13 @@ def test_what_is_validated_are_the_averaged_weights(dataset):
     assert metrics["val_loss"] == pytest.approx(F.cross_entropy(logits, batch[1]).item())
     right = (logits.argmax(1) == batch[1]).float().mean().item()
     assert metrics["val_accuracy"] == pytest.approx(right)
+
+
+def test_every_epoch_is_augmented_in_its_own_way(dataset):
+    trainer, seeds = trainer_for(dataset), []
+    for _ in range(2):
+        trainer.epoch(lambda progress: seeds.append(torch.initial_seed()), lambda: False)
+    assert len(set(seeds)) == 2
 
 
 def test_the_gradient_is_clipped(dataset):
