@@ -3,7 +3,7 @@
 import pytest
 
 from cvt_cli.errors import UsageError
-from cvt_cli.evaluation import evaluate
+from cvt_cli.evaluation import evaluate, from_csv, from_folders, match
 from cvt_cli.output.evaluation import evaluation_report
 from cvt_cli.output.report import as_text
 from cvt_cli.records import Prediction, Record
@@ -82,3 +82,31 @@ def test_only_the_first_five_count():
 def test_nothing_readable():
     with pytest.raises(UsageError, match="none of 1 images could be read: empty file"):
         evaluate([Record("bad.jpg", error="empty file")], [0], LABELS)
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_a_sub_folder_is_a_class_if_it_has_images(tmp_path):
+    make(tmp_path, "b/x.jpg", "a/2.jpg", "a/1.jpg", "a/in/3.jpg", ".c/x.jpg", "d/notes.txt")
+    found = [(each.label, each.source.path) for each in from_folders(tmp_path)]
+    wanted = [("a", "a/1.jpg"), ("a", "a/2.jpg"), ("a", "a/in/3.jpg"), ("b", "b/x.jpg")]
+    assert found == [(label, f"{tmp_path}/{path}") for label, path in wanted]
+
+
+def test_a_table_of_a_spreadsheet(tmp_path):
+    make(tmp_path, "x.jpg", "y.jpg")
+    table = tmp_path / "truth.csv"
+    table.write_text("\ufeffpath,label\r\ny.jpg,a\r\nx.jpg,b\r\n", "utf-8")
+    found = [(each.label, each.source.path) for each in from_csv(tmp_path, table)]
+    assert found == [("a", f"{tmp_path}/y.jpg"), ("b", f"{tmp_path}/x.jpg")]
+
+
+def test_images_of_unknown_labels_are_counted(tmp_path):
+    make(tmp_path, "a/x.jpg", *(f"unicorn/{number}.jpg" for number in range(3)))
+    known, (unknown,) = match(from_folders(tmp_path), LABELS)
+    assert [index for _, index in known] == [0]
+    assert (unknown.label, unknown.count) == ("unicorn", 3)

@@ -74,7 +74,8 @@ def test_a_folder_by_its_numbers_and_formats_beside_each_other(
     (folder / "notes.txt").write_text("none of them")
     run_cvt("merge", folder, "-o", "x.csv", expect=0)
     assert same(tmp_path / "x.csv", labels / "whole.csv")
-    run_cvt("-q", "merge", "parts/", "-o", "x", "--format", "csv", expect=0)
+    quiet = run_cvt("-q", "merge", "parts/", "-o", "x", "--format", "csv", expect=0)
+    assert quiet.stderr == ""
     assert same(tmp_path / "x", labels / "whole.csv")
 
 

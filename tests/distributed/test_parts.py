@@ -299,15 +299,6 @@ def test_parts_of_another_format_are_not_read(where: str) -> None:
     assert [index for index, _ in one.finished()] == [1]
 
 
-def test_what_others_have_written_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = folder(f"memory://{uuid.uuid4().hex}/labels")
-    forgotten: list[bool] = []
-    memory = type(fsspec.filesystem("memory"))
-    monkeypatch.setattr(memory, "invalidate_cache", lambda *_: forgotten.append(True))
-    one.check_free(False, False)
-    assert forgotten
-
-
 def test_records_of_an_archive_are_those_in_it() -> None:
     part = Part(0, ["a.zip"], is_archive=True)
     assert part.has_records_of(["a.zip::x", "a.zip::y::z"])

@@ -27,17 +27,6 @@ def test_train_and_val(tmp_path):
     assert targets(dataset.val) == [0] * 6 + [1] * 6
 
 
-def test_hidden_folders_are_no_classes(tmp_path):
-    save_split(tmp_path)
-    for part in ("train", "val"):
-        hidden = tmp_path / part / ".ipynb_checkpoints"
-        hidden.mkdir()
-        (hidden / "00.png").hardlink_to(tmp_path / part / "circle/00.png")
-    dataset = find_dataset(tmp_path, None, seed=0)
-    assert dataset.labels == ("circle", "square")
-    assert len(dataset.train) == 24
-
-
 def test_test_folder_validates_where_there_is_no_val(tmp_path):
     save_split(tmp_path)
     (tmp_path / "val").rename(tmp_path / "test")

@@ -181,13 +181,6 @@ def test_what_is_validated_are_the_averaged_weights(dataset):
     assert metrics["val_accuracy"] == pytest.approx(right)
 
 
-def test_every_epoch_is_augmented_in_its_own_way(dataset):
-    trainer, seeds = trainer_for(dataset), []
-    for _ in range(2):
-        trainer.epoch(lambda progress: seeds.append(torch.initial_seed()), lambda: False)
-    assert len(set(seeds)) == 2
-
-
 def test_the_gradient_is_clipped(dataset):
     def moved(clip_norm):
         # AdamW's first step does not depend on the gradient's length until that is next to none.
