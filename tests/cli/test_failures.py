@@ -190,6 +190,8 @@ def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: P
         process = run_cvt.start(
             *command.split(),
             *("-m", "cvt-tiny-cifar10", "-o", "x.json"),
+            # Python would cut its own caches of modules, too.
+            env={"PYTHONDONTWRITEBYTECODE": "1"},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
         )
         out, err = process.communicate(timeout=60)

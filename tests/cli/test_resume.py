@@ -215,6 +215,7 @@ def test_a_full_disk(
         *arguments(model, output),
         encoding=None,
         errors=None,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
     out, said = process.communicate(listed(images), timeout=120)
