@@ -5,10 +5,16 @@ import os
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
 
+from cvt_cli.cli import sort as module
+from cvt_cli.cli.options import Settings
 from cvt_cli.output import open_text, writer_class
 from cvt_cli.output.journal import Journal
 from cvt_cli.records import Prediction, Record, RecordShape
@@ -132,6 +138,20 @@ def test_many_failures_are_not_all_named(run_cvt: RunCvt, tmp_path: Path) -> Non
     quiet = run_cvt("--quiet", "sort", "labels.csv", "sorted", expect=1)
     assert quiet.stdout == ""
     assert quiet.stderr.splitlines() == done.stderr.splitlines()[:20]
+
+
+def test_the_bar_counts_what_failed(
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[bool] = []
+    bar = SimpleNamespace(add=failed.append, paused=nullcontext, close=lambda: None)
+    monkeypatch.setattr(module, "Progress", lambda *_: bar)
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "labels.csv", [*records[3:], record("gone.jpg", "cat")])
+    context: Any = SimpleNamespace(obj=Settings(quiet=True))
+    with pytest.raises(typer.Exit):
+        module.sort(context, "labels.csv", tmp_path / "sorted")
+    assert failed == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,20 @@ def test_a_disk_that_is_full_at_the_end_loses_no_record(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_could_not_be_written_is_not_tried_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    unfinished = journal(tmp_path / "labels.csv")
+    monkeypatch.setattr(module, "FSYNC_SECONDS", -1.0)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CvtError, match="no space left on device"):
+        unfinished.write(some_records())
+    assert unfinished._stream.closed
+
+
 def test_killed_between_the_document_and_the_end_of_its_journal(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     unfinished = journal(path)
