@@ -22,6 +22,7 @@ import pytest
 from cvt_cli.errors import ImageError
 from cvt_cli.images import remote
 from cvt_cli.images.find import Search, Source, count, find
+from cvt_cli.images.spool import Spool
 from tests.images.test_archives import MEMBERS, make, random
 
 BODY = random(7)
@@ -432,6 +433,37 @@ def test_a_store_that_stalls(memory: str, monkeypatch: pytest.MonkeyPatch) -> No
         MemoryFileSystem, "cat_file", lambda *args, **kwargs: tries.append(time.sleep(3))
     )
     assert fetch(f"{memory}/cat.jpg", timeout=0.1) == "timed out: nothing came for 0.1 s"
+
+
+def test_what_stalled_fills_nothing_any_more() -> None:
+    late: list[str] = []
+    gate, ended = threading.Event(), threading.Event()
+
+    def work(spool: Spool) -> None:
+        gate.wait(5)
+        try:
+            spool.write(b"x")
+        except ValueError as error:
+            late.append(str(error))
+        ended.set()
+
+    with pytest.raises(TimeoutError):
+        remote._download(work, 0.05, 100)
+    gate.set()
+    assert ended.wait(5)
+    assert late == ["nobody waits for this any more"]
+
+
+def test_no_photograph_is_asked_whether_it_is_a_folder(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked: list[str] = []
+    monkeypatch.setattr(MemoryFileSystem, "isdir", lambda _, path: asked.append(path))
+    urls = [f"{memory}/cat.jpg", f"{memory}/in/dog.PNG"]
+    assert paths(*urls) == urls
+    assert asked == []
 
 
 def test_a_folder_of_a_store_that_can_not_be_listed(
