@@ -577,21 +577,26 @@ def test_other_errors_of_the_device_are_not_taken_for_it(folder: Path, pictures:
         classify(pictures)
 
 
-def test_a_stream_is_read_as_it_is_needed(folder: Path, pictures: list[str]) -> None:
-    """However many sources there are, only a few batches of them are open at a time."""
+@pytest.mark.parametrize("method", ["classify", "embed"])
+@pytest.mark.parametrize(("device", "batches"), [("cpu", 4), ("cpu,cpu", 7)])
+def test_a_stream_is_read_as_it_is_needed(
+    device: str, batches: int, method: str, folder: Path, pictures: list[str]
+) -> None:
+    """However many sources there are, only a few batches of them are open at a time: what each
+    device is at, one that waits for it, and one that is decoded meanwhile."""
     read = 0
 
     def sources() -> Iterator[Any]:
         nonlocal read
-        for source in find(pictures * 100):
+        for source in [*find(pictures)] * 100:
             read += 1
             yield source
 
-    records = classifier(folder, batch_size=2).classify(sources())
+    records = getattr(classifier(folder, batch_size=2, device=device), method)(sources())
     for _ in range(6):
         next(records)
-    assert 6 <= read <= 20
-    records.close()  # type: ignore[attr-defined]
+    assert read == 2 * batches
+    records.close()
 
 
 def test_a_checkpoint_already_loaded(folder: Path, pictures: list[str]) -> None:
