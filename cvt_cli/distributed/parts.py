@@ -21,7 +21,7 @@ from cvt_cli.files import take, write_atomically
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
-from cvt_cli.text import reason_of
+from cvt_cli.text import reason_of, what_differs
 
 T = TypeVar("T")
 
@@ -190,7 +190,7 @@ class PartFolder:
             if run[key] != before.get(key):
                 raise UsageError(
                     f"{self.where} is from a run with another {key.replace('_', '-')}: "
-                    f"{before.get(key)!r} then, {run[key]!r} now",
+                    f"{what_differs(before.get(key), run[key])}",
                     hint="repeat the options of then, or start anew with --overwrite",
                 )
 

@@ -14,13 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import check_file, is_locked, lock, rename_new, replace, write_atomically
+from cvt_cli.files import (
+    check_file,
+    is_locked,
+    lock,
+    rename_new,
+    replace,
+    sync_folder,
+    write_atomically,
+)
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.output.delimited import DelimitedWriter
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.text import reason_of, what_differs
 
 FSYNC_SECONDS = 5.0
+# Beside what a run is made with: whether what has the output's name is to be replaced.
+_REPLACES = "replaces"
 
 
 class Journal:
@@ -58,15 +68,14 @@ class Journal:
         # Paths with a record already, in the order of the records, as output files write them.
         self.done: list[str] = []
         self.errors = 0
-        # What comes there later is somebody else's.
-        self._replaces = os.path.lexists(path)
         try:
             self._is_new = not (resume and self.part.exists())
             self._lock = lock(self.part)
             if self._is_new:
                 os.truncate(self.part, 0)
-                text = json.dumps(run, indent=2) + "\n"
-                write_atomically(self._run_file, lambda file: file.write(text.encode()))
+                # What comes there later is somebody else's.
+                self._replaces = os.path.lexists(path)
+                self._write_run(self._replaces)
             else:
                 self._check_run(run)
                 self._recover()
@@ -107,8 +116,10 @@ class Journal:
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self._stream.close()
-            if not self._replaces and os.path.lexists(self.path):
-                raise FileExistsError
+            if not self._replaces:
+                if os.path.lexists(self.path):
+                    raise FileExistsError
+                self._write_run(True)  # what is there from now on is ours
             if issubclass(self._writer_class, ConvertedWriter):
                 self._writer_class.convert(
                     self._records(), self.path, self._shape, self._run, summary
@@ -117,6 +128,7 @@ class Journal:
                 replace(self.part, self.path)
             else:
                 rename_new(self.part, self.path)
+            sync_folder(self.path.parent)
             self.part.unlink(missing_ok=True)
             self._run_file.unlink(missing_ok=True)
             self._lock.close()
@@ -151,14 +163,26 @@ class Journal:
             hint="what was written is kept: mend that, then run the same command with --resume",
         )
 
+    def _write_run(self, replaces: bool) -> None:
+        text = json.dumps({**self._run, _REPLACES: replaces}, indent=2) + "\n"
+        write_atomically(self._run_file, lambda file: file.write(text.encode()))
+
     def _check_run(self, run: Mapping[str, Any]) -> None:
         try:
             before = json.loads(self._run_file.read_text("utf-8"))
+            if not isinstance(before, dict):
+                raise ValueError
         except (OSError, ValueError):
             raise UsageError(
                 f"{self.part} can't be resumed: {self._run_file.name} is missing or corrupt",
                 hint="--overwrite starts anew",
             ) from None
+        self._replaces = bool(before.pop(_REPLACES, True))
+        if not self._replaces and os.path.lexists(self.path):
+            raise UsageError(
+                f"{self.path} has come there since the run began",
+                hint=f"move it away, and --resume takes up {self.part.name}",
+            )
         for key in sorted(run.keys() | before.keys()):
             if run.get(key) != before.get(key):
                 raise UsageError(

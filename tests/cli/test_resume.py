@@ -142,6 +142,7 @@ def test_killed_and_resumed(
         assert records_in(part) in (count, count - 1)
         more = ["--resume"]
     run = json.loads(part.with_name(part.name + ".json").read_text())
+    assert run.pop("replaces") is False
     done = run_cvt(*arguments(model, output, *more), stdin=listed(images), expect=1)
     assert f"{len(images)} inputs" in done.stderr
     assert "2 of 37 inputs could not be read" in done.stderr

@@ -119,7 +119,7 @@ def test_what_has_its_name_is_on_the_disk(
     assert len(synced) == 1
 
     def renamed(part: Path, path: Path) -> None:
-        assert synced[1:] == [part.stat().st_size]
+        assert synced[1] == part.stat().st_size
         part.rename(path)
 
     monkeypatch.setattr(module, "replace" if there else "rename_new", renamed)
@@ -315,6 +315,9 @@ def test_what_came_meanwhile_is_not_replaced(
         unfinished.finish()
     assert "labels." + name + ".part keeps the records" in raised.value.hint
     assert path.stat() == before
+    with pytest.raises(UsageError, match="has come there since the run began"):
+        journal(path, resume=True)
+    assert path.stat() == before
     path.rename(tmp_path / "moved")
     again = journal(path, resume=True)
     assert len(again.done) == len(some_records())
@@ -336,10 +339,20 @@ def test_what_was_there_at_the_start_is_replaced_once_said(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_cut_between_the_two_steps_of_a_new_name(tmp_path: Path) -> None:
+def test_cut_between_the_two_steps_of_a_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(part: Path, path: Path) -> None:
+        path.hardlink_to(part)
+        raise KeyboardInterrupt
+
     path = tmp_path / "labels.csv"
-    journal(path).write(some_records())
-    path.hardlink_to(part_of(path))
+    unfinished = journal(path)
+    unfinished.write(some_records())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "rename_new", cut)
+        unfinished.finish()
+    unfinished._lock.close()
     journal(path, resume=True).finish()
     assert list(tmp_path.iterdir()) == [path]
 
