@@ -1,5 +1,6 @@
 """What every run of one record an input does around it, in this process."""
 
+import importlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ import typer
 from cvt_cli.cli import run
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import Interrupted
-from cvt_cli.images.find import Source
+from cvt_cli.images.find import Search, Source
 from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
 from cvt_cli.output.several import SeveralOutputs
@@ -174,3 +175,45 @@ def test_a_run_replaces_its_own_record(tmp_path: Path, bar: Bar) -> None:
             go(StreamOutput(io.StringIO(), writer_class("plain"), SHAPE), path)
     assert json.loads(path.read_text())["outcome"] == "finished"
     assert not part_of(path).exists()
+
+
+@pytest.mark.parametrize("name", ["classify", "embed", "evaluate"])
+def test_options_reach_the_search_and_the_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f"cvt_cli.cli.{name}")
+    seen: list[Any] = []
+
+    def classifier(model: str, **options: Any) -> None:
+        seen.append({"model": model, **options})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvt_cli.classifier.Classifier", classifier)
+    monkeypatch.setattr(module, "share_cores", lambda: None)
+    of_the_model = {
+        "model": "someone/cvt",
+        "revision": "v2",
+        "refresh": True,
+        "offline": True,
+        "device": "cpu",
+        "dtype": "float16",
+        "batch_size": 7,
+    }
+    options: dict[str, Any] = {**of_the_model, "activation": "quick_gelu"}
+    if name == "evaluate":
+        (tmp_path / "data/a").mkdir(parents=True)
+        (tmp_path / "data/a/x.jpg").touch()
+        options["data"] = tmp_path / "data"
+    else:
+        monkeypatch.setattr(module, "check", lambda inputs, search: seen.append((inputs, search)))
+        searched = {"recursive": False, "timeout": 3.0, "max_bytes": 99}
+        options |= {"inputs": ["a", "b"], "include": ["i"], "exclude": ["e"], **searched}
+    if name == "embed":
+        options["output"] = tmp_path / "x.npy"
+    with pytest.raises(KeyboardInterrupt):
+        getattr(module, name)(SimpleNamespace(obj=Settings()), **options)
+    *searches, model = seen
+    assert (of_the_model | {"hidden_act": "quick_gelu"}).items() <= model.items()
+    if name != "evaluate":
+        wanted = Search(include=("i",), exclude=("e",), **searched)  # type: ignore[arg-type]
+        assert searches == [(["a", "b"], wanted)]
