@@ -211,6 +211,7 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     assert same(*(classify(pictures) for classify in chosen))
 
 
+@pytest.mark.filterwarnings("ignore:.* holds archives")
 def test_a_path_that_stands_for_several(folder: Path, pictures: list[str], tmp_path: Path) -> None:
     classify = classifier(folder)
     expected = classify(pictures)

@@ -26,6 +26,7 @@ from cvt_cli.images.spool import CHUNK, Spool, too_large
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+_HEADER = 64  # longer than what decompressors want in one piece
 _SUFFIXES = {
     ".zip": "zip",
     ".tar": "tar",
@@ -510,12 +511,16 @@ class _Expanding:
 
 
 class _Counting:
+    """A file whose bytes are counted, and which gives those of a block that are there already: a
+    server may keep the others back. Only what is as short as a header is always whole."""
+
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._some = getattr(file, "read1", file.read)
         self.count = 0
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        data: bytes = (self._some if size > _HEADER else self._file.read)(size)
         self.count += len(data)
         return data
 

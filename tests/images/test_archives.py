@@ -128,6 +128,7 @@ def test_members_are_picked(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.filterwarnings("ignore:.* holds archives")
 def test_archives_in_folders_and_in_archives_stay_shut(kind: str) -> None:
     Path("p").mkdir()
     inner = Path(make(f"p/b.{kind}", MEMBERS))

@@ -87,10 +87,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"x")
 
     def _drip_after(self, rest: str) -> None:
-        """Half of a file, and from there on as above."""
+        """Half of a file, and the other a byte now and then."""
         self._half(rest)
-        while not self.server.closing.wait(0.05):
-            self.wfile.write(b"x")
+        data = Path(self.server.folder, rest).read_bytes()
+        for byte in data[len(data) // 2 :]:
+            if self.server.closing.wait(0.05):
+                return
+            self.wfile.write(bytes([byte]))
 
     def _drip_chunks(self, rest: str) -> None:
         """The size of a chunk that is never told."""
