@@ -74,6 +74,7 @@ class Classifier:
 
     Attributes:
         reader: decodes for this network.
+        indexes: the class indexes of the labels that it chooses from.
         replicas: itself and its like, on this device and on others, which share a run's batches.
 
     Raises:
@@ -111,8 +112,8 @@ class Classifier:
         self._usual_pixels = math.prod(usual_size(model))
         self.max_pixels = max_pixels
         self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
-        self._indexes = indexes_of(only, model) if only else range(len(model.labels))
-        self._columns = torch.tensor(self._indexes, device=self.device)
+        self.indexes = indexes_of(only, model) if only else range(len(model.labels))
+        self._columns = torch.tensor(self.indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
         self._use(FusedCvt(model.model().to(self.device, self.dtype)))
         self.replicas = [self]
@@ -165,8 +166,8 @@ class Classifier:
             self._devices,
             str(self.dtype).removeprefix("torch."),
             self.batch_size,
-            [self.labels[index] for index in self._indexes]
-            if len(self._indexes) < len(self.labels)
+            [self.labels[index] for index in self.indexes]
+            if len(self.indexes) < len(self.labels)
             else None,
             digest,
         )
@@ -329,7 +330,7 @@ class Classifier:
         Returns:
             (len(images), classes) float32 on the CPU.
         """
-        return self._through_network(images, len(self._indexes), self._forward)
+        return self._through_network(images, len(self.indexes), self._forward)
 
     def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
         """The vectors behind the labels: `Cvt.forward_features`.
@@ -403,7 +404,7 @@ class Classifier:
     @torch.inference_mode()
     def _forward(self, batch: Tensor) -> Tensor:
         logits = self._model(self._normalized(batch))
-        if len(self._indexes) < len(self.labels):
+        if len(self.indexes) < len(self.labels):
             logits = logits[:, self._columns]
         return logits.float().softmax(dim=-1).cpu()
 
@@ -425,10 +426,10 @@ class Classifier:
         return any(stopped)
 
     def _predictions(self, probabilities: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
-        scores, columns = probabilities.topk(min(top_k, len(self._indexes)))
+        scores, columns = probabilities.topk(min(top_k, len(self.indexes)))
         predictions = []
         for row in zip(scores.tolist(), columns.tolist(), strict=True):
-            best = ((score, self._indexes[column]) for score, column in zip(*row, strict=True))
+            best = ((score, self.indexes[column]) for score, column in zip(*row, strict=True))
             predictions.append(
                 tuple(Prediction(self.labels[index], score, index) for score, index in best)
             )

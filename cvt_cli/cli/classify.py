@@ -244,7 +244,7 @@ def classify(
 
     # Torch is loaded only now that all that was typed makes sense.
     share_cores()
-    from cvt_cli.classifier import Classifier, indexes_of
+    from cvt_cli.classifier import Classifier
     from cvt_cli.images.decode import MAX_PIXELS
 
     classifier = Classifier(
@@ -269,8 +269,8 @@ def classify(
         "columns": list(shape.columns),
         "shard": str(part),
     }
-    choice = indexes_of(only, classifier.checkpoint) or classifier.labels
-    sink = run.open_sinks(targets, shape.for_labels(len(choice)), description, resume)
+    shape = shape.for_labels(len(classifier.indexes))
+    sink = run.open_sinks(targets, shape, description, resume)
     description["format"] = ", ".join(name for _, name in targets)
     run.run(
         context.obj,
