@@ -5,7 +5,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 REPEAT_SECONDS = 0.5
@@ -33,6 +34,19 @@ def once(act: Callable[[], None]) -> Handler:
             act()
 
     return handle
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Around code in C++ or Rust, which may make an error of its own out of the KeyboardInterrupt
+    that a handler of `once` raised within it: that is a KeyboardInterrupt again."""
+    start = time.monotonic()
+    try:
+        yield
+    except Exception as error:
+        if _Last.handled >= start:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def act_if_stuck(act: Callable[[], None]) -> None:

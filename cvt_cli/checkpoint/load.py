@@ -18,6 +18,7 @@ from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
 from cvt_cli.model.cost import needed_macs
+from cvt_cli.signals import interruptible
 from cvt_cli.text import reason_of
 
 if TYPE_CHECKING:
@@ -252,7 +253,8 @@ def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
     import safetensors.torch
 
     try:
-        return safetensors.torch.load_file(path)
+        with interruptible():
+            return safetensors.torch.load_file(path)
     # Its own error, or OSError, KeyError and others for what its header claims.
     except Exception as error:
         raise _corrupt(name, path, error) from error
@@ -262,7 +264,7 @@ def _read_pickle(name: str, path: Path) -> "dict[str, torch.Tensor]":
     import torch
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), interruptible():
             warnings.simplefilter(
                 "ignore"
             )  # about the age of the format, and how to open it anyhow

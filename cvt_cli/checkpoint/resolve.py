@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, bundled_names, known_names
 from cvt_cli.errors import ModelError
+from cvt_cli.signals import interruptible
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -220,11 +221,11 @@ class _HubRepo:
                 raise self._unreachable(filename, None)
             if not self.commit:
                 self.ask(filename)
-            return Path(
-                huggingface_hub.hf_hub_download(
+            with interruptible():
+                path = huggingface_hub.hf_hub_download(
                     self.repo, filename, revision=self.commit or self.revision
                 )
-            )
+            return Path(path)
         except ModelError:
             raise
         except errors.LocalEntryNotFoundError as error:

@@ -25,7 +25,7 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.files import write_atomically
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.signals import once
+from cvt_cli.signals import interruptible, once
 from cvt_cli.training.augment import Augmentation, Augmenter
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
@@ -340,7 +340,8 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with interruptible():
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not {"settings", "history"} <= state.keys():
             raise KeyError("settings")
     # A file of other origin makes torch raise nearly anything.

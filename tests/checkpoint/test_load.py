@@ -8,6 +8,8 @@ import os
 import pickle
 import random
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -535,3 +537,35 @@ def test_a_zip_bomb(tiny_cvt: TinyCvt) -> None:
         archive.writestr("archive/data.pkl", b"\0" * 2**26)
     (folder / "pytorch_model.bin").write_bytes(buffer.getvalue())
     failure(folder)
+
+
+INTERRUPTED = """
+import random, signal, sys
+from pathlib import Path
+from cvt_cli import signals
+from cvt_cli.checkpoint.load import load
+from cvt_cli.checkpoint.resolve import resolve
+
+def interrupt():
+    raise KeyboardInterrupt
+
+signals.REPEAT_SECONDS = 0
+signal.signal(signal.SIGALRM, signals.once(interrupt))
+checkpoint, interrupted = load(resolve(sys.argv[1])), 0
+checkpoint.model()
+for _ in range(200):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 3e-3))
+        while True:
+            checkpoint.model()
+    except KeyboardInterrupt:
+        interrupted += 1
+print(interrupted)
+"""
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+def test_an_interruption_is_no_corrupt_file(layout: str, tiny_cvt: TinyCvt) -> None:
+    command = (sys.executable, "-c", INTERRUPTED, tiny_cvt(layout))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("200\n", "")
