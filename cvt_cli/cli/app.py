@@ -6,7 +6,6 @@ import signal
 import sys
 import traceback
 import warnings
-from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, NoReturn
 
@@ -17,6 +16,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
 from cvt_cli.signals import act_if_stuck, once
+from cvt_cli.stderr import open_stderr
 from cvt_cli.text import reason_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -92,9 +92,8 @@ def main() -> NoReturn:
     _open_streams()
     arguments = _global_first(sys.argv[1:])
     debug = "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        # A file name may hold bytes that are no UTF-8.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # A file name may hold bytes that are no UTF-8.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = app(arguments, prog_name="cvt", standalone_mode=False)
         sys.stdout.flush()
@@ -119,8 +118,7 @@ def main() -> NoReturn:
         message, code = _in_words(error)
         if message:
             _report(message, debug)
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
+    sys.stderr.flush()
     try:
         sys.stdout.flush()
     except OSError:  # said already
@@ -163,6 +161,7 @@ def _open_streams() -> None:
     for name, mode, access in streams:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, access), mode))
+    open_stderr(sys.stderr)
 
 
 def _in_words(error: Exception) -> tuple[str, ExitCode]:

@@ -18,7 +18,6 @@ import os
 import platform
 import signal
 import socket
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +42,7 @@ from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Prediction, Record, as_written
+from cvt_cli.stderr import open_stderr
 
 CONNECT_SECONDS = 5.0
 # What takes longer than this to begin is said.
@@ -802,8 +802,7 @@ def _import_ray(debug: bool) -> Any:
         with suppress(AttributeError):
             ray._private.worker.print_to_stdstream = lambda *_, **__: None
         # Nor for what its C++ part writes: that has the descriptor, what we say has a copy of it.
-        ours = os.dup(2)
-        sys.stderr = os.fdopen(ours, "w", 1, encoding="utf-8", errors="backslashreplace")
+        open_stderr(os.fdopen(os.dup(2), "w", encoding="utf-8"))
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 2)
         os.close(silent)

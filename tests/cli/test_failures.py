@@ -547,6 +547,24 @@ def test_a_terminal_that_goes_away(run_cvt: RunCvt) -> None:
     assert (process.returncode, err) == (1, "cvt: error: input/output error\n")
 
 
+@pytest.mark.parametrize("gone", ["reader", "terminal"])
+def test_no_message_is_worth_a_run(
+    gone: str, run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path
+) -> None:
+    """Who reads the messages goes away; the run goes on."""
+    ours, theirs = os.pipe() if gone == "reader" else pty.openpty()
+    os.close(ours)
+    process = run_cvt.start(
+        "classify", cat, cat, "missing.jpg", "-m", tiny_cvt(), "-o", "x.csv", "--progress",
+        stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    assert process.communicate(timeout=60) == ("", None)
+    assert process.returncode == 1
+    lines = (run_cvt.cwd / "x.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["path", str(cat), "missing.jpg"]
+
+
 def test_a_name_that_no_file_can_have(run_cvt: RunCvt) -> None:
     done = run_cvt("merge", LONG, "-o", "x.csv")
     line = check_line(done, done.returncode, f"error: {LONG}: file name too long")
