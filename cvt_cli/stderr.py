@@ -10,7 +10,7 @@ class _Unfailing(io.RawIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream  # closes its file when nothing refers to it
-        self._raw: Any = stream.buffer.raw  # type: ignore[attr-defined]
+        self._raw: Any = getattr(stream.buffer, "raw", stream.buffer)  # with PYTHONUNBUFFERED
 
     def writable(self) -> bool:
         return True

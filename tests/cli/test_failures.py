@@ -556,7 +556,7 @@ def test_no_message_is_worth_a_run(
     os.close(ours)
     process = run_cvt.start(
         "classify", cat, cat, "missing.jpg", "-m", tiny_cvt(), "-o", "x.csv", "--progress",
-        stderr=theirs,
+        stderr=theirs, env={"PYTHONUNBUFFERED": "1" if gone == "reader" else ""},
     )  # fmt: skip
     os.close(theirs)
     assert process.communicate(timeout=60) == ("", None)
