@@ -113,7 +113,7 @@ def classify(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help=f"Facts to add to each record: {', '.join(COLUMNS)}.",
+            help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's).",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
