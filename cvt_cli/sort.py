@@ -24,8 +24,8 @@ from urllib.parse import unquote, urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.files import new_beside, rename_new, sync_folder, unlink_renamed
-from cvt_cli.images.archives import kind_of_archive
 from cvt_cli.images.find import STDIN, Search, Source, find
+from cvt_cli.images.source import kind_of_archive
 from cvt_cli.records import Record
 from cvt_cli.text import reason_of
 

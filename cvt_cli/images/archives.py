@@ -27,20 +27,6 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _HEADER = 64  # longer than what decompressors want in one piece
-_SUFFIXES = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "gz",
-    ".tgz": "gz",
-    ".tar.bz2": "bz2",
-    ".tbz2": "bz2",
-    ".tbz": "bz2",
-    ".tar.xz": "xz",
-    ".txz": "xz",
-    ".tar.zst": "zst",
-    ".tzst": "zst",
-    ".parquet": "parquet",
-}
 # These have their directory at the end.
 NEEDS_SEEK = ("zip", "parquet")
 
@@ -54,13 +40,6 @@ Open = Callable[[], BinaryIO]
 
 class _Expanded(Protocol):
     def read1(self, size: int, /) -> bytes: ...
-
-
-def kind_of_archive(path: str) -> str | None:
-    """ "zip", "parquet", "tar", "gz", "bz2", "xz", "zst" (tars in the last five) by the suffix;
-    else None."""
-    path = path.lower()
-    return next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), None)
 
 
 def members(

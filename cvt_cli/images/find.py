@@ -24,6 +24,7 @@ from cvt_cli.images.source import (
     Search,
     Source,
     failing,
+    kind_of_archive,
     os_reason,
 )
 from cvt_cli.records import as_written
@@ -45,8 +46,8 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # A redirection of the shell: open already, and read once.
 _OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/[0-9]+")
 
-# That a folder may hold for others to be read; a table of labels may be .parquet.
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+# In a folder, .parquet may be a table of labels.
+_NO_ARCHIVE = (None, "parquet")
 
 _EVERYTHING = Search()
 
@@ -250,8 +251,6 @@ class _Finder:
             yield from self._file(path)
 
     def _file(self, path: str) -> Iterator[Source]:
-        from cvt_cli.images.archives import kind_of_archive
-
         kind = kind_of_archive(path)
         if kind is None:
             yield Source(path, _opener(path))
@@ -309,7 +308,9 @@ class _Finder:
                             found.append(entry.name)
                     elif self._filter.wants_file(entry.name, relative + entry.name):
                         found.append(entry.name)
-                    elif entry.name.lower().endswith(_ARCHIVES) and self._filter.wants_folder(
+                    elif kind_of_archive(
+                        entry.name
+                    ) not in _NO_ARCHIVE and self._filter.wants_folder(
                         entry.name, relative + entry.name
                     ):
                         self._passed_over = entry.path
@@ -323,8 +324,6 @@ class _Finder:
             yield failing(folder, os_reason(error))
 
     def _remote(self, url: str, scheme: str) -> Iterator[Source]:
-        from cvt_cli.images.archives import kind_of_archive
-
         if scheme == "file":
             yield from self._local_address(url)
             return

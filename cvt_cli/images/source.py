@@ -18,6 +18,21 @@ IMAGE_SUFFIXES = tuple(
     ".ppm .pgm .pbm .pnm .ico .icns .tga .pcx .dds .psd .mpo .sgi .qoi .heic .heif .jxl".split()
 )
 
+_ARCHIVE_SUFFIXES = {
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tar.gz": "gz",
+    ".tgz": "gz",
+    ".tar.bz2": "bz2",
+    ".tbz2": "bz2",
+    ".tbz": "bz2",
+    ".tar.xz": "xz",
+    ".txz": "xz",
+    ".tar.zst": "zst",
+    ".tzst": "zst",
+    ".parquet": "parquet",
+}
+
 # Beyond this, a download or an archive's member is no photograph. Bytes.
 MAX_BYTES = 2**28
 TIMEOUT = 30.0
@@ -64,6 +79,13 @@ class Search:
     null: bool = False
     timeout: float = TIMEOUT
     max_bytes: int = MAX_BYTES
+
+
+def kind_of_archive(path: str) -> str | None:
+    """ "zip", "parquet", "tar", "gz", "bz2", "xz", "zst" (tars in the last five) by the suffix;
+    else None."""
+    path = path.lower()
+    return next((kind for suffix, kind in _ARCHIVE_SUFFIXES.items() if path.endswith(suffix)), None)
 
 
 class Filter:
