@@ -23,9 +23,10 @@ _NO_LINKS = frozenset(
 )
 
 TO_STDOUT = "leave --output out for standard output, and --format picks the form"
+_FILE_ONLY = "this goes to a file only"
 
 
-def check_name(path: Path, instead: str = "this goes to a file only") -> None:
+def check_name(path: Path, instead: str = _FILE_ONLY) -> None:
     """See that a path names a file.
 
     Args:
@@ -42,14 +43,17 @@ def check_name(path: Path, instead: str = "this goes to a file only") -> None:
         raise UsageError(f"{path} is a folder", hint="name a file in it")
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, instead: str = _FILE_ONLY) -> None:
     """See that a file can be written there, before the work that is to fill it. Leaves nothing
     behind.
+
+    Args:
+        instead: as `check_name` has it.
 
     Raises:
         UsageError: if it can't, or what is there is no file; as `check_name`.
     """
-    check_name(path)
+    check_name(path, instead)
     try:
         replaceable = is_replaceable(path)
     except OSError as error:

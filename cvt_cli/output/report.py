@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import TO_STDOUT, check_file, check_name, write_atomically
+from cvt_cli.files import TO_STDOUT, check_file, write_atomically
 from cvt_cli.text import reason_of, visible
 
 MAX_WORD = 24
@@ -114,8 +114,7 @@ def check_new(path: Path | None, overwrite: bool, instead: str = TO_STDOUT) -> N
     """
     if path is None:
         return
-    check_name(path, instead)
-    check_file(path)
+    check_file(path, instead)
     if not overwrite and os.path.lexists(path):
         raise UsageError(f"{path} exists", hint="--overwrite replaces it")
 
