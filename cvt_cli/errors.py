@@ -15,6 +15,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     MODEL = 3
     INTERRUPTED = 130
+    READER_GONE = 141
 
 
 class CvtError(Exception):

@@ -92,8 +92,11 @@ def main() -> NoReturn:
     _open_streams()
     arguments = _global_first(sys.argv[1:])
     debug = "--debug" in arguments
-    # A file name may hold bytes that are no UTF-8.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # In files and pipes documents are the same bytes on every system: UTF-8, and the line ends that
+    # their format has. A file name may hold bytes that are no UTF-8.
+    sys.stdout.reconfigure(  # type: ignore[union-attr]
+        encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace", newline="\n"
+    )
     try:
         code = app(arguments, prog_name="cvt", standalone_mode=False)
         sys.stdout.flush()
@@ -105,8 +108,6 @@ def main() -> NoReturn:
     except CvtError as error:
         _report(f"{error}; {error.hint}" if error.hint else str(error), debug)
         code = error.exit_code
-    except BrokenPipeError:
-        code = _leave_stdout()
     except SystemExit as error:  # what Typer makes of a broken pipe
         if not isinstance(error.__context__, BrokenPipeError):
             raise
@@ -115,9 +116,12 @@ def main() -> NoReturn:
         say("interrupted")
         code = ExitCode.INTERRUPTED
     except Exception as error:
-        message, code = _in_words(error)
-        if message:
-            _report(message, debug)
+        if _reader_is_gone(error):
+            code = _leave_stdout()
+        else:
+            message, code = _in_words(error)
+            if message:
+                _report(message, debug)
     sys.stderr.flush()
     try:
         sys.stdout.flush()
@@ -222,14 +226,25 @@ def _global_first(arguments: list[str]) -> list[str]:
     return moved + [each for each in arguments[:end] if each not in _ANYWHERE] + arguments[end:]
 
 
-def _leave_stdout() -> int:
+def _reader_is_gone(error: Exception) -> bool:
+    """Whether it says that nobody reads standard output any more."""
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:
+        # Windows' word for that, and for other things; only here it takes nothing any more.
+        try:
+            sys.stdout.flush()
+        except OSError:
+            return True
+    return isinstance(error, BrokenPipeError)
+
+
+def _leave_stdout() -> ExitCode:
     """Where its reader is gone, as in `| head`, nothing is left to say, or to flush.
 
     Returns:
         The exit code of a program that ends there.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
+    return ExitCode.READER_GONE
 
 
 def _report(message: str, debug: bool) -> None:

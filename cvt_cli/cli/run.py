@@ -195,7 +195,7 @@ def run(
     before = count = len(sink.done)
     errors = sink.errors
     bar = Progress(is_shown(settings, progress), count_sources, count)
-    start = time.monotonic()
+    start = time.perf_counter()  # never at a stand, as Windows' other clock is between its ticks
     rate = 0.0
     outcome = "interrupted"
     try:
@@ -207,7 +207,7 @@ def run(
             bar.add(failed)
             errors += failed
             count += 1
-        rate = (count - before) / (time.monotonic() - start)
+        rate = (count - before) / (time.perf_counter() - start)
         sink.finish(
             {
                 "command": command(),
@@ -227,7 +227,7 @@ def run(
     finally:
         bar.close()
         if outcome != "finished":
-            rate = (count - before) / (time.monotonic() - start)
+            rate = (count - before) / (time.perf_counter() - start)
         if record_of_run is not None:
             counts = {"inputs": count, "errors": errors, "done_before": before}
             try:
