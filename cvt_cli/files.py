@@ -125,6 +125,9 @@ def rename_new(file: Path, path: Path) -> None:
         FileExistsError: if something has.
         OSError: if it can't be.
     """
+    if os.name == "nt":  # where that is what to rename means, and a read-only link stays for ever
+        file.rename(path)
+        return
     try:
         os.link(file, path)
     except OSError as error:

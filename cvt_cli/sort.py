@@ -385,8 +385,8 @@ def _copy(file: Path, target: Path) -> None:
     with _beside(target) as copy:
         with file.open("rb") as source, copy.open("xb") as out:
             shutil.copyfileobj(source, out, CHUNK_BYTES)
-        _copy_times(file, copy)
         rename_new(copy, target)
+    _copy_times(file, target)
 
 
 def _move(file: Path, target: Path) -> None:
@@ -413,7 +413,6 @@ def _move_across(file: Path, target: Path) -> None:
                 digest.update(chunk)
                 out.write(chunk)
             out.flush()
-            _copy_times(file, copy)
             os.fsync(out.fileno())
         with copy.open("rb") as written:
             if hasattr(os, "posix_fadvise"):
@@ -426,6 +425,7 @@ def _move_across(file: Path, target: Path) -> None:
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise SortError("it has changed while it was copied: left where it is")
         rename_new(copy, target)
+    _copy_times(file, target)
     sync_folder(target.parent)
     unlink_renamed(file, target)
 
@@ -478,6 +478,8 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _copy_times(file: Path, copy: Path) -> None:
+    """And permissions. Once it has its name: a photograph that the camera has locked is locked
+    where it is, by macOS, and can't be renamed."""
     # Some file systems have no permissions, or none of this kind.
     with contextlib.suppress(OSError):
         shutil.copystat(file, copy)

@@ -3,13 +3,14 @@ import fcntl
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import pytest
 
 import cvt_cli.files
 from cvt_cli.errors import UsageError
-from cvt_cli.files import check_file, lock, write_atomically
+from cvt_cli.files import check_file, lock, rename_new, write_atomically
 
 
 def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> None:
@@ -133,3 +134,28 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", flock)
     lock(tmp_path / "file").close()
+
+
+def test_where_to_rename_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, of whose file systems some have no links, and which deletes no read-only file."""
+    rename = os.rename
+
+    def windows_rename(source: Any, target: Any) -> None:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "exists", str(target))
+        rename(source, target)
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EINVAL, "Incorrect function")
+
+    monkeypatch.setattr(os, "rename", windows_rename)
+    monkeypatch.setattr(os, "unlink", refuse)
+    windows = SimpleNamespace(**{**vars(os), "name": "nt", "link": refuse})
+    monkeypatch.setattr(cvt_cli.files, "os", windows)
+    (tmp_path / "file").write_bytes(b"content")
+    rename_new(tmp_path / "file", tmp_path / "other")
+    (tmp_path / "file").write_bytes(b"more")
+    with pytest.raises(FileExistsError):
+        rename_new(tmp_path / "file", tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == b"content"
+    assert (tmp_path / "file").read_bytes() == b"more"

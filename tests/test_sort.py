@@ -482,6 +482,33 @@ def test_a_file_system_without_hard_links(
     assert sorted(tree().values()) == ["A", "B", "C", "D", "somebody's"]
 
 
+@pytest.mark.parametrize("action", [Action.COPY, Action.MOVE])
+def test_a_locked_file(
+    here: Path, action: Action, other_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS has those that a camera protected: its flag is copied with the times."""
+    locked = set()
+    calls = {name: getattr(os, name) for name in ("link", "rename", "unlink")}
+
+    def refusing(name: str) -> Callable[..., None]:
+        def call(path: Any, *arguments: Any, **options: Any) -> None:
+            if os.stat(path).st_ino in locked:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+            calls[name](path, *arguments, **options)
+
+        return call
+
+    def copystat(source: Any, target: Any) -> None:
+        locked.add(os.stat(target).st_ino)
+
+    for name in calls:
+        monkeypatch.setattr(os, name, refusing(name))
+    monkeypatch.setattr(cvt_cli.sort.shutil, "copystat", copystat)
+    assert statuses(sort(XS, action)) == [DONE] * 4
+    assert tree() == SORTED
+    assert len(locked) == 4
+
+
 # Interruptions
 
 
@@ -592,15 +619,16 @@ def test_two_jobs_with_the_same_process_number(
         request.getfixturevalue("other_disk")
     if disk == "without links":
         without_hard_links(monkeypatch)
-    copy_times = cvt_cli.sort._copy_times
+    rename = cvt_cli.sort.rename_new
     others: list[Outcome] = []
 
-    def meanwhile(file: Path, copy: Path) -> None:
-        monkeypatch.setattr(cvt_cli.sort, "_copy_times", copy_times)
-        others.extend(sort([record("b/x.jpg")], action))
-        copy_times(file, copy)
+    def meanwhile(file: Path, target: Path) -> None:
+        if file.name.startswith("."):  # the copy
+            monkeypatch.setattr(cvt_cli.sort, "rename_new", rename)
+            others.extend(sort([record("b/x.jpg")], action))
+        rename(file, target)
 
-    monkeypatch.setattr(cvt_cli.sort, "_copy_times", meanwhile)
+    monkeypatch.setattr(cvt_cli.sort, "rename_new", meanwhile)
     assert statuses(sort([record("a/x.jpg")], action)) == [DONE]
     assert statuses(others) == [DONE]
     assert tree() == {"cat/x.jpg": "B", "cat/x-2.jpg": "A"}
