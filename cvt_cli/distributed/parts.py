@@ -14,10 +14,10 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import unquote
 
 from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.files import take, write_atomically
+from cvt_cli.images.names import local_path
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
@@ -499,5 +499,5 @@ class RemoteFolder:
 def open_folder(where: str) -> LocalFolder | RemoteFolder:
     """The folder of that name or address, there or not."""
     if where.lower().startswith("file://"):
-        return LocalFolder(unquote(re.sub("^file://[^/]*", "", where, flags=re.IGNORECASE)))
+        return LocalFolder(local_path(where))
     return RemoteFolder(where) if "://" in where else LocalFolder(where)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import BinaryIO, cast
-from urllib.parse import unquote
 
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
@@ -302,6 +301,8 @@ class _Finder:
         try:
             with os.scandir(folder) as scan:
                 for entry in scan:
+                    if names.is_marked_hidden(entry):
+                        continue
                     if names.is_folder(entry):
                         if self._search.recursive and not entry.name.startswith("."):
                             folders.add(entry.name)
@@ -337,7 +338,7 @@ class _Finder:
             yield failing(url, error)
 
     def _local_address(self, url: str) -> Iterator[Source]:
-        path = unquote(re.sub("^file://[^/]*", "", url, flags=re.IGNORECASE))
+        path = names.local_path(url)
         for source in self.named(path):
             yield replace(source, path=url) if source.path == path else source
 
@@ -383,7 +384,9 @@ def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
     repeated = 0
     for source in stream:
         # Shorter than most paths, and the same for ./a.jpg and a.jpg.
-        path = source.path if _ADDRESS.match(source.path) else str(PurePath(source.path))
+        path = source.path
+        if not _ADDRESS.match(path):
+            path = os.path.normcase(PurePath(path))
         key = hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
         if key not in known:
             known.add(key)

@@ -3,6 +3,8 @@
 import codecs
 import os
 import re
+import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
@@ -15,6 +17,8 @@ CHUNK = 2**16
 _RANGE = re.compile(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})\}")
 _MAGIC = re.compile(r"[*?[]")
 _ANY_DEPTH = "**"
+# Windows marks what is hidden, such as its bin on every disk and card.
+MARKS_HIDDEN = hasattr(os.stat_result, "st_file_attributes")
 
 # Device and inode.
 FolderId = tuple[int, int]
@@ -98,11 +102,11 @@ def _glob(folder: str, parts: list[str]) -> Iterator[str | Unlisted]:
 
 
 def _matching(folder: str, part: str, folders_only: bool) -> Iterator[str | Unlisted]:
-    match = re.compile(translate(part)).match
+    match = re.compile(translate(os.path.normcase(part))).match
 
     def wanted(entry: os.DirEntry[str]) -> bool:
         hidden = entry.name.startswith(".") and not part.startswith(".")
-        fits = not hidden and match(entry.name) is not None
+        fits = not hidden and match(os.path.normcase(entry.name)) is not None
         return fits and (not folders_only or is_folder(entry))
 
     return _inside(folder, wanted)
@@ -115,7 +119,7 @@ def _folders(top: str) -> Iterator[str | Unlisted]:
     while waiting:
         folder, above = waiting.pop()
         here = folder_id(folder or os.curdir)
-        if here in above:
+        if here is not None and here in above:
             continue
         yield folder
         within = above | {here}
@@ -130,7 +134,9 @@ def _folders(top: str) -> Iterator[str | Unlisted]:
 def _inside(folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> Iterator[str | Unlisted]:
     try:
         with os.scandir(folder or os.curdir) as scan:
-            names = sorted(entry.name for entry in scan if wanted(entry))
+            names = sorted(
+                entry.name for entry in scan if wanted(entry) and not is_marked_hidden(entry)
+            )
     except OSError as error:
         yield from _unlisted(folder, error)
         return
@@ -162,13 +168,29 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def is_marked_hidden(entry: os.DirEntry[str]) -> bool:
+    """Whether what was found in a folder is hidden, whatever it is called."""
+    if not MARKS_HIDDEN:
+        return False
+    marks: int = getattr(entry.stat(follow_symlinks=False), "st_file_attributes")  # noqa: B009
+    return bool(marks & stat.FILE_ATTRIBUTE_HIDDEN)
+
+
 def folder_id(folder: str) -> FolderId | None:
-    """What tells a folder from every other, whatever links lead there."""
+    """What tells a folder from every other, whatever links lead there; None if nothing does."""
     try:
         found = os.stat(folder)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    # Some network drives number nothing, for Windows.
+    return (found.st_dev, found.st_ino) if found.st_ino else None
+
+
+def local_path(url: str) -> str:
+    """The path that a `file://` address means."""
+    from urllib.request import url2pathname
+
+    return url2pathname(re.sub("^file://[^/]*", "", url, flags=re.IGNORECASE))
 
 
 def why_no_list(start: bytes, null: bool) -> str | None:
@@ -186,7 +208,7 @@ def why_no_list(start: bytes, null: bool) -> str | None:
             "has NUL bytes, so it is no list of names, one a line; --null is for names that end "
             "with NUL, and an image is named without --files-from"
         )
-    if null and not has_null and b"\n" in start and not os.path.lexists(os.fsdecode(start)):
+    if null and not has_null and b"\n" in start and not os.path.lexists(_decoded(start)):
         return "has lines but no NUL byte; --null is for names that end with NUL"
     return None
 
@@ -223,8 +245,13 @@ def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
                 name = name.removeprefix(b"\xef\xbb\xbf")
             start = False
             if name:
-                yield os.fsdecode(name)
+                yield _decoded(name)
         if len(rest) > _MAX_NAME:
             raise ValueError("a name of more than a MiB: is this a list of names?")
         if not chunk:
             return
+
+
+def _decoded(name: bytes) -> str:
+    # Not os.fsdecode, which on Windows refuses what is no UTF-8: an old program's list has such.
+    return name.decode(sys.getfilesystemencoding(), "surrogateescape")

@@ -154,8 +154,12 @@ def one_line(error: BaseException) -> str:
 
 
 def _any_of(globs: tuple[str, ...] | list[str]) -> re.Pattern[str] | None:
-    return re.compile("|".join(map(translate, globs))) if globs else None
+    # As the system compares names: on Windows capitals and the kind of slash make no difference.
+    patterns = [translate(os.path.normcase(glob)) for glob in globs]
+    return re.compile("|".join(patterns)) if patterns else None
 
 
 def _matches(pattern: re.Pattern[str] | None, name: str, relative: str) -> bool:
-    return pattern is not None and bool(pattern.match(name) or pattern.match(relative))
+    if pattern is None:
+        return False
+    return any(pattern.match(os.path.normcase(each)) for each in (name, relative))

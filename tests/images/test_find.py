@@ -2,12 +2,17 @@
 
 import errno
 import io
+import ntpath
+import nturl2path
 import os
 import socket
 import subprocess
 import tracemalloc
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +262,57 @@ def test_include_and_exclude(folder: Path) -> None:
     assert paths("p/cat.txt", "p/raw", include=("*.jpg",), exclude=("*",)) == ["p/cat.txt", "p/raw"]
 
 
+def test_names_as_windows_compares_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
+    touch(folder, "p/Cat.JPG", "p/Raw/Dog.jpg", "p/x.png")
+    assert paths("p/*.jpg") == ["p/Cat.JPG"]
+    assert paths("P*/RAW*/*") == ["p/Raw/Dog.jpg"]
+    assert paths("p", include=(r"raw\*.JPG", "c*")) == ["p/Cat.JPG", "p/Raw/Dog.jpg"]
+    assert paths("p", exclude=("RAW", "*.Png")) == ["p/Cat.JPG"]
+    with pytest.warns(UserWarning, match="1 input is the same as an earlier one"):
+        assert paths("p/x.png", "P/X.PNG") == ["p/x.png"]
+
+
+def test_what_windows_marks_as_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like its bin, in which are the photographs that were deleted."""
+    touch(folder, "p/a.jpg", "p/b.jpg", "p/$RECYCLE.BIN/c.jpg", "p/q/d.jpg")
+    scandir = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.name, self.path, self.is_dir = entry.name, entry.path, entry.is_dir
+
+        def stat(self, follow_symlinks: bool) -> SimpleNamespace:
+            hidden = self.name in ("$RECYCLE.BIN", "b.jpg")
+            return SimpleNamespace(st_file_attributes=2 if hidden else 32)
+
+    @contextmanager
+    def marked(path: str) -> Iterator[Iterator[Entry]]:
+        with scandir(path) as entries:
+            yield map(Entry, entries)
+
+    monkeypatch.setattr(os, "scandir", marked)
+    monkeypatch.setattr("cvt_cli.images.names.MARKS_HIDDEN", True)
+    for typed in ("p", "p/**", "p/**/*.jpg"):
+        assert paths(typed) == ["p/a.jpg", "p/q/d.jpg"]
+    assert paths("p/*.jpg") == ["p/a.jpg"]
+    assert paths("p/b.jpg", "p/$RECYCLE.BIN") == ["p/b.jpg", "p/$RECYCLE.BIN/c.jpg"]
+
+
+def test_folders_without_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network drives: no folder is taken for the one that it lies in."""
+    touch(folder, "p/a.jpg", "p/q/b.jpg", "p/q/r/c.jpg")
+    stat = os.stat
+
+    def unnumbered(*arguments: Any, **options: Any) -> os.stat_result:
+        mode, _, *rest = stat(*arguments, **options)
+        return os.stat_result((mode, 0, *rest))
+
+    monkeypatch.setattr(os, "stat", unnumbered)
+    for typed in ("p", "p/**"):
+        assert paths(typed) == ["p/a.jpg", "p/q/b.jpg", "p/q/r/c.jpg"]
+
+
 def test_patterns(folder: Path) -> None:
     touch(folder, "p/b.png", "p/a.png", "p/a.txt", "p/.h.png", "p/q/c.png", "p/.q/d.png", "p/q/e")
     assert paths("p/*.png") == ["p/a.png", "p/b.png"]
@@ -317,6 +373,18 @@ def test_a_list_of_names(content: bytes, null: bool, folder: Path) -> None:
     assert found == ["a.jpg", "b c.jpg", "p/d.jpg"]
     assert count([], Search(files_from="list", null=null)) == 3
     assert paths("z.jpg", files_from="list", null=null)[:3] == ["z.jpg", *found[:2]]
+
+
+def test_names_in_a_list_that_no_file_can_have(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows: bytes that are no UTF-8, of an old program. The others are not lost."""
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("utf-8", "surrogatepass"))
+    (folder / "list").write_bytes(b"a.jpg\ncaf\xe9.jpg\nb.jpg\n")
+    check([], Search(files_from="list"))
+    assert paths(files_from="list") == ["a.jpg", "caf\udce9.jpg", "b.jpg"]
+    with pytest.raises(UsageError, match="has lines but no NUL byte"):
+        check([], Search(files_from="list", null=True))
 
 
 def test_names_in_a_list_are_meant_literally(folder: Path) -> None:
@@ -519,6 +587,13 @@ def test_local_addresses(folder: Path) -> None:
     (source,) = find([url])
     assert (source.path, source.open().read()) == (url, b"a b.jpg")
     assert paths(f"file://localhost{folder}/p") == [f"{folder}/p/c.jpg"]
+
+
+def test_local_addresses_of_windows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.url2pathname", nturl2path.url2pathname)
+    (folder / r"C:\photos\a b.jpg").write_bytes(b"a b")
+    (source,) = find(["file:///C:/photos/a%20b.jpg"])
+    assert source.open().read() == b"a b"
 
 
 def test_counting(folder: Path) -> None:
