@@ -15,6 +15,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
@@ -222,6 +223,7 @@ _ZIP64_LOCATOR_SIZE = 20
 # attributes; offset.
 _ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
 _ENCRYPTED, _UTF8 = 1, 1 << 11
+_UNIX = (3, 19)  # and macOS: where a member was packed
 _IN_EXTRA = 0xFFFFFFFF
 
 
@@ -232,7 +234,7 @@ def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
     fields = _ZIP_ENTRY.unpack_from(data, at)
     if fields[0] != b"PK\1\2":
         raise zipfile.BadZipFile("its directory is broken")
-    flags, packed, size, attributes, start = (fields[i] for i in (3, 8, 9, 15, 16))
+    version, flags, packed, size, attributes, start = (fields[i] for i in (1, 3, 8, 9, 15, 16))
     name_end = at + _ZIP_ENTRY.size + fields[10]
     extra_end = name_end + fields[11]
     end = extra_end + fields[12]
@@ -247,13 +249,21 @@ def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
         )
     return _ZipEntry(
         data[at:end],
-        name.decode(*(("utf-8", "surrogateescape") if flags & _UTF8 else ("cp437",))),
+        name.decode("utf-8", "surrogateescape") if flags & _UTF8 else _unmarked(name, version),
         start,
         packed,
         size,
         attributes >> 16,
         bool(flags & _ENCRYPTED),
     )
+
+
+def _unmarked(name: bytes, version: int) -> str:
+    """A name that is not said to be UTF-8; macOS and Unix write that all the same."""
+    if version >> 8 in _UNIX:
+        with suppress(UnicodeDecodeError):
+            return name.decode("utf-8")
+    return name.decode("cp437")
 
 
 def _zip64_extra(extra: bytes) -> Iterator[int]:

@@ -197,6 +197,16 @@ def test_names_of_old_zips() -> None:
     assert results("a.zip") == {"café.jpg": b"x"}
 
 
+@pytest.mark.parametrize("system", [0, 3, 19])
+def test_names_of_zips_that_mark_no_utf8(system: int) -> None:
+    """As macOS and `zip` write them; MS-DOS had other characters."""
+    make_zip("a.zip", {"caf-XX.jpg": b"x", "__MACOSX/._caf-XX.jpg": b"resources"})
+    data = Path("a.zip").read_bytes().replace(b"caf-XX", "café-".encode())
+    data = data.replace(b"PK\1\2\x14\x03", b"PK\1\2\x14" + bytes([system]))
+    Path("a.zip").write_bytes(data)
+    assert results("a.zip") == {"café-.jpg" if system else "caf├⌐-.jpg": b"x"}
+
+
 def test_zip_members_are_read_by_many_threads() -> None:
     files = {f"{i}.jpg": bytes([i]) * 100_000 for i in range(64)}
     make_zip("a.zip", files)
