@@ -237,16 +237,8 @@ class PipelineMeasurement:
 
 def _readable(classifier: Classifier, sources: list[Source]) -> list[Source]:
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        errors = pool.map(lambda source: _error(classifier, source), sources)
+        errors = pool.map(lambda source: classifier.reader.read(source).error, sources)
         return [source for source, error in zip(sources, errors, strict=True) if error is None]
-
-
-def _error(classifier: Classifier, source: Source) -> str | None:
-    try:
-        classifier.checkpoint.preprocessing.pixels(_decoded(classifier, source))
-    except (CvtError, ValueError, MemoryError) as error:
-        return str(error)
-    return None
 
 
 def _measure_case(
