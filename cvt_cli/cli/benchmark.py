@@ -120,7 +120,7 @@ def benchmark(
     A published model that is not on this machine is measured with random weights; nothing is
     downloaded.
     """
-    _check(images, baseline, compiled, plot)
+    _check(images, baseline, compiled, decode, plot)
     if images is not None:
         share_cores()  # as a run does
     default = BATCH_SIZES if images is None else BATCH_SIZES_FROM_FILES
@@ -154,6 +154,12 @@ def benchmark(
     checkpoint = find_model(model, revision, activation)
     if baseline is not None:
         check_baseline(baseline, checkpoint, chosen, dtypes)
+        if images is not None and (size or checkpoint.preprocessing.image_size) is None:
+            raise UsageError(
+                f"{checkpoint.name} leaves the size of its input open: {baseline} makes no batches "
+                "of such images",
+                hint="--image-size gives all images one size",
+            )
     input_size = size or checkpoint.preprocessing.image_size or DEFAULT_IMAGE_SIZE
     try:
         checkpoint.config.tokens(*input_size)
@@ -206,9 +212,17 @@ def _write(
         write_whole(plot, lambda file: draw(network, file, plot.suffix))
 
 
-def _check(images: Path | None, baseline: str | None, compiled: bool, plot: Path | None) -> None:
+def _check(
+    images: Path | None,
+    baseline: str | None,
+    compiled: bool,
+    decode: DecodeChoice,
+    plot: Path | None,
+) -> None:
     """Raises `UsageError` if what was asked for can't be measured together."""
     if images is None:
+        if decode is DecodeChoice.EXACT:
+            raise UsageError("--decode is for files: it needs --images")
         return
     if not images.is_dir():
         raise UsageError(f"--images {images}: no such folder")

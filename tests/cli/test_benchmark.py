@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
+from tests.tiny import KEEPS_ASPECT
 
 MakeCvt = Callable[..., Path]
 
@@ -102,6 +103,14 @@ def test_from_files(tiny_cvt: MakeCvt, run_cvt: RunCvt, tmp_path: Path) -> None:
     assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
 
 
+def test_pictures_of_any_size_beside_transformers(tiny_cvt: MakeCvt, run_cvt: RunCvt) -> None:
+    model = tiny_cvt(processor=KEEPS_ASPECT)
+    refused = run_cvt(
+        "benchmark", "-m", model, "--images", ".", "--baseline", "transformers", expect=2
+    )
+    check_refusal(refused, "makes no batches of such images; --image-size")
+
+
 def test_random_weights_and_no_request(hub: HubServer, run_cvt: RunCvt) -> None:
     done = run_cvt("benchmark", "--image-size", "64", "-b", "1", *QUICK, expect=0)
     assert not hub.requests
@@ -130,6 +139,7 @@ def test_a_batch_that_does_not_fit_is_a_row(tiny_cvt: MakeCvt, run_cvt: RunCvt) 
         (("--plot", "speed.txt"), "not a picture"),
         (("--images", "nowhere"), "no such folder"),
         (("--images", ".", "--compile"), "leave --images out"),
+        (("--decode", "exact"), "needs --images"),
         (("--baseline", "tensorflow"), "tensorflow: no such baseline; one of transformers"),
         (("--images", ".", "--baseline", "openvino"), "runs the network alone"),
     ],
