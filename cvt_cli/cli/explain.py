@@ -123,7 +123,7 @@ def explain(
                 f"{output} is one file, and there are several images",
                 hint="name a folder, without a suffix",
             )
-        _check_output(output, is_folder, overwrite)
+        _check_output(output, is_folder, overwrite, inputs)
     _check_packages(format_, method)
 
     # Torch is loaded only now that all that was typed makes sense.
@@ -231,7 +231,7 @@ def _pick_format(format_: FormatChoice | None, output: Path | None) -> FormatCho
     return format_ or named
 
 
-def _check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
+def _check_output(output: Path, is_folder: bool, overwrite: bool, inputs: list[str]) -> None:
     if not is_folder:
         check_file(output)
     elif output == Path("-"):
@@ -242,9 +242,16 @@ def _check_output(output: Path, is_folder: bool, overwrite: bool) -> None:
         raise UsageError(f"{output} is no folder", hint="a picture's name ends in .png")
     else:
         check_folder(output.parent, output)
-    if not overwrite and os.path.lexists(output) and (not is_folder or any(output.iterdir())):
+    if not os.path.lexists(output) or (is_folder and not any(output.iterdir())):
+        return
+    if not overwrite:
         what = "is not empty" if is_folder else "exists"
         raise UsageError(f"{output} {what}", hint="--overwrite replaces what is there")
+    place = output.resolve()
+    for path in filter(os.path.exists, inputs):
+        given = Path(path).resolve()
+        if place.is_relative_to(given) or (is_folder and place == given.parent):
+            raise UsageError(f"{output} {'holds' if is_folder else 'is'} one of the inputs")
 
 
 def _check_packages(format_: FormatChoice, method: MethodChoice) -> None:

@@ -64,6 +64,18 @@ def test_what_can_t_be_done(
     (tmp_path / "why.png").write_bytes(b"mine")
     run_cvt("explain", photo, "-m", model, "-o", "why.png", expect=2)
     assert (tmp_path / "why.png").read_bytes() == b"mine"
+    (tmp_path / "photos").mkdir()
+    kept = tmp_path / "photos" / "a.png"
+    kept.write_bytes(photo.read_bytes())
+    for inputs, output, what in (
+        ("photos/a.png", "photos/a.png", "is"),
+        ("photos", "photos/a.png", "is"),
+        ("photos/a.png", "photos", "holds"),
+        ("photos", "photos", "holds"),
+    ):
+        refused = run_cvt("explain", inputs, "-o", output, "--overwrite", expect=2)
+        assert f"{output} {what} one of the inputs" in refused.stderr
+    assert kept.read_bytes() == photo.read_bytes()
 
 
 def test_without_the_extra(
