@@ -30,6 +30,7 @@ from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.records import Prediction, Record
+from cvt_cli.text import folded
 
 DEFAULT_TOP_K = 5
 TOO_LARGE = "out of memory, by itself; --image-size gives all images one size"
@@ -495,12 +496,12 @@ def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
     """The class indexes of labels, by name in any case; all of those that share a name."""
     known: dict[str, list[int]] = {}
     for index, label in enumerate(checkpoint.labels):
-        known.setdefault(label.casefold(), []).append(index)
+        known.setdefault(folded(label), []).append(index)
     indexes: set[int] = set()
     for label in only:
-        named = known.get(label.strip().casefold())
+        named = known.get(folded(label.strip()))
         if named is None:
-            close = difflib.get_close_matches(label.strip().casefold(), known, n=1)
+            close = difflib.get_close_matches(folded(label.strip()), known, n=1)
             hint = f"did you mean {checkpoint.labels[known[close[0]][0]]}? " if close else ""
             raise UsageError(
                 f"{label.strip()}: {checkpoint.name} knows no such label",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cvt_cli.imagenet import SYNSETS
+from cvt_cli.text import folded
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -48,7 +49,7 @@ class LabelMatcher:
 
 
 def _normal(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return " ".join(folded(name.replace("_", " ")).split())
 
 
 def _by_name(pairs: Iterable[tuple[str, int]]) -> dict[str, set[int]]:

@@ -27,7 +27,7 @@ from cvt_cli.files import new_beside, rename_new, sync_folder, unlink_renamed
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.images.source import kind_of_archive
 from cvt_cli.records import Record
-from cvt_cli.text import reason_of
+from cvt_cli.text import folded, reason_of
 
 UNCERTAIN = "_uncertain"
 
@@ -153,7 +153,7 @@ class Sorter:
         if best.label not in self._folders:
             name = folder_name(best.label)
             # Not every file system tells Cat from cat.
-            if self._label_of.setdefault(_key(name), best.label) != best.label:
+            if self._label_of.setdefault(folded(name), best.label) != best.label:
                 name = f"{name}-{_digest(best.label)}"
             self._folders[best.label] = name
         return self._folders[best.label]
@@ -208,15 +208,15 @@ class Sorter:
 
     def _free_places(self, folder: str, name: str) -> Iterator[Path]:
         """Where a file of that name may go; nothing of this run is there."""
-        first = _key(f"{folder}/{name}")
+        first = folded(f"{folder}/{name}")
         start = self._next_number.get(first, 1)
-        while _key(f"{folder}/{numbered(name, start)}") in self._taken:
+        while folded(f"{folder}/{numbered(name, start)}") in self._taken:
             start += 1
         if start > 1:
             self._next_number[first] = start
         for number in count(start):
             place = f"{folder}/{numbered(name, number)}"
-            if _key(place) not in self._taken:
+            if folded(place) not in self._taken:
                 yield self._folder / place
 
     def _make_folder(self, folder: Path) -> None:
@@ -236,7 +236,7 @@ class Sorter:
 
     def _take(self, folder: str, path: str, target: Path) -> None:
         self._placed.add((folder, path))
-        self._taken.add(_key(f"{folder}/{target.name}"))
+        self._taken.add(folded(f"{folder}/{target.name}"))
 
     def _is_same(self, file: Path, target: Path) -> bool:
         if file.is_symlink() and self._action is Action.MOVE:
@@ -370,11 +370,6 @@ def _clean(text: str) -> str:
     if _RESERVED.fullmatch(name):
         name = "_" + name
     return name or "_"
-
-
-def _key(name: str) -> str:
-    """Equal for names that some file system takes for the same."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _digest(label: str) -> str:

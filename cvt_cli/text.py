@@ -1,5 +1,6 @@
 """Text on its way to a person."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 
 
@@ -14,6 +15,12 @@ def visible(text: str) -> str:
 def reason_of(error: Exception) -> str:
     """What the operating system says went wrong, or the error itself where that says nothing."""
     return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def folded(name: str) -> str:
+    """Equal for names that people or some file system take for the same: capitals aside, and an
+    accent in its letter or, as macOS has it, behind it."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def counted(count: int, noun: str) -> str:

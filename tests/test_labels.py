@@ -6,6 +6,7 @@ from cvt_cli.imagenet import SYNSETS
 from cvt_cli.labels import LabelMatcher
 
 LABELS = ["tench, Tinca tinca", "great white shark, white shark", "crane", "crane", "crane fly"]
+LABELS += ["gr\u00fcn"]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ LABELS = ["tench, Tinca tinca", "great white shark, white shark", "crane", "cran
         ("White  Shark", 1),
         ("great_white_shark", 1),
         ("crane fly", 4),
+        ("GRU\u0308N", 5),
     ],
 )
 def test_whole_labels_and_synonyms(name, index):

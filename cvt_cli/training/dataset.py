@@ -2,6 +2,7 @@
 folder is said at once."""
 
 import random
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +87,15 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
     Raises:
         UsageError: if a sub-folder has no image.
     """
-    classes = {}
+    classes: dict[str, list[Source]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if not path.is_dir() or path.name.startswith("."):
             continue
         sources = [source for source in find([str(path)]) if source.path != str(path)]
         if not sources:
             raise UsageError(f"{path}: a class without images")
-        classes[path.name] = sources
+        # As people type it; macOS may have written an accent behind its letter.
+        classes.setdefault(unicodedata.normalize("NFC", path.name), []).extend(sources)
     return classes
 
 

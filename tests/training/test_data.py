@@ -27,6 +27,15 @@ def test_train_and_val(tmp_path):
     assert targets(dataset.val) == [0] * 6 + [1] * 6
 
 
+def test_a_label_is_one_however_its_accent_is_written(tmp_path):
+    save_split(tmp_path)
+    for folder, name in {"train": "Ru\u0308be", "val": "R\u00fcbe"}.items():
+        (tmp_path / folder / "circle").rename(tmp_path / folder / name)
+    dataset = find_dataset(tmp_path, None, seed=0)
+    assert dataset.labels == ("R\u00fcbe", "square")
+    assert targets(dataset.val) == [0] * 6 + [1] * 6
+
+
 def test_test_folder_validates_where_there_is_no_val(tmp_path):
     save_split(tmp_path)
     (tmp_path / "val").rename(tmp_path / "test")
