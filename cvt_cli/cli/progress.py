@@ -17,6 +17,10 @@ MARGIN_COLUMNS = 3
 # A run that is over in no time needs no bar.
 DELAY_SECONDS = 1.0
 
+# Its own is for processes too: where those are not forked, as on macOS, it starts one more, which
+# ends with a warning on stderr.
+tqdm.set_lock(threading.RLock())
+
 
 class Progress:
     """A bar on stderr.

@@ -29,6 +29,12 @@ sys.stdout = io.TextIOWrapper(
 )
 """
 
+# Processes are not forked, as on macOS, and since Python 3.14.
+SPAWN = """
+import multiprocessing
+multiprocessing.set_start_method("spawn")
+"""
+
 # A clock that ticks once in a while, as Windows' does 64 times a second.
 CLOCK = """
 import time
@@ -74,6 +80,15 @@ def test_a_reader_that_goes_away(
     assert process.wait(timeout=60) == 141
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+def test_nothing_is_left_behind_that_is_warned_of(
+    run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path, system: Callable[[str], None]
+) -> None:
+    system(SPAWN)
+    done = run_cvt("classify", cat, "-m", tiny_cvt(), "-o", "labels.csv", "--progress", expect=0)
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("cvt: labels.csv: 1 input, ")
 
 
 def test_a_run_that_is_over_before_the_clock_ticks(
