@@ -20,12 +20,13 @@ import signal
 import socket
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ from cvt_cli.checkpoint.catalog import bundled_names
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
 from cvt_cli.cores import cores
-from cvt_cli.distributed.parts import Part
+from cvt_cli.distributed.parts import KEPT, Part
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Search, find_named
 from cvt_cli.images.reading import DecodedImage, ImageReader
@@ -43,6 +44,9 @@ from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Prediction, Record, as_written
 from cvt_cli.stderr import open_stderr
+
+if TYPE_CHECKING:
+    from cvt_cli.classifier import Classifier
 
 CONNECT_SECONDS = 5.0
 # What takes longer than this to begin is said.
@@ -68,6 +72,7 @@ DECODE_TASK_THREADS = 4
 CORES_PER_WORKER = 4
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
 CHANGED = "the archive is another one each time it is read"
+UNLOADABLE = "a worker dies each time it loads the model"
 _NO_PATH = b""
 
 _INPUT = pa.schema(
@@ -99,6 +104,8 @@ _IMAGE = pa.schema(
 _RECORD = pa.schema(
     [
         *[_IMAGE.field(i) for i in range(7)],
+        # No worker has the model any more: that is the fault, and the end of the run.
+        ("final", pa.bool_()),
         ("indexes", pa.list_(pa.int64())),
         ("scores", pa.list_(pa.float64())),
     ]
@@ -246,7 +253,7 @@ class Cluster:
             raise _unwrapped(error) from None
         except self._ray.exceptions.RayError as error:
             raise ModelError(
-                f"a worker dies each time it loads the model ({type(error).__name__})",
+                f"{UNLOADABLE} ({type(error).__name__})",
                 hint="does its node have the memory? --debug shows what Ray says",
             ) from None
         return replace(job, dtype=facts["dtype"], batch_size=facts["batch_size"]), layout
@@ -328,6 +335,7 @@ class Cluster:
 
         Raises:
             CvtError: if the workers can't work at all; says why.
+            ModelError: if none can load the model any more.
         """
         collector = _Collector(parts, job.checkpoint.labels, on_record, on_part)
 
@@ -380,6 +388,7 @@ class Cluster:
         context.max_errored_blocks = -1
         height, width = job.checkpoint.preprocessing.image_size or (224, 224)
         context.target_max_block_size = 1 if batch_size == 1 else batch_size * height * width * 3
+        loads = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Loads)
         inputs: ray.data.Dataset = ray.data.from_arrow(list(_tables(rows, per_task)))
         images = inputs.map_batches(
             _decode,
@@ -401,11 +410,21 @@ class Cluster:
             batch_size=batch_size,  # Ray takes no actors with a GPU without one
             batch_format="pyarrow",
             zero_copy_batch=True,
-            fn_constructor_kwargs={"job": job, "model": self._model, "threads": layout.threads},
-            compute=ActorPoolStrategy(min_size=layout.fewest, max_size=layout.most),
+            fn_constructor_kwargs={
+                "job": job,
+                "model": self._model,
+                "threads": layout.threads,
+                "loads": loads.remote(layout.fewest),
+            },
+            compute=ActorPoolStrategy(
+                min_size=layout.fewest,
+                max_size=layout.most,
+                # What waits at a worker that dies counts as tried, too.
+                max_tasks_in_flight_per_actor=1 if per_task == 1 else None,
+            ),
             num_cpus=WORKER_CPUS,
             num_gpus=layout.gpus or None,
-            # The worker comes back as often as it dies; what it died of does not.
+            # The worker comes back as often as it dies, see `_Loads`; what it died of does not.
             ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": retries},
         )
         try:
@@ -462,9 +481,12 @@ class _Collector:
 
         Raises:
             CvtError: if again and again something went wrong and never all well.
+            ModelError: if no worker has the model any more.
         """
         rows = table.to_pylist()
         for row in rows:
+            if row["final"]:
+                raise ModelError(row["fault"], hint=KEPT)
             self._take(row)
         self._faulty += any(row["fault"] is not None for row in rows)
         if self._faulty >= FAULTS:
@@ -557,31 +579,83 @@ def _settled(job: Job, model: tuple[Any], layout: _Layout) -> dict[str, Any]:
     # Others may have the rest of the GPU.
     share = min(1.0, layout.gpus) or 1.0
     batch_size = job.batch_size or auto_batch_size(job.checkpoint, device, share)
-    _Worker(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
+    _classifier(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
     return {"dtype": dtype, "batch_size": batch_size}
+
+
+def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
+    import ray
+    import torch
+
+    from cvt_cli.classifier import Classifier
+
+    if job.device == "cpu":
+        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+        shipped: _Shipped = ray.get(model)
+        return Classifier(
+            shipped.checkpoint(job.checkpoint, Path(folder)),
+            device=job.device,
+            dtype=job.dtype,
+            batch_size=job.batch_size,
+            only=job.only,
+        )
+
+
+class _Loads:
+    """An actor that knows how often each worker tried to load the model. Ray starts one that dies
+    again for ever, and keeps what waits for it.
+
+    Args:
+        fewest: workers that the pool has at least.
+    """
+
+    def __init__(self, fewest: int) -> None:
+        self._fewest = fewest
+        self._tries: Counter[str] = Counter()
+        self._had_it: set[str] = set()
+        self._stuck: set[str] = set()
+
+    def begin(self, worker: str) -> bool:
+        """Whether it may try; where nothing waits for it, as long as others can work."""
+        self._tries[worker] += 1
+        if self._tries[worker] <= 1 + RETRIES:
+            return True
+        return worker not in self._had_it and not self.give_up(worker)
+
+    def end(self, worker: str) -> None:
+        """It has the model."""
+        self._had_it.add(worker)
+        self._stuck.discard(worker)
+        del self._tries[worker]
+
+    def give_up(self, worker: str) -> bool:
+        """Whether no other can work."""
+        self._stuck.add(worker)
+        return len(self._stuck) >= self._fewest
 
 
 class _Worker:
     """The actor that holds the network."""
 
-    def __init__(self, job: Job, model: Any, threads: int) -> None:
+    def __init__(self, job: Job, model: Any, threads: int, loads: Any) -> None:
         import ray
-        import torch
 
-        from cvt_cli.classifier import Classifier
-
-        if job.device == "cpu":
-            torch.set_num_threads(threads)
         self._job = job
-        with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
-            shipped: _Shipped = ray.get(model)
-            self._classifier = Classifier(
-                shipped.checkpoint(job.checkpoint, Path(folder)),
-                device=job.device,
-                dtype=job.dtype,
-                batch_size=job.batch_size,
-                only=job.only,
-            )
+        self._fault: str | None = None
+        me = ray.get_runtime_context().get_actor_id()
+        error: Exception = ModelError(f"{UNLOADABLE}: out of memory, or a fault in a library")
+        if ray.get(loads.begin.remote(me)):
+            try:
+                self._classifier = _classifier(job, model, threads)
+            except Exception as failure:
+                error = failure
+            else:
+                ray.get(loads.end.remote(me))
+                return
+        if not ray.get(loads.give_up.remote(me)):
+            raise error  # the others go on without it
+        self._fault = one_line(error)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Pixels to records."""
@@ -599,6 +673,9 @@ class _Worker:
                 image.pixels = flat.reshape(row["height"], row["width"], 3)
             images.append(image)
             places.append(row)
+        if self._fault is not None:
+            ended = [{**row, "fault": self._fault, "final": True} for row in rows]
+            return pa.Table.from_pylist(ended, _RECORD)
         job = self._job
         try:
             _check_version(job.version)

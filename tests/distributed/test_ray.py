@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray", reason="needs cvt-cli[ray]")
 
@@ -41,6 +42,7 @@ from cvt_cli.distributed.ray import (
     Job,
     _Collector,
     _decode,
+    _Loads,
     _tables,
     _Worker,
 )
@@ -74,9 +76,29 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+# In Ray's workers alone: as long as the first file is there, loading a model kills who does it, and
+# has a line in the second.
+UNLOADABLE = """
+import os
+import sys
+
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cvt_cli.classifier" and os.path.exists({0!r}):
+            with open({1!r}, "a") as file:
+                print(os.getpid(), file=file)
+            os._exit(9)
+
+
+if "default_worker.py" in sys.argv[0]:
+    sys.meta_path.insert(0, Finder())
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(ray_folder: Path) -> Iterator[Cluster]:
-    """Two nodes of one core each."""
+    """Two nodes of one core each, with `UNLOADABLE`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(ray_folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -84,10 +106,12 @@ def cluster(ray_folder: Path) -> Iterator[Cluster]:
         before = signal.getsignal(signal.SIGTERM)
         # That a node is lost is known in seconds.
         known = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
-        head = {"num_cpus": 1, "_system_config": known}
+        files = (str(ray_folder / name) for name in ("unloadable", "died"))
+        node = {"num_cpus": 1, "env_vars": site(ray_folder / "site", UNLOADABLE.format(*files))}
+        head = {**node, "_system_config": known}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            cluster.add_node(num_cpus=1)
+            cluster.add_node(**node)
             yield cluster
         finally:
             cluster.shutdown()
@@ -176,6 +200,13 @@ def save_tars(folder: Path, archives: int, count: int) -> list[Path]:
             archive.add(folder / "in", ".")
     shutil.rmtree(folder / "in")
     return paths
+
+
+def site(folder: Path, code: str) -> dict[str, str]:
+    """The environment in which every Python runs this first."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
 
 
 # --- The same records
@@ -293,15 +324,19 @@ def test_a_worker_and_a_node_that_are_lost(
 
 
 FATAL = b"it kills who decodes it"
-# In Ray's workers alone: an image that kills, and one of which Python makes an exception.
+FATAL_COLOUR = (1, 2, 3)
+# In Ray's workers alone: an image that kills who decodes it, one that kills who classifies it, and
+# one of which Python makes an exception.
 POISON = f"""
 import os
 import sys
+import time
 
 if "default_worker.py" in sys.argv[0]:
+    import numpy
     from PIL import Image
 
-    stat, open_ = os.stat, Image.open
+    stat, open_, frombuffer = os.stat, Image.open, numpy.frombuffer
 
     def raising(path, *args, **options):
         if str(path).endswith("raises.png"):
@@ -314,7 +349,14 @@ if "default_worker.py" in sys.argv[0]:
         file.seek(0)
         return open_(file, *args, **options)
 
-    os.stat, Image.open = raising, fatal
+    def fatal_pixels(*args, **options):
+        pixels = frombuffer(*args, **options)
+        if pixels[:3].tolist() == {list(FATAL_COLOUR)} and (pixels[3:] == pixels[:-3]).all():
+            time.sleep(0.5)  # until something waits for it
+            os._exit(9)
+        return pixels
+
+    os.stat, Image.open, numpy.frombuffer = raising, fatal, fatal_pixels
 """
 
 
@@ -325,17 +367,20 @@ def test_images_that_kill_their_worker_each_time(
     photos = tmp_path / "photos"
     save_photos(photos, 24)
     (photos / "0011poison.png").write_bytes(FATAL)
+    Image.new("RGB", (40, 40), FATAL_COLOUR).save(tmp_path / "colour.png")
     # More than are tried one by one at once.
     with tarfile.open(tmp_path / "t.tar", "w") as archive:
         for seed in range(110):
             archive.add(photos / f"{seed % 24:04}.png", f"{seed:04}.png")
             if seed == 70:
                 archive.add(photos / "0011poison.png", f"{seed:04}poison.png")
+            if seed == 90:
+                archive.add(tmp_path / "colour.png", f"{seed:04}colour.png")
     picture(24, 16, 98).save(photos / "raises.png")
     before = processes(ray_folder)
     env = site(tmp_path / "site", POISON)
     done = run_ray("photos", "t.tar", "-o", "labels", expect=1, env=env)
-    assert "cvt: 3 of 137 inputs could not be read" in done.stderr
+    assert "cvt: 4 of 138 inputs could not be read" in done.stderr
     # A Ray that cvt starts ends with it.
     wait_for(lambda: set(processes(ray_folder)) <= set(before))
     run_cvt("merge", "labels", "-o", "merged.csv", expect=0)
@@ -344,7 +389,8 @@ def test_images_that_kill_their_worker_each_time(
     errors = {record.path: record.error for record in ours if record.error is not None}
     raised = errors.pop("photos/raises.png")
     assert raised == "ModuleNotFoundError: No module named 'codec'"
-    assert list(errors) == ["photos/0011poison.png", "t.tar::0070poison.png"]
+    poison = ["photos/0011poison.png", "t.tar::0070poison.png", "t.tar::0090colour.png"]
+    assert list(errors) == poison
     for error in errors.values():
         assert error.startswith("its worker died each time it was tried: ")
     assert [record.path for record in ours] == [record.path for record in local]
@@ -403,6 +449,24 @@ def test_exceptions_on_workers_and_nothing_else() -> None:
     for position in range(1, 2 * FAULTS):
         other.take(bad(position))
     other.check()
+
+
+def test_who_may_load_the_model_again() -> None:
+    loads = _Loads(2)
+    for worker in "ab":
+        assert loads.begin(worker)
+        loads.end(worker)
+    # What waits for one that had it goes to the other, which may die of its work as it likes.
+    assert [loads.begin("a") for _ in range(5)] == [True] * 4 + [False]
+    assert not loads.give_up("a")
+    for _ in range(9):
+        assert loads.begin("b")
+        loads.end("b")
+    # Nothing waits for one that never had it.
+    assert all(loads.begin("c") for _ in range(4))
+    assert [loads.begin("b") for _ in range(5)] == [True] * 4 + [False]
+    assert loads.give_up("b")
+    assert not loads.begin("c")
 
 
 def test_a_node_that_joins_with_another_version(cat: Path) -> None:
@@ -492,6 +556,34 @@ def test_killed_then_interrupted_then_finished(
     check_same(*(records(tmp_path / f"{name}.csv") for name in ("merged", "local")))
 
 
+@pytest.mark.slow
+def test_workers_that_can_not_load_the_model_again(
+    run_cvt: RunCvt, cluster: Cluster, ray_folder: Path, tmp_path: Path
+) -> None:
+    inputs = save_tars(tmp_path / "tars", 12, 40)
+    labels = tmp_path / "labels"
+    wait_for(lambda: not processes(ray_folder, "ray::Map"))  # those of other tests
+    command = on_ray(*inputs, "-b", 16, "-o", labels, "--workers", 2, address=cluster.address)
+    with run_cvt.start(*command) as process:
+        wait_for(lambda: parts(labels), process)
+        victim = processes(ray_folder, "ray::MapWorker")[0]
+        os.kill(victim, signal.SIGSTOP)  # something waits for it
+        wait_for(lambda: len(parts(labels)) >= 4, process)
+        (ray_folder / "unloadable").touch()
+        os.kill(victim, signal.SIGKILL)
+        _, said = process.communicate(timeout=TIMEOUT)
+    (ray_folder / "unloadable").unlink()
+    assert process.returncode == 3
+    assert said == (
+        "cvt: error: a worker dies each time it loads the model: out of memory, or a fault in a "
+        "library; parts that are whole are kept: mend that, then the same command with --resume\n"
+    )
+    # The other one did all but what waited for it, at most two tables; then neither can begin.
+    assert len(inputs) - 2 <= len(parts(labels)) < len(inputs)
+    assert 4 + 2 * 4 <= len((ray_folder / "died").read_text().split()) < 20
+    assert not (labels / "_SUCCESS").exists()
+
+
 # --- GPUs, as Ray counts them
 
 
@@ -508,15 +600,20 @@ GPU_JOB = """if True:
     from cvt_cli.images.source import Search
 
     ray.PATIENCE_SECONDS = 0
+    ray.RETRIES = 0  # the first death counts
     address, *paths = sys.argv[1:]
     checkpoint = load(resolve("cvt-tiny-cifar10"))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
-    job = Job(checkpoint, "cpu", "float32", None, reader, (), 1, 0.0, (), Search(), False)
+    job = Job(checkpoint, "cpu", "float32", 1, reader, (), 1, 0.0, (), Search(), False)
     with Cluster(address, False) as cluster:
         job, layout = cluster.settle(job, Workers())
         layout = replace(layout, gpus=0.5)
         cluster.run(
-            [Part(0, paths)], job, layout, lambda record: print(record.path), lambda part: None
+            [Part(0, paths)],
+            job,
+            layout,
+            lambda record: print(record.path, record.error),
+            lambda part: None,
         )
 """
 
@@ -525,12 +622,14 @@ GPU_JOB = """if True:
 def test_workers_with_a_gpu(
     run_ray: Run, run_cvt: RunCvt, cluster: Cluster, tmp_path: Path
 ) -> None:
-    save_photos(tmp_path / "photos", 3)
+    save_photos(tmp_path / "photos", 5)
     paths = sorted(map(str, (tmp_path / "photos").iterdir()))
+    Image.new("RGB", (40, 40), FATAL_COLOUR).save(paths[0])
     address = cluster.address
     options = ("photos", "-o", "labels", "--device", "cuda")
     check_line(run_ray(*options, address=address), 2, "this cluster has no GPU", "--device cpu")
-    node = cluster.add_node(num_cpus=1, num_gpus=1)  # it says so
+    env = site(tmp_path / "site", POISON)
+    node = cluster.add_node(num_cpus=1, num_gpus=1, env_vars=env)  # it says so
     try:
         # Pools of actors with GPUs are another matter to Ray; the network does not notice.
         command = [sys.executable, "-c", GPU_JOB, address, *paths]
@@ -543,7 +642,11 @@ def test_workers_with_a_gpu(
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        assert sorted(done.stdout.split()) == paths
+        # What waits for a worker that dies is not taken for what it dies of.
+        assert sorted(done.stdout.splitlines()) == [
+            f"{paths[0]} {DIED}",
+            *(f"{path} None" for path in paths[1:]),
+        ]
         assert "still waiting for a worker: `ray status` shows" in done.stderr
     finally:
         cluster.remove_node(node, allow_graceful=False)
@@ -672,13 +775,6 @@ if "default_worker.py" in sys.argv[0]:
 """
 # A node on which whatever runs is killed for its memory.
 NO_MEMORY = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-
-
-def site(folder: Path, code: str) -> dict[str, str]:
-    """The environment in which every Python runs this first."""
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(code)
-    return {"PYTHONPATH": str(folder)}
 
 
 def test_what_a_cluster_can_not_do(
