@@ -98,7 +98,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with beside.open("xb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -219,12 +219,21 @@ def take(handle: int) -> None:
         return
 
 
+def sync(handle: int) -> None:
+    """Flush an open file or folder to the disk."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS', whose fsync leaves it in the disk's own memory
+        with contextlib.suppress(OSError):  # some file systems have no such thing
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the folder itself: a rename in it is safe only then."""
     # Windows can't open one.
     if os.name != "nt":
         handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            sync(handle)
         finally:
             os.close(handle)

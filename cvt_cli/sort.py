@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
-from cvt_cli.files import new_beside, rename_new, sync_folder, unlink_renamed
+from cvt_cli.files import new_beside, rename_new, sync, sync_folder, unlink_renamed
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.images.source import kind_of_archive
 from cvt_cli.records import Record
@@ -408,7 +408,7 @@ def _move_across(file: Path, target: Path) -> None:
                 digest.update(chunk)
                 out.write(chunk)
             out.flush()
-            os.fsync(out.fileno())
+            sync(out.fileno())
         with copy.open("rb") as written:
             if hasattr(os, "posix_fadvise"):
                 # To be read from the disk, not from what is cached of it.

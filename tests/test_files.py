@@ -45,6 +45,29 @@ def test_what_has_its_name_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
     assert events == ["5 bytes", "name", "folder"]
 
 
+@pytest.mark.parametrize(
+    ("refused", "expected"),
+    [(False, ["file", "folder"]), (True, ["file", "by the system", "folder", "by the system"])],
+)
+def test_flushed_past_the_memory_of_the_disk(
+    refused: bool, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS does when it is asked, where the file system can."""
+    flushed = []
+
+    def full_fsync(number: int, command: int) -> None:
+        assert command == 51
+        flushed.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file")
+        if refused:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full_fsync)
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append("by the system"))
+    write_atomically(tmp_path / "file", lambda file: file.write(b"content"))
+    assert flushed == expected
+
+
 def test_nothing_is_written_through_a_name_that_was_guessed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

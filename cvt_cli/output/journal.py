@@ -20,6 +20,7 @@ from cvt_cli.files import (
     lock,
     rename_new,
     replace,
+    sync,
     sync_folder,
     write_atomically,
 )
@@ -97,7 +98,7 @@ class Journal:
             self._writer.write(records)
             self._stream.flush()
             if time.monotonic() - self._synced > FSYNC_SECONDS:
-                os.fsync(self._stream.fileno())
+                sync(self._stream.fileno())
                 self._synced = time.monotonic()
         except OSError as error:
             raise self._lost(error) from None
@@ -114,7 +115,7 @@ class Journal:
         try:
             self._writer.close()
             self._stream.flush()
-            os.fsync(self._stream.fileno())
+            sync(self._stream.fileno())
             self._stream.close()
             if not self._replaces:
                 if os.path.lexists(self.path):
