@@ -109,10 +109,11 @@ class Augmenter:
         drawn = torch.rand(()).item() if mixup or cutmix else 1.0
         if drawn >= mixup + cutmix:
             return x, self._one_hot(targets)
-        mixer = self._mixup if drawn < mixup else self._cutmix
-        x, mixed = mixer(x, targets)
+        blends = drawn < mixup
+        x, mixed = (self._mixup if blends else self._cutmix)(x, targets)
         first, second, ratio = mixed.reshape(-1, 3).unbind(dim=1)
-        ratio = ratio[:, None]
+        # The second one's share; of what is pasted kornia tells what is left of the first.
+        ratio = (ratio if blends else 1 - ratio)[:, None]
         return x, self._one_hot(first) * (1 - ratio) + self._one_hot(second) * ratio
 
     def _one_hot(self, targets: Tensor) -> Tensor:

@@ -80,6 +80,38 @@ def test_rand_augment_changes_more_as_its_magnitude_grows():
     assert change(1) < change(9) < change(29)
 
 
+def test_padded_crop_shifts_by_no_more_than_an_eighth():
+    # A picture of 16 pixels in a frame of 2: the window starts anywhere from 0 to 4.
+    framed = torch.nn.functional.pad(batch()[0].float(), (0, 0, 2, 2, 2, 2))
+    seen = set()
+    for seed in range(8):
+        pixels, _ = augment(Augmentation(crop="padded", flip=False), seed=seed)
+        for image, frame in zip(pixels, framed, strict=True):
+            (place,) = [
+                (y, x)
+                for y in range(5)
+                for x in range(5)
+                if torch.allclose(image, frame[y : y + 16, x : x + 16], atol=1e-2)
+            ]
+            seen.add(place)
+    assert {y for y, _ in seen} == {x for _, x in seen} == set(range(5))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.1])
+def test_resized_crop_keeps_its_share_of_the_area(share):
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    pixels = torch.stack([y, x, x], dim=-1).to(torch.uint8).expand(8, 16, 16, 3)
+    change = Augmenter(Augmentation(crop="resized", min_scale=share, flip=False), (16, 16), 3, 0.0)
+    areas = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        changed = change(pixels, torch.zeros(8, dtype=torch.int64))[0]
+        height, width = (changed.amax(dim=(1, 2)) - changed.amin(dim=(1, 2)))[:, :2].unbind(dim=1)
+        areas += ((height / 15) * (width / 15)).tolist()
+    assert share - 0.15 < min(areas) < share + 0.1
+    assert max(areas) > 0.9
+
+
 def test_resized_crop_makes_the_size_that_is_asked_for():
     assert augment(Augmentation(crop="resized"), size=12)[0].shape == (8, 12, 12, 3)
 
@@ -99,6 +131,49 @@ def test_mixup_blends_pixels_and_targets_alike():
                 assert soft[label] == pytest.approx(1 - share.item(), abs=1e-3)
                 matched += 1
     assert matched
+
+
+def test_cutmix_pastes_a_share_of_pixels_and_targets_alike():
+    pixels, targets = augment(Augmentation(crop="none", flip=False, cutmix=1.0))
+    before, labels = batch()
+    pasted = 0
+    for image, soft, own, label in zip(pixels, targets, before.float(), labels, strict=True):
+        kept = ((image - own).abs() < 0.01).all(dim=2)
+        others = [
+            second
+            for other, second in zip(before.float(), labels, strict=True)
+            if ((image - other).abs() < 0.01).all(dim=2)[~kept].all()
+        ]
+        assert others
+        if not kept.all() and label not in others:
+            assert soft[label].item() == pytest.approx(kept.float().mean().item(), abs=1e-3)
+            assert soft[others[0]].item() == pytest.approx(1 - soft[label].item(), abs=1e-3)
+            pasted += 1
+    assert pasted
+
+
+def test_shares_of_the_batches_are_mixed():
+    change = Augmenter(
+        Augmentation(crop="none", flip=False, mixup=0.2, cutmix=0.5), (16, 16), 3, 0.0
+    )
+    before, labels = batch()
+    kinds = {"blended": 0, "pasted": 0, "left": 0}
+    for seed in range(200):
+        torch.manual_seed(seed)
+        pixels, _ = change(before, labels)
+        kept = ((pixels - before.float()).abs() < 0.01).all(dim=3).float().mean().item()
+        # What is blended keeps an image only where it is blended with itself.
+        found = (
+            "left"
+            if kept == 1
+            else "pasted"
+            if (pixels - pixels.round()).abs().max() < 0.01
+            else "blended"
+        )
+        kinds[found] += 1
+    assert 20 <= kinds["blended"] <= 60
+    assert 75 <= kinds["pasted"] <= 125
+    assert 35 <= kinds["left"] <= 85
 
 
 def test_without_kornia_the_error_says_how_to_get_it(monkeypatch):
