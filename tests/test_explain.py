@@ -47,7 +47,7 @@ RULES = {
 def checkpoints(tiny_cvt: Callable[..., Path]) -> dict[str, Checkpoint]:
     """With a class token and without, at 64 pixels."""
     return {
-        "class token": load(resolve(str(tiny_cvt()))),
+        "class token": load(resolve(str(tiny_cvt(num_heads=[1, 2, 4])))),
         "mean": load(resolve(str(tiny_cvt(**NO_CLASS_TOKEN)))),
     }
 
@@ -130,6 +130,21 @@ def test_tokens_are_where_their_patches_are(kernel: int) -> None:
 def test_keys_are_every_other_token() -> None:
     assert token_positions(CvtConfig()) == (1, 16)
     assert key_positions(CvtConfig()) == (1, 32)
+    linear = CvtConfig(qkv_projection_method=("dw_bn", "dw_bn", "linear"))
+    assert key_positions(linear) == (1, 16)
+    # Without padding the first window's middle is the second token.
+    assert key_positions(CvtConfig(stride_kv=(2, 2, 3), padding_kv=(1, 1, 0))) == (17, 48)
+
+
+def test_the_raw_map_is_as_it_was_made() -> None:
+    values = np.array([[0.1234567, 2]], np.float32)
+    label = Prediction("x", 0.12345678, 3)
+    found = Explanation(values, 1, 16, (32, 48), (1, 2, 3, 4), (100, 80), label, (label,))
+    assert found.to_dict() == {
+        **{"label": "x", "score": 0.123457, "index": 3},
+        **{"width": 100, "height": 80, "seen": [1, 2, 3, 4]},
+        **{"input_size": [32, 48], "offset": 1, "step": 16, "map": [[0.123457, 2]]},
+    }
 
 
 @pytest.mark.parametrize("kind", ["class token", "mean"])
@@ -157,6 +172,15 @@ def test_gradcam_by_hand(kind: str, checkpoints: dict[str, Checkpoint]) -> None:
     found = Explainer(checkpoint, Method.GRADCAM, CPU)(image, 2)
     assert found.values.shape == (4, 4)
     assert np.allclose(found.values, wanted.numpy(), atol=1e-5)
+    scores = view(x).softmax(dim=1)[0].tolist()
+    order = sorted(range(5), key=lambda index: -scores[index])
+    assert [each.index for each in found.predictions] == order
+    for each in (found.label, *found.predictions):
+        assert each.label == checkpoint.labels[each.index]
+        assert each.score == pytest.approx(scores[each.index])
+    assert found.label.index == 2
+    best = Explainer(checkpoint, Method.GRADCAM, CPU)(image, top_k=2)
+    assert [each.index for each in (best.label, *best.predictions)] == [order[0], *order[:2]]
 
 
 def kept_gradient(kept: list[torch.Tensor]) -> torch.Tensor:
@@ -180,7 +204,9 @@ def test_attention_by_hand(
     with torch.no_grad():
         checkpoint.model()(pixels_of(checkpoint, image))
     q, k, scale = calls[-1]
-    wanted = (q[0, :, 0] @ k[0].transpose(1, 2) * scale).softmax(dim=-1).mean(dim=(0, 1))[1:]
+    assert len(k[0]) == 4
+    weights = [(q[0, head, 0] @ k[0, head].T * scale).softmax(dim=0) for head in range(4)]
+    wanted = torch.stack(weights).mean(dim=0)[1:]
     found = Explainer(checkpoint, Method.ATTENTION, CPU)(image)
     assert np.allclose(found.values.ravel(), wanted.numpy(), atol=1e-6)
     assert 0 < found.values.sum() < 1
@@ -198,6 +224,9 @@ def test_integrated_gradients_add_up(kind: str, checkpoints: dict[str, Checkpoin
     with torch.no_grad():
         wanted = float(model(x)[0, 3] - model(torch.zeros_like(x))[0, 3])
     assert float(values.sum()) == pytest.approx(wanted, rel=0.02, abs=0.02)
+    assert values.min() < 0
+    shown = explainer(picture(100, 80), 3).values
+    assert np.allclose(shown, values.clamp(min=0).numpy(), atol=1e-6)
 
 
 def test_without_a_class_token_there_is_no_attention(checkpoints: dict[str, Checkpoint]) -> None:

@@ -25,14 +25,16 @@ def test_a_picture_and_a_raw_map(
     assert "why.png" in done.stderr
     with Image.open(tmp_path / "why.png") as image:
         assert image.width > 600
-    arguments = ("--label", "TENCH", "--method", "attention", "--format", "json")
+    arguments = ("--label", "TENCH", "--method", "attention", "--image-size", "96x64")
+    arguments += ("--format", "json")
     values = run_cvt("explain", photo, "-m", model, *arguments, expect=0).json()
     assert values["label"] == "tench"
     assert values["method"] == "attention"
     with Image.open(photo) as image:
         # Upright.
         assert [values["height"], values["width"]] == list(image.size)
-    assert len(values["map"]) == len(values["map"][0]) == 2
+    assert values["input_size"] == [96, 64]
+    assert (len(values["map"]), len(values["map"][0])) == (3, 2)
     assert values["step"] == 32
 
 
@@ -46,6 +48,12 @@ def test_several_into_a_folder(
     done = run_cvt("explain", "a", "b", "-m", model, "-o", "why/", expect=1)
     assert "a/bad.png: text, not an image" in done.stderr
     assert {path.name for path in (tmp_path / "why").iterdir()} == {"cat.png", "cat-2.png"}
+    numbers = ("-m", model, "-o", "numbers", "-f", "json", "--method", "attention")
+    quiet = run_cvt("--quiet", "explain", "a", *numbers, expect=1)
+    assert quiet.stderr == "cvt: a/bad.png: text, not an image\n"
+    (file,) = (tmp_path / "numbers").iterdir()
+    assert file.name == "cat.json"
+    assert json.loads(file.read_text())["path"] == "a/cat.png"
     refused = run_cvt("explain", "a", "-m", model, "-o", "why", expect=2)
     assert "not empty" in refused.stderr
     refused = run_cvt("explain", "a", "-m", model, "-o", "why.png", expect=2)
