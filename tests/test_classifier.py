@@ -21,7 +21,13 @@ from cvt_cli import Classifier
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.classifier import auto_batch_size, usual_size
-from cvt_cli.devices import is_out_of_memory, pick_device
+from cvt_cli.devices import (
+    is_out_of_memory,
+    pick_device,
+    pick_devices,
+    pick_dtype,
+    use_exact_float32,
+)
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import ImageReader
@@ -467,6 +473,36 @@ def test_a_gpu_that_this_torch_has_no_kernels_for(
     if not usable:
         with pytest.raises(UsageError, match=r"^cuda:0: torch .* has no kernels for an NVIDIA Old"):
             pick_device("cuda:0")
+
+
+def test_the_dtype_that_a_device_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda, mps = map(torch.device, ("cpu", "cuda", "mps"))
+    for bf16, amx in ((False, False), (True, False), (False, True)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)  # noqa: B023
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)  # noqa: B023
+        assert pick_dtype("auto", cpu) == (torch.bfloat16 if bf16 or amx else torch.float32)
+        assert pick_dtype("auto", cuda) == torch.float16
+        assert pick_dtype("auto", mps) == torch.float32
+        assert pick_dtype("bfloat16", mps) == torch.bfloat16
+
+
+def test_the_device_where_nobody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for here in (False, True):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: here)  # noqa: B023
+        assert pick_device("auto").type == ("mps" if here else "cpu")
+    assert pick_devices("cpu, mps") == (torch.device("cpu"), torch.device("mps"))
+
+
+def test_convolutions_in_float32_are_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, dtype, allowed in (
+        ("cpu", torch.float32, True),
+        ("cuda", torch.float16, True),
+        ("cuda", torch.float32, False),
+    ):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        use_exact_float32(torch.device(device), dtype)
+        assert torch.backends.cudnn.allow_tf32 == allowed
 
 
 def test_a_batch_has_its_share_of_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

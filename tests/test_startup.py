@@ -1,13 +1,16 @@
 """What answers at once must not wait for torch."""
 
+import os
 import platform
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cvt_cli import cores
 from tests.conftest import RunCvt
 
 HEAVY = {"torch", "numpy", "transformers", "huggingface_hub", "PIL", "safetensors"}
@@ -55,6 +58,18 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, cvt_cli; print(' '.join(sys.modules)); cvt_cli.Classifier"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & HEAVY
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 4), (6, 6), (128, 32)])
+def test_threads_follow_from_the_cores_of_this_process(
+    count: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(count)), raising=False)
+    found = runpy.run_path(cores.__file__)
+    assert (found["cores"](), found["DECODE_THREADS"]) == (count, threads)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert found["cores"]() == 1
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="libgomp's variable is meant")

@@ -51,8 +51,17 @@ def check_counts(found: dict[str, Any]) -> None:
         parts = [*found["stages"], found["head"]]
         assert sum(part[number] for part in parts) == found[number]
         assert sum(kind[number] for kind in found["kinds"].values()) == found[number]
-    for stage, module in zip(found["stages"], network.stages, strict=True):
+    x = torch.empty(1, config.num_channels, *found["image_size"], device="meta")
+    for number, (stage, module) in enumerate(zip(found["stages"], network.stages, strict=True)):
         assert stage["parameters"] == sum(p.numel() for p in module.parameters())
+        x, cls_token = module(x)
+        proj, attn = module.embed.proj, module.blocks[0].attn
+        assert stage["stage"] == number + 1
+        assert [stage["width"], stage["rows"], stage["columns"]] == list(x.shape[1:])
+        assert [stage["key_rows"], stage["key_columns"]] == list(attn.conv_proj_k(x).shape[2:])
+        assert stage["class_token"] == bool(cls_token.shape[1])
+        assert (stage["heads"], stage["depth"]) == (attn.num_heads, len(module.blocks))
+        assert ((stage["kernel"],) * 2, (stage["stride"],) * 2) == (proj.kernel_size, proj.stride)
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
@@ -110,6 +119,7 @@ def test_a_file_of_the_authors(tiny_cvt: MakeCvt, run_cvt: RunCvt) -> None:
     found = run_cvt("inspect", file, "--format", "json", expect=0).json()
     check_counts(found)
     assert (found["layout"], found["activation"]) == ("Microsoft", "quick_gelu")
+    assert found["source"] == "file"
 
 
 def test_without_weights_in_the_folder(tiny_cvt: MakeCvt, run_cvt: RunCvt) -> None:
@@ -184,6 +194,7 @@ def test_batch_size_and_dtype(run_cvt: RunCvt) -> None:
     one = run_cvt("inspect", "-f", "json", expect=0).json()
     arguments = ("inspect", "--batch-size", 8, "--dtype", "float16", "-f", "json")
     eight = run_cvt(*arguments, expect=0).json()
+    assert (eight["batch_size"], eight["dtype"]) == (8, "float16")
     assert eight["macs"] == 8 * one["macs"]
     assert eight["weight_bytes"] * 2 == one["weight_bytes"]
     assert eight["peak_activation_bytes"] == 4 * one["peak_activation_bytes"]
