@@ -274,20 +274,47 @@ def test_figures_of_both_sides(sides: list[Any]) -> None:
         assert found["logit_difference"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA error: out of memory"), "out of memory"),
+        (NotImplementedError("conv"), "not supported on this device"),
+        (RuntimeError("a bug"), None),
+    ],
+    ids=str,
+)
 def test_a_peer_that_fails_leaves_our_figures(
-    sides: list[Any], monkeypatch: pytest.MonkeyPatch
+    error: Exception, said: str | None, sides: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(network, "baseline", fail)
-    measurement = Measurement(
-        Plan(tiny_checkpoint(), (64, 64), (3,), ("float32",), CPU, 10, peer="x")
-    )
+    plan_ = Plan(tiny_checkpoint(), (64, 64), (3,), ("float32",), CPU, 10, peer="x")
+    measurement = Measurement(plan_)
+    if said is None:
+        with pytest.raises(RuntimeError, match="a bug"):
+            measurement.run(lambda _: None)
+        return
     measurement.run(lambda _: None)
     found = measurement.record(*measurement.cases)
     assert (found["latency_ms_p99"], found["repeats"]) == (125, 80)
-    assert (found["ratio"], found["error"]) == (None, "x: out of memory")
+    assert (found["ratio"], found["error"]) == (None, f"x: {said}")
+
+
+def test_the_start_of_what_is_compiled(sides: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_compile_anew", lambda: sides.append("anew"))
+    plan_ = Plan(tiny_checkpoint(), (64, 64), (3,), ("float32",), CPU, 10, compiled=True)
+    measurement = Measurement(plan_)
+    measurement.run(lambda _: None)
+    start = sides.index("anew") + 1
+    assert sides[start] == ("ours", plan_.checkpoint, CPU, torch.float32, True)
+    found = measurement.record(*measurement.cases)
+    assert (found["compile_seconds"], found["latency_ms_p99"]) == (50, 125)
+    text = as_text(benchmark_report(measurement, MACHINE), "table")
+    assert rows_of(text)[0].endswith(" 50.0 s")
+    assert "the plain network, by torch.compile" in text
 
 
 def test_a_batch_beyond_the_memory_is_not_tried(
