@@ -101,7 +101,7 @@ class Journal:
                 sync(self._stream.fileno())
                 self._synced = time.monotonic()
         except OSError as error:
-            raise self._lost(error) from None
+            raise self._lost(error, self.part) from None
 
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
         """Give the file its name.
@@ -112,11 +112,13 @@ class Journal:
         Raises:
             CvtError: as `write`; or if a file of that name has come since the run began.
         """
+        written = self.part
         try:
             self._writer.close()
             self._stream.flush()
             sync(self._stream.fileno())
             self._stream.close()
+            written = self.path
             if not self._replaces:
                 if os.path.lexists(self.path):
                     raise FileExistsError
@@ -140,8 +142,8 @@ class Journal:
                 hint=f"{self.part} keeps the records: move the other file away, then run the same "
                 "command with --resume",
             ) from None
-        except OSError as error:
-            raise self._lost(error) from None
+        except OSError as error:  # as where another program has the file open, on Windows
+            raise self._lost(error, written) from None
 
     def abandon(self) -> None:
         """For a run that ends before it began: leave what there was, a journal of its own not."""
@@ -151,7 +153,7 @@ class Journal:
                 path.unlink(missing_ok=True)
         self._lock.close()
 
-    def _lost(self, error: OSError) -> CvtError:
+    def _lost(self, error: OSError, written: Path) -> CvtError:
         # What is still buffered can't be written either, and nobody is to try again at exit.
         with contextlib.suppress(OSError):
             self._stream.close()
@@ -160,7 +162,7 @@ class Journal:
                 f"{self.part} has been deleted meanwhile", hint="run the same command again"
             )
         return CvtError(
-            f"{self.part} can't be written: {reason_of(error)}",
+            f"{written} can't be written: {reason_of(error)}",
             hint="what was written is kept: mend that, then run the same command with --resume",
         )
 

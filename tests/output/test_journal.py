@@ -150,6 +150,30 @@ def test_a_disk_that_is_full_at_the_end_loses_no_record(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_output_that_another_program_has_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, a table in a spreadsheet: it can't be replaced as long as it is."""
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"before")
+    unfinished = journal(path)
+    unfinished.write(some_records())
+
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, "Used by another process", str(part_of(path)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "replace", refuse)
+        with pytest.raises(CvtError, match=r"labels\.csv can't be written: used by another pro"):
+            unfinished.finish()
+    assert path.read_bytes() == b"before"
+    unfinished._lock.close()
+    again = journal(path, resume=True)
+    assert len(again.done) == len(some_records())
+    again.finish()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_could_not_be_written_is_not_tried_again_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
