@@ -1,6 +1,7 @@
 """Each failure is one clear line on stderr and an exit code, through the installed command."""
 
 import ctypes
+import errno
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from cvt_cli.cli.app import _in_words
 from cvt_cli.records import as_written
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
@@ -350,8 +352,27 @@ def test_broken_models(
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory: a smaller --batch-size"),
+        (torch.OutOfMemoryError("x"), "out of memory: a smaller --batch-size"),
+        (ImportError("libx.so"), "a library can't be loaded: libx.so; "),
+        (ModuleNotFoundError("no x"), "ModuleNotFoundError: no x; this is a bug in cvt"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "can't write: disk quota exceeded"),
+        (OSError(errno.EACCES, "Permission denied", "x.csv"), "x.csv: permission denied"),
+        (RuntimeError("x"), "RuntimeError: x; this is a bug in cvt"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_no_command_has_put_into_words(error: Exception, said: str) -> None:
+    message, code = _in_words(error)
+    assert message.startswith(said)
+    assert code == 1
+
+
 def test_debug_shows_the_traceback(run_cvt: RunCvt) -> None:
-    done = run_cvt("--debug", "classify", "cat.jpg", "-m", "./nothing")
+    done = run_cvt("classify", "cat.jpg", "-m", "./nothing", "--debug")
     assert done.returncode == 3
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("cvt: error: ./nothing")
@@ -422,7 +443,7 @@ def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[
 
 
 def test_all_inputs_unreadable(run_cvt: RunCvt, tiny_cvt: TinyCvt) -> None:
-    done = run_cvt("--quiet", "classify", "a.jpg", "b.jpg", "-m", tiny_cvt(), "-f", "json")
+    done = run_cvt("classify", "a.jpg", "b.jpg", "-m", tiny_cvt(), "-f", "json", "-q")
     assert done.returncode == 1
     assert done.stderr == ""
     assert [record["error"] for record in done.json()] == ["no such file"] * 2
@@ -514,6 +535,23 @@ def test_an_interruption_waits_for_no_reader(run_cvt: RunCvt, tiny_cvt: TinyCvt)
         assert process.wait(timeout=10) == 130
         assert process.stderr is not None
         assert "interrupted after 0 inputs" in process.stderr.read()
+
+
+def test_ctrl_c_is_not_for_what_runs_in_the_background(
+    run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path
+) -> None:
+    """A shell's `cvt … &` within a script."""
+    process = run_cvt.start(
+        *("classify", "-", "-m", tiny_cvt(), "-o", "x.jsonl"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    with process:
+        wait_for(run_cvt.cwd / "x.jsonl.part", 0, process)
+        process.send_signal(signal.SIGINT)
+        assert process.stdin is not None
+        process.stdin.buffer.write(cat.read_bytes())
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
 
 
 def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
