@@ -72,7 +72,7 @@ DECODE_TASK_THREADS = 4
 CORES_PER_WORKER = 4
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
 CHANGED = "the archive is another one each time it is read"
-UNLOADABLE = "a worker dies each time it loads the model"
+KILLS = "each dies of it, out of memory or by a fault in a library"
 _NO_PATH = b""
 
 _INPUT = pa.schema(
@@ -253,7 +253,7 @@ class Cluster:
             raise _unwrapped(error) from None
         except self._ray.exceptions.RayError as error:
             raise ModelError(
-                f"{UNLOADABLE} ({type(error).__name__})",
+                f"a worker dies each time it loads the model ({type(error).__name__})",
                 hint="does its node have the memory? --debug shows what Ray says",
             ) from None
         return replace(job, dtype=facts["dtype"], batch_size=facts["batch_size"]), layout
@@ -617,7 +617,8 @@ class _Loads:
         self._stuck: set[str] = set()
 
     def begin(self, worker: str) -> bool:
-        """Whether it may try; where nothing waits for it, as long as others can work."""
+        """Whether it may try: if it never had the model nothing waits for it, and it may as long
+        as others can work."""
         self._tries[worker] += 1
         if self._tries[worker] <= 1 + RETRIES:
             return True
@@ -630,7 +631,7 @@ class _Loads:
         del self._tries[worker]
 
     def give_up(self, worker: str) -> bool:
-        """Whether no other can work."""
+        """Whether none is left that can work."""
         self._stuck.add(worker)
         return len(self._stuck) >= self._fewest
 
@@ -644,7 +645,7 @@ class _Worker:
         self._job = job
         self._fault: str | None = None
         me = ray.get_runtime_context().get_actor_id()
-        error: Exception = ModelError(f"{UNLOADABLE}: out of memory, or a fault in a library")
+        error: Exception = ModelError(KILLS)
         if ray.get(loads.begin.remote(me)):
             try:
                 self._classifier = _classifier(job, model, threads)
@@ -655,7 +656,7 @@ class _Worker:
                 return
         if not ray.get(loads.give_up.remote(me)):
             raise error  # the others go on without it
-        self._fault = one_line(error)
+        self._fault = f"no worker can load the model any more: {one_line(error)}"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Pixels to records."""

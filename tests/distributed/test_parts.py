@@ -130,6 +130,7 @@ def test_inputs_in_parts() -> None:
         source("y.tar", is_archive=True),
         failing("d", "no such file"),
         source("e"),
+        *map(source, ("f", "g")),
     ]
     parts = list(parts_of(sources, 2, first=7))
     assert [(part.index, part.paths, part.is_archive) for part in parts] == [
@@ -138,9 +139,10 @@ def test_inputs_in_parts() -> None:
         (9, ["x.tar"], True),
         (10, ["y.tar"], True),
         (11, ["d", "e"], False),
+        (12, ["f", "g"], False),
     ]
-    assert parts[-1].records == {0: Record("d", error="no such file")}
-    assert parts[-1].missing() == [1]
+    assert parts[4].records == {0: Record("d", error="no such file")}
+    assert [part.missing() for part in parts[4:]] == [[1], [0, 1]]
 
 
 @pytest.mark.parametrize("format_", ["csv", "tsv", "jsonl", "parquet"])
@@ -152,11 +154,11 @@ def test_what_is_written_is_known_again(where: str, format_: str) -> None:
     one.write(filled(0, ["a.jpg", BROKEN, "half::a.jpg"]), SETTINGS)
     one.write(filled(3, members), SETTINGS)
     one.write(filled(1, ["odd::x.zip::1.jpg"]), SETTINGS)
-    failed = Part(4, ["y.tar"], is_archive=True)
+    failed = Part(1_000_000, ["y.tar"], is_archive=True)
     failed.records[0] = Record("y.tar", error="it is cut off")
     one.write(failed, SETTINGS)
     known, count, errors, following = known_inputs(folder(where, format_))
-    assert (count, errors, following) == (8, 1, 5)
+    assert (count, errors, following) == (8, 1, 1_000_001)
     sources = [
         source("a.jpg"),
         source(BROKEN),

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -40,12 +41,16 @@ from cvt_cli.distributed.ray import (
     DIED,
     FAULTS,
     Job,
+    Workers,
     _Collector,
     _decode,
+    _inputs_per_task,
+    _Layout,
     _Loads,
     _tables,
     _Worker,
 )
+from cvt_cli.distributed.ray import Cluster as Engine
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.find import Search
 from cvt_cli.images.reading import ImageReader
@@ -477,11 +482,82 @@ def test_a_node_that_joins_with_another_version(cat: Path) -> None:
     (images,) = _decode(table, *common, version=__version__)
     job = Job(checkpoint, "cpu", "float32", 2, reader, (), 1, 0.0, (), Search(), True)
     worker: Any = object.__new__(_Worker)
-    worker._job = replace(job, version="0.0.0")
+    worker._job, worker._fault = replace(job, version="0.0.0"), None
     for answer in (next(_decode(table, *common, version="0.0.0")), worker(images)):
         assert [row["position"] for row in answer.to_pylist()] == [0, 1]
         for row in answer.to_pylist():
             assert f"has cvt {__version__}, the run is 0.0.0's" in row["fault"]
+
+
+def test_a_record_that_comes_twice_is_taken_once() -> None:
+    came: list[str] = []
+    finished: list[list[str]] = []
+    collector = _Collector(
+        [Part(0, ["a", "b"]), Part(1, ["c"])],
+        (),
+        lambda record: came.append(record.path),
+        lambda part: finished.append([record.path for record in part.in_order()]),
+    )
+    rows = [{"part": 0, "position": i, "path": path} for i, path in enumerate((b"a", b"b"))]
+    lost = {**rows[0], "fault": "OSError: no"}
+    for row in (rows[1], rows[1], rows[0], rows[0], lost):
+        collector.take(answer(row))
+    assert (came, finished) == (["b", "a"], [["a", "b"]])
+    assert collector.rows() == [(1, 0, "c", False)]
+
+
+def test_what_went_wrong_before_is_not_why_it_is_given_up() -> None:
+    done: list[str | None] = []
+    collector = _Collector(
+        [Part(0, ["a", "b"])], (), lambda record: done.append(record.error), lambda part: None
+    )
+    collector.take(answer({"position": 0, "fault": "OSError: no"}))
+    collector.forget()
+    collector.take(answer({"position": 1, "fault": "OSError: then"}))
+    collector.give_up(collector.unfinished())
+    assert done == [DIED, "OSError: then"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "workers", "expected"),
+    [
+        ([(2, 0)], "auto", Workers(), _Layout(1, 1, 0, 2, 2)),
+        ([(16, 0), (8, 0)], "cpu", Workers(), _Layout(6, 6, 0, 4, 24)),
+        ([(4, 0), (4, 0)], "auto", Workers(1, 1), _Layout(1, 1, 0, 4, 8)),
+        ([(4, 0), (2, 0)], "auto", Workers(2, 3), _Layout(2, 3, 0, 2, 6)),
+        ([(2, 0)], "auto", Workers(4, 4), _Layout(4, 4, 0, 1, 2)),
+        ([(8, 2), (8, 1), (4, 0)], "auto", Workers(), _Layout(3, 3, 1, 6, 20)),
+        ([(8, 2)], "cuda", Workers(gpus=0.5), _Layout(4, 4, 0.5, 2, 8)),
+        ([(8, 2)], "cpu", Workers(), _Layout(2, 2, 0, 4, 8)),
+        ([(8, 2)], "auto", Workers(gpus=0), _Layout(2, 2, 0, 4, 8)),
+        ([(8, 0)], "cuda", Workers(), "this cluster has no GPU"),
+        ([(8, 1), (8, 1)], "auto", Workers(gpus=2), "no node of this cluster has 2 GPUs"),
+        ([(0, 0)], "auto", Workers(), "this cluster has no CPU to work with"),
+    ],
+)
+def test_the_layout_of_a_cluster(
+    nodes: list[tuple[int, int]], device: str, workers: Workers, expected: _Layout | str
+) -> None:
+    cluster: Any = object.__new__(Engine)
+    # A node that has none of something does not name it.
+    cluster._nodes = lambda: [
+        {"Resources": {key: float(n) for key, n in zip(("CPU", "GPU"), node, strict=True) if n}}
+        for node in nodes
+    ]
+    job: Any = SimpleNamespace(device=device)
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            cluster._layout(job, workers)
+    else:
+        assert cluster._layout(job, workers) == expected
+
+
+def test_inputs_of_a_task() -> None:
+    # Whole batches, no more than some hundreds, and every core has four tasks at least.
+    assert _inputs_per_task(10**6, 64, 8) == 512
+    assert _inputs_per_task(1000, 16, 4) == 64
+    assert _inputs_per_task(10, 16, 4) == 16
+    assert _inputs_per_task(3, 1, 4) == 1
 
 
 def test_tasks_of_one_archive_or_of_files() -> None:
@@ -575,8 +651,9 @@ def test_workers_that_can_not_load_the_model_again(
     (ray_folder / "unloadable").unlink()
     assert process.returncode == 3
     assert said == (
-        "cvt: error: a worker dies each time it loads the model: out of memory, or a fault in a "
-        "library; parts that are whole are kept: mend that, then the same command with --resume\n"
+        "cvt: error: no worker can load the model any more: each dies of it, out of memory or by a "
+        "fault in a library; parts that are whole are kept: mend that, then the same command with "
+        "--resume\n"
     )
     # The other one did all but what waited for it, at most two tables; then neither can begin.
     assert len(inputs) - 2 <= len(parts(labels)) < len(inputs)
@@ -588,6 +665,7 @@ def test_workers_that_can_not_load_the_model_again(
 
 
 GPU_JOB = """if True:
+    import signal
     import sys
     from dataclasses import replace
 
@@ -605,7 +683,9 @@ GPU_JOB = """if True:
     checkpoint = load(resolve("cvt-tiny-cifar10"))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     job = Job(checkpoint, "cpu", "float32", 1, reader, (), 1, 0.0, (), Search(), False)
+    signal.signal(signal.SIGTERM, interrupted := lambda *_: None)
     with Cluster(address, False) as cluster:
+        assert signal.getsignal(signal.SIGTERM) is interrupted  # not Ray's
         job, layout = cluster.settle(job, Workers())
         layout = replace(layout, gpus=0.5)
         cluster.run(
