@@ -60,8 +60,7 @@ class Classifier:
             share the batches of a run.
         dtype: "auto", "float32", "bfloat16" or "float16": what the network computes in.
         batch_size: images through the network at once; None for what suits the network and the
-            device. Halved for good if the device's memory
-            does not hold so many.
+            device. Halved for good if the device's memory does not hold so many.
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
         refresh, offline: as in `checkpoint.resolve`.
         max_pixels: width times height above which an image is refused.
