@@ -183,7 +183,11 @@ def lock(path: Path) -> BinaryIO:
     held = path.open("ab")
     try:
         if fcntl is None:
-            held.close()  # an open file could not be renamed
+            held.close()
+            try:
+                path.rename(path)  # which Windows does with no file that is open, as another's is
+            except PermissionError:
+                raise BlockingIOError from None
         else:
             take(held.fileno())
             if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):

@@ -10,7 +10,7 @@ import pytest
 
 import cvt_cli.files
 from cvt_cli.errors import UsageError
-from cvt_cli.files import check_file, lock, rename_new, write_atomically
+from cvt_cli.files import check_file, is_locked, lock, rename_new, write_atomically
 
 
 def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> None:
@@ -149,6 +149,23 @@ def test_a_file_that_another_has_put_in_its_place_is_not_locked(
         lock(path)
     monkeypatch.setattr(fcntl, "flock", flock)
     lock(path).close()
+
+
+def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows, which renames no file that is open, even to its own name."""
+    path = tmp_path / "file"
+    monkeypatch.setattr(cvt_cli.files, "fcntl", None)
+    lock(path).close()
+    assert not is_locked(path)
+    assert path.exists()
+
+    def refuse(*arguments: Any) -> None:
+        raise PermissionError(errno.EACCES, "Used by another process")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(BlockingIOError):
+        lock(path)
+    assert is_locked(path)
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
