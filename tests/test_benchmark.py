@@ -402,12 +402,32 @@ def test_the_same_network_in_both_hands() -> None:
     torch.testing.assert_close(*logits, rtol=0, atol=1e-4)
 
 
-def test_ours_is_what_a_run_computes_with() -> None:
-    engine: Any = ours(tiny_checkpoint(), CPU, torch.bfloat16)
-    assert isinstance(engine._network, FusedCvt)
-    engine.feed(synthetic_images(1, (64, 64)))
-    engine.run()
-    assert engine._logits.dtype == torch.bfloat16
+def test_each_side_computes_in_the_dtype() -> None:
+    sides: list[Any] = [
+        ours(tiny_checkpoint(), CPU, torch.bfloat16),
+        _peer("transformers", tiny_checkpoint(), CPU, torch.bfloat16),
+    ]
+    assert isinstance(sides[0]._network, FusedCvt)  # as a run does
+    for engine in sides:
+        engine.feed(synthetic_images(2, (64, 64)))
+        engine.run()
+        assert engine._logits.dtype == torch.bfloat16
+    torch.testing.assert_close(*(engine.logits() for engine in sides), rtol=0, atol=0.05)
+
+
+def test_a_peer_on_the_cpu_is_apart_with_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def apart(make: Callable[..., object], *arguments: object) -> None:
+        started.append(arguments)
+        make(*arguments)
+
+    monkeypatch.setattr("cvt_cli.benchmark.engines.Apart", apart)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", started.append)
+    checkpoint = tiny_checkpoint()
+    baseline("transformers", checkpoint, CPU, torch.float16)
+    assert started == [("transformers", checkpoint, torch.float16, 3), 3]
 
 
 def test_openvino_computes_the_same_for_every_shape() -> None:
@@ -459,8 +479,9 @@ def measured() -> Measurement:
     cases = [
         Case(8, "float32", Latency(5, 0.1, 0.2, 0.4, 0.015), 5 * 10**8, None, comparison),
         Case(2, "float32", Latency(9, 0.05, 0.06, 0.07, 0), 4 * 10**8, error="x: out of memory"),
+        Case(4, "float32", error="out of memory"),
     ]
-    plan_ = replace(plan(peer="openvino"), batch_sizes=(8, 2, 4))
+    plan_ = replace(plan(peer="openvino"), batch_sizes=(8, 2, 4, 1))
     return Measurement(plan_, {"float32": Peak(40e-12 * plan_.flops_per_image, "p")}, cases)
 
 
@@ -478,7 +499,8 @@ def test_the_table_of_figures() -> None:
     report = benchmark_report(measured(), MACHINE)
     text = as_text(report, "table")
     per_image = measured().plan.flops_per_image / 1e12
-    ours_, other, beside = rows_of(text)
+    ours_, other, failed, beside = rows_of(text)
+    assert failed == "float32 4 out of memory"
     assert ours_ == f"float32 8 100 200 400 15% 80.0 {80 * per_image:.4f} 200% 500 MB"
     assert other.endswith("100% 400 MB x: out of memory")
     assert beside == "float32 8 250 32.0 2.50 (2.00 to 3.00) 7 75% 1.3e-02"
@@ -487,7 +509,7 @@ def test_the_table_of_figures() -> None:
     assert rows_of(text, "machine") == ["machine A Chip, 4 cores, 8.00 GB, avx2"]
     assert rows_of(text, "device") == ["device cpu, 2 threads"]
     assert "busy at the start (load 3.0)" in text
-    first, second = csv.DictReader(io.StringIO(as_text(report, "csv")))
+    first, second, _ = csv.DictReader(io.StringIO(as_text(report, "csv")))
     assert first.keys() == second.keys()
     assert (first["latency_ms_p90"], first["baseline_latency_ms_p90"]) == ("200.0", "500.0")
     assert (second["batch_size"], second["error"]) == ("2", "x: out of memory")
@@ -613,12 +635,16 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_published_name_needs_no_file() -> None:
+def test_a_published_name_needs_no_file(tiny_cvt: Callable[..., Path]) -> None:
     found = find_model("microsoft/cvt-21", hidden_act="quick_gelu")
     assert isinstance(found, RandomCheckpoint)
     assert (found.name, found.config.hidden_act) == ("microsoft/cvt-21", "quick_gelu")
-    with pytest.raises(ModelError):
-        find_model("someone/food")
+    for others in (("someone/food",), ("microsoft/cvt-21", "v2")):
+        with pytest.raises(ModelError):
+            find_model(*others)
+    here = find_model(str(tiny_cvt()), hidden_act="quick_gelu")
+    assert not isinstance(here, RandomCheckpoint)
+    assert here.config.hidden_act == "quick_gelu"
 
 
 def test_dtypes_come_once() -> None:
@@ -816,6 +842,21 @@ def test_figures_of_a_run_from_files(
     measurement = PipelineMeasurement(PipelinePlan(*common))
     case = pipeline._measure_case(measurement.plan, classifier, sources, "float32")
     assert measurement.record(case)["passes"] == 2  # half a second
+
+    def fill(*_: object) -> None:
+        classifier.batch_size = 1  # as it does where the memory holds no more
+        raise errors.pop()
+
+    classifier.batch_size = 4
+    errors = [RuntimeError("a bug"), MemoryError()]
+    monkeypatch.setattr(pipeline, "_time_stages", fill)
+    found = measurement.record(
+        pipeline._measure_case(measurement.plan, classifier, sources, "float32")
+    )
+    assert (found["batch_size"], found["error"]) == (1, "out of memory")
+    assert found["images_per_second"] is found["bound_by"] is None
+    with pytest.raises(RuntimeError, match="a bug"):
+        pipeline._measure_case(measurement.plan, classifier, sources, "float32")
 
 
 def test_a_stage_s_share_of_an_image(

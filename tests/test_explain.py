@@ -172,6 +172,8 @@ def test_gradcam_by_hand(kind: str, checkpoints: dict[str, Checkpoint]) -> None:
     found = Explainer(checkpoint, Method.GRADCAM, CPU)(image, 2)
     assert found.values.shape == (4, 4)
     assert np.allclose(found.values, wanted.numpy(), atol=1e-5)
+    assert (found.offset, found.step) == token_positions(checkpoint.config)
+    assert found.seen == checkpoint.preprocessing.seen(100, 80)
     scores = view(x).softmax(dim=1)[0].tolist()
     order = sorted(range(5), key=lambda index: -scores[index])
     assert [each.index for each in found.predictions] == order
@@ -210,6 +212,7 @@ def test_attention_by_hand(
     found = Explainer(checkpoint, Method.ATTENTION, CPU)(image)
     assert np.allclose(found.values.ravel(), wanted.numpy(), atol=1e-6)
     assert 0 < found.values.sum() < 1
+    assert (found.offset, found.step) == key_positions(checkpoint.config)
 
 
 @pytest.mark.parametrize("kind", ["class token", "mean"])

@@ -1,22 +1,32 @@
 """`cvt benchmark` as a user runs it. That the figures fit together, not how fast anything is."""
 
 import csv
+import importlib
 import io
 import json
 import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+import typer
 from PIL import Image
 
+from cvt_cli.benchmark.model import find_model
+from cvt_cli.benchmark.network import Plan
+from cvt_cli.benchmark.pipeline import PipelinePlan
+from cvt_cli.cli.options import DecodeChoice, Settings
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
 from tests.tiny import KEEPS_ASPECT
 
 MakeCvt = Callable[..., Path]
+
+command: Any = importlib.import_module("cvt_cli.cli.benchmark")
 
 QUICK = ("--duration", 0.05, "--dtype", "float32")
 
@@ -183,6 +193,43 @@ def check_refusal(done: Completed, message: str) -> None:
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+def test_options_reach_the_plan(
+    from_files: bool, tiny_cvt: MakeCvt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    looked_for: list[Any] = []
+    monkeypatch.setattr(command, "_write", lambda *given: written.extend(given))
+    monkeypatch.setattr(command, "share_cores", lambda: looked_for.append("cores"))
+    checkpoint = find_model(str(tiny_cvt()))
+    find = "cvt_cli.benchmark.model.find_model"
+    monkeypatch.setattr(find, lambda *given: (looked_for.append(given), checkpoint)[1])
+    options: dict[str, Any] = {
+        **{"model": "m", "revision": "r", "activation": "gelu", "device": "cpu"},
+        **{"image_size": "48x64", "baseline": "transformers", "dtype": "float16,float32"},
+        **{"duration": 3, "output": tmp_path / "x.csv", "progress": True},
+    }
+    if from_files:
+        options |= {"images": tmp_path, "decode": DecodeChoice.EXACT}
+    else:
+        options |= {"batch_size": "4,2", "compiled": True, "plot": tmp_path / "x.svg"}
+    with pytest.raises(typer.Exit) as ended:
+        command.benchmark(SimpleNamespace(obj=Settings(quiet=True)), **options)  # type: ignore[arg-type]
+    assert ended.value.exit_code == 1  # not one case has figures
+    assert looked_for == [*(["cores"] if from_files else []), ("m", "r", "gelu")]
+    measurement, machine, *rest = written
+    common = ((48, 64), (16,) if from_files else (4, 2), ("float16", "float32"))
+    common += (torch.device("cpu"), 3)
+    assert measurement.plan == (
+        PipelinePlan(checkpoint, tmp_path, *common, True, True)
+        if from_files
+        else Plan(checkpoint, *common, True, "transformers")
+    )
+    assert "transformers" in machine.versions
+    # --quiet goes before --progress.
+    assert rest == ["csv", tmp_path / "x.csv", options.get("plot"), command._say_nothing]
 
 
 def test_an_unknown_model_is_not_looked_for(hub: HubServer, run_cvt: RunCvt) -> None:

@@ -1,14 +1,21 @@
 """`cvt explain`, as a user types it."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from cvt_cli.cli.options import Settings
+from cvt_cli.errors import UsageError
 from tests.conftest import RunCvt
 from tests.tiny import KEEPS_ASPECT
+
+command: Any = importlib.import_module("cvt_cli.cli.explain")
 
 
 @pytest.fixture
@@ -41,13 +48,15 @@ def test_a_picture_and_a_raw_map(
 def test_several_into_a_folder(
     tmp_path: Path, model: Path, photos: dict[str, Path], run_cvt: RunCvt
 ) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "cat.png").write_bytes(photos["grey.png"].read_bytes())
+    for name in ("a/cat.png", "b/Cat.png", "b/od:d?.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(photos["grey.png"].read_bytes())
     (tmp_path / "a" / "bad.png").write_bytes(b"no image")
     done = run_cvt("explain", "a", "b", "-m", model, "-o", "why/", expect=1)
     assert "a/bad.png: text, not an image" in done.stderr
-    assert {path.name for path in (tmp_path / "why").iterdir()} == {"cat.png", "cat-2.png"}
+    assert {path.name for path in (tmp_path / "why").iterdir()} == {
+        *("cat.png", "Cat-2.png", "od_d_.png")
+    }
     numbers = ("-m", model, "-o", "numbers", "-f", "json", "--method", "attention")
     quiet = run_cvt("--quiet", "explain", "a", *numbers, expect=1)
     assert quiet.stderr == "cvt: a/bad.png: text, not an image\n"
@@ -86,13 +95,56 @@ def test_what_can_t_be_done(
     assert kept.read_bytes() == photo.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("format_", "output", "picked"),
+    [
+        (None, "a.json", "json"),
+        (None, "a.PNG", "picture"),
+        (None, "folder", "picture"),
+        ("json", "folder", "json"),
+        ("json", None, "json"),
+        ("json", "a.png", "contradict each other"),
+        ("picture", "a.json", "contradict each other"),
+        (None, None, "needs a file"),
+    ],
+)
+def test_what_is_written(format_: str | None, output: str | None, picked: str) -> None:
+    given = (format_ and command.FormatChoice(format_), output and Path(output))
+    if picked in ("json", "picture"):
+        assert command._pick_format(*given) == picked
+        return
+    with pytest.raises(UsageError, match=picked):
+        command._pick_format(*given)
+
+
+def test_options_reach_the_model(
+    photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def load(*given: object) -> None:
+        seen.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvt_cli.checkpoint.resolve.resolve", lambda *given: given)
+    monkeypatch.setattr("cvt_cli.checkpoint.load.load", load)
+    with pytest.raises(KeyboardInterrupt):
+        command.explain(
+            SimpleNamespace(obj=Settings()),
+            [str(photos["grey.png"])],
+            **{"model": "m", "revision": "r", "refresh": True, "offline": False, "device": "cpu"},
+            **{"activation": "gelu", "output": tmp_path / "why.png"},
+        )
+    assert seen == [(("m", "r", True, False), "gelu")]
+
+
 def test_without_the_extra(
     tmp_path: Path, model: Path, photos: dict[str, Path], run_cvt: RunCvt
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as util\n"
-        "real = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'captum' else real(name, *rest)\n"
+        "real, gone = util.find_spec, ('captum', 'matplotlib')\n"
+        "util.find_spec = lambda name, *rest: None if name in gone else real(name, *rest)\n"
     )
     photo = photos["grey.png"]
     missing = run_cvt(

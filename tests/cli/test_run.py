@@ -116,6 +116,25 @@ def test_an_interrupted_document_reads_as_a_whole_one(bar: Bar) -> None:
     assert [each["path"] for each in json.loads(stream.getvalue())] == ["a.jpg"]
 
 
+class Shown(io.StringIO):
+    """What who reads has got."""
+
+    text = ""
+
+    def flush(self) -> None:
+        self.text = self.getvalue()
+
+
+def test_records_reach_who_waits_for_each() -> None:
+    for name in ("jsonl", "json", "plain"):
+        stream = Shown()
+        output = StreamOutput(stream, writer_class(name), SHAPE)
+        output.write([record("bad.jpg")])
+        assert "bad.jpg" in stream.text
+        output.finish()
+        assert name != "json" or json.loads(stream.text)[0]["path"] == "bad.jpg"
+
+
 def test_quiet_is_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal in (False, True):
         monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))  # noqa: B023

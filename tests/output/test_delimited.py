@@ -33,6 +33,15 @@ def test_csv_looks_as_documented(tmp_path: Path) -> None:
     ]
 
 
+def test_plain_lines() -> None:
+    predictions = (Prediction("x\ty", 0.12345678, 0), Prediction("z", 0.1, 1))
+    stream = io.StringIO()
+    # One without a label that reaches the threshold has nothing but its path.
+    records = [Record("a\x9b\n b.jpg"), Record("c", predictions), Record("d", error="bro\rken")]
+    writer_class("plain")(stream, SHAPE).write(records)
+    assert stream.getvalue() == ("a\\x9b\\n b.jpg\nc\tx\\ty\t0.123457\nd\t\t\tbro\\rken\n")
+
+
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_hostile_text_survives(tmp_path: Path, suffix: str, delimiter: str) -> None:
     records = hostile_records()
