@@ -42,11 +42,14 @@ from cvt_cli.distributed.ray import (
     FAULTS,
     Job,
     Workers,
+    _classifier,
     _Collector,
     _decode,
     _inputs_per_task,
     _Layout,
     _Loads,
+    _members,
+    _Shipped,
     _tables,
     _Worker,
 )
@@ -224,7 +227,8 @@ def test_the_local_engines_records_byte_for_byte(
     photos = tmp_path / "photos"
     save_photos(photos, 12)
     (photos / "0003.png").write_text("no image")
-    picture(20, 20, 50).save(photos / os.fsdecode(b"caf\xe9.png"))
+    picture(20, 20, 50).save(photos / "large.png")
+    picture(20, 19, 50).save(photos / os.fsdecode(b"caf\xe9.png"))
     for name, mode in (("a.tar", "w"), ("b.tar.gz", "w:gz")):
         with tarfile.open(tmp_path / name, mode) as archive:
             for member in ("0002.png", "0003.png", "0007.png"):
@@ -236,7 +240,17 @@ def test_the_local_engines_records_byte_for_byte(
         "--columns",
         "width,sha256,index",
         "-k",
-        12,  # the model has ten
+        12,  # there are four
+        "--labels",
+        "cat,dog,ship,truck",
+        "--threshold",
+        0.2,
+        "--image-size",
+        "40x48",
+        "--activation",
+        "quick_gelu",
+        "--max-pixels",
+        390,  # one has more
         "-m",
         model,
         "--dtype",
@@ -249,8 +263,8 @@ def test_the_local_engines_records_byte_for_byte(
     more = ("--workers", 4, "--engine", "ray", "--ray-address", cluster.address)
     done = run_cvt("classify", *inputs, *options, *more, "-o", "labels/", expect=1, timeout=TIMEOUT)
     first, second = done.stderr.splitlines()
-    assert first.startswith("cvt: labels/: 20 inputs, ")
-    assert second.startswith("cvt: 4 of 20 inputs could not be read")
+    assert first.startswith("cvt: labels/: 21 inputs, ")
+    assert second.startswith("cvt: 5 of 21 inputs could not be read")
     assert {path.name for path in (tmp_path / "labels").iterdir()} == {
         "_SUCCESS",
         "_run.json",
@@ -258,7 +272,7 @@ def test_the_local_engines_records_byte_for_byte(
     }
     run = json.loads((tmp_path / "labels/_run.json").read_text())
     assert run["outcome"] == "finished"
-    assert run["counts"] == {"inputs": 20, "errors": 4, "done_before": 0}
+    assert run["counts"] == {"inputs": 21, "errors": 5, "done_before": 0}
     assert (run["model"], run["dtype"], run["batch_size"]) == (str(model), "float32", 1)
     assert (run["engine"]["name"], run["engine"]["workers"]) == ("ray", 4)
 
@@ -451,9 +465,14 @@ def test_exceptions_on_workers_and_nothing_else() -> None:
 
     other = collector()
     other.take(answer({"position": 0, "error": None, "indexes": [0], "scores": [1.0]}))
-    for position in range(1, 2 * FAULTS):
+    other.take(answer({"position": 1}))
+    for position in range(2, 2 * FAULTS):
         other.take(bad(position))
     other.check()
+
+    # What went wrong with a batch is one thing.
+    batch = [{"position": position, "fault": "OSError: no"} for position in range(2 * FAULTS)]
+    collector().take(answer(*batch))
 
 
 def test_who_may_load_the_model_again() -> None:
@@ -474,12 +493,36 @@ def test_who_may_load_the_model_again() -> None:
     assert not loads.begin("c")
 
 
-def test_a_node_that_joins_with_another_version(cat: Path) -> None:
-    (table,) = _tables([(0, 0, str(cat), False), (0, 1, str(cat), False)], 2)
+def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load(resolve(BUNDLED_MODEL))
+    reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
+    only = ("cat", "dog")
+    job = Job(checkpoint, "cpu", "bfloat16", 3, reader, only, 1, 0.0, (), Search(), True)
+    threads: list[int] = []
+    monkeypatch.setattr("ray.get", lambda model: model)
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    classifier = _classifier(job, _Shipped.of(checkpoint.files, True), 5)
+    assert threads == [5]
+    assert (classifier.device.type, str(classifier.dtype)) == ("cpu", "torch.bfloat16")
+    assert classifier.batch_size == 3
+    assert [checkpoint.labels[index] for index in classifier.indexes] == ["cat", "dog"]
+
+
+def test_relative_names_are_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    save_tars(tmp_path / "tars", 1, 2)
+    names = _members("00.tar", Search(), str(tmp_path / "tars"))
+    assert names == ["00.tar::./0000.png", "00.tar::./0001.png"]
+
+
+def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    (table,) = _tables([(0, 0, cat.name, False), (0, 1, cat.name, False)], 2)
     checkpoint = load(resolve(BUNDLED_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     common = (reader, Search(), 2, (), str(cat.parent))
     (images,) = _decode(table, *common, version=__version__)
+    assert images.column("pixels").null_count == 0
     job = Job(checkpoint, "cpu", "float32", 2, reader, (), 1, 0.0, (), Search(), True)
     worker: Any = object.__new__(_Worker)
     worker._job, worker._fault = replace(job, version="0.0.0"), None
@@ -492,8 +535,9 @@ def test_a_node_that_joins_with_another_version(cat: Path) -> None:
 def test_a_record_that_comes_twice_is_taken_once() -> None:
     came: list[str] = []
     finished: list[list[str]] = []
+    parts = [Part(0, ["a", "b"]), Part(1, ["c"])]
     collector = _Collector(
-        [Part(0, ["a", "b"]), Part(1, ["c"])],
+        parts,
         (),
         lambda record: came.append(record.path),
         lambda part: finished.append([record.path for record in part.in_order()]),
@@ -504,6 +548,60 @@ def test_a_record_that_comes_twice_is_taken_once() -> None:
         collector.take(answer(row))
     assert (came, finished) == (["b", "a"], [["a", "b"]])
     assert collector.rows() == [(1, 0, "c", False)]
+    assert not parts[0].records  # nobody keeps a billion of them
+
+
+@pytest.mark.parametrize(
+    ("poison", "passes"),
+    [
+        ((), [(1000, 64, 3)]),
+        ((500,), [(1000, 64, 3), (64, 1, 3)]),
+        # Many are done in groups first, which are lost at once.
+        ((500, 600), [(1000, 64, 3), (128, 11, 0), (22, 1, 3)]),
+    ],
+)
+def test_what_dies_with_others_is_done_again(
+    poison: Sequence[int], passes: list[tuple[int, int, int]]
+) -> None:
+    came = []
+
+    def stream(
+        rows: Sequence[Any], job: object, layout: object, size: int, retries: int
+    ) -> Iterator[pa.Table]:
+        came.append((len(rows), size, retries))
+        for table in _tables(rows, size):
+            positions = table.column("position").to_pylist()
+            if not set(positions) & set(poison):
+                yield answer(*({"position": i, "error": None} for i in positions))
+
+    errors = {}
+    run_on(stream, 1000, lambda part: errors.update(enumerate(r.error for r in part.in_order())))
+    assert came == passes
+    assert {i: error for i, error in errors.items() if error} == dict.fromkeys(poison, DIED)
+    assert len(errors) == 1000
+
+
+def test_nothing_but_exceptions_to_the_end() -> None:
+    def stream(rows: Sequence[Any], *_: object) -> Iterator[pa.Table]:
+        yield answer(*({"position": row[1], "fault": "OSError: no"} for row in rows))
+
+    parts: list[Part] = []
+    with pytest.raises(CvtError, match="the workers could classify nothing: OSError: no"):
+        run_on(stream, 3, parts.append)
+    assert not parts
+
+
+def run_on(
+    stream: Callable[..., Iterator[pa.Table]], count: int, on_part: Callable[[Part], None]
+) -> None:
+    """`Cluster.run` of one part, with that in place of Ray."""
+    engine: Any = object.__new__(Engine)
+    engine._stream, engine._list_members = stream, lambda parts, search: None
+    job: Any = SimpleNamespace(
+        batch_size=16, checkpoint=SimpleNamespace(labels=("cat",)), search=None
+    )
+    part = Part(0, list(map(str, range(count))))
+    engine.run([part], job, _Layout(1, 1, 0, 1, 4), lambda record: None, on_part)
 
 
 def test_what_went_wrong_before_is_not_why_it_is_given_up() -> None:
