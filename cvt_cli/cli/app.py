@@ -177,10 +177,11 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
     if isinstance(error, OSError) and error.errno == errno.EBADF and sys.__stdout__ is None:
         return "can't write: standard output is closed", ExitCode.INPUTS_FAILED
-    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+    if _is_of_a_library(error):
         return (
-            f"a library can't be loaded: {error}; there is too little memory (ulimit -v), or its "
-            "package has to be installed anew",
+            f"a library can't be loaded: {error}; there is too little memory (ulimit -v), its "
+            "package has to be installed anew, or it needs another: torch on Windows Microsoft's "
+            "Visual C++ Redistributable",
             ExitCode.INPUTS_FAILED,
         )
     if _is_out_of_memory(error):
@@ -199,6 +200,13 @@ def _in_words(error: Exception) -> tuple[str, ExitCode]:
         "report what that shows",
         ExitCode.INPUTS_FAILED,
     )
+
+
+def _is_of_a_library(error: Exception) -> bool:
+    """Whether a compiled library is missing or broken; torch tells of its own by an OSError."""
+    if type(error) is OSError and not error.filename:
+        return "torch" not in sys.modules
+    return isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
 
 
 def _name_hint(error: Exception) -> str:

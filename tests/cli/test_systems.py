@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_failures import check_line
 from tests.conftest import RunCvt
 
 TinyCvt = Callable[..., Path]
@@ -33,6 +34,18 @@ sys.stdout = io.TextIOWrapper(
 SPAWN = """
 import multiprocessing
 multiprocessing.set_start_method("spawn")
+"""
+
+# Of torch's libraries one is missing.
+NO_LIBRARY = """
+import sys
+
+class Finder:
+    def find_spec(self, name, *arguments):
+        if name == "torch":
+            raise OSError(22, "[WinError 126] The specified module could not be found. c10.dll")
+
+sys.meta_path.insert(0, Finder())
 """
 
 # A clock that ticks once in a while, as Windows' does 64 times a second.
@@ -89,6 +102,15 @@ def test_nothing_is_left_behind_that_is_warned_of(
     done = run_cvt("classify", cat, "-m", tiny_cvt(), "-o", "labels.csv", "--progress", expect=0)
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("cvt: labels.csv: 1 input, ")
+
+
+def test_torch_without_the_library_that_it_needs(
+    run_cvt: RunCvt, cat: Path, system: Callable[[str], None]
+) -> None:
+    system(NO_LIBRARY)
+    done = run_cvt("classify", cat, "-m", "cvt-tiny-cifar10")
+    line = check_line(done, 1, "a library can't be loaded: ", "c10.dll", "Visual C++")
+    assert "bug" not in line
 
 
 def test_a_run_that_is_over_before_the_clock_ticks(
