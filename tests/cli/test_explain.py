@@ -58,7 +58,7 @@ def test_several_into_a_folder(
         *("cat.png", "Cat-2.png", "od_d_.png")
     }
     numbers = ("-m", model, "-o", "numbers", "-f", "json", "--method", "attention")
-    quiet = run_cvt("--quiet", "explain", "a", *numbers, expect=1)
+    quiet = run_cvt("explain", "a", *numbers, "--quiet", expect=1)
     assert quiet.stderr == "cvt: a/bad.png: text, not an image\n"
     (file,) = (tmp_path / "numbers").iterdir()
     assert file.name == "cat.json"

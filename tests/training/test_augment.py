@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cvt_cli.errors import UsageError
-from cvt_cli.training.augment import Augmentation, Augmenter
+from cvt_cli.training.augment import Augmentation, Augmenter, _rand_augment, require_kornia
 
 NOTHING = Augmentation(crop="none", flip=False)
 
@@ -78,6 +78,27 @@ def test_rand_augment_changes_more_as_its_magnitude_grows():
     # Equalisation and automatic contrast do all or nothing, whatever the magnitude.
     assert change(1) < 10
     assert change(1) < change(9) < change(29)
+
+
+def test_each_operation_of_rand_augment_begins_with_hardly_any_change():
+    ramp = torch.linspace(0.1, 0.9, 16)[:, None].expand(16, 16)
+    pixels = torch.stack([ramp, ramp.T, ramp.flip(0)]).expand(16, 3, 16, 16)
+    changes = {}
+    for strength in (1 / 30, 29 / 30):
+        for number, change in enumerate(_rand_augment(require_kornia(), strength).children()):
+            torch.manual_seed(number)
+            name = type(change).__name__
+            changes[number, name, strength] = change(pixels) - pixels
+    little = {key: each.abs().mean().item() for key, each in changes.items() if key[2] < 0.1}
+    assert len(little) == 13
+    for (_, name, _), each in little.items():
+        # Do all or nothing.
+        assert each < 0.04 or name in ("RandomAutoContrast", "RandomEqualize"), (name, each)
+    (brighter,) = (
+        each for key, each in changes.items() if key[1:] == ("RandomBrightness", 29 / 30)
+    )
+    means = brighter.mean(dim=(1, 2, 3))
+    assert means.min() < -0.1 and means.max() > 0.1
 
 
 def test_padded_crop_shifts_by_no_more_than_an_eighth():
