@@ -492,6 +492,11 @@ def test_who_may_load_the_model_again() -> None:
     assert loads.give_up("b")
     assert not loads.begin("c")
 
+    other = _Loads(2)
+    assert all(other.begin("a") for _ in range(9))
+    other.end("a")
+    assert not other.give_up("b")
+
 
 def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(resolve(BUNDLED_MODEL))
@@ -535,7 +540,8 @@ def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.M
 def test_a_record_that_comes_twice_is_taken_once() -> None:
     came: list[str] = []
     finished: list[list[str]] = []
-    parts = [Part(0, ["a", "b"]), Part(1, ["c"])]
+    parts = [Part(0, ["a", "b"]), Part(1, ["c"]), Part(2, ["d"])]
+    parts[2].records[0] = Record("d", error="no such file")
     collector = _Collector(
         parts,
         (),
@@ -546,7 +552,7 @@ def test_a_record_that_comes_twice_is_taken_once() -> None:
     lost = {**rows[0], "fault": "OSError: no"}
     for row in (rows[1], rows[1], rows[0], rows[0], lost):
         collector.take(answer(row))
-    assert (came, finished) == (["b", "a"], [["a", "b"]])
+    assert (came, finished) == (["d", "b", "a"], [["d"], ["a", "b"]])
     assert collector.rows() == [(1, 0, "c", False)]
     assert not parts[0].records  # nobody keeps a billion of them
 
@@ -739,8 +745,10 @@ def test_workers_that_can_not_load_the_model_again(
     wait_for(lambda: not processes(ray_folder, "ray::Map"))  # those of other tests
     command = on_ray(*inputs, "-b", 16, "-o", labels, "--workers", 2, address=cluster.address)
     with run_cvt.start(*command) as process:
-        wait_for(lambda: parts(labels), process)
-        victim = processes(ray_folder, "ray::MapWorker")[0]
+        works = "ray::MapWorker(MapBatches(_Worker)).submit"
+        working: list[int] = []
+        wait_for(lambda: working.extend(processes(ray_folder, works)) or working, process)
+        victim = working[0]
         os.kill(victim, signal.SIGSTOP)  # something waits for it
         wait_for(lambda: len(parts(labels)) >= 4, process)
         (ray_folder / "unloadable").touch()
