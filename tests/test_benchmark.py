@@ -60,7 +60,7 @@ from cvt_cli.model.cost import count, needed_macs
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.output.benchmark import benchmark_report
-from cvt_cli.output.report import as_text
+from cvt_cli.output.report import as_text, si_unit
 from tests.model.test_cost import ARCHITECTURES
 from tests.photos import picture
 from tests.tiny import KEEPS_ASPECT
@@ -505,7 +505,9 @@ def test_the_table_of_figures() -> None:
     assert other.endswith("100% 400 MB x: out of memory")
     assert beside == "float32 8 250 32.0 2.50 (2.00 to 3.00) 7 75% 1.3e-02"
     assert "Beside openvino" in text
-    assert rows_of(text, "peak")[0].endswith(", p: at most 40.0 images/s")
+    rate = si_unit(40 * measured().plan.flops_per_image, "FLOP/s")
+    assert rows_of(text, "peak") == [f"peak float32 {rate}, p: at most 40.0 images/s"]
+    assert "differ by rounding" not in text
     assert rows_of(text, "machine") == ["machine A Chip, 4 cores, 8.00 GB, avx2"]
     assert rows_of(text, "device") == ["device cpu, 2 threads"]
     assert "busy at the start (load 3.0)" in text
@@ -513,6 +515,13 @@ def test_the_table_of_figures() -> None:
     assert first.keys() == second.keys()
     assert (first["latency_ms_p90"], first["baseline_latency_ms_p90"]) == ("200.0", "500.0")
     assert (second["batch_size"], second["error"]) == ("2", "x: out of memory")
+    measurement = measured()
+    measurement.plan = replace(measurement.plan, dtypes=("float32", "bfloat16"))
+    text = as_text(
+        benchmark_report(measurement, replace(MACHINE, float32_precision="high")), "table"
+    )
+    assert rows_of(text, "device")[0].endswith("float32 products in precision high")
+    assert "differ by rounding" in " ".join(text.split())
     assert report.document["complete"] is False
     assert report.document["model"]["random_weights"] is True
 
