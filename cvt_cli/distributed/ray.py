@@ -35,7 +35,7 @@ from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import bundled_names
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
-from cvt_cli.cores import cores
+from cvt_cli.cores import cores, share_cores
 from cvt_cli.distributed.parts import KEPT, Part
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Search, find_named
@@ -584,6 +584,7 @@ def _settled(job: Job, model: tuple[Any], layout: _Layout) -> dict[str, Any]:
 
 
 def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
+    share_cores()
     import ray
     import torch
 

@@ -34,6 +34,7 @@ from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
+from cvt_cli.cores import FEW, SPIN_COUNT
 from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.ray import (
     _RECORD,
@@ -506,8 +507,11 @@ def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     monkeypatch.setattr("ray.get", lambda model: model)
     monkeypatch.setattr("torch.set_num_threads", threads.append)
+    for name in ("OMP_WAIT_POLICY", SPIN_COUNT):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
     classifier = _classifier(job, _Shipped.of(checkpoint.files, True), 5)
-    assert threads == [5]
+    assert (threads, os.environ[SPIN_COUNT]) == ([5], FEW)
     assert (classifier.device.type, str(classifier.dtype)) == ("cpu", "torch.bfloat16")
     assert classifier.batch_size == 3
     assert [checkpoint.labels[index] for index in classifier.indexes] == ["cat", "dog"]
