@@ -506,7 +506,7 @@ def test_the_table_of_figures() -> None:
     assert beside == "float32 8 250 32.0 2.50 (2.00 to 3.00) 7 75% 1.3e-02"
     assert "Beside openvino" in text
     rate = si_unit(40 * measured().plan.flops_per_image, "FLOP/s")
-    assert rows_of(text, "peak") == [f"peak float32 {rate}, p: at most 40.0 images/s"]
+    assert rows_of(text, "peak ")[0] == f"peak float32 {rate}, p: at most 40.0 images/s"
     assert "differ by rounding" not in text
     assert rows_of(text, "machine") == ["machine A Chip, 4 cores, 8.00 GB, avx2"]
     assert rows_of(text, "device") == ["device cpu, 2 threads"]
