@@ -429,8 +429,8 @@ def _open(path: str) -> BinaryIO:
         return open(path, "rb", opener=_open_without_waiting)
     except OSError as error:
         raise ImageError(os_reason(error, path)) from None
-    except ValueError as error:  # a NUL in the name
-        raise ImageError(str(error)) from None
+    except ValueError:  # a NUL in it, or half a character
+        raise ImageError("no file can have such a name") from None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
