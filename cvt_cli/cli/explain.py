@@ -16,6 +16,7 @@ import typer
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.run import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
 from cvt_cli.files import check_file, check_folder, write_atomically
 from cvt_cli.images.find import Source, find
@@ -247,11 +248,14 @@ def _check_output(output: Path, is_folder: bool, overwrite: bool, inputs: list[s
     if not overwrite:
         what = "is not empty" if is_folder else "exists"
         raise UsageError(f"{output} {what}", hint="--overwrite replaces what is there")
+    if not is_folder:
+        check_not_an_input(output, inputs)
+        return
     place = output.resolve()
     for path in filter(os.path.exists, inputs):
         given = Path(path).resolve()
-        if place.is_relative_to(given) or (is_folder and place == given.parent):
-            raise UsageError(f"{output} {'holds' if is_folder else 'is'} one of the inputs")
+        if place == given.parent or place.is_relative_to(given):
+            raise UsageError(f"{output} holds one of the inputs")
 
 
 def _check_packages(format_: FormatChoice, method: MethodChoice) -> None:

@@ -58,7 +58,7 @@ def check(
             )
         return
     check_output(output, resume, overwrite)
-    _check_not_an_input(output, inputs)
+    check_not_an_input(output, inputs)
 
 
 def check_run_record(
@@ -77,7 +77,7 @@ def check_run_record(
     if path is None:
         return
     check_file(path)
-    _check_not_an_input(path, inputs)
+    check_not_an_input(path, inputs)
     written = {
         os.path.realpath(each)
         for output in outputs
@@ -331,7 +331,13 @@ def sum_up(
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _check_not_an_input(output: Path, inputs: list[str]) -> None:
+def check_not_an_input(output: Path, inputs: list[str]) -> None:
+    """See that a file to be written is not one to be read. Patterns and addresses are not looked
+    into.
+
+    Raises:
+        UsageError: if it is.
+    """
     if not output.exists():
         return
     for path in inputs:

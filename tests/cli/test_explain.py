@@ -92,6 +92,10 @@ def test_what_can_t_be_done(
     ):
         refused = run_cvt("explain", inputs, "-o", output, "--overwrite", expect=2)
         assert f"{output} {what} one of the inputs" in refused.stderr
+    # What lies beside an input and is none.
+    (tmp_path / "photos" / "why.json").write_text("{}")
+    json_output = ("-o", "photos/why.json", "--overwrite")
+    run_cvt("explain", "photos", "-m", model, *json_output, expect=0)
     assert kept.read_bytes() == photo.read_bytes()
 
 
