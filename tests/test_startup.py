@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cvt_cli import cores
+from cvt_cli.system import cores
 from tests.conftest import RunCvt
 
 HEAVY = {"torch", "numpy", "transformers", "huggingface_hub", "PIL", "safetensors"}

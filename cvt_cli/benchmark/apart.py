@@ -9,7 +9,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from cvt_cli.cores import unshared
+from cvt_cli.system.cores import unshared
 
 
 class Apart:

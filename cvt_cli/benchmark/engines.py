@@ -19,8 +19,8 @@ from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.devices import DTYPES, use_exact_float32
 from cvt_cli.errors import UsageError
+from cvt_cli.inference.devices import DTYPES, use_exact_float32
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cvt_cli import __version__
-from cvt_cli.cores import cores
+from cvt_cli.system.cores import cores
 
 # Instructions that decide how fast a matrix product is, as Linux calls them.
 FLAGS = (

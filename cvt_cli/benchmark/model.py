@@ -7,8 +7,8 @@ import torch
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
-from cvt_cli.devices import pick_dtype
 from cvt_cli.errors import ModelError
+from cvt_cli.inference.devices import pick_dtype
 from cvt_cli.model.cvt import Cvt
 
 SEED = 0

@@ -14,7 +14,7 @@ from cvt_cli.benchmark.engines import Engine, baseline, free_memory, ours, synch
 from cvt_cli.benchmark.machine import available_memory, peak_memory, reset_peak_memory
 from cvt_cli.benchmark.statistics import Latency, Ratio, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.devices import DTYPES, is_out_of_memory
+from cvt_cli.inference.devices import DTYPES, is_out_of_memory
 from cvt_cli.model.cost import count, needed_macs
 from cvt_cli.model.fused import Linear
 

@@ -21,14 +21,14 @@ from cvt_cli.benchmark.engines import free_memory, synchronize, transformers_mod
 from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.classifier import Classifier
-from cvt_cli.cores import DECODE_THREADS, cores
-from cvt_cli.devices import is_out_of_memory
 from cvt_cli.errors import CvtError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
+from cvt_cli.inference.classifier import Classifier
+from cvt_cli.inference.devices import is_out_of_memory
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.system.cores import DECODE_THREADS, cores
 
 MAX_IMAGES = 1000
 SAMPLE = 64  # images by which the stages are timed

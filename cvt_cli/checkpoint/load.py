@@ -18,8 +18,8 @@ from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
 from cvt_cli.model.cost import needed_macs
-from cvt_cli.signals import interruptible
-from cvt_cli.text import reason_of
+from cvt_cli.system.signals import interruptible
+from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
     import torch

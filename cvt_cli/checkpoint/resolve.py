@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, bundled_names, known_names
 from cvt_cli.errors import ModelError
-from cvt_cli.signals import interruptible
+from cvt_cli.system.signals import interruptible
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"

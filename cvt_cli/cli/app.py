@@ -15,9 +15,9 @@ import cvt_cli
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
-from cvt_cli.signals import act_if_stuck, once
-from cvt_cli.stderr import open_stderr
-from cvt_cli.text import reason_of
+from cvt_cli.system.signals import act_if_stuck, once
+from cvt_cli.system.stderr import open_stderr
+from cvt_cli.system.text import reason_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -223,7 +223,7 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     if "torch" not in sys.modules:
         return False
-    from cvt_cli.devices import is_out_of_memory
+    from cvt_cli.inference.devices import is_out_of_memory
 
     return is_out_of_memory(error)
 

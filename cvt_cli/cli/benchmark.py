@@ -11,9 +11,9 @@ from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import DecodeChoice
-from cvt_cli.cores import share_cores
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
-from cvt_cli.text import counted
+from cvt_cli.system.cores import share_cores
+from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
     from cvt_cli.benchmark.machine import Machine
@@ -128,14 +128,14 @@ def benchmark(
 
     from cvt_cli.benchmark.baselines import import_baseline
     from cvt_cli.images.size import parse_image_size
-    from cvt_cli.output.report import check_new, pick_format
+    from cvt_cli.output.tables import check_new, pick_format
 
     size = None if image_size is None else parse_image_size(image_size)
     check_new(output, overwrite)
     format_ = pick_format(format_, output)
     check_new(plot, overwrite, instead="name a picture")
     if plot is not None:
-        from cvt_cli.comparison import check_plot_file
+        from cvt_cli.inspection.families import check_plot_file
 
         check_plot_file(plot)
     if baseline is not None:
@@ -147,7 +147,7 @@ def benchmark(
     from cvt_cli.benchmark.model import find_model, pick_dtypes
     from cvt_cli.benchmark.network import Measurement, Plan
     from cvt_cli.benchmark.pipeline import PipelineMeasurement, PipelinePlan
-    from cvt_cli.devices import pick_device
+    from cvt_cli.inference.devices import pick_device
 
     chosen = pick_device(device)
     dtypes = pick_dtypes(dtype, chosen)
@@ -193,10 +193,10 @@ def _write(
 ) -> None:
     """Measure, and write what comes of it. Raises `Interrupted` on Ctrl-C, once what there is has
     been printed: a file is whole or not written."""
+    from cvt_cli.benchmark.benchmark_tables import benchmark_report
     from cvt_cli.benchmark.network import Measurement
     from cvt_cli.benchmark.plot import plot as draw
-    from cvt_cli.output.benchmark import benchmark_report
-    from cvt_cli.output.report import write_report, write_whole
+    from cvt_cli.output.tables import write_report, write_whole
 
     try:
         measurement.run(tell)

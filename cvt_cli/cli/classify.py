@@ -13,9 +13,7 @@ import typer
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import cluster, options, run
 from cvt_cli.cli.options import DecodeChoice
-from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
-from cvt_cli.files import TO_STDOUT, check_name
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.shard import Shard
 from cvt_cli.images.size import parse_image_size
@@ -23,6 +21,8 @@ from cvt_cli.images.source import MAX_BYTES, TIMEOUT
 from cvt_cli.output import FILE_FORMATS, FORMATS, check_format, format_of_file, writer_class
 from cvt_cli.output.thumbnails import check_thumbnails, thumbnails_of
 from cvt_cli.records import COLUMNS, RecordShape
+from cvt_cli.system.cores import share_cores
+from cvt_cli.system.files import TO_STDOUT, check_name
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -244,8 +244,8 @@ def classify(
 
     # Torch is loaded only now that all that was typed makes sense.
     share_cores()
-    from cvt_cli.classifier import Classifier
     from cvt_cli.images.decode import MAX_PIXELS
+    from cvt_cli.inference.classifier import Classifier
 
     classifier = Classifier(
         model,

@@ -18,7 +18,7 @@ from cvt_cli.images import find
 from cvt_cli.images.find import STDIN, Search
 from cvt_cli.output import FORMATS, writer_class
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.text import counted
+from cvt_cli.system.text import counted
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Inputs whose records are one file.
@@ -130,11 +130,11 @@ def run(
     """
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
-    from cvt_cli.classifier import describe, indexes_of
     from cvt_cli.distributed.parts import PartFolder, left_of, parts_of
     from cvt_cli.distributed.ray import Cluster, Job, Workers
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
+    from cvt_cli.inference.classifier import describe, indexes_of
 
     check_device(network.device, gpus)
     files = resolve(network.model, network.revision, network.refresh, network.offline)

@@ -9,14 +9,14 @@ import typer
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options, run
 from cvt_cli.cli.options import DecodeChoice
-from cvt_cli.cores import share_cores
 from cvt_cli.errors import UsageError
-from cvt_cli.files import check_file, check_name
 from cvt_cli.images.find import Search, check, count, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import MAX_BYTES, TIMEOUT
 from cvt_cli.output import EMBEDDING_FORMATS, embedding_writer_class, format_of_file
 from cvt_cli.records import RecordShape
+from cvt_cli.system.cores import share_cores
+from cvt_cli.system.files import check_file, check_name
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -92,8 +92,8 @@ def embed(
 
     # Torch is loaded only now that all that was typed makes sense.
     share_cores()
-    from cvt_cli.classifier import Classifier
     from cvt_cli.images.decode import MAX_PIXELS
+    from cvt_cli.inference.classifier import Classifier
 
     classifier = Classifier(
         model,

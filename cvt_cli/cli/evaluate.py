@@ -10,9 +10,9 @@ from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
-from cvt_cli.cores import share_cores
 from cvt_cli.errors import ExitCode
-from cvt_cli.text import counted
+from cvt_cli.system.cores import share_cores
+from cvt_cli.system.text import counted
 
 NAMED = 5
 
@@ -63,10 +63,10 @@ def evaluate(
     A label is one of the model's or one of its synonyms, or a WordNet id (n01440764) of
     ImageNet-1k. Labels that the model does not have are reported and not counted.
     """
-    from cvt_cli.evaluation import TOP_K, from_csv, from_folders, match
-    from cvt_cli.evaluation import evaluate as compare
-    from cvt_cli.output.evaluation import evaluation_report
-    from cvt_cli.output.report import check_new, pick_format, write_report
+    from cvt_cli.evaluation.evaluation_tables import evaluation_report
+    from cvt_cli.evaluation.metrics import TOP_K, from_csv, from_folders, match
+    from cvt_cli.evaluation.metrics import evaluate as compare
+    from cvt_cli.output.tables import check_new, pick_format, write_report
 
     check_new(output, overwrite)
     format_ = pick_format(format_, output)
@@ -74,7 +74,7 @@ def evaluate(
 
     # Torch is loaded only now that all that was typed makes sense.
     share_cores()
-    from cvt_cli.classifier import Classifier
+    from cvt_cli.inference.classifier import Classifier
 
     classifier = Classifier(
         model,

@@ -18,14 +18,14 @@ from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.run import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
-from cvt_cli.files import check_file, check_folder, write_atomically
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.records import as_written
-from cvt_cli.text import reason_of
+from cvt_cli.system.files import check_file, check_folder, write_atomically
+from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
-    from cvt_cli.explain import Explainer
+    from cvt_cli.explanation.maps import Explainer
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -43,7 +43,7 @@ cvt explain cat.jpg --format json | jq .map
 
 
 class MethodChoice(StrEnum):
-    """As `cvt_cli.explain.Method`, which is not to be imported for --help."""
+    """As `cvt_cli.explanation.maps.Method`, which is not to be imported for --help."""
 
     GRADCAM = "gradcam"
     ATTENTION = "attention"
@@ -131,9 +131,9 @@ def explain(
 
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
-    from cvt_cli.classifier import indexes_of
-    from cvt_cli.devices import pick_device
-    from cvt_cli.explain import Explainer, Method
+    from cvt_cli.explanation.maps import Explainer, Method
+    from cvt_cli.inference.classifier import indexes_of
+    from cvt_cli.inference.devices import pick_device
 
     place = pick_device(device)
     checkpoint = load(resolve(model, revision, refresh, offline), activation)
@@ -184,7 +184,7 @@ def _explain_one(
         else:
             _write(path, lambda file: file.write(text.encode()))
     elif path is not None:
-        from cvt_cli.output.explanation import draw, save
+        from cvt_cli.explanation.picture import draw, save
 
         image = draw(picture, method, model, explanation)
         _write(path, lambda file: save(image, file, path.suffix))

@@ -12,8 +12,8 @@ from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.model.cost import BYTES_PER_VALUE
 
 if TYPE_CHECKING:
-    from cvt_cli.inspection import Inspection
-    from cvt_cli.output.report import Report
+    from cvt_cli.inspection.facts import Inspection
+    from cvt_cli.output.tables import Report
 
 SHOW = "What to show"
 COST = "Cost"
@@ -116,18 +116,18 @@ def inspect(
         raise UsageError(f"{dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
 
     from cvt_cli.images.size import parse_image_size
-    from cvt_cli.output.report import check_new, pick_format, write_report
+    from cvt_cli.output.tables import check_new, pick_format, write_report
 
     size = None if image_size is None else parse_image_size(image_size)
     check_new(output, overwrite)
     format_ = pick_format(format_, output)
     check_new(plot, overwrite, instead="name a picture")
     if plot is not None:
-        from cvt_cli.comparison import check_plot_file
+        from cvt_cli.inspection.families import check_plot_file
 
         check_plot_file(plot)
 
-    from cvt_cli.inspection import inspect as find
+    from cvt_cli.inspection.facts import inspect as find
 
     # Not Typer's envvar: that would split a path at its spaces.
     names = models or ([] if compare else [os.environ.get("CVT_MODEL") or DEFAULT_MODEL])
@@ -139,8 +139,8 @@ def inspect(
     if compare:
         report = _compare(found, plot)
     elif diff:
-        from cvt_cli.difference import Difference
-        from cvt_cli.output.inspection import difference_report
+        from cvt_cli.inspection.difference import Difference
+        from cvt_cli.inspection.inspection_tables import difference_report
 
         report = difference_report(Difference(*found))
     else:
@@ -165,13 +165,13 @@ def _check(
 
 
 def _one(found: "Inspection", labels: bool, layers: bool, weights: bool) -> "Report":
-    from cvt_cli.output.inspection import inspection_report, labels_report
+    from cvt_cli.inspection.inspection_tables import inspection_report, labels_report
 
     if labels:
         return labels_report(found)
     facts = None
     if weights:
-        from cvt_cli.weights import weights_facts
+        from cvt_cli.inspection.weights import weights_facts
 
         if found.files is None or not found.is_here:
             raise ModelError(
@@ -183,12 +183,12 @@ def _one(found: "Inspection", labels: bool, layers: bool, weights: bool) -> "Rep
 
 
 def _compare(found: "list[Inspection]", plot: Path | None) -> "Report":
-    from cvt_cli import comparison
-    from cvt_cli.output.comparison import comparison_report
-    from cvt_cli.output.report import write_whole
+    from cvt_cli.inspection import families
+    from cvt_cli.inspection.families_table import comparison_report
+    from cvt_cli.output.tables import write_whole
 
-    rows = comparison.rows()
-    rows += [comparison.counted_row(one.name, one.cost) for one in found]
+    rows = families.rows()
+    rows += [families.counted_row(one.name, one.cost) for one in found]
     if plot is not None:
-        write_whole(plot, lambda file: comparison.plot(rows, file, plot.suffix))
+        write_whole(plot, lambda file: families.plot(rows, file, plot.suffix))
     return comparison_report(rows)

@@ -15,7 +15,6 @@ from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.distributed.parts import RUN, SUCCESS, LocalFolder, RemoteFolder, open_folder
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import check_name, write_atomically
 from cvt_cli.output import (
     ROW_FORMATS,
     ConvertedWriter,
@@ -26,7 +25,8 @@ from cvt_cli.output import (
 )
 from cvt_cli.output.journal import check_output
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.text import counted, reason_of
+from cvt_cli.system.files import check_name, write_atomically
+from cvt_cli.system.text import counted, reason_of
 
 EXAMPLES = """\
 [bold]Examples[/]

@@ -2,7 +2,7 @@
 
 import sys
 
-from cvt_cli.text import visible
+from cvt_cli.system.text import visible
 
 
 def say(message: str) -> None:

@@ -8,7 +8,7 @@ from cvt_cli.cli import options
 from cvt_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from cvt_cli.output.report import Report
+    from cvt_cli.output.tables import Report
 
 TAG = "cvt"  # by which the Hub marks every model of this architecture
 REACH_SECONDS = 10
@@ -57,7 +57,7 @@ def models(
     if download is None and (revision or refresh):
         raise UsageError("--revision and --refresh need --download")
 
-    from cvt_cli.output.report import check_new, pick_format, write_report
+    from cvt_cli.output.tables import check_new, pick_format, write_report
 
     check_new(output, overwrite)
     format_ = pick_format(format_, output)
@@ -72,8 +72,8 @@ def models(
 
 def _catalogue() -> "Report":
     from cvt_cli.checkpoint.catalog import known_names
-    from cvt_cli.inspection import inspect
-    from cvt_cli.output.models import catalogue_report
+    from cvt_cli.inspection.facts import inspect
+    from cvt_cli.inspection.models_table import catalogue_report
 
     return catalogue_report([inspect(name, offline=True) for name in known_names()])
 
@@ -81,7 +81,7 @@ def _catalogue() -> "Report":
 def _found(text: str) -> "Report":
     from huggingface_hub import HfApi, constants, get_session
 
-    from cvt_cli.output.models import found_report
+    from cvt_cli.inspection.models_table import found_report
 
     if constants.HF_HUB_OFFLINE:
         raise ModelError("the Hub can't be searched: offline", hint="unset HF_HUB_OFFLINE")

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from cvt_cli.text import counted
+from cvt_cli.system.text import counted
 
 # For the ^C that a terminal writes behind the bar.
 MARGIN_COLUMNS = 3

@@ -22,14 +22,14 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Finished, Interrupted, UsageError
-from cvt_cli.files import check_file, write_atomically
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
 from cvt_cli.output.journal import Journal, check_output, part_of, run_file_of
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.text import counted, reason_of
+from cvt_cli.system.files import check_file, write_atomically
+from cvt_cli.system.text import counted, reason_of
 
 Search = Callable[[], Iterator[Source]]
 

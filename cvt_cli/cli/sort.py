@@ -15,10 +15,10 @@ from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
 from cvt_cli.records import Record
-from cvt_cli.text import counted, reason_of, visible
+from cvt_cli.system.text import counted, reason_of, visible
 
 if TYPE_CHECKING:
-    from cvt_cli.sort import Outcome
+    from cvt_cli.sorting.placing import Outcome
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -107,7 +107,7 @@ def sort(
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder")
 
-    from cvt_cli.sort import Action, Sorter, Status
+    from cvt_cli.sorting.placing import Action, Sorter, Status
 
     chosen = {Action.MOVE: move, Action.LINK: link, Action.SYMLINK: symlink}
     action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
@@ -153,7 +153,7 @@ class _Tally:
         self.new = 0
 
     def add(self, outcome: "Outcome") -> None:
-        from cvt_cli.sort import Status
+        from cvt_cli.sorting.placing import Status
 
         self._left += outcome.status is Status.LEFT
         self.failed += outcome.status is Status.FAILED

@@ -205,7 +205,7 @@ def train(
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
-    from cvt_cli.devices import pick_device
+    from cvt_cli.inference.devices import pick_device
     from cvt_cli.training.augment import Augmentation, require_kornia
     from cvt_cli.training.loop import Settings
     from cvt_cli.training.run import Training

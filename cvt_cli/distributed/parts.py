@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from cvt_cli.errors import CvtError, Finished, UsageError
-from cvt_cli.files import take, write_atomically
 from cvt_cli.images.names import local_path
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
-from cvt_cli.text import reason_of, what_differs
+from cvt_cli.system.files import take, write_atomically
+from cvt_cli.system.text import reason_of, what_differs
 
 T = TypeVar("T")
 

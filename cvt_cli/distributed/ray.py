@@ -35,7 +35,6 @@ from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import bundled_names
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
-from cvt_cli.cores import cores, share_cores
 from cvt_cli.distributed.parts import KEPT, Part
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Search, find_named
@@ -43,10 +42,11 @@ from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Prediction, Record, as_written
-from cvt_cli.stderr import open_stderr
+from cvt_cli.system.cores import cores, share_cores
+from cvt_cli.system.stderr import open_stderr
 
 if TYPE_CHECKING:
-    from cvt_cli.classifier import Classifier
+    from cvt_cli.inference.classifier import Classifier
 
 CONNECT_SECONDS = 5.0
 # What takes longer than this to begin is said.
@@ -571,8 +571,8 @@ class _Shipped:
 
 def _settled(job: Job, model: tuple[Any], layout: _Layout) -> dict[str, Any]:
     """Runs where a worker will run: what it will be like there. Loads the model, once."""
-    from cvt_cli.classifier import auto_batch_size
-    from cvt_cli.devices import pick_device, pick_dtype
+    from cvt_cli.inference.classifier import auto_batch_size
+    from cvt_cli.inference.devices import pick_device, pick_dtype
 
     device = pick_device(job.device)
     dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
@@ -588,7 +588,7 @@ def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
     import ray
     import torch
 
-    from cvt_cli.classifier import Classifier
+    from cvt_cli.inference.classifier import Classifier
 
     if job.device == "cpu":
         torch.set_num_threads(threads)

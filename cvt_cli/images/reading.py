@@ -14,13 +14,13 @@ from typing import BinaryIO, cast
 import numpy as np
 from PIL import Image
 
-from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode, to_rgb
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.source import Source, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.config import CvtConfig
+from cvt_cli.system.cores import DECODE_THREADS
 
 # Of an image whose size nothing fixes, in the first stage: each is compared with a quarter of the
 # others. 4 megapixels for the published networks, a minute and 2 GB.

@@ -19,7 +19,7 @@ from cvt_cli import __version__
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool
-from cvt_cli.text import reason_of, visible
+from cvt_cli.system.text import reason_of, visible
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -9,7 +9,7 @@ from fnmatch import translate
 from typing import BinaryIO
 
 from cvt_cli.errors import ImageError
-from cvt_cli.text import reason_of, visible
+from cvt_cli.system.text import reason_of, visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
 # called. The last three are found to say that they can't be read.

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import (
+from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
+from cvt_cli.output.delimited import DelimitedWriter
+from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.system.files import (
     check_file,
     is_locked,
     lock,
@@ -24,10 +27,7 @@ from cvt_cli.files import (
     sync_folder,
     write_atomically,
 )
-from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
-from cvt_cli.output.delimited import DelimitedWriter
-from cvt_cli.records import Record, RecordShape, as_written
-from cvt_cli.text import reason_of, what_differs
+from cvt_cli.system.text import reason_of, what_differs
 
 FSYNC_SECONDS = 5.0
 # Beside what a run is made with: whether what has the output's name is to be replaced.

@@ -6,10 +6,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cvt_cli.files import write_atomically
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.system.files import write_atomically
 
 # What some program or other takes for the end of a line; and the tab, which ends a path.
 _ESCAPES = {

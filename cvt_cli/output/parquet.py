@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cvt_cli.files import write_atomically
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.delimited import prediction_names, prediction_pairs, shape_of
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
+from cvt_cli.system.files import write_atomically
 
 # What a reader skips or loads at once; a group is in memory while it is written.
 ROWS_PER_GROUP = 2**15

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.text import visible
+from cvt_cli.system.text import visible
 
 __all__ = ["TableWriter", "visible"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvt_cli.cores import DECODE_THREADS
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.system.cores import DECODE_THREADS
 from cvt_cli.training.dataset import Sample
 
 # Batches being decoded while one is trained on.

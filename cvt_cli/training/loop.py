@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.files import write_atomically
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.signals import interruptible, once
+from cvt_cli.system.files import write_atomically
+from cvt_cli.system.signals import interruptible, once
 from cvt_cli.training.augment import Augmentation, Augmenter
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups

@@ -542,7 +542,7 @@ def test_a_zip_bomb(tiny_cvt: TinyCvt) -> None:
 INTERRUPTED = """
 import random, signal, sys
 from pathlib import Path
-from cvt_cli import signals
+from cvt_cli.system import signals
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 

@@ -207,7 +207,7 @@ def test_options_reach_the_search_and_the_model(
         seen.append({"model": model, **options})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvt_cli.classifier.Classifier", classifier)
+    monkeypatch.setattr("cvt_cli.inference.classifier.Classifier", classifier)
     monkeypatch.setattr(module, "share_cores", lambda: None)
     of_the_model = {
         "model": "someone/cvt",

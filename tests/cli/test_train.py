@@ -105,7 +105,7 @@ def test_transformers_reads_the_result_with_equal_logits(run_cvt, tmp_path):
     from PIL import Image
     from transformers import pipeline
 
-    from cvt_cli.classifier import Classifier
+    from cvt_cli.inference.classifier import Classifier
 
     data = save_shapes(tmp_path / "data", ("circle", "square", "bar"), count=5)
     run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--val-fraction", 0, "--epochs", 1, expect=0)

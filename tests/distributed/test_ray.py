@@ -34,7 +34,6 @@ from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
-from cvt_cli.cores import FEW, SPIN_COUNT
 from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.ray import (
     _RECORD,
@@ -60,6 +59,7 @@ from cvt_cli.images.find import Search
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.output import writer_class
 from cvt_cli.records import Record
+from cvt_cli.system.cores import FEW, SPIN_COUNT
 from tests.cli.test_failures import check_line
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
@@ -94,7 +94,7 @@ import sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "cvt_cli.classifier" and os.path.exists({0!r}):
+        if name == "cvt_cli.inference.classifier" and os.path.exists({0!r}):
             with open({1!r}, "a") as file:
                 print(os.getpid(), file=file)
             os._exit(9)

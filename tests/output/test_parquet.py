@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import cvt_cli.files
+import cvt_cli.system.files
 from cvt_cli.output import parquet
 from cvt_cli.output.npy import NpyWriter
 from cvt_cli.output.parquet import ParquetEmbeddingWriter, ParquetWriter
@@ -138,7 +138,7 @@ def test_the_numbers_get_their_name_last(tmp_path: Path, monkeypatch: pytest.Mon
         names.append(path.name)
         file.replace(path)
 
-    monkeypatch.setattr(cvt_cli.files, "replace", replace)
+    monkeypatch.setattr(cvt_cli.system.files, "replace", replace)
     path = tmp_path / "features.npy"
     NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), RUN)
     assert sorted(names[:2]) == ["features.errors.txt", "features.paths.txt"]

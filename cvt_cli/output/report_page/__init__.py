@@ -21,12 +21,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cvt_cli import __version__
-from cvt_cli.files import write_atomically
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.jsons import JsonLinesJournal, parse_record
 from cvt_cli.output.thumbnails import file_name, remove_thumbnails, thumbnails_of, unfinished
 from cvt_cli.records import Record, RecordShape, as_written
-from cvt_cli.text import visible
+from cvt_cli.system.files import write_atomically
+from cvt_cli.system.text import visible
 
 # Images, up to which the thumbnails are in the page itself.
 MOST_INLINE = 400

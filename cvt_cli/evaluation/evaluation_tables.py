@@ -1,0 +1,108 @@
+"""An evaluation as tables: accuracy, every label, what is taken for what."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cvt_cli.evaluation.metrics import Evaluation, LabelFigures
+from cvt_cli.output.tables import Cell, Column, Report, Section
+from cvt_cli.records import as_written
+from cvt_cli.system.text import counted
+
+# For people; documents have all of them.
+MAX_CONFUSIONS = 10
+MAX_LABELS = 50
+
+_LABEL_COLUMNS = (
+    Column("label", wraps=True),
+    Column("images", right=True),
+    Column("precision", right=True),
+    Column("recall", right=True),
+)
+_CONFUSION_COLUMNS = (
+    Column("label", wraps=True),
+    Column("taken for", wraps=True),
+    Column("images", right=True),
+)
+
+
+def evaluation_report(evaluation: Evaluation, run: Mapping[str, Any]) -> Report:
+    """Summary, labels and confusions; the CSV has a row a label.
+
+    Args:
+        run: what the figures were measured with.
+    """
+    labels = [
+        {
+            "label": figures.label,
+            "index": figures.index,
+            "count": figures.count,
+            "predicted": figures.predicted,
+            "correct": figures.correct,
+            "precision": figures.precision,
+            "recall": figures.recall,
+        }
+        for figures in evaluation.labels
+    ]
+    document = {
+        "count": evaluation.count,
+        "top1": evaluation.top1,
+        "top5": evaluation.top5,
+        "ece": evaluation.ece,
+        "labels": labels,
+        "confusions": [asdict(confusion) for confusion in evaluation.confusions],
+        "unknown": [asdict(unknown) for unknown in evaluation.unknown],
+        "errors": [
+            {"path": as_written(record.path), "error": record.error} for record in evaluation.errors
+        ],
+        "run": dict(run),
+    }
+    return Report(document, labels, lambda width: list(_sections(evaluation)))
+
+
+def _sections(evaluation: Evaluation) -> Iterator[Section]:
+    figures: list[tuple[str, str]] = [
+        ("images", str(evaluation.count)),
+        ("top-1 accuracy", f"{evaluation.top1:.2%}"),
+        ("top-5 accuracy", f"{evaluation.top5:.2%}"),
+        ("expected calibration error", f"{evaluation.ece:.4f}"),
+    ]
+    if evaluation.errors:
+        figures.append(("could not be read", str(len(evaluation.errors))))
+    yield Section("", (Column(), Column(right=True)), figures)
+    # Of many labels, those that the model knows least are the ones to look at.
+    worst = sorted(evaluation.labels, key=_recall)
+    shown = evaluation.labels if len(worst) <= MAX_LABELS else worst[:MAX_LABELS]
+    title = (
+        "Labels" if len(worst) <= MAX_LABELS else f"Labels of the lowest recall, of {len(worst)}"
+    )
+    yield Section(title, _LABEL_COLUMNS, [_row(each) for each in shown])
+    confusions = evaluation.confusions
+    if confusions:
+        rows = [(c.label, c.predicted, str(c.count)) for c in confusions[:MAX_CONFUSIONS]]
+        more = len(confusions) - len(rows)
+        note = f"{counted(more, 'more pair')}, all of them in JSON" if more else ""
+        yield Section("Most confused", _CONFUSION_COLUMNS, rows, note)
+    if evaluation.unknown:
+        yield Section(
+            "Unknown labels, not counted",
+            (Column("label", wraps=True), Column("images", right=True), Column("why", wraps=True)),
+            [(each.label, str(each.count), each.reason) for each in evaluation.unknown],
+        )
+
+
+def _recall(figures: LabelFigures) -> float:
+    return 2.0 if figures.recall is None else figures.recall
+
+
+def _row(figures: LabelFigures) -> tuple[Cell, ...]:
+    return (
+        figures.label,
+        str(figures.count),
+        _share(figures.precision),
+        _share(figures.recall),
+    )
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -1,0 +1,256 @@
+"""How good a model is on labelled images: records and their true classes become figures."""
+
+import csv
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvt_cli.errors import UsageError
+from cvt_cli.images.find import Search, Source, find
+from cvt_cli.inference.labels import LabelMatcher
+from cvt_cli.records import Record
+
+TOP_K = 5
+# Equal widths of the score, as in arXiv 1706.04599.
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSource:
+    """An image and the name of its class, as a folder or a table gives it."""
+
+    source: Source
+    label: str
+
+
+@dataclass(frozen=True)
+class LabelFigures:
+    """One class.
+
+    Attributes:
+        index: its class index.
+        count: images of it.
+        predicted: images taken for it.
+        correct: images of it that were taken for it.
+    """
+
+    label: str
+    index: int
+    count: int
+    predicted: int
+    correct: int
+
+    @property
+    def precision(self) -> float | None:
+        """Of the images taken for it, the share that is; None where there are none."""
+        return self.correct / self.predicted if self.predicted else None
+
+    @property
+    def recall(self) -> float | None:
+        """Of the images of it, the share taken for it; None where there are none."""
+        return self.correct / self.count if self.count else None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """So many images of one class were taken for another."""
+
+    label: str
+    predicted: str
+    count: int
+
+
+@dataclass(frozen=True)
+class UnknownLabel:
+    """A name that means no class of the model: its images are not counted."""
+
+    label: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one evaluation.
+
+    Attributes:
+        count: images that were judged.
+        top1, top5: share of them whose class was the first, or among the first five.
+        ece: expected calibration error: the mean distance of the best score from the accuracy of
+            images with such a score, 0 to 1.
+        labels: the classes of which there are images or predictions, by class index.
+        confusions: every pair of classes that were confused, most frequent first.
+        unknown: names that mean no class of the model.
+        errors: images that could not be read; not counted.
+    """
+
+    count: int
+    top1: float
+    top5: float
+    ece: float
+    labels: tuple[LabelFigures, ...]
+    confusions: tuple[Confusion, ...]
+    unknown: tuple[UnknownLabel, ...]
+    errors: tuple[Record, ...]
+
+
+def from_folders(folder: Path) -> list[LabelledSource]:
+    """The images of a folder with a sub-folder for each class, named by its label. Warns of images
+    beside the sub-folders.
+
+    Raises:
+        UsageError: if there is no such folder, or no image in a sub-folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    labelled = [
+        LabelledSource(source, path.name)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name)
+        if path.is_dir() and not path.name.startswith(".")
+        for source in find([str(path)])
+        if source.path != str(path)
+    ]
+    if not labelled:
+        raise UsageError(
+            f"{folder}: no images in sub-folders",
+            hint="each class is a sub-folder named by its label; or --labels names a CSV file",
+        )
+    # Only the folder itself: what lies beside the classes has none.
+    here = find([str(folder)], Search(recursive=False))
+    loose = sum(source.path != str(folder) for source in here)
+    if loose:
+        images = "1 image lies" if loose == 1 else f"{loose} images lie"
+        warnings.warn(f"{images} in no sub-folder of {folder}: not counted", stacklevel=2)
+    return labelled
+
+
+def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
+    """The images that a CSV file names, in its order.
+
+    Args:
+        folder: what the paths are relative to.
+        table: has a header with the columns `path` and `label`.
+
+    Raises:
+        UsageError: if it can't be read as that, or names no image.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.DictReader(stream)
+            if not {"path", "label"} <= set(rows.fieldnames or ()):
+                raise UsageError(f"{table}: its first line does not name the columns path,label")
+            pairs = []
+            for row in rows:
+                if not row["path"] or not row["label"]:
+                    raise UsageError(f"{table}, line {rows.line_num}: without a path or a label")
+                pairs.append((row["path"], row["label"]))
+    except (OSError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{table}: not readable as CSV: {reason}") from None
+    if not pairs:
+        raise UsageError(f"{table}: names no image")
+    return [
+        LabelledSource(source, label)
+        for path, label in pairs
+        for source in find([str(folder / path)])
+    ]
+
+
+def match(
+    labelled: Sequence[LabelledSource], labels: Sequence[str]
+) -> tuple[list[tuple[Source, int]], tuple[UnknownLabel, ...]]:
+    """Give each image the class index of its label; those of unknown labels are left out.
+
+    Args:
+        labels: the model's.
+
+    Raises:
+        UsageError: if no label is known.
+    """
+    matcher = LabelMatcher(labels)
+    found = {name: matcher.find(name) for name in {each.label for each in labelled}}
+    counts = Counter(each.label for each in labelled)
+    unknown = tuple(
+        UnknownLabel(name, counts[name], reason)
+        for name, reason in sorted(found.items())
+        if isinstance(reason, str)
+    )
+    if len(unknown) == len(found):
+        raise UsageError(
+            f"none of the {len(found)} labels is the model's: {unknown[0].label}: "
+            f"{unknown[0].reason}",
+            hint="`cvt inspect --labels` lists the model's",
+        )
+    known = []
+    for each in labelled:
+        index = found[each.label]
+        if isinstance(index, int):
+            known.append((each.source, index))
+    return known, unknown
+
+
+def evaluate(
+    records: Iterable[Record],
+    targets: Sequence[int],
+    labels: Sequence[str],
+    unknown: tuple[UnknownLabel, ...] = (),
+) -> Evaluation:
+    """Compare predictions with the truth.
+
+    Args:
+        records: one for each target, in order, each with `TOP_K` predictions or as many as the
+            model has classes.
+        targets: the true class indexes.
+        labels: the model's.
+        unknown: is passed on.
+
+    Raises:
+        UsageError: if no image could be read.
+    """
+    pairs: Counter[tuple[int, int]] = Counter()
+    in_top_k = 0
+    calibration = [[0, 0.0, 0] for _ in range(CALIBRATION_BINS)]  # images, scores, correct
+    errors = []
+    for record, target in zip(records, targets, strict=True):
+        if record.error is not None:
+            errors.append(record)
+            continue
+        best = record.predictions[0]
+        pairs[target, best.index] += 1
+        in_top_k += any(each.index == target for each in record.predictions[:TOP_K])
+        place = calibration[min(int(best.score * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
+        place[0] += 1
+        place[1] += best.score
+        place[2] += best.index == target
+    count = sum(pairs.values())
+    if count == 0:
+        raise UsageError(f"none of {len(errors)} images could be read: {errors[0].error}")
+    wrong = [(n, pair) for pair, n in pairs.items() if pair[0] != pair[1]]
+    return Evaluation(
+        count=count,
+        top1=sum(n for (target, index), n in pairs.items() if target == index) / count,
+        top5=in_top_k / count,
+        ece=sum(abs(scores - correct) for _, scores, correct in calibration) / count,
+        labels=tuple(_label_figures(pairs, labels)),
+        confusions=tuple(
+            Confusion(labels[target], labels[index], n)
+            for n, (target, index) in sorted(wrong, key=lambda item: (-item[0], item[1]))
+        ),
+        unknown=unknown,
+        errors=tuple(errors),
+    )
+
+
+def _label_figures(
+    pairs: Counter[tuple[int, int]], labels: Sequence[str]
+) -> Iterator[LabelFigures]:
+    counts: Counter[int] = Counter()
+    predicted: Counter[int] = Counter()
+    for (target, index), n in pairs.items():
+        counts[target] += n
+        predicted[index] += n
+    for index in sorted(counts.keys() | predicted.keys()):
+        correct = pairs[index, index]
+        yield LabelFigures(labels[index], index, counts[index], predicted[index], correct)

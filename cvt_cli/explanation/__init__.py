@@ -1,0 +1,1 @@
+"""What in a picture its label comes from; and its picture."""

@@ -1,0 +1,510 @@
+"""Images become predictions: batches through the network, and the overlapped pipeline around it."""
+
+import copy
+import difflib
+import math
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
+from cvt_cli.checkpoint.load import Checkpoint, load
+from cvt_cli.checkpoint.resolve import resolve
+from cvt_cli.errors import UsageError
+from cvt_cli.images.decode import MAX_PIXELS
+from cvt_cli.images.find import Source, find
+from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.inference.devices import is_out_of_memory, pick_devices, pick_dtype, use_exact_float32
+from cvt_cli.model.cost import count
+from cvt_cli.model.fused import FusedCvt
+from cvt_cli.model.graphs import Graphed, recording
+from cvt_cli.records import Prediction, Record
+from cvt_cli.system.text import folded
+
+DEFAULT_TOP_K = 5
+TOO_LARGE = "out of memory, by itself; --image-size gives all images one size"
+NOT_FINITE = (
+    "the network's scores are not numbers: NaN in its weights, or too large for its dtype, where "
+    "--dtype float32 helps"
+)
+MAX_AUTO_BATCH_SIZE = 256
+# What the activations of a batch may take, in bytes: on a CPU what its caches help with, on a GPU
+# this part of its memory.
+CPU_BATCH_BYTES = 160 * 10**6
+GPU_BATCH_SHARE = 1 / 8
+
+ImageLike = str | Path | Image.Image
+
+
+class Classifier:
+    """A checkpoint on a device, ready to classify.
+
+        classifier = Classifier("microsoft/cvt-13")
+        classifier("cat.jpg", top_k=3).predictions[0].label
+
+    Args:
+        model: a name as `checkpoint.resolve` takes it, or a checkpoint already loaded.
+        revision: branch, tag or commit hash on the Hub.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; or several of them, "cuda:0,cuda:1", which
+            share the batches of a run.
+        dtype: "auto", "float32", "bfloat16" or "float16": what the network computes in.
+        batch_size: images through the network at once; None for what suits the network and the
+            device. Halved for good if the device's memory does not hold so many.
+        hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
+        refresh, offline: as in `checkpoint.resolve`.
+        max_pixels: width times height above which an image is refused.
+        image_size: (height, width) in pixels of the network's input in place of the checkpoint's;
+            its preprocessing is scaled to it.
+        exact_decode: decode every pixel of a JPEG, and cut greys of 16 and 32 bits off at 255, as
+            Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
+            size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
+        only: the labels to choose from, instead of all that the model knows: scores are the
+            softmax over these.
+
+    Attributes:
+        reader: decodes for this network.
+        indexes: the class indexes of the labels that it chooses from.
+        replicas: itself and its like, on this device and on others, which share a run's batches.
+
+    Raises:
+        ModelError: if the checkpoint can't be had.
+        UsageError: if this machine has no such device, there is no such dtype, or the model knows
+            no such label.
+    """
+
+    def __init__(
+        self,
+        model: str | Checkpoint = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | None = None,
+        hidden_act: str | None = None,
+        refresh: bool = False,
+        offline: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        image_size: tuple[int, int] | None = None,
+        exact_decode: bool = False,
+        only: Sequence[str] = (),
+    ) -> None:
+        devices = pick_devices(device)
+        self.device, *more = devices
+        self.dtype = pick_dtype(dtype, self.device)
+        use_exact_float32(self.device, self.dtype)
+        if isinstance(model, str):
+            model = load(resolve(model, revision, refresh, offline), hidden_act)
+        if image_size is not None:
+            model = model.with_image_size(image_size)
+        self.checkpoint = model
+        self.batch_size = batch_size or auto_batch_size(model, self.device)
+        self._usual_pixels = math.prod(usual_size(model))
+        self.max_pixels = max_pixels
+        self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
+        self.indexes = indexes_of(only, model) if only else range(len(model.labels))
+        self._columns = torch.tensor(self.indexes, device=self.device)
+        self._devices = ",".join(map(str, devices))
+        self._use(FusedCvt(model.model().to(self.device, self.dtype)))
+        self.replicas = [self]
+        if self.device.type == "cuda":
+            self.replicas.append(self._twin())
+        for each in more:
+            self.replicas += Classifier(
+                model,
+                device=str(each),
+                dtype=str(self.dtype).removeprefix("torch."),
+                batch_size=self.batch_size,
+                only=only,
+            ).replicas
+
+    def _use(self, network: FusedCvt) -> None:
+        self._network = network
+        self._model: Callable[[Tensor], Tensor] = network
+        self._features: Callable[[Tensor], Tensor] = network.forward_features
+        self._graphs: tuple[Graphed, ...] = ()
+        self._lock = threading.Lock()  # a graph and its stream are for one thread at a time
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._graphs = Graphed(network), Graphed(network.forward_features)
+            self._model, self._features = self._graphs
+            self._stream = torch.cuda.Stream(self.device)
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights
+
+    def _twin(self) -> "Classifier":
+        """The same weights on the same device, by a stream of its own: while one computes, the
+        other's batch is copied."""
+        twin = copy.copy(self)
+        twin._use(self._network)
+        return twin
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label of each class index."""
+        return self.checkpoint.labels
+
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers in an embedding."""
+        return self.checkpoint.config.embed_dim[-1]
+
+    def description(self, digest: bool = True) -> dict[str, object]:
+        """See `describe`."""
+        return describe(
+            self.checkpoint,
+            self.reader,
+            self._devices,
+            str(self.dtype).removeprefix("torch."),
+            self.batch_size,
+            [self.labels[index] for index in self.indexes]
+            if len(self.indexes) < len(self.labels)
+            else None,
+            digest,
+        )
+
+    @overload
+    def __call__(self, images: Image.Image, top_k: int = ...) -> Record: ...
+    @overload
+    def __call__(self, images: str | Path, top_k: int = ...) -> Any: ...
+    @overload
+    def __call__(self, images: Sequence[ImageLike], top_k: int = ...) -> list[Record]: ...
+    def __call__(self, images: ImageLike | Sequence[ImageLike], top_k: int = DEFAULT_TOP_K) -> Any:
+        """Classify one image or several: paths, as `images.find.find` takes them, or Pillow images.
+
+        Returns:
+            A record for one image; a list of them for a sequence, and for a path that stands for
+            others (a folder, a pattern, an archive). What can't be read has an error in place of
+            predictions.
+        """
+        if isinstance(images, bytes):  # a sequence too
+            raise TypeError("bytes are neither a path nor an image: Image.open(io.BytesIO(…)) is")
+        if isinstance(images, ImageLike):
+            records = self([images], top_k)
+            itself = isinstance(images, Image.Image) or records[0].path == str(images)
+            return records[0] if itself else records
+        sources: list[Source | Image.Image] = []
+        for image in images:
+            sources += [image] if isinstance(image, Image.Image) else find([str(image)])
+        return list(self.classify(sources, top_k))
+
+    def classify(
+        self,
+        sources: Iterable[Source | Image.Image],
+        top_k: int = DEFAULT_TOP_K,
+        threshold: float = 0.0,
+        columns: Sequence[str] = (),
+        thumbnails: bool = False,
+    ) -> Iterator[Record]:
+        """One record for each source, in order.
+
+        Images are decoded in threads while the network runs; a few batches are in memory at any
+        time, however many sources there are.
+
+        Args:
+            sources: what to classify.
+            top_k: predictions in a record, at most.
+            threshold: the least score that a prediction has.
+            columns: names out of `records.COLUMNS` that each record carries.
+            thumbnails: each record carries a thumbnail.
+        """
+        batches = self.reader.batches(
+            sources, self.batch_size, columns, thumbnails, len(self.replicas)
+        )
+        return self._spread(
+            batches,
+            lambda replica, batch: replica.records(batch, top_k, threshold, columns),
+        )
+
+    def _spread(
+        self,
+        batches: Iterator[list[DecodedImage]],
+        work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
+    ) -> Iterator[Record]:
+        """The work on each batch, by the devices in turns; records in order.
+
+        Each replica has a thread that waits for it, while records are written here.
+        """
+        if len(self.replicas) == 1 and self.device.type == "cpu":
+            for batch in batches:
+                yield from work(self, batch)
+            return
+        pools = [ThreadPoolExecutor(1, "network") for _ in self.replicas]
+        turns = cycle(zip(self.replicas, pools, strict=True))
+        pending: deque[Future[list[Record]]] = deque()
+        try:
+            for batch, (replica, pool) in zip(batches, turns, strict=False):
+                pending.append(pool.submit(lambda r, b: list(work(r, b)), replica, batch))
+                if len(pending) > len(pools):
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for pool in pools:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def records(
+        self,
+        images: Sequence[DecodedImage],
+        top_k: int = DEFAULT_TOP_K,
+        threshold: float = 0.0,
+        columns: Sequence[str] = (),
+    ) -> Iterator[Record]:
+        """The second half of `classify`: one record for each image that is decoded, or that could
+        not be, in order."""
+        predictions = iter(self._predictions(self._rows(images, self.probabilities), top_k))
+        for image in images:
+            if image.pixels is None:
+                yield Record(image.path, error=image.error, columns=image.columns)
+                continue
+            best = next(predictions)
+            if "index" in columns:
+                image.columns["index"] = best[0].index
+            kept = tuple(each for each in best if each.score >= threshold)
+            yield Record(image.path, kept, columns=image.columns, thumbnail=image.thumbnail)
+
+    def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
+        """One record for each source, in order, with its embedding in place of predictions."""
+        batches = self.reader.batches(sources, self.batch_size, ahead=len(self.replicas))
+        return self._spread(batches, Classifier._embedded)
+
+    def _embedded(self, images: Sequence[DecodedImage]) -> Iterator[Record]:
+        vectors = iter(self._rows(images, self.embeddings).tolist())
+        for image in images:
+            embedding = None if image.pixels is None else tuple(next(vectors))
+            yield Record(image.path, error=image.error, embedding=embedding)
+
+    def _rows(
+        self,
+        images: Sequence[DecodedImage],
+        compute: Callable[[Sequence[np.ndarray]], Tensor],
+    ) -> Tensor:
+        """What `compute` makes of the pixels, a row for each image that has them. Without a row of
+        numbers it has an error in their place afterwards."""
+        good = [image for image in images if image.pixels is not None]
+        rows = None
+        try:
+            rows = compute(_pixels(good))
+        except RuntimeError as error:
+            # Where all images have one size, none of them is too large.
+            fixed = self.checkpoint.preprocessing.image_size is not None
+            if fixed or not is_out_of_memory(error):
+                raise
+        if rows is None:  # not above: the error holds on to what the network had computed
+            rows = torch.cat([self._row(image, compute) for image in good])
+            good = [image for image in good if image.pixels is not None]
+        finite = rows.isfinite().all(dim=1)
+        for image, is_finite in zip(good, finite.tolist(), strict=True):
+            if not is_finite:
+                image.pixels, image.error = None, NOT_FINITE
+        return rows[finite]
+
+    def _row(
+        self, image: DecodedImage, compute: Callable[[Sequence[np.ndarray]], Tensor]
+    ) -> Tensor:
+        """(1, width); (0, width) if the device's memory does not hold it, which the image tells."""
+        self._free_memory()
+        try:
+            return compute(_pixels([image]))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        image.pixels, image.error = None, TOO_LARGE
+        return compute([])
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Softmax over the classes, or over those that were chosen.
+
+        Args:
+            images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
+
+        Returns:
+            (len(images), classes) float32 on the CPU.
+        """
+        return self._through_network(images, len(self.indexes), self._forward)
+
+    def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The vectors behind the labels: `Cvt.forward_features`.
+
+        Args:
+            images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
+
+        Returns:
+            (len(images), embedding_dim) float32 on the CPU.
+        """
+        return self._through_network(images, self.embedding_dim, self._forward_features)
+
+    def _through_network(
+        self, images: Sequence[np.ndarray], width: int, forward: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """(len(images), width) float32: what `forward` makes of batches (B, H, W, 3) uint8."""
+        result = torch.empty(len(images), width)
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            by_size.setdefault(image.shape, []).append(index)
+        for size, indexes in by_size.items():
+            start = 0
+            while start < len(indexes):
+                # Large images take the room of several.
+                room = max(1, self.batch_size * self._usual_pixels // (size[0] * size[1]))
+                chunk = indexes[start : start + min(room, self.batch_size)]
+                # Pinned memory is copied to a GPU while Python goes on.
+                batch = torch.empty(
+                    (len(chunk), *size),
+                    dtype=torch.uint8,
+                    pin_memory=self.device.type == "cuda",
+                )
+                np.stack([images[index] for index in chunk], out=batch.numpy())
+                try:
+                    with self._on_stream():
+                        result[chunk] = forward(batch)
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    # Its frames hold on to what the network had computed.
+                    problem = error.with_traceback(None)
+                else:
+                    start += len(chunk)
+                    continue
+                if self._free_memory():
+                    continue  # the same once more: it was graphs that took the room
+                if len(chunk) == 1:
+                    raise problem
+                self._halve_batch()
+        return result
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._graphs:
+                stack.enter_context(self._lock)
+            if self._stream is not None:
+                # First the device: to leave a stream by itself opens a context on the first GPU.
+                stack.enter_context(torch.cuda.device(self.device))
+                stack.enter_context(torch.cuda.stream(self._stream))
+            yield
+
+    def _normalized(self, batch: Tensor) -> Tensor:
+        pixels = batch.to(self.device, non_blocking=True)
+        return self.checkpoint.preprocessing.normalize(pixels).to(self.dtype)
+
+    @torch.inference_mode()
+    def _forward_features(self, batch: Tensor) -> Tensor:
+        return self._features(self._normalized(batch)).float().cpu()
+
+    @torch.inference_mode()
+    def _forward(self, batch: Tensor) -> Tensor:
+        logits = self._model(self._normalized(batch))
+        if len(self.indexes) < len(self.labels):
+            logits = logits[:, self._columns]
+        return logits.float().softmax(dim=-1).cpu()
+
+    def _halve_batch(self) -> None:
+        self.batch_size //= 2
+        # The same words each time: Python says them once.
+        warnings.warn(
+            "out of memory: going on with smaller batches (a smaller --batch-size avoids this)",
+            stacklevel=2,
+        )
+
+    def _free_memory(self) -> bool:
+        """Give back what can be spared; whether that was CUDA graphs."""
+        with self._lock, recording:
+            stopped = [graphs.stop() for graphs in self._graphs]
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.empty_cache()
+        return any(stopped)
+
+    def _predictions(self, probabilities: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
+        scores, columns = probabilities.topk(min(top_k, len(self.indexes)))
+        predictions = []
+        for row in zip(scores.tolist(), columns.tolist(), strict=True):
+            best = ((score, self.indexes[column]) for score, column in zip(*row, strict=True))
+            predictions.append(
+                tuple(Prediction(self.labels[index], score, index) for score, index in best)
+            )
+        return predictions
+
+
+def _pixels(images: Iterable[DecodedImage]) -> list[np.ndarray]:
+    return [image.pixels for image in images if image.pixels is not None]
+
+
+def describe(
+    checkpoint: Checkpoint,
+    reader: ImageReader,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    only: Sequence[str] | None,
+    digest: bool,
+) -> dict[str, object]:
+    """What predictions depend on, for a record of the run.
+
+    Args:
+        only: the labels to choose from; None for all.
+        digest: with the weights' SHA-256, for which all of them are read.
+    """
+    return {
+        "model": checkpoint.name,
+        "commit": checkpoint.files.commit,
+        "weights_sha256": checkpoint.files.weights_digest() if digest else None,
+        "activation": checkpoint.config.hidden_act,
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "device": device,
+        "dtype": dtype,
+        "decode": "exact" if reader.exact else "fast",
+        "batch_size": batch_size,
+        "max_pixels": reader.max_pixels,
+        "labels": only,
+    }
+
+
+def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float = 1.0) -> int:
+    """A power of two whose activations have room. The same on every run of a machine, so that an
+    interrupted run can be resumed.
+
+    Args:
+        share: of a GPU's memory that is ours.
+    """
+    each = count(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
+    room: float = CPU_BATCH_BYTES
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE * share
+    fitting = min(MAX_AUTO_BATCH_SIZE, max(1, int(room / each)))
+    return 1 << (fitting.bit_length() - 1)
+
+
+def usual_size(checkpoint: Checkpoint) -> tuple[int, int]:
+    """(height, width) in pixels of the images in a batch; where the preprocessing leaves each its
+    own, of those that fill one."""
+    return checkpoint.preprocessing.image_size or (224, 224)
+
+
+def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
+    """The class indexes of labels, by name in any case; all of those that share a name."""
+    known: dict[str, list[int]] = {}
+    for index, label in enumerate(checkpoint.labels):
+        known.setdefault(folded(label), []).append(index)
+    indexes: set[int] = set()
+    for label in only:
+        named = known.get(folded(label.strip()))
+        if named is None:
+            close = difflib.get_close_matches(folded(label.strip()), known, n=1)
+            hint = f"did you mean {checkpoint.labels[known[close[0]][0]]}? " if close else ""
+            raise UsageError(
+                f"{label.strip()}: {checkpoint.name} knows no such label",
+                hint=f"{hint}`cvt inspect {checkpoint.name} --labels` lists them",
+            )
+        indexes.update(named)
+    return sorted(indexes)

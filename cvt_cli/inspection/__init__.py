@@ -1,0 +1,1 @@
+"""Facts of a checkpoint, its weights, two side by side, the families; and their tables."""

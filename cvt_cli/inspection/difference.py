@@ -1,0 +1,90 @@
+"""Two checkpoints side by side."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cvt_cli.inspection.facts import Inspection
+from cvt_cli.inspection.weights import TensorDifference, weights_difference
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that differs, as JSON would write its two values."""
+
+    aspect: str
+    name: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between two checkpoints."""
+
+    first: Inspection
+    second: Inspection
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """Of the configuration and the preprocessing. The number of labels is among the labels."""
+        pairs = (
+            ("configuration", self.first.config, self.second.config),
+            ("preprocessing", self.first.preprocessing, self.second.preprocessing),
+        )
+        return [
+            Setting(aspect, field.name, getattr(first, field.name), getattr(second, field.name))
+            for aspect, first, second in pairs
+            for field in dataclasses.fields(first)
+            if getattr(first, field.name) != getattr(second, field.name)
+            and field.name != "num_labels"
+        ]
+
+    @cached_property
+    def labels(self) -> list[Setting]:
+        """Of the class indexes that either has, those with another label; None for no label."""
+        first, second = self.first.labels or (), self.second.labels or ()
+        return [
+            Setting("labels", str(index), *pair)
+            for index in range(max(len(first), len(second)))
+            if len(set(pair := (_at(first, index), _at(second, index)))) > 1
+        ]
+
+    @property
+    def not_here(self) -> list[str]:
+        """The names of those whose weights are not on this machine, so that none are compared."""
+        return [one.name for one in (self.first, self.second) if not one.is_here]
+
+    @cached_property
+    def weights(self) -> list[TensorDifference] | None:
+        """Weight by weight; None if any are not on this machine.
+
+        Raises:
+            ModelError: naming the file, if one is corrupt, truncated, or holds code.
+        """
+        if self.not_here or self.first.files is None or self.second.files is None:
+            return None
+        return weights_difference(self.first.config, self.first.files, self.second.files)
+
+    def as_json(self) -> dict[str, Any]:
+        """Only what differs, and every weight."""
+        return {
+            "models": [self.first.name, self.second.name],
+            "parameters": [one.cost.total.parameters for one in (self.first, self.second)],
+            "macs": [one.cost.total.macs for one in (self.first, self.second)],
+            "image_size": [list(one.image_size) for one in (self.first, self.second)],
+            "num_labels": [one.config.num_labels for one in (self.first, self.second)],
+            **{
+                aspect: {s.name: [s.first, s.second] for s in self.settings if s.aspect == aspect}
+                for aspect in ("configuration", "preprocessing")
+            },
+            "labels": {label.name: [label.first, label.second] for label in self.labels},
+            "weights": None
+            if self.weights is None
+            else [dataclasses.asdict(weight) for weight in self.weights],
+        }
+
+
+def _at(labels: tuple[str, ...], index: int) -> str | None:
+    return labels[index] if index < len(labels) else None

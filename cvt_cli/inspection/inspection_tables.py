@@ -1,0 +1,378 @@
+"""An inspection as tables: what a checkpoint is, its stages, its layers, its weights."""
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cvt_cli.inspection.difference import Difference, Setting
+from cvt_cli.inspection.facts import Inspection, layer_record
+from cvt_cli.inspection.weights import TensorDifference, WeightsFacts
+from cvt_cli.model.cost import Layer, Total
+from cvt_cli.output.tables import Cell, Column, Report, Section, Share, si, si_unit, size_in_words
+
+LABEL_WIDTH = 11
+MAX_CELL_WIDTH = 26  # of a stage in the table of stages
+PLAIN_WIDTH = 100  # at which sentences are broken in plain text
+MAX_LABELS = 10  # of those that differ
+
+STAGES_NOTE = (
+    "A stage turns its input into tokens, rows × columns of them, each a vector of that width. A "
+    "token is made from a window of kernel × kernel (pixels in stage 1, then tokens), one every "
+    "stride. As many blocks as the depth then let the tokens exchange information: attention, "
+    "with that many heads side by side, looks up keys and values, of which there may be fewer. "
+)
+CLASS_TOKEN_NOTE = "+ 1 is the class token, from which the head reads the answer. "
+COST_NOTE = "A MAC is a multiplication with its addition; papers often call that a FLOP."
+
+ACTIVATIONS = {"gelu": "GELU", "quick_gelu": "QuickGELU"}
+PROJECTIONS = {"dw_bn": "{0}×{0} conv.", "avg": "{0}×{0} avg.", "linear": "none"}
+
+
+def inspection_report(inspection: Inspection, layers: bool, weights: WeightsFacts | None) -> Report:
+    """Summary, stages and kinds of layers; every layer and every weight on request."""
+    document = inspection.as_json(layers=layers)
+    records: list[dict[str, Any]] = inspection.stage_records()
+    # The head is in no stage: without it the columns would not add up.
+    records.append(dict.fromkeys(records[0], "") | {"stage": "head"} | document["head"])
+    if layers:
+        records = [_flat(layer_record(layer)) for layer in inspection.cost.layers()]
+    if weights is not None:
+        document["weights"] = weights.as_json()
+        records = [_flat(tensor) for tensor in document["weights"]["tensors"]]
+
+    def sections(width: int | None) -> Iterator[Section]:
+        yield _summary(inspection)
+        yield from _stages(inspection, width)
+        yield _kinds(inspection, width)
+        if layers:
+            yield from _layers(inspection, width)
+        if weights is not None:
+            yield from _weights(weights)
+
+    return Report(document, records, lambda width: list(sections(width)))
+
+
+def labels_report(inspection: Inspection) -> Report:
+    """The labels by class index."""
+    labels = inspection.labels or ()
+    columns = (Column(right=True), Column(wraps=True))
+    rows = [(str(index), label) for index, label in enumerate(labels)]
+    return Report(
+        {"model": inspection.name, "labels": list(labels)},
+        [{"index": index, "label": label} for index, label in enumerate(labels)],
+        lambda width: [Section("", columns, rows)],
+    )
+
+
+def difference_report(difference: Difference) -> Report:
+    """What differs between two checkpoints."""
+    weights = difference.weights
+    empty = dict.fromkeys(("aspect", "name", "first", "second", "status", "largest"), "")
+    records = [
+        empty | {"aspect": s.aspect, "name": s.name, "first": s.first, "second": s.second}
+        for s in (*difference.settings, *difference.labels)
+    ]
+    records += [
+        empty | {"aspect": "weights", "name": w.name, "status": w.status, "largest": w.largest}
+        for w in weights or ()
+        if w.status != "equal"
+    ]
+    return Report(
+        difference.as_json(), records, lambda width: list(_differences(difference)), tuple(empty)
+    )
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Shapes as `1x64x56x56`, for a cell of a CSV."""
+    return {
+        key: "x".join(map(str, value)) if isinstance(value, list) else value
+        for key, value in record.items()
+    }
+
+
+def _summary(one: Inspection) -> Section:
+    cost, config = one.cost, one.config
+    total = cost.total
+    rows = [
+        ("model", f"{_plural(config.num_stages, 'stage')}, {_plural(sum(config.depth), 'block')}, "
+                  f"{_plural(config.num_labels, 'label')}, {ACTIVATIONS[config.hidden_act]}"),
+        ("parameters", f"{total.parameters:,} ({si_unit(cost.weight_bytes, 'B')} in {cost.dtype})"),
+        ("cost", f"{si_unit(total.macs, 'MACs')} = {si_unit(total.flops, 'FLOPs')} for "
+                 f"{_images(cost.batch_size)} of {size_in_words(one.image_size)}"),
+        ("activations", f"at most {si_unit(cost.peak_activation_bytes, 'B')} at once, "
+                        f"{si_unit(total.activation_bytes, 'B')} in all (training keeps about "
+                        f"that), {cost.dtype}"),
+        ("input", one.preprocessing.in_words()),
+    ]  # fmt: skip
+    if one.published is not None:
+        rows.append(
+            (
+                "published",
+                f"{one.published.top1}% top-1 on ImageNet-1k, {one.published.gmacs} GMACs, "
+                f"pre-trained on {one.published.pretrained_on}",
+            )
+        )
+    rows += [(key, _words(one.card[key])) for key in ("license", "datasets") if one.card.get(key)]
+    rows += _whereabouts(one)
+    return Section(one.name, (Column(width=LABEL_WIDTH), Column(wraps=True)), rows)
+
+
+def _whereabouts(one: Inspection) -> Iterator[tuple[str, str]]:
+    if one.files is None:
+        yield "cached", f"no; `cvt models --download {one.name}` fetches it"
+        return
+    if one.files.commit is not None:
+        yield "commit", one.files.commit
+        yield "cached", "yes" if one.is_here else "the configuration, not the weights"
+    else:
+        yield "from", f"{one.source}, {one.layout} layout"
+    for facts in one.file_facts:
+        yield "file", f"{facts.path.name}, {si_unit(facts.size, 'B')}, SHA-256 {facts.sha256}"
+
+
+def _stages(one: Inspection, width: int | None) -> Iterator[Section]:
+    """A column a stage; where the terminal has not the room for all, in several tables."""
+    total = one.cost.total
+    columns = [_stage_column(one, record) for record in one.stage_records()]
+    columns.append(["head", *[""] * 8, *_cost_cells(one.head_total, total)])
+    names = ["", "tokens", "width", "heads", "depth", "kernel", "stride", "keys", "projection"]
+    names += ["parameters", "share", "MACs", "share"]
+    if width is None:
+        cell, at_once = None, len(columns)
+    else:
+        least = max(len(cell) for column in columns for cell in column if isinstance(cell, str))
+        room = width - LABEL_WIDTH  # each column has a gap of two in front
+        at_once = max(1, min(len(columns), room // (least + 2)))
+        cell = max(least, min(MAX_CELL_WIDTH, room // at_once - 2))
+    rest = STAGES_NOTE + CLASS_TOKEN_NOTE * any(one.config.cls_token) + COST_NOTE
+    for start in range(0, len(columns), at_once):
+        part = columns[start : start + at_once]
+        rows: list[list[Cell]] = [list(row) for row in zip(names, *part, strict=True)]
+        header = [Column(str(name), width=cell) for name in rows.pop(0)[1:]]
+        note = textwrap.fill(rest, min(width or PLAIN_WIDTH, PLAIN_WIDTH))
+        yield Section(
+            "Stages" if start == 0 else "",
+            [Column(width=LABEL_WIDTH if width else None), *header],
+            rows,
+            note if start + at_once >= len(columns) else "",
+        )
+
+
+def _stage_column(one: Inspection, record: dict[str, Any]) -> list[Cell]:
+    stage = one.cost.stages[record["stage"] - 1]
+    kernel, class_token = record["kernel"], record["class_token"]
+    tokens, keys = (
+        f"{rows}×{columns}" + " + 1" * class_token
+        for rows, columns in (stage.tokens, (record["key_rows"], record["key_columns"]))
+    )
+    return [
+        f"stage {record['stage']}",
+        tokens,
+        str(record["width"]),
+        str(record["heads"]),
+        _plural(record["depth"], "block"),
+        f"{kernel}×{kernel}",
+        str(record["stride"]),
+        keys,
+        PROJECTIONS[record["projection"]].format(one.config.kernel_qkv[stage.index]),
+        *_cost_cells(stage.total, one.cost.total),
+    ]
+
+
+def _cost_cells(part: Total, whole: Total) -> list[Cell]:
+    return [
+        si(part.parameters),
+        Share(part.parameters / whole.parameters),
+        si(part.macs),
+        Share(part.macs / whole.macs),
+    ]
+
+
+def _kinds(one: Inspection, width: int | None) -> Section:
+    total = one.cost.total
+    bar = 12 if width is None or width >= 74 else 6
+    columns = (
+        Column(),
+        Column("parameters", right=True),
+        Column(width=bar),
+        Column("MACs", right=True),
+        Column(width=bar),
+        Column("activations", right=True, from_width=88),
+    )
+    rows = [
+        [kind, *_cost_cells(part, total), si_unit(part.activation_bytes, "B")]
+        for kind, part in one.cost.by_kind().items()
+    ]
+    return Section("Where the parameters and the MACs are", columns, rows)
+
+
+def _layers(one: Inspection, width: int | None) -> Iterator[Section]:
+    """Under a heading a block on a terminal; in plain text every line has its full name."""
+    columns = (
+        Column("layer"),
+        Column("kind", from_width=115),
+        Column("in", from_width=88),
+        Column("out"),
+        Column("parameters" if width is None or width >= 80 else "params", right=True),
+        Column("MACs", right=True),
+        Column("memory", right=True, from_width=76),
+    )
+    rows: list[list[Cell]] = []
+    if width is None:
+        rows = [_layer_row(layer, layer.name) for layer in one.cost.layers()]
+    else:
+        for stage in one.cost.stages:
+            rows.append([f"stage {stage.index + 1}"])
+            prefix = f"stages.{stage.index}."
+            rows += [_layer_row(layer, layer.name.removeprefix(prefix)) for layer in stage.embed]
+            for block in range(stage.depth):
+                rows.append([f"stage {stage.index + 1}, block {block + 1} of {stage.depth}"])
+                rows += [_layer_row(layer, layer.name) for layer in stage.block]
+        rows.append(["after the last stage"])
+        rows += [_layer_row(layer, layer.name) for layer in one.cost.last]
+    yield Section("Layers", columns, rows)
+
+
+def _layer_row(layer: Layer, name: str) -> list[Cell]:
+    return [
+        name,
+        layer.kind,
+        "×".join(map(str, layer.shape_in)),
+        "×".join(map(str, layer.shape_out)),
+        si(layer.total.parameters),
+        si(layer.total.macs),
+        si_unit(layer.total.activation_bytes, "B"),
+    ]
+
+
+def _weights(facts: WeightsFacts) -> Iterator[Section]:
+    dtypes = ", ".join(f"{count} of {dtype}" for dtype, count in facts.dtypes.items())
+    names = [tensor.name for tensor in facts.not_finite]
+    rows = [
+        ("weights", f"{_plural(len(facts.tensors), 'tensor')}: {dtypes}"),
+        ("NaN or infinite", ", ".join(names) or "none"),
+        ("missing", ", ".join(facts.missing) or "none"),
+        ("left over", ", ".join(facts.left_over) or "none"),
+        ("other shape", "; ".join(facts.other_shape) or "none"),
+    ]
+    yield Section("Weights", (Column(), Column(wraps=True)), rows)
+    columns = (
+        Column("weight"),
+        Column("dtype", from_width=100),
+        Column("shape", from_width=100),
+        *(Column(name, right=True) for name in ("mean", "std")),
+        *(Column(name, right=True, from_width=80) for name in ("min", "max")),
+        Column("NaN", right=True, from_width=100),
+        Column("inf", right=True, from_width=100),
+    )
+    table = [
+        [
+            tensor.name,
+            tensor.dtype,
+            "×".join(map(str, tensor.shape)),
+            *map(_number, (tensor.mean, tensor.std, tensor.min, tensor.max)),
+            str(tensor.nan),
+            str(tensor.infinite),
+        ]
+        for tensor in facts.tensors
+    ]
+    yield Section("", columns, table)
+
+
+def _differences(difference: Difference) -> Iterator[Section]:
+    first, second = difference.first, difference.second
+    columns = (Column(), Column(first.name, wraps=True), Column(second.name, wraps=True))
+    sides: list[list[str]] = [
+        [
+            str(one.config.num_labels),
+            f"{one.cost.total.parameters:,}",
+            si_unit(one.cost.total.macs, "MACs"),
+            size_in_words(one.image_size),
+            one.preprocessing.in_words(),
+        ]
+        for one in (first, second)
+    ]
+    names = ("labels", "parameters", "cost", "input", "preprocessing")
+    yield Section("", columns, list(zip(names, *sides, strict=True)))
+    for aspect in ("configuration", "preprocessing"):
+        settings = [s for s in difference.settings if s.aspect == aspect]
+        yield _setting_table(aspect.capitalize(), columns, settings)
+    unknown = [one.name for one in (first, second) if one.labels is None]
+    if unknown:
+        yield _sentence("Labels", f"not compared: those of {' and '.join(unknown)} are not here")
+    else:
+        yield _setting_table("Labels", columns, difference.labels)
+    yield from _weights_difference(difference)
+
+
+def _setting_table(title: str, columns: Sequence[Column], settings: list[Setting]) -> Section:
+    if not settings:
+        return _sentence(title, "the same")
+    rows = [
+        (setting.name, _words(setting.first), _words(setting.second))
+        for setting in settings[:MAX_LABELS]
+    ]
+    more = len(settings) - len(rows)
+    note = f"and {more:,} more: --format csv has all" if more else ""
+    return Section(f"{title}: {len(settings):,} differ", columns, rows, note)
+
+
+def _weights_difference(difference: Difference) -> Iterator[Section]:
+    weights = difference.weights
+    if weights is None:
+        names = difference.not_here
+        hint = "".join(f"; `cvt models --download {name}` fetches them" for name in names[:1])
+        yield _sentence(
+            "Weights", f"not compared: those of {' and '.join(names)} are not here{hint}"
+        )
+        return
+    parts: dict[str, list[TensorDifference]] = {}
+    for weight in weights:
+        prefix, _, rest = weight.name.partition(".")
+        stage = rest.partition(".")[0]
+        is_stage = prefix == "stages" and stage.isdecimal()
+        parts.setdefault(f"stage {int(stage) + 1}" if is_stage else prefix, []).append(weight)
+    columns = (
+        Column(),
+        *(Column(name, right=True) for name in ("tensors", "equal", "largest difference")),
+        Column("relative change, at most", right=True, from_width=80),
+    )
+    rows = [
+        [
+            part,
+            str(len(members)),
+            str(sum(weight.status == "equal" for weight in members)),
+            _number(max((w.largest for w in members if w.largest is not None), default=None)),
+            _number(max((w.relative for w in members if w.relative is not None), default=None)),
+        ]
+        for part, members in parts.items()
+    ]
+    odd = [w for w in weights if w.status not in ("equal", "different")]
+    named = ", ".join(f"{weight.name} ({weight.status})" for weight in odd[:MAX_LABELS])
+    note = f"Without a counterpart: {named}{', …' * (len(odd) > MAX_LABELS)}" if odd else ""
+    yield Section("Weights", columns, rows, note)
+
+
+def _sentence(title: str, text: str) -> Section:
+    return Section(f"{title}: {text}", (), ())
+
+
+def _words(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def _images(batch_size: int) -> str:
+    return "an image" if batch_size == 1 else f"{batch_size:,} images"

@@ -1,0 +1,1 @@
+"""Acting on labels: a folder for each."""

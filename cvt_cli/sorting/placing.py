@@ -1,0 +1,484 @@
+"""Files go into a folder for each label, and nothing is ever overwritten or lost.
+
+A file keeps its name, or if that is taken becomes `name-2.jpg`, `name-3.jpg` and so on, by the
+order of the records: the same records give the same names again, so that a second run finds what
+the first one has done.
+"""
+
+import contextlib
+import enum
+import errno
+import filecmp
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cvt_cli.errors import CvtError, ImageError, UsageError
+from cvt_cli.images.find import STDIN, Search, Source, find
+from cvt_cli.images.source import kind_of_archive
+from cvt_cli.records import Record
+from cvt_cli.system.files import new_beside, rename_new, sync, sync_folder, unlink_renamed
+from cvt_cli.system.text import folded, reason_of
+
+UNCERTAIN = "_uncertain"
+
+# Whatever a member of an archive is called: the record says that it is an image.
+_ALL_MEMBERS = Search(include=("*", "*.*"))
+
+# Bytes of a label's folder, without what tells it from others; and of a file's name.
+FOLDER_BYTES = 200
+NAME_BYTES = 255
+CHUNK_BYTES = 2**20
+
+# What some file system or other allows in no name.
+_FORBIDDEN = frozenset('/\\<>:"|?*')
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+_ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+# The disk's own trouble: no other file would fare better.
+_FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+class Action(enum.Enum):
+    """What is done with a file."""
+
+    COPY = "copy"
+    MOVE = "move"
+    LINK = "link"
+    SYMLINK = "symlink"
+
+
+class Status(enum.Enum):
+    """What became of a record."""
+
+    DONE = "done"
+    THERE = "there"  # an earlier run has done it
+    LEFT = "left"  # the record is an error: the file stays where it is
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one record.
+
+    Attributes:
+        path: the file's, as the record has it.
+        folder: the name of the label's folder; "" where there is none.
+        target: where the file is now, or would be; None if nowhere.
+        error: why, for `Status.FAILED`.
+    """
+
+    status: Status
+    path: str
+    folder: str = ""
+    target: Path | None = None
+    error: str = ""
+
+
+class SortError(CvtError):
+    """One file could not be sorted: it becomes that record's outcome."""
+
+
+class Sorter:
+    """Sorts the files of records into folders.
+
+    Args:
+        folder: holds the folders of the labels.
+        action: what is done with each file.
+        min_score: files whose best score is below go to `_uncertain`, as those without a label.
+        dry_run: do nothing, only say what would be done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        action: Action = Action.COPY,
+        min_score: float = 0.0,
+        dry_run: bool = False,
+    ) -> None:
+        self._folder = folder
+        self._action = action
+        self._min_score = min_score
+        self._dry_run = dry_run
+        self._elsewhere = _Elsewhere()
+        self._folders: dict[str, str] = {}
+        self._label_of: dict[str, str] = {}
+        # The records done, and the places that they have.
+        self._placed: set[tuple[str, str]] = set()
+        self._taken: set[str] = set()
+        # Of names that several files have: all numbers below are taken.
+        self._next_number: dict[str, int] = {}
+
+    def sort(self, records: Iterable[Record]) -> Iterator[Outcome]:
+        """One outcome for each record, in order, once its file is in place.
+
+        Raises:
+            CvtError: if the disk is full or read-only, or a label's folder can't be made; what was
+                done stays.
+            UsageError: if none can be made.
+        """
+        for record in records:
+            if record.error is not None:
+                yield Outcome(Status.LEFT, record.path)
+                continue
+            folder = self._folder_of(record)
+            try:
+                status, target = self._place(record.path, folder)
+                yield Outcome(status, record.path, folder, target)
+            except (ImageError, SortError) as error:
+                yield Outcome(Status.FAILED, record.path, folder, error=str(error))
+            except (OSError, ValueError) as error:
+                reason = reason_of(error)
+                if isinstance(error, OSError) and error.errno in _FATAL:
+                    raise CvtError(
+                        f"{self._folder / folder}: {reason}",
+                        hint="mend that, then run the same command again: it does what is left",
+                    ) from None
+                yield Outcome(Status.FAILED, record.path, folder, error=reason)
+
+    def _folder_of(self, record: Record) -> str:
+        best = record.predictions[0] if record.predictions else None
+        if best is None or not best.label or best.score < self._min_score:
+            return UNCERTAIN
+        if best.label not in self._folders:
+            name = folder_name(best.label)
+            # Not every file system tells Cat from cat.
+            if self._label_of.setdefault(folded(name), best.label) != best.label:
+                name = f"{name}-{_digest(best.label)}"
+            self._folders[best.label] = name
+        return self._folders[best.label]
+
+    def _place(self, path: str, folder: str) -> tuple[Status, Path | None]:
+        if (folder, path) in self._placed:
+            return Status.THERE, None
+        file = existing(path)
+        inside = file is None and _is_inside(path)
+        if inside and self._action is not Action.COPY:
+            raise SortError("not a file of its own: it can only be copied")
+        if file is not None and not stat.S_ISREG(os.stat(file).st_mode):
+            raise SortError("not a regular file")
+        if file is None and not inside and self._action is not Action.MOVE:
+            raise _gone(path)
+        name = _base_name(path, file)
+        with contextlib.ExitStack() as stack:
+            if inside and not self._dry_run:
+                file = stack.enter_context(_extracted(self._elsewhere.find(path)))
+            for target in self._free_places(folder, name):
+                if os.path.lexists(target):
+                    # Of a file that was moved, or that a dry run leaves in its archive, all that
+                    # can be said is that its place is taken.
+                    same = target.exists() if file is None else self._is_same(file, target)
+                    if not same:
+                        continue
+                    self._take(folder, path, target)
+                    if self._action is Action.MOVE and file is not None and not self._dry_run:
+                        _remove_moved(file, target)
+                    return Status.THERE, target
+                if file is None and not inside:
+                    raise _gone(path)
+                if file is not None and not self._dry_run:
+                    self._make_folder(target.parent)
+                    try:
+                        self._act(file, target)
+                    except FileExistsError:
+                        # Another process was quicker.
+                        continue
+                self._take(folder, path, target)
+                return Status.DONE, target
+        raise AssertionError("there is always another number")
+
+    def _act(self, file: Path, target: Path) -> None:
+        try:
+            _ACTIONS[self._action](file, target)
+        except PermissionError as error:
+            if os.access(target.parent, os.W_OK | os.X_OK):
+                raise
+            # Not the file's fault, though the error is said to be of the file.
+            raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
+
+    def _free_places(self, folder: str, name: str) -> Iterator[Path]:
+        """Where a file of that name may go; nothing of this run is there."""
+        first = folded(f"{folder}/{name}")
+        start = self._next_number.get(first, 1)
+        while folded(f"{folder}/{numbered(name, start)}") in self._taken:
+            start += 1
+        if start > 1:
+            self._next_number[first] = start
+        for number in count(start):
+            place = f"{folder}/{numbered(name, number)}"
+            if folded(place) not in self._taken:
+                yield self._folder / place
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            # No file would fare better.
+            raise UsageError(f"{self._folder} can't be made: {reason_of(error)}") from None
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise SortError(f"{folder} is not a folder") from None
+        except PermissionError as error:
+            # Nor would another label's.
+            kind = CvtError if self._placed else UsageError
+            raise kind(f"{folder} can't be made: {reason_of(error)}") from None
+
+    def _take(self, folder: str, path: str, target: Path) -> None:
+        self._placed.add((folder, path))
+        self._taken.add(folded(f"{folder}/{target.name}"))
+
+    def _is_same(self, file: Path, target: Path) -> bool:
+        if file.is_symlink() and self._action is Action.MOVE:
+            return target.is_symlink() and _real(target) == _real(file)
+        if target.is_symlink() and self._action is not Action.SYMLINK:
+            # The file behind it may be the very one that is to be moved.
+            return False
+        if not target.is_file():
+            return False
+        return target.samefile(file) or filecmp.cmp(file, target, shallow=False)
+
+
+def folder_name(label: str) -> str:
+    """The folder of a label, a name on every file system. A label that can't be one as it is gets
+    some digits of its own, so that no two labels share a folder."""
+    name = _clean(label)
+    return name if name == label != UNCERTAIN else f"{name}-{_digest(label)}"
+
+
+def numbered(name: str, number: int) -> str:
+    """`name.jpg`, `name-2.jpg`, `name-3.jpg`…"""
+    if number == 1:
+        return name
+    stem, suffix = os.path.splitext(name)
+    suffix = f"-{number}{suffix}"
+    while len(os.fsencode(stem + suffix)) > NAME_BYTES and stem:
+        stem = stem[:-1]
+    return stem + suffix
+
+
+def existing(path: str) -> Path | None:
+    """The file of a record, if it is there. Output files write a byte that is no UTF-8 as an
+    escape, which may stand for the byte or for itself.
+
+    Raises:
+        SortError: if there is a file of either name.
+    """
+    escaped = _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), path)
+    found = []
+    for candidate in {path, escaped}:
+        with contextlib.suppress(ValueError):  # a NUL, or half a character
+            if os.path.lexists(candidate):
+                found.append(candidate)
+    if len(found) > 1:
+        raise SortError("two files may be meant: one has this name, one a byte for its escape")
+    return Path(found[0]) if found else None
+
+
+def _gone(path: str) -> SortError:
+    return SortError("standard input" if path == STDIN else "no such file")
+
+
+def _is_inside(path: str) -> bool:
+    """Whether it may be an archive's member, or somewhere else than on a disk."""
+    return "::" in path or "://" in path
+
+
+class _Elsewhere:
+    """What is in archives or on the network. Members of an archive are read in one go if they are
+    asked for in its order."""
+
+    def __init__(self) -> None:
+        self._archive = ""
+        self._members: Iterator[Source] = iter(())
+
+    def find(self, path: str) -> Source:
+        """What a record was made of.
+
+        Raises:
+            SortError: if it is not there any more.
+        """
+        archive = _archive_of(path)
+        if archive is None:
+            found = _named(find([path]), path)
+        else:
+            found = _named(self._members, path) if archive == self._archive else None
+            if found is None:
+                self._archive, self._members = archive, find([archive], _ALL_MEMBERS)
+                found = _named(self._members, path)
+        if found is None:
+            raise SortError("no such file")
+        return found
+
+
+def _archive_of(path: str) -> str | None:
+    for match in re.finditer("::", path):
+        archive = path[: match.start()]
+        if kind_of_archive(urlsplit(archive).path if "://" in archive else archive):
+            return archive
+    return None
+
+
+def _named(sources: Iterator[Source], path: str) -> Source | None:
+    return next((source for source in sources if source.path == path), None)
+
+
+@contextlib.contextmanager
+def _extracted(source: Source) -> Iterator[Path]:
+    """A copy of what is no file of its own, for as long as the context lasts.
+
+    Raises:
+        ImageError: if it can't be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="cvt-sort-") as folder:
+        copy = Path(folder) / "image"
+        with source.open() as file, copy.open("wb") as out:
+            shutil.copyfileobj(file, out, CHUNK_BYTES)
+        yield copy
+
+
+def _base_name(path: str, file: Path | None) -> str:
+    if file is not None or not _is_inside(path):
+        return (file or Path(path)).name or "_"
+    name = path.rsplit("::", 1)[-1]
+    if "://" in name:
+        name = unquote(urlsplit(name).path)
+    return _clean(name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+
+
+def _clean(text: str) -> str:
+    """What is left of a text when it is to be a name on every file system."""
+    name = "".join(
+        "_"
+        if character in _FORBIDDEN or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
+        else character
+        for character in text
+    )
+    name = name.encode()[:FOLDER_BYTES].decode(errors="ignore").strip(" ").rstrip(" .")
+    if name.startswith("."):
+        name = "_" + name[1:]
+    if _RESERVED.fullmatch(name):
+        name = "_" + name
+    return name or "_"
+
+
+def _digest(label: str) -> str:
+    return hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _copy(file: Path, target: Path) -> None:
+    with _beside(target) as copy:
+        with file.open("rb") as source, copy.open("xb") as out:
+            shutil.copyfileobj(source, out, CHUNK_BYTES)
+        rename_new(copy, target)
+    _copy_times(file, target)
+
+
+def _move(file: Path, target: Path) -> None:
+    if file.is_symlink():
+        # Moved as it is, a relative link would lead nowhere.
+        target.symlink_to(_real(file))
+        unlink_renamed(file, target)
+        return
+    try:
+        rename_new(file, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _move_across(file, target)
+
+
+def _move_across(file: Path, target: Path) -> None:
+    """Move to another file system: the file is deleted once its copy is safe."""
+    before = file.stat()
+    with _beside(target) as copy:
+        digest = hashlib.sha256()
+        with file.open("rb") as source, copy.open("xb") as out:
+            while chunk := source.read(CHUNK_BYTES):
+                digest.update(chunk)
+                out.write(chunk)
+            out.flush()
+            sync(out.fileno())
+        with copy.open("rb") as written:
+            if hasattr(os, "posix_fadvise"):
+                # To be read from the disk, not from what is cached of it.
+                os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            verified = hashlib.file_digest(written, "sha256").digest() == digest.digest()
+        after = file.stat()
+        if not verified:
+            raise SortError("its copy differs from it: left where it is")
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise SortError("it has changed while it was copied: left where it is")
+        rename_new(copy, target)
+    _copy_times(file, target)
+    sync_folder(target.parent)
+    unlink_renamed(file, target)
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        os.link(_real(file), target)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise SortError(
+                f"on another file system than {target.parent}: no hard link can reach it"
+            ) from None
+        raise
+
+
+def _symlink(file: Path, target: Path) -> None:
+    target.symlink_to(file.absolute())
+
+
+_ACTIONS: Mapping[Action, Callable[[Path, Path], None]] = {
+    Action.COPY: _copy,
+    Action.MOVE: _move,
+    Action.LINK: _link,
+    Action.SYMLINK: _symlink,
+}
+
+
+def _remove_moved(file: Path, target: Path) -> None:
+    """Delete a file that is in its place already, unless they are one and the same: links,
+    mounts and letters' case give a file more than one path."""
+    if not target.samefile(file):
+        file.unlink()
+        return
+    aside = new_beside(file)
+    file.rename(aside)
+    if os.path.lexists(target):
+        aside.unlink()
+    else:
+        aside.rename(file)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A temporary file in the folder of the target, gone when the context ends."""
+    path = new_beside(target)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _copy_times(file: Path, copy: Path) -> None:
+    """And permissions. Once it has its name: a photograph that the camera has locked is locked
+    where it is, by macOS, and can't be renamed."""
+    # Some file systems have no permissions, or none of this kind.
+    with contextlib.suppress(OSError):
+        shutil.copystat(file, copy)
+
+
+def _real(file: Path) -> Path:
+    return Path(os.path.realpath(file))

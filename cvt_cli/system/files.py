@@ -1,0 +1,243 @@
+"""Files that are there whole or not at all, whatever happens while they are written."""
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from cvt_cli.errors import UsageError
+from cvt_cli.system.text import reason_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# A file system without hard links, or a file that this user may not link to.
+_NO_LINKS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+)
+
+TO_STDOUT = "leave --output out for standard output, and --format picks the form"
+_FILE_ONLY = "this goes to a file only"
+
+
+def check_name(path: Path, instead: str = _FILE_ONLY) -> None:
+    """See that a path names a file.
+
+    Args:
+        instead: what to do for who means standard output by `-`.
+
+    Raises:
+        UsageError: if it is empty, `-` or a folder's.
+    """
+    if path == Path():  # which an empty name is, too
+        raise UsageError("no name is given for the file to write", hint="is a variable empty?")
+    if path == Path("-"):
+        raise UsageError("-: no name for a file", hint=instead)
+    if os.path.isdir(path):  # which Path.is_dir raises for, where it is not for this user
+        raise UsageError(f"{path} is a folder", hint="name a file in it")
+
+
+def check_file(path: Path, instead: str = _FILE_ONLY) -> None:
+    """See that a file can be written there, before the work that is to fill it. Leaves nothing
+    behind.
+
+    Args:
+        instead: as `check_name` has it.
+
+    Raises:
+        UsageError: if it can't, or what is there is no file; as `check_name`.
+    """
+    check_name(path, instead)
+    try:
+        replaceable = is_replaceable(path)
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
+    if not replaceable:
+        raise UsageError(f"{path} is not a regular file")
+    check_folder(path.parent, path)
+
+
+def check_folder(folder: Path, path: Path | None = None) -> None:
+    """The same for the files of a folder.
+
+    Args:
+        path: what is to be written there, for the message.
+
+    Raises:
+        UsageError: if none can be made there.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(f"{path or folder} can't be written: {folder} is no folder")
+    trial = new_beside(folder / "trial")
+    try:
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(f"{path or folder} can't be written: {reason_of(error)}") from None
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside the file, flush to the disk, then rename: at every moment the path holds the
+    old content or the new.
+
+    Args:
+        write: is given a binary stream, open for writing.
+
+    Raises:
+        OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
+            there; the old content is still there.
+    """
+    beside = new_beside(path)
+    try:
+        with beside.open("xb") as file:
+            write(file)
+            file.flush()
+            sync(file.fileno())
+        replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def replace(file: Path, path: Path) -> None:
+    """Rename a file to a path where there may be another.
+
+    Raises:
+        OSError: if it can't be, or what is there is no file.
+    """
+    if not is_replaceable(path):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    file.replace(path)
+
+
+def rename_new(file: Path, path: Path) -> None:
+    """Rename without replacing what may have come there meanwhile.
+
+    Raises:
+        FileExistsError: if something has.
+        OSError: if it can't be.
+    """
+    if os.name == "nt":  # where that is what to rename means, and a read-only link stays for ever
+        file.rename(path)
+        return
+    try:
+        os.link(file, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        file.rename(path)
+    else:
+        unlink_renamed(file, path)
+
+
+def unlink_renamed(file: Path, path: Path) -> None:
+    """Delete a file that has another path by now.
+
+    Raises:
+        OSError: if it can't be, in a folder that is not ours to change; the other path goes.
+    """
+    try:
+        file.unlink()
+    except OSError:
+        path.unlink()
+        raise
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether nothing is there but a file: root can put one in place of `/dev/null`, too.
+
+    Raises:
+        OSError: if nothing can be there: a name that is too long, or a folder that is not for this
+            user.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def new_beside(path: Path) -> Path:
+    """A name in the folder of a file that no other process has, and that nobody can know before it
+    is there: on other machines, and in other containers, processes have the same numbers."""
+    return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
+
+
+def lock(path: Path) -> BinaryIO:
+    """Take a file that one process at a time may write, made if there is none. It is free again
+    when what is returned is closed, and when the process ends, however it does.
+
+    Raises:
+        BlockingIOError: if another has it.
+        OSError: if it can't be opened.
+    """
+    held = path.open("ab")
+    try:
+        if fcntl is None:
+            held.close()
+            try:
+                path.rename(path)  # which Windows does with no file that is open, as another's is
+            except PermissionError:
+                raise BlockingIOError from None
+        else:
+            take(held.fileno())
+            if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):
+                raise BlockingIOError  # renamed or replaced by who had it
+    except BaseException:
+        held.close()
+        raise
+    return held
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has a file that is there. Raises OSError as `lock`."""
+    try:
+        lock(path).close()
+    except BlockingIOError:
+        return True
+    return False
+
+
+def take(handle: int) -> None:
+    """Lock an open file or folder until it is closed. Nothing where the system has no such locks.
+
+    Raises:
+        BlockingIOError: if another process has it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # some network file systems: better without than not at all
+        return
+
+
+def sync(handle: int) -> None:
+    """Flush an open file or folder to the disk."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS', whose fsync leaves it in the disk's own memory
+        with contextlib.suppress(OSError):  # some file systems have no such thing
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the folder itself: a rename in it is safe only then."""
+    # Windows can't open one.
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            sync(handle)
+        finally:
+            os.close(handle)

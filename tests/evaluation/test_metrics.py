@@ -1,0 +1,112 @@
+"""Figures, against ones that were worked out by hand."""
+
+import pytest
+
+from cvt_cli.errors import UsageError
+from cvt_cli.evaluation.evaluation_tables import evaluation_report
+from cvt_cli.evaluation.metrics import evaluate, from_csv, from_folders, match
+from cvt_cli.output.tables import as_text
+from cvt_cli.records import Prediction, Record
+
+LABELS = ("a", "b", "c", "d", "e", "f")
+
+
+def record(best, score, *others):
+    rest = [Prediction(LABELS[index], 0.01, index) for index in others]
+    return Record("x.jpg", (Prediction(LABELS[best], score, best), *rest))
+
+
+def test_figures_by_hand():
+    records = [
+        record(0, 0.95, 1),
+        record(0, 0.95, 1),
+        record(1, 0.55, 0),
+        record(1, 0.85, 2),
+        Record("bad.jpg", error="empty file"),
+        record(2, 0.85, 3, 4, 5, 1),
+    ]
+    result = evaluate(records, [0, 1, 0, 1, 2, 0], LABELS)
+    assert result.count == 5 and [each.path for each in result.errors] == ["bad.jpg"]
+    assert result.top1 == pytest.approx(2 / 5)
+    assert result.top5 == pytest.approx(4 / 5)
+    a, b, c = result.labels
+    assert (a.label, a.count, a.predicted, a.correct) == ("a", 3, 2, 1)
+    assert (a.precision, a.recall) == (0.5, pytest.approx(1 / 3))
+    assert (b.precision, b.recall) == (0.5, 0.5)
+    assert (c.count, c.precision, c.recall) == (0, 0.0, None)
+    pairs = [(each.label, each.predicted, each.count) for each in result.confusions]
+    assert pairs == [("a", "b", 1), ("a", "c", 1), ("b", "a", 1)]
+    # Bins of a fifteenth: 0.95 twice, one right; 0.55 wrong; 0.85 twice, one right.
+    assert result.ece == pytest.approx((abs(1.9 - 1) + 0.55 + abs(1.7 - 1)) / 5)
+
+
+def test_what_is_right_more_often_than_it_is_sure_is_calibrated_no_better():
+    assert evaluate([record(0, 0.35)] * 2, [0, 0], LABELS).ece == pytest.approx(0.65)
+
+
+def test_what_is_confused_most_comes_first():
+    records = [record(0, 0.5), record(1, 0.5), record(2, 0.5), record(2, 0.5)]
+    result = evaluate(records, [1, 0, 0, 0], LABELS)
+    pairs = [(each.label, each.predicted, each.count) for each in result.confusions]
+    assert pairs == [("a", "c", 2), ("a", "b", 1), ("b", "a", 1)]
+
+
+def test_of_many_labels_the_least_known_are_shown():
+    labels = [f"label {index}" for index in range(70)]
+
+    def best(index):
+        return Record("x.jpg", (Prediction(labels[index], 0.9, index),))
+
+    # 60 labels have images; the last two are taken for those of no image, as are ten of the rest.
+    targets = [*range(60), *range(10)]
+    found = [*range(58), 60, 61, *range(60, 70)]
+    result = evaluate(map(best, found), targets, labels)
+    text = as_text(evaluation_report(result, {}), "table")
+    lines = [line.split("  ")[0] for line in text.splitlines()]
+    start = lines.index("Labels of the lowest recall, of 70") + 2
+    assert lines[start : start + 3] == ["label 58", "label 59", "label 0"]
+    assert "label 60" not in lines[start : start + 50]
+    assert "2 more pairs, all of them in JSON" in lines
+
+
+def test_perfect_and_certain_is_calibrated():
+    result = evaluate([record(1, 1.0)] * 3, [1] * 3, LABELS)
+    assert (result.top1, result.top5, result.ece) == (1.0, 1.0, 0.0)
+    assert result.confusions == ()
+
+
+def test_only_the_first_five_count():
+    assert evaluate([record(1, 0.9, 2, 3, 4, 5, 0)], [0], LABELS).top5 == 0.0
+
+
+def test_nothing_readable():
+    with pytest.raises(UsageError, match="none of 1 images could be read: empty file"):
+        evaluate([Record("bad.jpg", error="empty file")], [0], LABELS)
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_a_sub_folder_is_a_class_if_it_has_images(tmp_path):
+    make(tmp_path, "b/x.jpg", "a/2.jpg", "a/1.jpg", "a/in/3.jpg", ".c/x.jpg", "d/notes.txt")
+    found = [(each.label, each.source.path) for each in from_folders(tmp_path)]
+    wanted = [("a", "a/1.jpg"), ("a", "a/2.jpg"), ("a", "a/in/3.jpg"), ("b", "b/x.jpg")]
+    assert found == [(label, f"{tmp_path}/{path}") for label, path in wanted]
+
+
+def test_a_table_of_a_spreadsheet(tmp_path):
+    make(tmp_path, "x.jpg", "y.jpg")
+    table = tmp_path / "truth.csv"
+    table.write_text("\ufeffpath,label\r\ny.jpg,a\r\nx.jpg,b\r\n", "utf-8")
+    found = [(each.label, each.source.path) for each in from_csv(tmp_path, table)]
+    assert found == [("a", f"{tmp_path}/y.jpg"), ("b", f"{tmp_path}/x.jpg")]
+
+
+def test_images_of_unknown_labels_are_counted(tmp_path):
+    make(tmp_path, "a/x.jpg", *(f"unicorn/{number}.jpg" for number in range(3)))
+    known, (unknown,) = match(from_folders(tmp_path), LABELS)
+    assert [index for _, index in known] == [0]
+    assert (unknown.label, unknown.count) == ("unicorn", 3)
