@@ -34,6 +34,7 @@ for _name in list(os.environ):
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
 
+from tests.fork_server import ForkServer  # noqa: E402
 from tests.hub_server import HubServer  # noqa: E402
 from tests.photos import PHOTOS, make_photo, picture  # noqa: E402
 from tests.tiny import save_tiny  # noqa: E402
@@ -61,7 +62,11 @@ class Completed(subprocess.CompletedProcess[str]):
 class RunCvt:
     """The installed `cvt` in a clean environment of its own.
 
+    Where it can't matter it is a fork of a process that has imported torch: a start takes two
+    seconds, a fork some milliseconds. Tests of starting are marked `real_start`.
+
     Attributes:
+        server: what forks for it; None for real starts only.
         hf_home: its HF_HOME, empty at first.
         env: what it sees of the environment, and nothing more; tests may change it.
         cwd: where it runs.
@@ -69,7 +74,8 @@ class RunCvt:
 
     script = Path(sys.executable).with_name("cvt")
 
-    def __init__(self, folder: Path, endpoint: str) -> None:
+    def __init__(self, folder: Path, endpoint: str, server: ForkServer | None = None) -> None:
+        self.server = server
         self.cwd = folder
         self.hf_home = folder / ".hf"
         home = folder / ".home"
@@ -98,16 +104,18 @@ class RunCvt:
         Its three streams are text pipes unless `options` for `Popen` say otherwise. A value of
         None in `env` takes a variable away.
         """
-        wanted = {**self.env, **(env or {})}
+        wanted = {
+            name: value for name, value in {**self.env, **(env or {})}.items() if value is not None
+        }
+        command = [self.script, *(a if isinstance(a, str | bytes) else str(a) for a in arguments)]
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        text = {"encoding": "utf-8", "errors": "surrogateescape"}
+        options = {**text, **streams, **options}
+        if self.server and self.server.can_start(wanted, options):
+            return self.server.start(command, wanted, cwd or self.cwd, **options)
         # What runs the tests in the background may have had them ignore Ctrl-C.
         options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        return subprocess.Popen(
-            [self.script, *(a if isinstance(a, str | bytes) else str(a) for a in arguments)],
-            env={name: value for name, value in wanted.items() if value is not None},
-            cwd=cwd or self.cwd,
-            **{"encoding": "utf-8", "errors": "surrogateescape", **streams, **options},
-        )
+        return subprocess.Popen(command, env=wanted, cwd=cwd or self.cwd, **options)
 
     def __call__(
         self,
@@ -212,7 +220,19 @@ def _terminal(columns: int) -> tuple[_Screen, int]:
 def run_cvt(request: pytest.FixtureRequest, tmp_path: Path) -> RunCvt:
     """Runs the installed `cvt`; see `RunCvt`."""
     uses_hub = "hub" in request.fixturenames
-    return RunCvt(tmp_path, request.getfixturevalue("hub").url if uses_hub else NOWHERE)
+    server = None
+    if not request.node.get_closest_marker("real_start"):
+        server = request.getfixturevalue("fork_server")
+    return RunCvt(tmp_path, request.getfixturevalue("hub").url if uses_hub else NOWHERE, server)
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """What forks for `run_cvt` in all tests of this process."""
+    usual = RunCvt(tmp_path_factory.mktemp("server"), NOWHERE)
+    server = ForkServer(usual.script, usual.env)
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
