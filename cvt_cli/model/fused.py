@@ -1,7 +1,7 @@
 """The function of `cvt.py` with fewer operations, for inference.
 
 Tokens stay (B, T, C) in memory, which an image in channels-last order also is: no copy between
-the two. Each idea has a comment; README's performance section says what each gave.
+the two. Each idea has a comment; docs/performance.md says what each gave.
 """
 
 import ctypes
