@@ -20,9 +20,22 @@ CVT_TINY = replace(
     initializer_range=0.05,
 )
 
+# For inputs of 64x64: 16x16, 8x8 and 4x4 tokens too, at about the same cost.
+CVT_SMALL = replace(
+    CVT_TINY,
+    patch_sizes=(7, 3, 3),
+    patch_stride=(4, 2, 2),
+    patch_padding=(2, 1, 1),
+    depth=(2, 4, 3),
+)
+
 ARCHITECTURES = {
     "cvt-13": CVT_13,
     "cvt-21": CVT_21,
     "cvt-w24": CVT_W24,
     "cvt-tiny": CVT_TINY,
+    "cvt-small": CVT_SMALL,
 }
+# Height and width in pixels of the inputs that they are made for, where that is not 224.
+IMAGE_SIZES = {"cvt-tiny": 32, "cvt-small": 64}
+IMAGE_SIZE = 224

@@ -34,6 +34,8 @@ STATE = "training.pt"
 METRICS = "metrics.jsonl"
 # So many tokens in the first stage leave room for all their attention scores at once.
 FEW_TOKENS = 1024
+# Between two looks at the loss, which a GPU has to be waited for.
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Trainer:
 
     Attributes:
         history: the metrics of each epoch that is done.
+        average: of the weights; the result.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Trainer:
         if preprocessing.image_size is None:
             raise ValueError("the preprocessing makes images of differing sizes")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: Callable[[Tensor], Tensor] = self.model
         self.settings = settings
         self.history: list[dict[str, Any]] = []
         self.average = MovingAverage(self.model, settings.ema_decay)
@@ -118,14 +122,19 @@ class Trainer:
             model.config.num_labels,
             settings.label_smoothing,
         )
+        self._parameters = list(self.model.parameters())
         groups = parameter_groups(self.model, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
         # A whole last batch only, or the whole of what is less than one batch.
         self.batches_per_epoch = max(1, len(train.samples) // settings.batch_size)
-        # Within an epoch: batches done, and what `Progress` is computed from.
+        # Within an epoch: batches done, images in them, and on the device the sums of their losses
+        # and of those that were right.
         self._batch = 0
-        self._sums = [0.0, 0.0, 0.0]
+        self._images = 0
+        self._sums = torch.zeros(2, device=device)
         self._seconds = 0.0
+        self._progress = Progress(0, 0.0, 0.0)
+        self._looked_at = 0.0
 
     @property
     def epochs_done(self) -> int:
@@ -144,7 +153,8 @@ class Trainer:
         validate with the averaged weights.
 
         Args:
-            on_batch: is called after every batch.
+            on_batch: is called after every batch; loss and accuracy are those of a little before
+                on a GPU.
             interrupted: is asked after every batch; true ends the epoch there.
 
         Returns:
@@ -166,12 +176,13 @@ class Trainer:
             if len(targets) > 1:
                 self._step(pixels, targets)
             self._batch += 1
-            on_batch(self._progress())
+            on_batch(self._look())
             if interrupted():
+                self._look(at_once=True)
                 self._seconds += time.monotonic() - start
                 raise KeyboardInterrupt
+        progress = self._look(at_once=True)
         self._seconds += time.monotonic() - start
-        progress = self._progress()
         if progress.images == 0:
             raise CvtError("no training image could be read")
         metrics = {
@@ -186,8 +197,40 @@ class Trainer:
             "images_per_second": round(progress.images / max(self._seconds, 1e-9), 1),
         }
         self.history.append(metrics)
-        self._batch, self._sums, self._seconds = 0, [0.0, 0.0, 0.0], 0.0
+        self._batch, self._images, self._seconds = 0, 0, 0.0
+        self._sums.zero_()
         return metrics
+
+    def compile(self) -> None:
+        """Compute from here on with kernels that `torch.compile` makes for this network. Takes a
+        minute; what is computed is the same up to rounding.
+
+        Raises:
+            UsageError: if it can't be compiled here; the trainer then goes on without.
+        """
+        size = self._preprocessing.image_size or (0, 0)
+        count = min(self.settings.batch_size, max(2, len(self._train.samples)))
+        pixels = torch.zeros(count, *size, 3, dtype=torch.uint8)
+        targets = torch.zeros(count, dtype=torch.int64)
+        statistics = {name: value.clone() for name, value in self.model.named_buffers()}
+        cuda = [self._device] if self._device.type == "cuda" else []
+        self._network = torch.compile(self.model, dynamic=False)
+        self.model.train()
+        try:
+            with (
+                torch.random.fork_rng(devices=cuda),
+                _precision(self.settings.dtype, self._device, self._few_tokens),
+            ):
+                self._loss(pixels, targets)[0].backward()
+        # Its back ends and the compilers they call raise nearly anything.
+        except Exception as error:
+            self._network = self.model
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(f"torch.compile can't compile this network here: {reason}") from error
+        finally:
+            self._optimizer.zero_grad()
+            for name, value in self.model.named_buffers():
+                value.copy_(statistics[name])
 
     def _order(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
@@ -196,7 +239,6 @@ class Trainer:
 
     def _step(self, pixels: Tensor, targets: Tensor) -> None:
         settings = self.settings
-        x, soft_targets = self._augment(pixels.to(self._device), targets.to(self._device))
         steps = settings.epochs * self.batches_per_epoch
         step = self.epochs_done * self.batches_per_epoch + self._batch
         warmup = round(settings.warmup_epochs * self.batches_per_epoch)
@@ -204,26 +246,44 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with _precision(settings.dtype, self._device, self._few_tokens):
-            logits = self.model(self._preprocessing.normalize(x)).float()
-            loss = F.cross_entropy(logits, soft_targets)
+            loss, right = self._loss(pixels, targets)
             self._optimizer.zero_grad()
             loss.backward()
-        value = loss.item()
-        if not math.isfinite(value):
-            raise CvtError(
-                f"the loss is {value} in epoch {self.epochs_done + 1}",
-                hint="a lower --lr may help; --resume goes on from the last epoch",
-            )
-        nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm)
         self._optimizer.step()
-        self.average.update(self.model)
-        right = (logits.argmax(1) == soft_targets.argmax(1)).sum().item()
-        for index, amount in enumerate((len(targets), value * len(targets), right)):
-            self._sums[index] += amount
+        self.average.update()
+        self._images += len(targets)
+        self._sums += torch.stack([loss.detach() * len(targets), right])
 
-    def _progress(self) -> Progress:
-        images, loss, right = self._sums
-        return Progress(int(images), loss / max(1, images), right / max(1, images))
+    def _loss(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss of a batch, as augmented, and how many of it are right, both on the
+        device."""
+        x, soft_targets = self._augment(
+            pixels.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+        )
+        logits = self._network(self._preprocessing.normalize(x)).float()
+        right = (logits.argmax(1) == soft_targets.argmax(1)).sum()
+        return F.cross_entropy(logits, soft_targets), right
+
+    def _look(self, at_once: bool = False) -> Progress:
+        """Where the epoch stands, or stood: a GPU is waited for now and then, or if `at_once`.
+
+        Raises:
+            CvtError: if the loss is no number any more.
+        """
+        now = time.monotonic()
+        on_cpu = self._device.type == "cpu"
+        if at_once or on_cpu or now - self._looked_at > SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            loss, right = self._sums.tolist()
+            if not math.isfinite(loss):
+                raise CvtError(
+                    f"the loss is {loss} in epoch {self.epochs_done + 1}",
+                    hint="a lower --lr may help; --resume goes on from the last epoch",
+                )
+            images = max(1, self._images)
+            self._progress = Progress(self._images, loss / images, right / images)
+        return dataclasses.replace(self._progress, images=self._images)
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
@@ -236,8 +296,9 @@ class Trainer:
             if len(targets) == 0:
                 continue
             logits = model(self._preprocessing.normalize(pixels.to(self._device))).cpu()
-            loss += F.cross_entropy(logits, targets, reduction="sum").item()
-            right += int((logits.argmax(1) == targets).sum())
+            wanted = targets.cpu()
+            loss += F.cross_entropy(logits, wanted, reduction="sum").item()
+            right += int((logits.argmax(1) == wanted).sum())
             images += len(targets)
         return {"val_loss": loss / images, "val_accuracy": right / images} if images else {}
 
@@ -253,6 +314,7 @@ class Trainer:
             "average_updates": self.average.updates,
             "optimizer": self._optimizer.state_dict(),
             "batch": self._batch,
+            "images": self._images,
             "sums": self._sums,
             "seconds": self._seconds,
             "errors": self._errors,
@@ -288,11 +350,11 @@ class Trainer:
                 "the interrupted run trained another architecture",
                 hint="--resume takes the options that the run began with; --overwrite begins anew",
             ) from None
-        self.average.state = {k: v.to(self._device) for k, v in state["average"].items()}
-        self.average.updates = state["average_updates"]
+        self.average.restore(state["average"], state["average_updates"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.history = list(state["history"])
-        self._batch, self._sums = state["batch"], list(state["sums"])
+        self._batch, self._images = state["batch"], state["images"]
+        self._sums.copy_(state["sums"])
         self._seconds = state["seconds"]
         self._errors.update(state["errors"])
         torch.set_rng_state(state["rng"])
@@ -315,8 +377,13 @@ def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[N
         finally:
             torch.set_float32_matmul_precision(before)
     else:
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            yield
+        # All batches are of one size: the fastest convolutions for it are looked for once.
+        benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+                yield
+        finally:
+            torch.backends.cudnn.benchmark = benchmark
 
 
 def save_state(folder: Path, trainer: Trainer) -> None:

@@ -49,8 +49,8 @@ class Training:
         rule = for_training(start.preprocessing, settings.augmentation.crop)
         self.trainer = Trainer(
             start.model,
-            Images(dataset.train, rule, self._errors),
-            Images(dataset.val, start.preprocessing, self._errors),
+            Images(dataset.train, rule, self._errors, device),
+            Images(dataset.val, start.preprocessing, self._errors, device),
             self._errors,
             start.preprocessing,
             settings,

@@ -1,6 +1,7 @@
 """How fast to learn and what to average: parameter groups, learning rate, moving average."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class MovingAverage:
     """An exponential moving average of a network's weights and statistics.
 
     Args:
+        model: is updated in place; not moved to another device afterwards.
         decay: weight of the past at each step, 0 to below 1. The first steps, when the past is
             little more than the initialisation, use a smaller one: (1 + n) / (10 + n) after n.
     """
@@ -39,19 +41,24 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.state = {name: value.clone() for name, value in model.state_dict().items()}
+        present = model.state_dict()
+        self.state = {name: value.clone() for name, value in present.items()}
+        averaged = [name for name, value in present.items() if value.is_floating_point()]
+        counted = [name for name in present if name not in averaged]
+        self._averaged = [self.state[name] for name in averaged], [present[n] for n in averaged]
+        self._counted = [self.state[name] for name in counted], [present[n] for n in counted]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Move towards the network's present state."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        averaged: list[Tensor] = []
-        present: list[Tensor] = []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averaged.append(self.state[name])
-                present.append(value)
-            else:
-                self.state[name].copy_(value)
-        torch._foreach_lerp_(averaged, present, 1 - decay)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        if self._counted[0]:
+            torch._foreach_copy_(*self._counted)
+
+    def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a `state` after so many `updates`."""
+        self.updates = updates
+        for name, value in self.state.items():
+            value.copy_(state[name])

@@ -12,11 +12,8 @@ from cvt_cli.errors import UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.training.architectures import ARCHITECTURES
+from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZE, IMAGE_SIZES
 from cvt_cli.training.augment import PADDED_CROP_UP_TO
-
-IMAGE_SIZE = 224
-TINY_IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, see
         UsageError: if the input is too small for it.
     """
     config = dataclasses.replace(ARCHITECTURES[name], num_labels=len(labels))
-    image_size = image_size or (TINY_IMAGE_SIZE if name == "cvt-tiny" else IMAGE_SIZE)
+    image_size = image_size or IMAGE_SIZES.get(name, IMAGE_SIZE)
     _check_size(config, image_size)
     if image_size <= PADDED_CROP_UP_TO:
         # So few pixels: the whole picture is needed.

@@ -1,12 +1,20 @@
 """Random changes of batches."""
 
-import builtins
+import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance, ImageOps
 
-from cvt_cli.errors import UsageError
-from cvt_cli.training.augment import Augmentation, Augmenter, _rand_augment, require_kornia
+from cvt_cli.training import augment as augment_module
+from cvt_cli.training.augment import (
+    Augmentation,
+    Augmenter,
+    draw_operations,
+    geometry,
+    recolor,
+)
 
 NOTHING = Augmentation(crop="none", flip=False)
 
@@ -48,6 +56,7 @@ def test_flip_mirrors_some_images_and_nothing_else():
         Augmentation(crop="padded"),
         Augmentation(crop="resized"),
         Augmentation(rand_augment=9),
+        Augmentation(random_erasing=0.5),
         Augmentation(mixup=0.5, cutmix=0.5),
     ],
 )
@@ -80,25 +89,107 @@ def test_rand_augment_changes_more_as_its_magnitude_grows():
     assert change(1) < change(9) < change(29)
 
 
-def test_each_operation_of_rand_augment_begins_with_hardly_any_change():
-    ramp = torch.linspace(0.1, 0.9, 16)[:, None].expand(16, 16)
-    pixels = torch.stack([ramp, ramp.T, ramp.flip(0)]).expand(16, 3, 16, 16)
-    changes = {}
-    for strength in (1 / 30, 29 / 30):
-        for number, change in enumerate(_rand_augment(require_kornia(), strength).children()):
-            torch.manual_seed(number)
-            name = type(change).__name__
-            changes[number, name, strength] = change(pixels) - pixels
-    little = {key: each.abs().mean().item() for key, each in changes.items() if key[2] < 0.1}
-    assert len(little) == 13
-    for (_, name, _), each in little.items():
-        # Do all or nothing.
-        assert each < 0.04 or name in ("RandomAutoContrast", "RandomEqualize"), (name, each)
-    (brighter,) = (
-        each for key, each in changes.items() if key[1:] == ("RandomBrightness", 29 / 30)
+def pictures():
+    """Four of 20x24 pixels, (4, 20, 24, 3) uint8: spread, dark, bright and of one colour."""
+    random = np.random.default_rng(0)
+    kinds = ((128, 40), (60, 10), (200, 5), (100, 0))
+    noise = [random.normal(mean, deviation, (20, 24, 3)) for mean, deviation in kinds]
+    return np.stack(noise).clip(0, 255).astype(np.uint8)
+
+
+STRENGTH = 0.5
+AMOUNTS = (-1.0, 0.5, 1.0, -0.3)
+
+
+@pytest.mark.parametrize(
+    ("operation", "reference"),
+    [
+        ("_brightness", lambda image, a: ImageEnhance.Brightness(image).enhance(1 + 0.45 * a)),
+        ("_saturation", lambda image, a: ImageEnhance.Color(image).enhance(1 + 0.45 * a)),
+        ("_contrast", lambda image, a: ImageEnhance.Contrast(image).enhance(1 + 0.45 * a)),
+        ("_sharpness", lambda image, a: ImageEnhance.Sharpness(image).enhance(1 + 0.45 * a)),
+        ("_posterize", lambda image, a: ImageOps.posterize(image, 8 - round(2 * abs(a)))),
+        ("_solarize", lambda image, a: ImageOps.solarize(image, round(255 * (1 - abs(a) / 2)))),
+        ("_auto_contrast", lambda image, a: ImageOps.autocontrast(image)),
+        ("_equalize", lambda image, a: ImageOps.equalize(image)),
+    ],
+)
+def test_colours_change_as_pillow_changes_them(operation, reference):
+    assert len(augment_module.COLOR_OPERATIONS) == 8
+    images = pictures()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    amounts = torch.tensor(AMOUNTS)[:, None, None, None]
+    changed = getattr(augment_module, operation)(x, amounts, STRENGTH) * 255
+    expected = [
+        np.array(reference(Image.fromarray(image), amount))
+        for image, amount in zip(images, AMOUNTS, strict=True)
+    ]
+    # Pillow rounds, some of it twice.
+    torch.testing.assert_close(
+        changed.permute(0, 2, 3, 1), torch.from_numpy(np.stack(expected)).float(), atol=1.2, rtol=0
     )
-    means = brighter.mean(dim=(1, 2, 3))
-    assert means.min() < -0.1 and means.max() > 0.1
+
+
+def test_every_image_gets_the_operations_that_it_drew():
+    x = torch.from_numpy(pictures()).permute(0, 3, 1, 2).float() / 255
+    operations, amounts = torch.tensor([[4, 0, 9, 7], [2, 2, 4, 13]]), torch.rand(2, 4)
+    changed = recolor(x, operations, amounts, STRENGTH)
+    for number, image in enumerate(x):
+        expected = image[None]
+        for turn in range(2):
+            drawn = int(operations[turn, number])
+            if drawn < len(augment_module.COLOR_OPERATIONS):
+                amount = amounts[turn, number].view(1, 1, 1, 1)
+                expected = augment_module.COLOR_OPERATIONS[drawn](expected, amount, STRENGTH)
+        torch.testing.assert_close(changed[number], expected[0])
+
+
+def test_images_draw_alone_and_every_operation_is_drawn():
+    torch.manual_seed(0)
+    operations, amounts = draw_operations(1000)
+    assert operations.shape == amounts.shape == (2, 1000)
+    for drawn in operations:
+        counts = drawn.bincount(minlength=augment_module.OPERATIONS)
+        assert len(counts) == augment_module.OPERATIONS and counts.min() > 35
+    assert -1 <= amounts.min() < -0.95 and 0.95 < amounts.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "amount", "place", "expected"),
+    [
+        # From 8 pixels right of the centre and 4 below it.
+        (augment_module.SHIFT_X, 0.5, (8.0, 4.0), (8 + 0.225 * 32, 4.0)),
+        (augment_module.SHIFT_Y, -0.5, (8.0, 4.0), (8.0, 4 - 0.225 * 16)),
+        (augment_module.SHEAR_X, 1.0, (8.0, 4.0), (8 + 4 * math.tan(math.radians(17)), 4.0)),
+        (augment_module.SHEAR_Y, 1.0, (8.0, 4.0), (8.0, 4 + 8 * math.tan(math.radians(17)))),
+        (augment_module.ROTATE, 1.0, (8.0, 0.0), (8 * math.cos(math.pi / 6), 4.0)),
+        (augment_module.IDENTITY, 1.0, (8.0, 4.0), (8.0, 4.0)),
+        (0, 1.0, (8.0, 4.0), (8.0, 4.0)),
+    ],
+)
+def test_pixels_move_by_the_amount_and_within_the_range(operation, amount, place, expected):
+    operations = torch.tensor([[operation], [augment_module.IDENTITY]])
+    moves = geometry(operations, torch.tensor([[amount], [1.0]]), 1.0, (16, 32))
+    found = moves[0] @ torch.tensor([*place, 1.0])
+    torch.testing.assert_close(found, torch.tensor([*expected, 1.0]))
+
+
+def test_random_erasing_makes_noise_of_a_rectangle_in_its_share_of_the_images():
+    grey = torch.full((400, 32, 32, 3), 100, dtype=torch.uint8)
+    torch.manual_seed(0)
+    change = Augmenter(Augmentation(crop="none", flip=False, random_erasing=0.25), (32, 32), 3, 0.0)
+    pixels, targets = change(grey, torch.zeros(400, dtype=torch.int64))
+    erased = ((pixels - 100).abs() > 0.01).any(dim=3)
+    count = int(erased.any(dim=(1, 2)).sum())
+    assert 70 <= count <= 130
+    areas = erased[erased.any(dim=(1, 2))].float().mean(dim=(1, 2))
+    assert 0.01 < areas.min() < 0.06 and 0.25 < areas.max() < 0.36
+    for image in erased[erased.any(dim=(1, 2))][:20]:
+        rows, columns = image.any(dim=1), image.any(dim=0)
+        assert image.sum() == rows.sum() * columns.sum()
+    noise = pixels[erased]
+    assert noise.min() < 5 and noise.max() > 250 and 110 < noise.mean() < 145
+    assert (targets[:, 0] == 1).all()
 
 
 def test_padded_crop_shifts_by_no_more_than_an_eighth():
@@ -173,39 +264,17 @@ def test_cutmix_pastes_a_share_of_pixels_and_targets_alike():
     assert pasted
 
 
-def test_shares_of_the_batches_are_mixed():
-    change = Augmenter(
-        Augmentation(crop="none", flip=False, mixup=0.2, cutmix=0.5), (16, 16), 3, 0.0
-    )
-    before, labels = batch()
-    kinds = {"blended": 0, "pasted": 0, "left": 0}
-    for seed in range(200):
-        torch.manual_seed(seed)
-        pixels, _ = change(before, labels)
-        kept = ((pixels - before.float()).abs() < 0.01).all(dim=3).float().mean().item()
-        # What is blended keeps an image only where it is blended with itself.
-        found = (
-            "left"
-            if kept == 1
-            else "pasted"
-            if (pixels - pixels.round()).abs().max() < 0.01
-            else "blended"
-        )
-        kinds[found] += 1
-    assert 20 <= kinds["blended"] <= 60
-    assert 75 <= kinds["pasted"] <= 125
-    assert 35 <= kinds["left"] <= 85
-
-
-def test_without_kornia_the_error_says_how_to_get_it(monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *args, **kwargs):
-        if name.startswith("kornia"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UsageError) as error:
-        augment(NOTHING)
-    assert error.value.hint == 'pip install "cvt-cli[train]"'
+def test_shares_of_the_images_are_mixed():
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randint(256, (1000, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    change = Augmenter(Augmentation(crop="none", flip=False, mixup=0.2, cutmix=0.5), (8, 8), 3, 0.0)
+    torch.manual_seed(0)
+    pixels, _ = change(before, torch.zeros(1000, dtype=torch.int64))
+    kept = ((pixels - before.float()).abs() < 0.01).all(dim=3).float().mean(dim=(1, 2))
+    whole = (pixels - pixels.round()).abs().amax(dim=(1, 2, 3)) < 0.01
+    kinds = {"left": kept == 1, "pasted": (kept < 1) & whole, "blended": ~whole}
+    counts = {kind: int(chosen.sum()) for kind, chosen in kinds.items()}
+    # A rectangle may have no pixel, a blend hardly another's share.
+    assert 150 <= counts["blended"] <= 250, counts
+    assert 420 <= counts["pasted"] <= 550, counts
+    assert 250 <= counts["left"] <= 380, counts

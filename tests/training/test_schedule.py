@@ -40,14 +40,14 @@ def test_average_follows_weights_and_statistics_but_copies_counters():
     with torch.no_grad():
         model.head.weight += 1
         model.get_buffer(counter).fill_(7)
-    average.update(model)
+    average.update()
     # The first update weighs the past by 1 / 10, not by 0.9.
     torch.testing.assert_close(average.state["head.weight"], before + 0.9)
     assert average.state[counter] == 7
     for _ in range(200):
-        average.update(model)
+        average.update()
     last = average.state["head.weight"].clone()
     with torch.no_grad():
         model.head.weight += 1
-    average.update(model)
+    average.update()
     torch.testing.assert_close(average.state["head.weight"], last + 0.1, atol=1e-4, rtol=0)
