@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from cvt_cli.training.loop import Progress, Trainer
+    from cvt_cli.training.loop import Progress, TimeLimit, Trainer
     from cvt_cli.training.run import Training
 
 EXAMPLES = """\
@@ -39,6 +39,7 @@ DTYPES = ("auto", "bfloat16", "float32")
 # The learning rates that batches of 64 to 128 images bear.
 SCRATCH_LR = 1e-3
 FINE_TUNE_LR = 2e-4
+EPOCHS = 30
 NAMED_ERRORS = 10
 
 
@@ -124,7 +125,23 @@ def train(
             "--overwrite", help="Begin anew in an --output that exists.", rich_help_panel=RUN
         ),
     ] = False,
-    epochs: Annotated[int, _number("Passes over the training images.", RUN, min=1)] = 30,
+    epochs: Annotated[
+        int | None,
+        _number(
+            f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave.",
+            RUN,
+            min=1,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        _number(
+            "Train for no longer: the learning rate follows the number of epochs that the first "
+            "ones show there is time for, at least one, at most --epochs.",
+            RUN,
+            min=0.01,
+        ),
+    ] = None,
     batch_size: Annotated[
         int,
         typer.Option("--batch-size", "-b", min=2, help="Images a step.", rich_help_panel=RUN),
@@ -238,7 +255,7 @@ def train(
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.inference.devices import pick_device
     from cvt_cli.training.augment import Augmentation
-    from cvt_cli.training.loop import Settings
+    from cvt_cli.training.loop import Settings, TimeLimit
     from cvt_cli.training.run import Training
     from cvt_cli.training.start import from_checkpoint, from_scratch, pick_crop
 
@@ -248,8 +265,9 @@ def train(
     else:
         checkpoint = load(resolve(model, revision, refresh, offline))
         start = from_checkpoint(checkpoint, dataset.labels, image_size, seed)
+    most_epochs = epochs or (EPOCHS if minutes is None else None)
     settings = Settings(
-        epochs=epochs,
+        epochs=most_epochs or EPOCHS,
         batch_size=batch_size,
         learning_rate=lr or (SCRATCH_LR if model is None else FINE_TUNE_LR),
         weight_decay=weight_decay,
@@ -272,6 +290,7 @@ def train(
     training = Training(output, dataset, start, settings, torch_device, ["cvt", *sys.argv[1:]])
     try:
         training.open(overwrite)
+        limit = None if minutes is None else TimeLimit(training.trainer, 60 * minutes, most_epochs)
         if not quiet:
             say(
                 f"{len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
@@ -279,10 +298,11 @@ def train(
                 f"{'a new last layer' if start.new_head else 'its last layer kept'}"
             )
             if resume:
-                say(f"going on after epoch {training.trainer.epochs_done} of {epochs}")
-        if compile_ and training.trainer.epochs_done < epochs:
+                done, all_epochs = training.trainer.epochs_done, training.trainer.settings.epochs
+                say(f"going on after epoch {done} of {all_epochs}")
+        if compile_ and not training.trainer.is_done:
             _compile(training.trainer, quiet)
-        _run(training, quiet)
+        _run(training, limit, quiet)
     except OSError as error:
         raise CvtError(f"{output}: {error.strerror or error}") from error
     print(output)
@@ -348,17 +368,16 @@ def _compile(trainer: "Trainer", quiet: bool) -> None:
         say(f"compiled in {time.monotonic() - start:.0f} s")
 
 
-def _run(training: "Training", quiet: bool) -> None:
+def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
     """Every epoch that is left, with a bar on a terminal and a line for each."""
     from tqdm import tqdm
 
     from cvt_cli.training.loop import deferred_interrupts
 
     trainer = training.trainer
-    epochs = trainer.settings.epochs
     with deferred_interrupts() as interrupted:
-        while trainer.epochs_done < epochs:
-            number = trainer.epochs_done + 1
+        while not trainer.is_done:
+            number, epochs = trainer.epochs_done + 1, trainer.settings.epochs
             bar = tqdm(
                 total=trainer.images_per_epoch,
                 desc=f"epoch {number}/{epochs}",
@@ -376,8 +395,10 @@ def _run(training: "Training", quiet: bool) -> None:
                     f"interrupted in epoch {number} of {epochs}; "
                     "the same command with --resume goes on"
                 ) from None
+            if limit is not None:
+                limit.epoch_done()
             if not quiet:
-                _tell(metrics, epochs)
+                _tell(metrics, trainer.settings.epochs)
                 _name_errors(training.new_errors())
     training.finish()
 

@@ -10,10 +10,12 @@ import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -36,6 +38,8 @@ METRICS = "metrics.jsonl"
 FEW_TOKENS = 1024
 # Between two looks at the loss, which a GPU has to be waited for.
 SECONDS_BETWEEN_LOOKS = 0.5
+# By which the time that further ones take is judged.
+RECENT_EPOCHS = 5
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ class Trainer:
     def epochs_done(self) -> int:
         """How many epochs are complete."""
         return len(self.history)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no epoch is left."""
+        return self.epochs_done >= self.settings.epochs
 
     @property
     def images_per_epoch(self) -> int:
@@ -360,6 +369,41 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)
+
+
+class TimeLimit:
+    """Gives a training as many epochs as there is time for.
+
+    Args:
+        seconds: for all epochs, those before an interruption included; from now on, what comes
+            between them counts too.
+        most: epochs that are enough; None for no such number.
+    """
+
+    def __init__(self, trainer: Trainer, seconds: float, most: int | None) -> None:
+        self._trainer, self._most = trainer, most
+        # Without what came before them, as compiling.
+        took = [metrics["seconds"] for metrics in trainer.history]
+        self._took = deque(took, RECENT_EPOCHS)
+        self._last: float | None = None
+        self._end = time.monotonic() + seconds - sum(took)
+        if took:
+            self._apply()
+
+    def epoch_done(self) -> None:
+        """Set the number of epochs, after one more is done."""
+        now, last = time.monotonic(), self._last
+        self._took.append(self._trainer.history[-1]["seconds"] if last is None else now - last)
+        self._last = now
+        self._apply()
+
+    def _apply(self) -> None:
+        trainer = self._trainer
+        left = max(0.0, self._end - time.monotonic())
+        epochs = trainer.epochs_done + int(left / max(1e-3, median(self._took)))
+        if self._most is not None:
+            epochs = min(epochs, max(self._most, trainer.epochs_done))
+        trainer.settings = dataclasses.replace(trainer.settings, epochs=epochs)
 
 
 @contextmanager

@@ -171,3 +171,12 @@ def test_a_folder_with_files_needs_a_word(run_cvt, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT | {"notes.txt"}
     done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=0)
     assert "out: finished, nothing to resume" in done.stderr
+
+
+def test_minutes_end_a_run_after_the_epochs_that_fit(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=4, val=2)
+    options = ("train", data, "-o", "out", *FROM_SCRATCH)
+    run_cvt(*options, "--minutes", 0.01, expect=0)
+    assert 1 <= len(metrics(tmp_path / "out")) < 30
+    run_cvt(*options, "--minutes", 5, "--epochs", 2, "--overwrite", expect=0)
+    assert len(metrics(tmp_path / "out")) == 2

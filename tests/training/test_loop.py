@@ -12,6 +12,7 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
+from cvt_cli.training import loop
 from cvt_cli.training.augment import Augmentation
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import find_dataset
@@ -19,6 +20,7 @@ from cvt_cli.training.loop import (
     METRICS,
     STATE,
     Settings,
+    TimeLimit,
     Trainer,
     deferred_interrupts,
     load_state,
@@ -314,3 +316,47 @@ def test_the_first_interrupt_waits_and_the_second_does_not(monkeypatch: pytest.M
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Timed:
+    """A trainer for `TimeLimit`, by a clock of its own."""
+
+    def __init__(self, monkeypatch):
+        self.settings, self.history, self.now = SETTINGS, [], 1000.0
+        monkeypatch.setattr(loop.time, "monotonic", lambda: self.now)
+
+    @property
+    def epochs_done(self):
+        return len(self.history)
+
+    def run(self, limit, seconds, beside):
+        self.now += seconds + beside
+        self.history.append({"seconds": seconds})
+        limit.epoch_done()
+
+
+def test_a_time_limit_follows_what_epochs_take(monkeypatch):
+    trainer = Timed(monkeypatch)
+    limit = TimeLimit(trainer, 100.0, None)
+    trainer.now += 20  # as compiling
+    trainer.run(limit, 10.0, 0.0)
+    assert trainer.settings.epochs == 1 + 7
+    while trainer.epochs_done < trainer.settings.epochs:
+        trainer.run(limit, 2.0, 0.5)  # between epochs the result is written
+    assert 95 < trainer.now - 1000 <= 100
+    resumed = Timed(monkeypatch)
+    resumed.history = [{"seconds": 10.0}] * 4
+    TimeLimit(resumed, 100.0, None)
+    assert resumed.settings.epochs == 10
+    TimeLimit(resumed, 100.0, 7)
+    assert resumed.settings.epochs == 7
+    TimeLimit(resumed, 30.0, None)
+    assert resumed.settings.epochs == 4
+
+
+def test_a_time_limit_leaves_one_epoch_at_least(monkeypatch):
+    trainer = Timed(monkeypatch)
+    limit = TimeLimit(trainer, 1.0, 5)
+    assert trainer.settings.epochs >= 1
+    trainer.run(limit, 10.0, 0.0)
+    assert trainer.settings.epochs == 1
