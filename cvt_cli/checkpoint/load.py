@@ -4,8 +4,10 @@ Loading never runs code from a checkpoint: safetensors, or `torch.load(weights_o
 """
 
 import json
+import os
 import pickle
 import pickletools
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.layouts import LAYOUTS, config_from_shapes
-from cvt_cli.checkpoint.resolve import ResolvedFiles
+from cvt_cli.checkpoint.processors import read_processor
+from cvt_cli.checkpoint.resolve import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 MAX_NAMED_KEYS = 3
 MAX_LABELS = 2**20
 MANY_MACS = 10**11  # some seconds of a CPU
+DEFAULT_IMAGE_SIZE = 224
+MAX_IMAGE_SIZE = 2048
+# In a name, other numbers are those of layers, classes or epochs.
+_IMAGE_SIZES = frozenset({"224", "256", "288", "320", "384", "448", "512"})
 
 _ZIP = b"PK"
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
@@ -125,7 +132,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     except ValueError as error:
         raise ModelError(f"{files.name}: {path.name}: {error}") from None
     _check_channels(files.name, config)
-    return Checkpoint(files, config, labels, _preprocessing(files))
+    return Checkpoint(files, config, labels, _preprocessing(files, values))
 
 
 def _from_weights_alone(files: ResolvedFiles) -> Checkpoint:
@@ -137,8 +144,8 @@ def _from_weights_alone(files: ResolvedFiles) -> Checkpoint:
     _check_channels(files.name, config)
     if config.num_labels > MAX_LABELS:
         raise ModelError(f"{files.name}: {config.num_labels} labels are too many")
-    # The authors' file names carry the input size, CvT-13-384x384-IN-1k.pth.
-    size = 384 if "384x384" in Path(files.name).name else 224
+    # The authors' file names carry the input size.
+    size = image_size_in_name(files.name) or DEFAULT_IMAGE_SIZE
     labels = _numbered(config.num_labels)
     return Checkpoint(files, config, labels, Preprocessing.convnext(size))
 
@@ -148,13 +155,49 @@ def _check_channels(name: str, config: CvtConfig) -> None:
         raise ModelError(f"{name}: its images have {config.num_channels} channels, not RGB's 3")
 
 
-def _preprocessing(files: ResolvedFiles) -> Preprocessing:
-    if files.preprocessor is None:
-        return Preprocessing.convnext(224)
+def _preprocessing(files: ResolvedFiles, config: Mapping[str, Any]) -> Preprocessing:
+    path = files.preprocessor
+    if path is None:
+        size, source = _image_size_of(files)
+        warnings.warn(
+            f"{files.name} has no preprocessor_config.json: assumed are {size} × {size} pixels "
+            f"({source}), prepared as for the published models",
+            stacklevel=2,
+        )
+        return Preprocessing.convnext(size)
+    values = _read_json(files.name, path)
+    if path.name == PROCESSOR:
+        values = values[IMAGE_PROCESSOR]
+        if not isinstance(values, dict):
+            raise ModelError(f"{files.name}: {path.name}: its {IMAGE_PROCESSOR} is no object")
     try:
-        return Preprocessing.from_dict(_read_json(files.name, files.preprocessor))
+        return read_processor(values, config)
     except ValueError as error:
-        raise ModelError(f"{files.name}: {files.preprocessor.name}: {error}") from None
+        raise ModelError(f"{files.name}: {path.name}: {error}") from None
+
+
+def _image_size_of(files: ResolvedFiles) -> tuple[int, str]:
+    """The side of the input in pixels that the name or the model card tells, and which it was."""
+    size = image_size_in_name(files.name)
+    if size is not None:
+        return size, "as its name says"
+    try:
+        card = files.card.read_text("utf-8", "replace") if files.card is not None else ""
+    except OSError:
+        card = ""
+    found = re.search(r"\b(\d{2,4}) ?[x×] ?\1\b", card)
+    if found and 32 <= int(found[1]) <= MAX_IMAGE_SIZE:
+        return int(found[1]), "as its model card says"
+    return DEFAULT_IMAGE_SIZE, "the usual size"
+
+
+def image_size_in_name(name: str) -> int | None:
+    """The side of the input in pixels that a name tells, `CvT-13-384x384-IN-1k.pth` or
+    `org/cvt-13-384`; None where it doesn't."""
+    for found in re.finditer(r"(?<![^-_])(\d{2,4})(?:x\1)?(?![^-_.])", os.path.basename(name)):
+        if found[1] in _IMAGE_SIZES or "x" in found[0]:
+            return int(found[1])
+    return None
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from cvt_cli.system.signals import interruptible
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+# Newer, and of more than images: what it says of them, in an object of this name, goes first.
+PROCESSOR = "processor_config.json"
+IMAGE_PROCESSOR = "image_processor"
+MODEL_CARD = "README.md"
 # In order of preference; the second of each pair lists the shards of a split one.
 WEIGHTS = (
     "model.safetensors",
@@ -35,9 +39,11 @@ class ResolvedFiles:
 
     Attributes:
         name: the checkpoint as it was named, without the revision.
-        config, preprocessor: None where the checkpoint has none.
+        config, preprocessor: None where the checkpoint has none. The latter is
+            `processor_config.json` where that one describes the preprocessing.
         weights: one file, or the shards; empty if they were not asked for.
         commit: the Hub's commit hash; None for what is not from the Hub.
+        card: the model card; looked for only where there is no preprocessor.
     """
 
     name: str
@@ -45,6 +51,7 @@ class ResolvedFiles:
     preprocessor: Path | None
     weights: tuple[Path, ...]
     commit: str | None = None
+    card: Path | None = None
 
     def weights_digest(self) -> str:
         """SHA-256 of the weights' files, one after the other, in hexadecimal."""
@@ -108,7 +115,6 @@ def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
             f"{name}: the folder has no {CONFIG}",
             hint="a model folder holds config.json, preprocessor_config.json and model.safetensors",
         )
-    preprocessor = folder / PREPROCESSOR
     files: tuple[Path, ...] = ()
     if weights:
         for candidate in WEIGHTS:
@@ -117,9 +123,32 @@ def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
                 break
         else:
             raise ModelError(f"{name}: the folder has none of {', '.join(WEIGHTS[::2])}")
-    return ResolvedFiles(
-        name, config, preprocessor if os.path.isfile(preprocessor) else None, files
-    )
+    return _local_files(name, config, files)
+
+
+def _local_files(name: str, config: Path, weights: tuple[Path, ...]) -> ResolvedFiles:
+    """These, and what lies beside the configuration."""
+    preprocessor = _preprocessor(lambda file: _if_file(config.parent / file))
+    card = None if preprocessor else _if_file(config.parent / MODEL_CARD)
+    return ResolvedFiles(name, config, preprocessor, weights, card=card)
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if os.path.isfile(path) else None
+
+
+def _preprocessor(locate: Callable[[str], Path | None]) -> Path | None:
+    """The file that describes the preprocessing."""
+    newer = locate(PROCESSOR)
+    return newer if newer and _describes_images(newer) else locate(PREPROCESSOR)
+
+
+def _describes_images(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True  # whoever reads it says what is wrong
+    return isinstance(values, dict) and values.get(IMAGE_PROCESSOR) is not None
 
 
 def _from_file(name: str, path: Path) -> ResolvedFiles:
@@ -128,12 +157,10 @@ def _from_file(name: str, path: Path) -> ResolvedFiles:
             f"{name}: not a file of weights", hint=f"one of {', '.join(sorted(WEIGHTS_SUFFIXES))}"
         )
     # Saved by Transformers, it has its configuration beside it; by the authors' code, none.
-    config, preprocessor = path.parent / CONFIG, path.parent / PREPROCESSOR
+    config = path.parent / CONFIG
     if not os.path.isfile(config):
         return ResolvedFiles(name, None, None, (path,))
-    return ResolvedFiles(
-        name, config, preprocessor if os.path.isfile(preprocessor) else None, (path,)
-    )
+    return _local_files(name, config, (path,))
 
 
 def _with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> tuple[Path, ...]:
@@ -178,13 +205,34 @@ class _HubRepo:
                 f"{self.repo} has no {CONFIG}", hint="is it a model in the Transformers layout?"
             )
         self.commit = config.parent.name
+        preprocessor = _preprocessor(self.preprocessor)
         return ResolvedFiles(
             self.repo,
             config,
-            self.file(PREPROCESSOR),
+            preprocessor,
             self.weights() if weights else (),
             self.commit,
+            None if preprocessor else self.optional(MODEL_CARD),
         )
+
+    def preprocessor(self, filename: str) -> Path | None:
+        """The file; None if there is none."""
+        if (
+            filename == PROCESSOR
+            and not self.refresh
+            and isinstance(self.cached(PREPROCESSOR), Path)
+        ):
+            # Another program has fetched what it needed; that costs no request now.
+            found = self.cached(PROCESSOR)
+            return found if isinstance(found, Path) else None
+        return self.optional(filename) if filename == PROCESSOR else self.file(filename)
+
+    def optional(self, filename: str) -> Path | None:
+        """The file; None if there is none, or none can be had without a network."""
+        if self.offline:
+            found = self.cached(filename)
+            return found if isinstance(found, Path) else None
+        return self.file(filename)
 
     def weights(self) -> tuple[Path, ...]:
         """What the cache holds; else the first of the kinds that the repository has."""

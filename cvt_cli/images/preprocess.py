@@ -1,14 +1,12 @@
-"""What `preprocessor_config.json` says, applied: an RGB image becomes uint8 pixels of the network's
-input size here, and a batch of those becomes normalised floats on the device.
+"""How pixels become the network's input: an RGB image becomes uint8 pixels of the input size here,
+and a batch of those becomes normalised floats on the device.
 
-The two rules follow the image processors of Transformers (their Pillow backend), which the
-published checkpoints name: ConvNeXT's and ViT's.
+The steps are those of the image processors of Transformers, pixel for pixel those of their Pillow
+backend. `checkpoint/processors.py` reads them from a checkpoint.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from sys import float_info
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -41,6 +39,7 @@ class Preprocessing:
         resample: a `PIL.Image.Resampling`.
         rescale_factor: what uint8 values are multiplied by.
         mean, std: a number a channel, subtracted and divided by after the rescaling.
+        bgr: whether the network takes blue first. No rule that does so has a mean and std.
     """
 
     resize_to: tuple[int, int] | None = None
@@ -50,6 +49,7 @@ class Preprocessing:
     rescale_factor: float = 1 / 255
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    bgr: bool = False
 
     @classmethod
     def convnext(cls, size: int, crop_pct: float = 0.875, **others: Any) -> Self:
@@ -59,81 +59,35 @@ class Preprocessing:
             return cls(resize_to=(size, size), shortest_edge=None, crop=None, **others)
         return cls(shortest_edge=int(size / crop_pct), crop=(size, size), **others)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From the contents of a `preprocessor_config.json`.
-
-        Raises:
-            ValueError: if a value is of the wrong kind, or asks for what the two rules lack.
-        """
-        kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
-        convnext = kind.startswith("ConvNext") or (not kind and "crop_pct" in values)
-        resample = values.get("resample")
-        if resample is None:
-            resample = Image.Resampling.BICUBIC if convnext else Image.Resampling.BILINEAR
-        rescale_factor = _number(values, "rescale_factor", 1 / 255)
-        normalize = values.get("do_normalize") is not False
-        common: dict[str, Any] = {
-            "resample": int(Image.Resampling(resample)),
-            "rescale_factor": rescale_factor if values.get("do_rescale") is not False else 1.0,
-            "mean": _channels(values, "image_mean") if normalize else (0.0,) * 3,
-            "std": _channels(values, "image_std") if normalize else (1.0,) * 3,
-        }
-        if values.get("do_resize") is False:
-            rule = cls(shortest_edge=None, crop=None, **common)
-        elif convnext:
-            edge = _size(values.get("size", 384), square=False)
-            if not isinstance(edge, int):
-                raise ValueError(f"size is {values['size']!r}, without a shortest_edge")
-            crop_pct = _number(values, "crop_pct", 224 / 256)
-            if edge < SQUEEZE_FROM and not 1 <= edge / crop_pct < 2**16:
-                raise ValueError(f"crop_pct is {crop_pct!r}, out of range")
-            rule = cls.convnext(edge, crop_pct, **common)
-        else:
-            size = _size(values.get("size", 224), square=True)
-            if isinstance(size, int):
-                rule = cls(shortest_edge=size, crop=None, **common)
-            else:
-                rule = cls(resize_to=size, shortest_edge=None, crop=None, **common)
-        if values.get("do_center_crop"):
-            crop = _size(values.get("crop_size", 224), square=True)
-            if isinstance(crop, int):
-                raise ValueError(f"crop_size is {values['crop_size']!r}, without height and width")
-            if rule.crop not in (None, crop):
-                raise ValueError(f"crop_size is {crop}, but crop_pct crops to {rule.crop} before")
-            rule = cls(rule.resize_to, rule.shortest_edge, crop, **common)
-        height, width = rule.image_size or (1, 1)
-        if height * width > MAX_RESIZED_PIXELS:
-            raise ValueError(f"size is {height}x{width}, more pixels than any network takes")
-        return rule
-
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a `preprocessor_config.json` that Transformers and `from_dict` read as
-        this preprocessing."""
-        if self.resize_to is not None:
-            size = {"height": self.resize_to[0], "width": self.resize_to[1]}
-        else:
-            size = {"shortest_edge": self.shortest_edge or 0}
-        crop = self.crop or (0, 0)
+        """The contents of a `preprocessor_config.json` that Transformers reads as this
+        preprocessing."""
         values: dict[str, Any] = {
             "image_processor_type": "ViTImageProcessor",
             "do_resize": self.resize_to is not None or self.shortest_edge is not None,
-            "size": size,
             "resample": self.resample,
             "do_center_crop": self.crop is not None,
-            "crop_size": {"height": crop[0], "width": crop[1]},
             "do_rescale": True,
             "rescale_factor": self.rescale_factor,
             "do_normalize": True,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
         }
-        return {
-            key: value
-            for key, value in values.items()
-            if not (key == "size" and not values["do_resize"])
-            and not (key == "crop_size" and self.crop is None)
-        }
+        if self.resize_to is not None:
+            values["size"] = {"height": self.resize_to[0], "width": self.resize_to[1]}
+        elif self.shortest_edge is not None:
+            values["size"] = {"shortest_edge": self.shortest_edge}
+        if self.crop is not None:
+            values["crop_size"] = {"height": self.crop[0], "width": self.crop[1]}
+        if self.bgr:
+            # The one type that swaps the channels. It never normalises.
+            values |= {
+                "image_processor_type": "MobileViTImageProcessor",
+                "do_flip_channel_order": True,
+                "do_normalize": False,
+            }
+            del values["image_mean"], values["image_std"]
+        return values
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -199,7 +153,9 @@ class Preprocessing:
         return self._centre(np.asarray(image.resize((width, height), self.resample)))
 
     def normalize(self, batch: "torch.Tensor") -> "torch.Tensor":
-        """(B, H, W, 3) uint8 on any device to (B, 3, H, W) float32 on the same."""
+        """(B, H, W, 3) uint8 RGB on any device to (B, 3, H, W) float32 on the same."""
+        if self.bgr:
+            batch = batch.flip(-1)
         mean, std = (_on_device(values, batch.device) for values in (self.mean, self.std))
         return ((batch.float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
 
@@ -263,52 +219,3 @@ def _on_device(values: tuple[float, ...], device: "torch.device") -> "torch.Tens
 
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
-
-
-def _size(value: Any, square: bool) -> tuple[int, int] | int:
-    """A pair (height, width), or a shortest edge."""
-    if isinstance(value, list | tuple) and len(value) == 2:
-        value = {"height": value[0], "width": value[1]}
-    if isinstance(value, Mapping):
-        if {"height", "width"} <= value.keys():
-            numbers = (value["height"], value["width"])
-        elif value.keys() == {"shortest_edge"}:
-            numbers, square = (value["shortest_edge"],) * 2, False
-        else:
-            raise ValueError(f"size is {dict(value)!r}: neither height and width nor shortest_edge")
-    else:
-        numbers = (value, value)
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 2**16:
-            raise ValueError(f"size has {number!r}, not a number of pixels")
-    if isinstance(value, Mapping) and "height" in value:
-        return numbers
-    return numbers if square else numbers[0]
-
-
-def _number(values: Mapping[str, Any], name: str, default: float) -> float:
-    value = values.get(name)
-    if value is None:
-        return default
-    if not _is_number(value) or value <= 0:
-        raise ValueError(f"{name} is {value!r}, not a positive number")
-    return float(value)
-
-
-def _channels(values: Mapping[str, Any], name: str) -> tuple[float, ...]:
-    value = values.get(name)
-    if value is None:
-        return (0.5,) * 3  # both processors' default
-    numbers = value if isinstance(value, list | tuple) else [value] * 3
-    if len(numbers) != 3 or not all(map(_is_number, numbers)):
-        raise ValueError(f"{name} is {value!r}, not a number for each of 3 channels")
-    if name == "image_std" and not all(numbers):
-        raise ValueError(f"{name} has a zero")
-    return tuple(map(float, numbers))
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is one that a float holds; JSON's integers may have any length."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= float_info.max

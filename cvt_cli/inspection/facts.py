@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry, bundled_names
 from cvt_cli.checkpoint.load import load
-from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.checkpoint.resolve import MODEL_CARD, ResolvedFiles, resolve
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from cvt_cli.model.cost import Layer
 
 DEFAULT_IMAGE_SIZE = (224, 224)  # where the preprocessing leaves the size open
-MODEL_CARD = "README.md"
 SHA256_DIGITS = 64
 
 

@@ -105,11 +105,30 @@ def test_what_is_cached_is_preferred(local_hub: HubServer, tiny_cvt: TinyCvt) ->
 def test_without_a_preprocessor(local_hub: HubServer, tiny_cvt: TinyCvt) -> None:
     local_hub.add(REPO, contents(tiny_cvt(processor=None)))
     found = resolve(REPO)
-    assert found.preprocessor is None
+    assert found.preprocessor is None and found.card is not None
     # That there is none is remembered too.
     local_hub.requests.clear()
     assert resolve(REPO) == resolve(REPO, offline=True) == found
     assert local_hub.requests == []
+
+
+def test_the_newer_preprocessor(local_hub: HubServer, tiny_cvt: TinyCvt) -> None:
+    newer = json.dumps({"image_processor": {"size": {"shortest_edge": 32}}})
+    local_hub.add(REPO, contents(tiny_cvt(), **{"processor_config.json": newer}))
+    found = resolve(REPO)
+    assert load(found).preprocessing.image_size == (32, 32)
+    local_hub.requests.clear()
+    assert resolve(REPO) == resolve(REPO, offline=True) == found
+    assert local_hub.requests == []
+
+
+def test_the_card_is_read_where_no_preprocessor_tells_the_size(
+    local_hub: HubServer, tiny_cvt: TinyCvt
+) -> None:
+    files = contents(tiny_cvt(processor=None), **{"README.md": "for images of 96x96 pixels"})
+    local_hub.add(REPO, files)
+    with pytest.warns(UserWarning, match="96 × 96 pixels .as its model card says"):
+        assert load(resolve(REPO)).preprocessing.image_size == (96, 96)
 
 
 def test_without_weights_only_the_json_files(local_hub: HubServer, tiny_cvt: TinyCvt) -> None:

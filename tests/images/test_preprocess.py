@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cvt_cli.checkpoint.processors import read_processor
 from cvt_cli.images.decode import decode
 from cvt_cli.images.preprocess import Preprocessing
 from tests.photos import picture
@@ -77,7 +78,7 @@ def theirs(kind: str, settings: dict[str, Any], path: Path, folder: Path) -> tup
 
 
 def ours(settings: dict[str, Any], path: Path) -> torch.Tensor:
-    rule = Preprocessing.from_dict(settings)
+    rule = read_processor(settings)
     with path.open("rb") as file:
         pixels = rule.pixels(decode(file, exact=True))
     assert pixels.dtype == np.uint8
@@ -93,8 +94,8 @@ def check(kind: str, settings: dict[str, Any], path: Path, folder: Path) -> None
     scale = max(1, expected.abs().max().item() / 3)
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6 * scale)
     # What we save reads the same, here and there.
-    again = Preprocessing.from_dict(saved).to_dict()
-    assert Preprocessing.from_dict(again) == Preprocessing.from_dict(saved)
+    again = read_processor(saved).to_dict()
+    assert read_processor(again) == read_processor(saved)
     expected, _ = theirs("vit", again, path, folder)
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6 * scale)
 
@@ -132,12 +133,12 @@ OLD = {
 
 @pytest.mark.parametrize("size", [224, 384])
 def test_files_of_the_published_checkpoints(size: int) -> None:
-    rule = Preprocessing.from_dict({**OLD, "size": size})
+    rule = read_processor({**OLD, "size": size})
     assert rule == Preprocessing.convnext(size)
     new = {**OLD, "size": {"shortest_edge": size}, "image_processor_type": "ConvNextImageProcessor"}
-    assert Preprocessing.from_dict(new) == rule
+    assert read_processor(new) == rule
     unnamed = {key: value for key, value in OLD.items() if "type" not in key}
-    assert Preprocessing.from_dict({**unnamed, "size": size}) == rule
+    assert read_processor({**unnamed, "size": size}) == rule
 
 
 def test_a_silent_file_has_the_processors_defaults(photos: dict[str, Path]) -> None:
@@ -216,7 +217,7 @@ CONVNEXT_64 = {"image_processor_type": "ConvNextImageProcessor", "size": {"short
 )
 def test_settings_that_make_no_sense(base: dict[str, Any], wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
-        Preprocessing.from_dict(base | wrong)
+        read_processor(base | wrong)
     assert "\n" not in str(caught.value)
 
 
@@ -227,14 +228,14 @@ def test_settings_that_make_no_sense(base: dict[str, Any], wrong: dict[str, Any]
 )
 def test_crop_pct_that_makes_no_sense(crop_pct: object) -> None:
     with pytest.raises(ValueError, match="crop_pct"):
-        Preprocessing.from_dict(CONVNEXT_64 | {"crop_pct": crop_pct})
+        read_processor(CONVNEXT_64 | {"crop_pct": crop_pct})
 
 
 def test_two_crops_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="crop_size"):
-        Preprocessing.from_dict(CONVNEXT_64 | {"do_center_crop": True, "crop_size": 60})
-    same = Preprocessing.from_dict(CONVNEXT_64 | {"do_center_crop": True, "crop_size": 64})
-    assert same == Preprocessing.from_dict(CONVNEXT_64)
+        read_processor(CONVNEXT_64 | {"do_center_crop": True, "crop_size": 60})
+    same = read_processor(CONVNEXT_64 | {"do_center_crop": True, "crop_size": 64})
+    assert same == read_processor(CONVNEXT_64)
 
 
 def test_a_decoder_leaves_twice_what_the_resize_needs() -> None:
@@ -256,4 +257,4 @@ def test_what_is_written_names_no_step_that_is_not_done() -> None:
     assert "crop_size" not in SQUEEZED.to_dict()
     assert not {"size", "crop_size"} & AS_IT_IS.to_dict().keys()
     for rule in (SQUEEZED, AS_IT_IS, Preprocessing()):
-        assert Preprocessing.from_dict(rule.to_dict()) == rule
+        assert read_processor(rule.to_dict()) == rule
