@@ -40,6 +40,18 @@ from tests.photos import PHOTOS, make_photo, picture  # noqa: E402
 from tests.tiny import save_tiny  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `cuda` run where torch has a CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("cuda")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     """An empty Hub; `run_cvt` talks to it in tests that ask for it."""

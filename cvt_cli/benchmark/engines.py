@@ -165,18 +165,21 @@ def ours(
     """The network as `cvt classify` runs it, or as torch.compile makes it.
 
     Args:
-        compiled: through torch.compile, for each shape of input: our inference form on a GPU. On a
-            CPU that has matrix products which torch.compile does not take: there it is the plain
-            network.
+        compiled: through torch.compile, for each shape of input: our inference form on a GPU, in
+            CUDA graphs too. On a CPU that has matrix products which torch.compile does not take:
+            there it is the plain network.
     """
     use_exact_float32(device, dtype)
     model = checkpoint.model().to(device, dtype)
     network: Callable[[Tensor], Tensor]
-    if not compiled:
-        network = Graphed(FusedCvt(model)) if device.type == "cuda" else FusedCvt(model)
+    if compiled and device.type == "cpu":
+        network = torch.compile(model, dynamic=False)
+    elif compiled:  # as a whole, or not at all
+        network = torch.compile(FusedCvt(model).__call__, dynamic=False, fullgraph=True)
     else:
-        plain = model if device.type == "cpu" else FusedCvt(model).__call__
-        network = torch.compile(plain, dynamic=False)
+        network = FusedCvt(model)
+    if device.type == "cuda":
+        network = Graphed(network)
     return TorchEngine(network, device, dtype)
 
 

@@ -14,9 +14,10 @@ from cvt_cli.benchmark.engines import Engine, baseline, free_memory, ours, synch
 from cvt_cli.benchmark.machine import available_memory, peak_memory, reset_peak_memory
 from cvt_cli.benchmark.statistics import Latency, Ratio, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.inference.devices import DTYPES, is_out_of_memory
+from cvt_cli.inference.devices import DTYPES
 from cvt_cli.model.cost import count, needed_macs
 from cvt_cli.model.fused import Linear
+from cvt_cli.model.memory import is_out_of_memory
 
 OUT_OF_MEMORY = "out of memory"
 CHECKED_IMAGES = 8
@@ -132,14 +133,18 @@ class Measurement:
         plan, seconds = self.plan, min(self.plan.duration, PEAK_SECONDS)
         for dtype in plan.dtypes:
             say(f"{dtype}: matrix products, for the peak")
-            self.peaks[dtype] = measure_peak(plan.device, DTYPES[dtype], seconds)
+            self._take(dtype, measure_peak(plan.device, DTYPES[dtype], seconds))
             for batch_size in plan.batch_sizes:
                 say(f"{dtype}, batch size {batch_size} ({len(self.cases) + 1} of {self.planned})")
                 self.cases.append(_measure_case(plan, batch_size, dtype, say))
                 free_memory(plan.device)
             # Again: what else runs on this machine may have slowed the first.
-            again = measure_peak(plan.device, DTYPES[dtype], seconds)
-            self.peaks[dtype] = max(self.peaks[dtype], again, key=lambda peak: peak.tflops)
+            self._take(dtype, measure_peak(plan.device, DTYPES[dtype], seconds))
+
+    def _take(self, dtype: str, peak: Peak | None) -> None:
+        known = self.peaks.get(dtype)
+        if peak is not None and (known is None or peak.tflops > known.tflops):
+            self.peaks[dtype] = peak
 
     def tflops(self, case: Case) -> float | None:
         """10^12 needed floating-point operations a second."""
@@ -148,8 +153,8 @@ class Measurement:
 
     def peak_fraction(self, case: Case) -> float | None:
         """Of the device's peak for that dtype."""
-        tflops = self.tflops(case)
-        return None if tflops is None else tflops / self.peaks[case.dtype].tflops
+        tflops, peak = self.tflops(case), self.peaks.get(case.dtype)
+        return None if tflops is None or peak is None else tflops / peak.tflops
 
     def limit(self, dtype: str) -> float:
         """Images a second if the whole network ran at the peak."""
@@ -203,23 +208,31 @@ def ratio_record(ratio: Ratio | None) -> dict[str, float | int | None]:
     }
 
 
-def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> Peak:
+def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> Peak | None:
     """The fastest product of two large square matrices: torch.matmul, and on a CPU oneDNN's linear
     layer with packed weights, which its own library outruns on some processors.
 
     Args:
-        seconds: for all; each size is tried at least once.
+        seconds: for all; each size is tried at least once, as long as the memory holds it.
+
+    Returns:
+        None if the memory does not even hold the smallest.
     """
-    best = Peak(0.0, "")
+    best: Peak | None = None
     sizes = PRODUCT_SIZES[device.type]
     for size in sizes:
         slowest = 0.0
-        for name, product in _products(device, dtype, size):
-            product()
-            fastest = min(times(product, seconds / (2 * len(sizes))))
-            tflops = 2 * size**3 / fastest / 1e12
-            best = max(best, Peak(tflops, f"{name}, {size} × {size}"), key=lambda p: p.tflops)
-            slowest = max(slowest, fastest)
+        try:
+            for name, product in _products(device, dtype, size):
+                product()
+                fastest = min(times(product, seconds / (2 * len(sizes))))
+                peak = Peak(2 * size**3 / fastest / 1e12, f"{name}, {size} × {size}")
+                best = peak if best is None else max(best, peak, key=lambda p: p.tflops)
+                slowest = max(slowest, fastest)
+        except (RuntimeError, MemoryError) as error:
+            if _reason(error) == OUT_OF_MEMORY:
+                break
+            raise
         if slowest > seconds / 4:  # the next takes eight times as long
             break
     return best
@@ -258,6 +271,7 @@ def _measure_case(plan: Plan, batch_size: int, dtype: str, say: Say) -> Case:
 def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     images = synthetic_images(case.batch_size, plan.image_size)
     dtype = DTYPES[case.dtype]
+    free_memory(plan.device)  # what the matrix products for the peak left in torch's cache
     reset_peak_memory(plan.device)
     if plan.compiled:
         say("compiling")

@@ -25,7 +25,7 @@ from cvt_cli.errors import CvtError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
 from cvt_cli.inference.classifier import Classifier
-from cvt_cli.inference.devices import is_out_of_memory
+from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.cores import DECODE_THREADS, cores
@@ -276,20 +276,21 @@ class _OurRun:
     """`cvt classify --format jsonl` on the files, the model being loaded.
 
     Attributes:
-        labels: the best of each image, of the last pass.
+        labels: the best of each image, of the last pass; None where it has an error.
     """
 
     def __init__(self, classifier: Classifier, sources: list[Source]) -> None:
         self._classifier, self._sources = classifier, sources
-        self.labels: list[str] = []
+        self.labels: list[str | None] = []
 
     def __call__(self) -> None:
-        labels = []
+        labels: list[str | None] = []
         with _lines() as file:
             writer = JsonLinesWriter(file, RecordShape(TOP_K))
             for record in self._classifier.classify(self._sources, TOP_K):
                 writer.write([record])
-                labels.append(record.predictions[0].label)
+                best = record.predictions[:1]
+                labels.append(best[0].label if best else None)
         self.labels = labels
 
 
@@ -385,8 +386,8 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
     preprocessing = classifier.checkpoint.preprocessing
     share = seconds / len(STAGES)
 
-    def per_image(work: Callable[[], object]) -> float:
-        return percentile(times(work, share, at_least=1), 50) / len(sample)
+    def per_image(work: Callable[[], object], images: int = len(sample)) -> float:
+        return percentile(times(work, share, at_least=1), 50) / images
 
     def through_threads(work: Callable[[Any], object], inputs: list[Any]) -> float:
         with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
@@ -398,9 +399,12 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
     )
     decoded = min(both, through_threads(lambda source: _decoded(classifier, source), sample))
     pixels = [preprocessing.pixels(_decoded(classifier, source)) for source in sample]
+    if len(sources) >= classifier.batch_size:  # in batches as full as those of the run
+        full = -(-len(pixels) // classifier.batch_size) * classifier.batch_size
+        pixels = list(itertools.islice(itertools.cycle(pixels), full))
     batches = list(_batches(pixels, classifier.batch_size))
-    copied = per_image(lambda: [_copy(classifier, batch) for batch in batches])
-    scored = per_image(lambda: classifier.probabilities(pixels))
+    copied = per_image(lambda: [_copy(classifier, batch) for batch in batches], len(pixels))
+    scored = per_image(lambda: classifier.probabilities(pixels), len(pixels))
     records = list(classifier.classify(sample, TOP_K))
     return Stages(
         decoded, both - decoded, copied, max(0.0, scored - copied), per_image(_writes(records))

@@ -223,7 +223,7 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     if "torch" not in sys.modules:
         return False
-    from cvt_cli.inference.devices import is_out_of_memory
+    from cvt_cli.model.memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import cycle
 from pathlib import Path
 from typing import Any, overload
@@ -25,10 +25,11 @@ from cvt_cli.errors import UsageError
 from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import DecodedImage, ImageReader
-from cvt_cli.inference.devices import is_out_of_memory, pick_devices, pick_dtype, use_exact_float32
+from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
+from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Prediction, Record
 from cvt_cli.system.text import folded
 
@@ -134,6 +135,9 @@ class Classifier:
         self._features: Callable[[Tensor], Tensor] = network.forward_features
         self._graphs: tuple[Graphed, ...] = ()
         self._lock = threading.Lock()  # a graph and its stream are for one thread at a time
+        # Its thread waits for the network while records are written. The same one for all runs:
+        # cuDNN's plans for a shape belong to a thread, and take some 0.1 s to make.
+        self._pool = ThreadPoolExecutor(1, "network")
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._graphs = Graphed(network), Graphed(network.forward_features)
@@ -238,19 +242,17 @@ class Classifier:
             for batch in batches:
                 yield from work(self, batch)
             return
-        pools = [ThreadPoolExecutor(1, "network") for _ in self.replicas]
-        turns = cycle(zip(self.replicas, pools, strict=True))
         pending: deque[Future[list[Record]]] = deque()
         try:
-            for batch, (replica, pool) in zip(batches, turns, strict=False):
-                pending.append(pool.submit(lambda r, b: list(work(r, b)), replica, batch))
-                if len(pending) > len(pools):
+            for batch, replica in zip(batches, cycle(self.replicas), strict=False):
+                pending.append(replica._pool.submit(lambda r, b: list(work(r, b)), replica, batch))
+                if len(pending) > len(self.replicas):
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
         finally:
-            for pool in pools:
-                pool.shutdown(wait=False, cancel_futures=True)
+            for future in pending:  # not waiting
+                future.cancel()
 
     def records(
         self,
@@ -352,7 +354,7 @@ class Classifier:
         for index, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(index)
         for size, indexes in by_size.items():
-            start = 0
+            start, alone = 0, False
             while start < len(indexes):
                 # Large images take the room of several.
                 room = max(1, self.batch_size * self._usual_pixels // (size[0] * size[1]))
@@ -365,7 +367,7 @@ class Classifier:
                 )
                 np.stack([images[index] for index in chunk], out=batch.numpy())
                 try:
-                    with self._on_stream():
+                    with self._on_stream(), recording if alone else nullcontext():
                         result[chunk] = forward(batch)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
@@ -373,10 +375,14 @@ class Classifier:
                     # Its frames hold on to what the network had computed.
                     problem = error.with_traceback(None)
                 else:
-                    start += len(chunk)
+                    start, alone = start + len(chunk), False
                     continue
-                if self._free_memory():
-                    continue  # the same once more: it was graphs that took the room
+                # The same once more, if it was graphs that took the room, or might be that
+                # another recorded: until that is done, torch gives no memory of its cache back.
+                if self._free_memory() or (self._graphs and not alone):
+                    alone = True
+                    continue
+                alone = False
                 if len(chunk) == 1:
                     raise problem
                 self._halve_batch()

@@ -9,8 +9,6 @@ from cvt_cli.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# In what torch, cuBLAS, cuDNN and Metal say of a full memory.
-_FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "Invalid buffer size")
 # sm_90: kernels. compute_90: code from which the driver makes kernels, also for later devices.
 _ARCH = re.compile(r"(sm|compute)_(\d+)[af]?")
 
@@ -93,13 +91,6 @@ def use_exact_float32(device: torch.device, dtype: torch.dtype) -> None:
     (TF32). For the whole process."""
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch failed because the device's memory is full."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
-    )
 
 
 def _has_kernels(device: torch.device) -> bool:

@@ -6,7 +6,6 @@ the two. Each idea has a comment; docs/performance.md says what each gave.
 
 import ctypes
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -70,26 +69,59 @@ def _packs(weight: Tensor) -> bool:
     )
 
 
-def _depthwise(projection: ConvProjection) -> Callable[[Tensor], Tensor]:
-    """The projection (B, C, H, W) -> (B, C, H', W'), batch norm folded into the convolution:
-    one pass instead of two."""
-    if not hasattr(projection, "conv"):
-        return projection
-    conv, bn = projection.conv, projection.bn
-    assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
-    assert bn.running_mean is not None and bn.running_var is not None
+class Depthwise:
+    """A `ConvProjection`, (B, C, H, W) -> (B, C, H', W'), less its batch norm's shift.
+
+    The batch norm's factor goes into the convolution: one pass instead of two. Its shift is the
+    same for every token, so it goes into the bias of the linear layer behind: on a GPU, the bias of
+    a convolution is a pass of its own.
+
+    Attributes:
+        shift: (C) what is to be added to each output; None for nothing.
+    """
+
+    def __init__(self, projection: ConvProjection) -> None:
+        self._plain = projection
+        self.shift: Tensor | None = None
+        self.weight: Tensor | None = None
+        if not hasattr(projection, "conv"):
+            return
+        conv, bn = projection.conv, projection.bn
+        assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
+        assert bn.running_mean is not None and bn.running_var is not None
+        gain, shift, mean, var, kernel = (
+            _double(each)
+            for each in (bn.weight, bn.bias, bn.running_mean, bn.running_var, conv.weight)
+        )
+        factor = gain / (var + bn.eps).sqrt()
+        self.shift = (shift - mean * factor).to(conv.weight)
+        weight = (kernel * factor[:, None, None, None]).to(conv.weight)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if self.weight is None:
+            y: Tensor = self._plain(image)
+            return y
+        return F.conv2d(image, self.weight, None, self.stride, self.padding, 1, self.groups)
+
+    def before(self, linear: nn.Linear, scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the linear layer behind, which adds the shift, times the scale."""
+        weight: Tensor = linear.weight * scale
+        bias: Tensor | None = None if linear.bias is None else linear.bias * scale
+        if self.shift is not None:
+            added = _double(weight) @ _double(self.shift)
+            bias = (added if bias is None else _double(bias) + added).to(weight)
+        return weight, bias
+
+    def skip(self, cls_token: Tensor) -> Tensor:
+        """The class token, which skips the convolution, as the linear layer behind expects it."""
+        return cls_token if self.shift is None else cls_token - self.shift
+
+
+def _double(x: Tensor) -> Tensor:
     # Apple's GPUs have no float64.
-    device = "cpu" if conv.weight.device.type == "mps" else conv.weight.device
-    gain, shift, mean, var, kernel = (
-        each.to(device).double()
-        for each in (bn.weight, bn.bias, bn.running_mean, bn.running_var, conv.weight)
-    )
-    factor = gain / (var + bn.eps).sqrt()
-    bias = (shift - mean * factor).to(conv.weight)
-    weight = (kernel * factor[:, None, None, None]).to(conv.weight)
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    stride, padding, groups = conv.stride, conv.padding, conv.groups
-    return lambda image: F.conv2d(image, weight, bias, stride, padding, 1, groups)
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 class FusedAttention:
@@ -99,16 +131,22 @@ class FusedAttention:
         self.num_heads = attn.num_heads
         self.with_cls_token = attn.with_cls_token
         self.conv_q, self.conv_k, self.conv_v = (
-            _depthwise(projection)
+            Depthwise(projection)
             for projection in (attn.conv_proj_q, attn.conv_proj_k, attn.conv_proj_v)
         )
         # Without convolutions, keys and values have the same input: one product for both.
         self.same_kv = not hasattr(attn.conv_proj_k, "conv")
         # The scale of q k' goes into the weights of q: no activation is multiplied by it.
-        q_bias = None if attn.proj_q.bias is None else attn.proj_q.bias * attn.scale
-        self.proj_q = Linear(attn.proj_q.weight * attn.scale, q_bias)
+        self.proj_q = Linear(*self.conv_q.before(attn.proj_q, attn.scale))
         kv = (attn.proj_k, attn.proj_v)
-        self.proj_kv = [_stacked(kv)] if self.same_kv else [Linear(p.weight, p.bias) for p in kv]
+        self.proj_kv = (
+            [_stacked(kv)]
+            if self.same_kv
+            else [
+                Linear(*conv.before(linear))
+                for conv, linear in zip((self.conv_k, self.conv_v), kv, strict=True)
+            ]
+        )
         self.proj = Linear(attn.proj.weight, attn.proj.bias)
 
     def __call__(
@@ -119,13 +157,13 @@ class FusedAttention:
         image = x[:, x.shape[1] - height * width :].contiguous()
         image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
-        def tokens(conv: Callable[[Tensor], Tensor]) -> Tensor:
+        def tokens(conv: Depthwise) -> Tensor:
             y = conv(image).permute(0, 2, 3, 1).flatten(1, 2)
-            return y if cls_token is None else torch.cat([cls_token, y], dim=1)
+            return y if cls_token is None else torch.cat([conv.skip(cls_token), y], dim=1)
 
         if cls_only:
             assert cls_token is not None
-            q, residual = self.proj_q(cls_token), residual[:, :1]
+            q, residual = self.proj_q(self.conv_q.skip(cls_token)), residual[:, :1]
         else:
             q = self.proj_q(tokens(self.conv_q))
         if self.same_kv:
@@ -225,6 +263,8 @@ class FusedCvt:
     def __init__(self, model: Cvt) -> None:
         if model.head.weight.device.type == "cpu":
             _keep_freed_memory()
+        # Here, and not by inference_mode on the methods, which torch.compile does not take.
+        model.requires_grad_(False)
         with torch.no_grad():
             last = len(model.stages) - 1
             self.stages = [
@@ -234,7 +274,6 @@ class FusedCvt:
         self.config = model.config
         self.norm, self.head = model.norm, model.head
 
-    @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of normalised images.
 
@@ -244,7 +283,6 @@ class FusedCvt:
         logits: Tensor = self.head(self.forward_features(x))
         return logits
 
-    @torch.inference_mode()
     def forward_features(self, x: Tensor) -> Tensor:
         """As `Cvt.forward_features`: (B, num_channels, H, W) -> (B, embed_dim[-1])."""
         self.config.tokens(*x.shape[2:])

@@ -12,14 +12,17 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from cvt_cli.model.memory import is_out_of_memory
+
 MAX_GRAPHS = 16
 TOLERANCE = 0.01  # of the largest value: what other algorithms of the same product may differ by
 
 Network = Callable[[Tensor], Tensor]
 
 # While one thread records, no other may wait for the whole device, as each recording begins with,
-# nor can it have memory back from torch's cache, nor set up the libraries that it needs.
-recording = threading.Lock()
+# nor can it have memory back from torch's cache, nor set up the libraries that it needs. Who holds
+# it may record.
+recording = threading.RLock()
 
 
 class Graphed:
@@ -84,16 +87,21 @@ class Graphed:
             with recording:
                 graph = self._recorder(self._network, images)
             expected, found = (self._network(images), graph(images))
-        except torch.OutOfMemoryError:
-            reason = "out of memory"
-        except RuntimeError as error:  # a kernel that can't be recorded, say
-            # Torch may take the recording for one that still goes on: another would not end well.
-            self._recorder = None
-            reason = str(error).partition("\n")[0]
+        except RuntimeError as error:
+            failed, is_full = True, is_out_of_memory(error)
+            reason = "out of memory" if is_full else str(error).partition("\n")[0]
         else:
             if _are_close(found, expected):
                 return graph
-            reason = "they give other results"
+            failed, is_full, reason = False, False, "they give other results"
+        if failed:
+            # Not above, where the error holds on to what was recorded. To drop one recording takes
+            # the workspaces of its stream from the others: all go, and those of other shapes are
+            # recorded again. Not where it was no lack of memory, but a kernel that can't be
+            # recorded, say: torch may take the recording for one that still goes on.
+            for shape in [known for known, graph in self._graphs.items() if graph is not None]:
+                del self._graphs[shape]
+            self._recorder = _Recorder() if is_full else None
         warnings.warn(f"going on without CUDA graphs, slower: {reason}", stacklevel=4)
         return None
 
@@ -109,7 +117,7 @@ class _Recorder:
     as large as the largest needs: no two run at once, and each result is copied before the next.
 
     It keeps what it recorded, for to drop a graph by itself takes the workspaces of its stream from
-    the others.
+    the others: they go together, with the recorder.
     """
 
     def __init__(self) -> None:

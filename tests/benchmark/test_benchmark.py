@@ -59,6 +59,7 @@ from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cost import count, needed_macs
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.fused import FusedCvt
+from cvt_cli.model.graphs import Graphed
 from cvt_cli.output.tables import as_text, si_unit
 from cvt_cli.system.cores import SPIN_COUNT, share_cores
 from tests.model.test_cost import ARCHITECTURES
@@ -355,6 +356,45 @@ def test_the_peak_is_the_fastest_product(
     sizes.clear()
     measure_peak(CPU, torch.float32, 0.05)
     assert sizes == [1024, 2048]
+
+
+def test_the_peak_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def products(_: object, __: object, size: int) -> list[tuple[str, Callable[[], None]]]:
+        if size > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [("a", lambda: None)]
+
+    monkeypatch.setattr(network, "_products", products)
+    room = 2048
+    peak = measure_peak(CPU, torch.float32, 0.01)
+    assert peak is not None and peak.product.startswith("a, ")
+    room = 0
+    assert measure_peak(CPU, torch.float32, 0.01) is None
+    measurement = Measurement(plan())
+    measurement.run(lambda _: None)
+    assert measurement.peaks == {}
+    assert [measurement.record(case)["peak_fraction"] for case in measurement.cases] == [None] * 2
+    assert rows_of(as_text(benchmark_report(measurement, MACHINE), "table"))
+
+
+def test_memory_is_counted_without_what_the_peak_left(
+    sides: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "free_memory", lambda _: sides.append("freed"))
+    Measurement(plan()).run(lambda _: None)
+    resets = [index for index, event in enumerate(sides) if event == "reset"]
+    assert len(resets) == 2
+    assert [sides[index - 1] for index in resets] == ["freed"] * 2
+
+
+def test_what_is_compiled_on_a_gpu_is_recorded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(torch, "compile", lambda f, **o: (asked.append((f, o)), f)[1])
+    monkeypatch.setattr(Cvt, "to", lambda model, *_: model)
+    engine: Any = ours(tiny_checkpoint(), torch.device("cuda"), torch.float16, compiled=True)
+    ((compiled, options),) = asked
+    assert isinstance(compiled.__self__, FusedCvt) and options["fullgraph"]
+    assert isinstance(engine._network, Graphed) and engine._network._network == compiled
 
 
 def test_out_of_memory_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -888,6 +928,55 @@ def test_a_stage_s_share_of_an_image(
     stages = pipeline._time_stages(classifier, sources, 10)
     assert stages == Stages(decode=8, preprocess=4, copy=0.5, model=2, write=0.25)
     assert shares == [2] * 5
+
+
+@pytest.mark.parametrize(
+    ("files", "batch_size", "batches"),
+    [(5, 4, [4]), (5, 3, [3]), (3, 4, [2])],  # of two in the sample
+    ids=["more files than a batch has", "not even so many twice", "fewer"],
+)
+def test_the_network_is_timed_in_batches_as_full_as_those_of_the_run(
+    files: int,
+    batch_size: int,
+    batches: list[int],
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for index in range(files):
+        picture(seed=index).save(tmp_path / f"{index}.jpg")
+    classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=batch_size)
+    seen: list[int] = []
+    model = classifier._model
+    monkeypatch.setattr(classifier, "_model", lambda x: (seen.append(len(x)), model(x))[1])
+    monkeypatch.setattr(
+        pipeline, "times", lambda work, *_, **__: (seen.append(-1), work(), [1.0])[2]
+    )
+    monkeypatch.setattr(pipeline, "SAMPLE", 2)
+    stages = pipeline._time_stages(classifier, list(find([str(tmp_path)])), 10)
+    # Between the marks of what is timed; afterwards the sample, for records.
+    assert seen[4:-2] == batches and seen[:4] == [-1] * 4
+    assert stages.copy + stages.model == 1 / sum(batches)
+
+
+def test_an_image_that_has_an_error_has_no_label(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its scores are too large for float16."""
+    for index in range(3):
+        picture(seed=index).save(tmp_path / f"{index}.png")
+    classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=3)
+    model = classifier._model
+
+    def overflows(x: torch.Tensor) -> torch.Tensor:
+        logits = model(x)
+        logits[1] = float("inf")
+        return logits
+
+    monkeypatch.setattr(classifier, "_model", overflows)
+    run = pipeline._OurRun(classifier, list(find([str(tmp_path)])))
+    run()
+    assert [label is None for label in run.labels] == [False, True, False]
 
 
 @pytest.mark.parametrize("scaled", [False, True])

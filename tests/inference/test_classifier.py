@@ -1,5 +1,6 @@
 """The Python API."""
 
+import gc
 import hashlib
 import io
 import threading
@@ -24,15 +25,10 @@ from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.inference.classifier import auto_batch_size, usual_size
-from cvt_cli.inference.devices import (
-    is_out_of_memory,
-    pick_device,
-    pick_devices,
-    pick_dtype,
-    use_exact_float32,
-)
+from cvt_cli.inference.devices import pick_device, pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.model.cost import count
-from cvt_cli.model.graphs import Graphed
+from cvt_cli.model.graphs import Graphed, recording
+from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Record
 from tests.photos import EXIF_ORIENTATION, picture
 from tests.tiny import KEEPS_ASPECT, LABELS, tiny_model
@@ -395,6 +391,71 @@ def test_graphs_go_before_the_batch_is_halved(folder: Path, pictures: list[str])
     assert classify.batch_size == 8 and not graphs.graphs
 
 
+class OtherRecords(Graphed):
+    """A network that gets no memory while another thread records, and needs more than there is for
+    more than `room` images."""
+
+    room = 8
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        free = recording.acquire(blocking=False)
+        if not free or len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        recording.release()
+        return self._network(images)
+
+
+def test_no_memory_while_another_records_halves_nothing(folder: Path) -> None:
+    pictures = [picture(seed=seed) for seed in range(12)]
+    expected = classifier(folder)(pictures)
+    classify = classifier(folder, batch_size=8)
+    graphs = OtherRecords(classify._model)
+    classify._model, classify._graphs = graphs, (graphs,)
+    began, end = threading.Event(), threading.Event()
+
+    def record() -> None:
+        with recording:
+            began.set()
+            end.wait(10)
+
+    other = threading.Thread(target=record)
+    other.start()
+    began.wait(10)
+    threading.Timer(0.3, end.set).start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(classify(pictures), expected)
+    other.join()
+    assert classify.batch_size == 8
+    graphs.room = 2
+    with pytest.warns(UserWarning, match="out of memory: going on with smaller batches"):
+        assert same(classify(pictures), expected)
+    assert classify.batch_size == 2
+
+
+def test_a_network_has_one_thread_for_all_runs(folder: Path) -> None:
+    """What libraries prepare for a shape, they prepare for a thread."""
+    pictures = [picture(seed=seed) for seed in range(4)]
+    classify = classifier(folder, batch_size=1, device="cpu,cpu")
+    threads: dict[int, list[threading.Thread]] = {0: [], 1: []}
+    for index, replica in enumerate(classify.replicas):
+        network = replica._model
+        replica._model = lambda x, of=threads[index], through=network: (
+            of.append(threading.current_thread()),
+            through(x),
+        )[1]
+    for _ in range(3):
+        classify(pictures)
+    assert [len(set(used)) for used in threads.values()] == [1, 1]
+    assert threads[0][0] is not threads[1][0] and len(threads[0]) == 6
+    # It ends with the classifier.
+    del classify, replica, network
+    gc.collect()
+    for used in threads.values():
+        used[0].join(10)
+        assert not used[0].is_alive()
+
+
 class OnePlace(Graphed):
     """Reads its input from one place, a while after it was put there, as a CUDA graph does."""
 
@@ -424,6 +485,8 @@ def test_two_threads_may_use_one_classifier(folder: Path) -> None:
         ("MPS backend out of memory (MPS allocated: 17 GB)", True),
         ("Invalid buffer size: 20.00 GiB", True),
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", True),
+        ("GET was unable to find an engine to execute this computation", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
@@ -668,7 +731,7 @@ def test_probabilities_of_arrays(folder: Path) -> None:
     torch.testing.assert_close(found.sum(1), torch.ones(2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_the_same_on_cuda(folder: Path, pictures: list[str]) -> None:
     expected = classifier(folder, batch_size=4)(pictures * 5)
     on_gpu = classifier(folder, batch_size=4, device="cuda")

@@ -4,10 +4,13 @@ Without a CUDA device, a stand-in takes the place of the recording: it computes 
 input from one place and gives as many rows as it was recorded with, as a graph does.
 """
 
+import contextlib
+import gc
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,8 +20,6 @@ from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
 from tests.model.test_cvt import randomise, tiny
-
-on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class Network:
@@ -194,7 +195,89 @@ def test_nobody_else_records_or_sets_up_meanwhile(recorded: type[Recorded]) -> N
         thread.join()
 
 
-@on_cuda
+class Captured:
+    """In place of a `torch.cuda.CUDAGraph`, of which `alive` has those that are referred to."""
+
+    alive: ClassVar["weakref.WeakSet[Captured]"] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+    def replay(self) -> None:
+        pass
+
+
+class Stream:
+    def wait_stream(self, _: object) -> None:
+        pass
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> "weakref.WeakSet[Captured]":
+    """The real recorder on stand-ins for torch.cuda: graphs that replay nothing."""
+    nothing = lambda *_, **__: contextlib.nullcontext()  # noqa: E731
+    for name, value in {
+        "CUDAGraph": Captured,
+        "Stream": Stream,
+        "graph_pool_handle": lambda: (0, 1),
+        "current_stream": Stream,
+        "device": nothing,
+        "stream": nothing,
+        "graph": nothing,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(Captured, "alive", weakref.WeakSet())
+    return Captured.alive
+
+
+class Fails(Network):
+    """Fails in the call of that number, counted among those with so many images."""
+
+    def __init__(self, size: int, number: int, error: Exception) -> None:
+        super().__init__()
+        self.size, self.number, self.error = size, number, error
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        result = super().__call__(images)
+        if len(images) == self.size and self.sizes.count(self.size) == self.number:
+            raise self.error
+        return result
+
+
+@pytest.mark.parametrize("number", [2, 3, 4], ids=["warm-up", "recording", "comparison"])
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (RuntimeError("not permitted when stream is capturing"), False),
+    ],
+    ids=["torch's memory", "cuDNN's memory", "no memory's fault"],
+)
+def test_a_failed_recording_leaves_nothing_behind(
+    error: Exception, full: bool, number: int, captured: "weakref.WeakSet[Captured]"
+) -> None:
+    """Nor does it leave graphs without the workspaces of their stream, which go with it."""
+    graphed = Graphed(Fails(4, number, error))
+    x, y = images(9), images(4)  # too many to pad the four to
+    for _ in range(2):
+        through(graphed, x)
+    assert len(captured) == 1
+    through(graphed, y)
+    reason = "out of memory" if full else "not permitted"
+    with pytest.warns(UserWarning, match=f"slower: {reason}"):
+        through(graphed, y)
+    error.__traceback__ = None  # the test holds it, nobody else does
+    gc.collect()
+    assert len(captured) == 0
+    assert not graphed.stop()
+    for _ in range(2):
+        through(graphed, x)
+        through(graphed, y)
+    assert len(captured) == 0 if not full else 1
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_same_on_cuda(dtype: torch.dtype) -> None:
     network = FusedCvt(randomise(Cvt(tiny())).eval().to("cuda", dtype))
@@ -209,7 +292,7 @@ def test_the_same_on_cuda(dtype: torch.dtype) -> None:
     assert len(graphed._graphs) == 2
 
 
-@on_cuda
+@pytest.mark.cuda
 def test_two_threads_with_a_stream_each_on_cuda() -> None:
     network = FusedCvt(randomise(Cvt(tiny())).eval().cuda())
     wrong: list[str] = []
