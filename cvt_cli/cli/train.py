@@ -66,7 +66,7 @@ def train(
             "-o",
             metavar="FOLDER",
             help="The checkpoint: config.json, preprocessor_config.json, model.safetensors, "
-            "README.md, metrics.jsonl. Usable after each epoch.",
+            "README.md, metrics.jsonl. Usable after the first epoch.",
             rich_help_panel=options.OUTPUT,
         ),
     ],

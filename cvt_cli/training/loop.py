@@ -226,11 +226,8 @@ class Trainer:
         self._network = torch.compile(self.model, dynamic=False)
         self.model.train()
         try:
-            with (
-                torch.random.fork_rng(devices=cuda),
-                _precision(self.settings.dtype, self._device, self._few_tokens),
-            ):
-                self._loss(pixels, targets)[0].backward()
+            with torch.random.fork_rng(devices=cuda):
+                self._backward(pixels, targets)
         # Its back ends and the compilers they call raise nearly anything.
         except Exception as error:
             self._network = self.model
@@ -254,25 +251,27 @@ class Trainer:
         rate = learning_rate(step, steps, warmup, settings.learning_rate)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        with _precision(settings.dtype, self._device, self._few_tokens):
-            loss, right = self._loss(pixels, targets)
-            self._optimizer.zero_grad()
-            loss.backward()
+        loss, right = self._backward(pixels, targets)
         nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm)
         self._optimizer.step()
         self.average.update()
         self._images += len(targets)
-        self._sums += torch.stack([loss.detach() * len(targets), right])
+        self._sums += torch.stack([loss * len(targets), right])
 
-    def _loss(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss of a batch, as augmented, and how many of it are right, both on the
-        device."""
+    def _backward(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of a batch, as augmented, in the network. Returns its mean loss and
+        how many of it are right, both on the device."""
+        # In float32: less would move pixels from their places.
         x, soft_targets = self._augment(
             pixels.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
         )
-        logits = self._network(self._preprocessing.normalize(x)).float()
-        right = (logits.argmax(1) == soft_targets.argmax(1)).sum()
-        return F.cross_entropy(logits, soft_targets), right
+        x = self._preprocessing.normalize(x)
+        with _precision(self.settings.dtype, self._device, self._few_tokens):
+            logits = self._network(x).float()
+            loss = F.cross_entropy(logits, soft_targets)
+            self._optimizer.zero_grad()
+            loss.backward()
+        return loss.detach(), (logits.argmax(1) == soft_targets.argmax(1)).sum()
 
     def _look(self, at_once: bool = False) -> Progress:
         """Where the epoch stands, or stood: a GPU is waited for now and then, or if `at_once`.
@@ -437,6 +436,15 @@ def save_state(folder: Path, trainer: Trainer) -> None:
         OSError: if a file can't be written.
     """
     write_atomically(folder / STATE, lambda file: torch.save(trainer.state(), file))
+    write_metrics(folder, trainer)
+
+
+def write_metrics(folder: Path, trainer: Trainer) -> None:
+    """Write `metrics.jsonl`, whole or not at all.
+
+    Raises:
+        OSError: if it can't be written.
+    """
     lines = "".join(json.dumps(metrics) + "\n" for metrics in trainer.history)
     write_atomically(folder / METRICS, lambda file: file.write(lines.encode()))
 

@@ -1,5 +1,6 @@
 """One training from its data to the folder that it fills."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from cvt_cli.training.loop import (
     Trainer,
     load_state,
     save_state,
+    write_metrics,
 )
 from cvt_cli.training.start import Start, for_training
+
+# Of the time, that may go into writing what a resumed run goes on from.
+SAVING_SHARE = 0.05
 
 
 class Training:
@@ -46,6 +51,7 @@ class Training:
         self._command = command
         self._errors: dict[str, str] = {}
         self._named = 0
+        self._save_after = 0.0
         rule = for_training(start.preprocessing, settings.augmentation.crop)
         self.trainer = Trainer(
             start.model,
@@ -80,8 +86,9 @@ class Training:
     def epoch(
         self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]
     ) -> dict[str, Any]:
-        """One epoch of the trainer; its state and its result are then on the disk. Arguments and
-        result are those of `Trainer.epoch`.
+        """One epoch of the trainer; its state and its result are then on the disk, unless writing
+        them would take more than a small part of the time. Arguments and result are those of
+        `Trainer.epoch`.
 
         Raises:
             KeyboardInterrupt: if it was interrupted; the state is on the disk.
@@ -90,11 +97,19 @@ class Training:
         try:
             metrics = self.trainer.epoch(on_batch, interrupted)
         except KeyboardInterrupt:
-            save_state(self._output, self.trainer)
+            self._save()
             raise
-        save_state(self._output, self.trainer)
-        self._save_result()
+        if time.monotonic() >= self._save_after:
+            self._save()
         return metrics
+
+    def _save(self) -> None:
+        start = time.monotonic()
+        save_state(self._output, self.trainer)
+        if self.trainer.history:
+            self._save_result()
+        end = time.monotonic()
+        self._save_after = end + (end - start) / SAVING_SHARE
 
     def new_errors(self) -> list[tuple[str, str]]:
         """Path and reason of the images that could not be read since this was last asked."""
@@ -104,7 +119,7 @@ class Training:
 
     def finish(self) -> None:
         """Leave the result alone in the folder."""
-        # Again, should a kill have come between the last state and its result.
+        write_metrics(self._output, self.trainer)
         self._save_result()
         (self._output / STATE).unlink(missing_ok=True)
 

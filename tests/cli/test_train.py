@@ -40,21 +40,22 @@ def wait_for(condition, seconds=100):
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_its_third_epoch_ends_as_one_that_was_not(run_cvt, tmp_path):
+def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(run_cvt, tmp_path):
     data = save_split(tmp_path / "data", train=40)
-    options = ("train", data, *FROM_SCRATCH, "--epochs", 4, "--rand-augment", 5, "--cutmix", 0.2)
+    options = ("train", data, *FROM_SCRATCH, "--epochs", 6, "--rand-augment", 5, "--cutmix", 0.2)
     run_cvt(*options, "-o", "whole", expect=0)
     killed = tmp_path / "killed"
     process = run_cvt.start(*options, "-o", killed)
     log = killed / "metrics.jsonl"
-    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 2)
     time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.communicate()
-    assert len(metrics(killed)) == 2 and (killed / "training.pt").exists()
+    saved = len(metrics(killed))
+    assert 2 <= saved < 6 and (killed / "training.pt").exists()
     done = run_cvt(*options, "-o", killed, "--resume", expect=0)
-    assert "going on after epoch 2 of 4" in done.stderr
+    assert f"going on after epoch {saved} of 6" in done.stderr
     whole = tmp_path / "whole"
     assert metrics(killed) == metrics(whole)
     weights = "model.safetensors"

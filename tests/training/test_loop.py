@@ -1,6 +1,7 @@
 """The loop: it learns, and a run that is cut anywhere ends as one that is not."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.training import loop
+from cvt_cli.training import run as run_module
 from cvt_cli.training.augment import Augmentation
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import find_dataset
@@ -26,6 +28,8 @@ from cvt_cli.training.loop import (
     load_state,
     save_state,
 )
+from cvt_cli.training.run import Training
+from cvt_cli.training.start import Start
 from tests.checkpoint.test_load import Code
 from tests.labelled import save_split
 
@@ -360,3 +364,70 @@ def test_a_time_limit_leaves_one_epoch_at_least(monkeypatch):
     assert trainer.settings.epochs >= 1
     trainer.run(limit, 10.0, 0.0)
     assert trainer.settings.epochs == 1
+
+
+def test_images_are_changed_in_full_precision(dataset, monkeypatch):
+    reduced = []
+
+    @contextmanager
+    def precision(*_):
+        reduced.append(True)
+        yield
+        reduced.clear()
+
+    monkeypatch.setattr(loop, "_precision", precision)
+    trainer = trainer_for(dataset)
+    augment, network = trainer._augment, trainer.model
+
+    def augmented(*batch):
+        assert not reduced
+        return augment(*batch)
+
+    def computed(x):
+        assert reduced
+        return network(x)
+
+    trainer._augment, trainer._network = augmented, computed
+    trainer.epoch(lambda _: None, lambda: False)
+
+
+def test_what_can_not_be_compiled_leaves_the_training_as_it_was(dataset, monkeypatch):
+    def refuse(model, **_):
+        def compiled(x):
+            model(x)
+            raise RuntimeError("no compiler\nsome lines of a log")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    trainer = trainer_for(dataset)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    torch.manual_seed(5)
+    with pytest.raises(UsageError, match=r"compile this network here: no compiler$"):
+        trainer.compile()
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert drawn == torch.rand(1)
+    assert all(torch.equal(value, before[k]) for k, value in trainer.model.state_dict().items())
+    assert trainer._network is trainer.model
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
+def test_states_are_written_for_a_small_part_of_the_time(dataset, tmp_path, monkeypatch):
+    now, saved = [0.0], []
+
+    def save(folder, trainer):
+        saved.append(trainer.epochs_done)
+        now[0] += 1.0
+
+    monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_module, "save_state", save)
+    start = Start(Cvt(SMALL), RULE, "random weights", new_head=True)
+    training = Training(tmp_path, dataset, start, replace(SETTINGS, epochs=9), CPU, ["cvt"])
+    training.open(overwrite=False)
+    for _ in range(8):
+        training.trainer.history.append({"val_accuracy": 0.5, "seconds": 1, "unreadable": 0})
+        monkeypatch.setattr(training.trainer, "epoch", lambda *_: {})
+        training.epoch(lambda _: None, lambda: False)
+        now[0] += 5.0
+    assert saved == [1, 5]
