@@ -256,6 +256,8 @@ class Cluster:
                 f"a worker dies each time it loads the model ({type(error).__name__})",
                 hint="does its node have the memory? --debug shows what Ray says",
             ) from None
+        for message in facts["warnings"]:
+            warnings.warn(f"on a worker: {message}", stacklevel=2)
         return replace(job, dtype=facts["dtype"], batch_size=facts["batch_size"]), layout
 
     def _check_versions(self) -> None:
@@ -574,13 +576,18 @@ def _settled(job: Job, model: tuple[Any], layout: _Layout) -> dict[str, Any]:
     from cvt_cli.inference.classifier import auto_batch_size
     from cvt_cli.inference.devices import pick_device, pick_dtype
 
-    device = pick_device(job.device)
-    dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
+    with warnings.catch_warnings(record=True) as said:
+        device = pick_device(job.device)
+        dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
     # Others may have the rest of the GPU.
     share = min(1.0, layout.gpus) or 1.0
     batch_size = job.batch_size or auto_batch_size(job.checkpoint, device, share)
     _classifier(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
-    return {"dtype": dtype, "batch_size": batch_size}
+    return {
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "warnings": [str(each.message) for each in said],
+    }
 
 
 def _classifier(job: Job, model: Any, threads: int) -> "Classifier":

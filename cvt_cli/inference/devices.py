@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from cvt_cli.errors import UsageError
+from cvt_cli.model.processor import is_slow, multiplies_bfloat16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,25 +66,26 @@ def pick_devices(names: str) -> tuple[torch.device, ...]:
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of that name; "auto" is the one that the device is fast at: float16 on CUDA,
-    bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX), else float32.
+    bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX), else float32. One that
+    this CPU is slow at is warned of.
 
     Raises:
         UsageError: if there is none of that name.
     """
     if name == "auto":
-        if device.type == "cpu" and has_bfloat16():
+        if device.type == "cpu" and multiplies_bfloat16():
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
         raise UsageError(f"{name}: no such dtype", hint=f"one of auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware."""
-    # Torch's own checks, not public in every release that we support.
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in checks)
+    dtype = DTYPES[name]
+    if device.type == "cpu" and is_slow(dtype):
+        warnings.warn(
+            f"{name} is slow on this processor, which has no instructions for it; "
+            "--dtype float32 is many times faster",
+            stacklevel=1,  # once, whoever asks
+        )
+    return dtype
 
 
 def use_exact_float32(device: torch.device, dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvt_cli.model.cvt import NORM_EPS, Block, ConvAttention, ConvProjection, Cvt, Stage, quick_gelu
+from cvt_cli.model.processor import has_packed_linear, pack, packed_linear
 
 QUICK_GELU_FACTOR = 1.702
 # Attention by oneDNN's products on a CPU: for no fewer queries, so many of them at once, and for no
@@ -38,35 +39,19 @@ class Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
         self.bias = bias
         self.activation = activation
-        self.packed = _packs(weight)
-        # Laid out once in the blocks that oneDNN's matrix product reads.
-        self.weight = (
-            torch.ops.mkldnn._reorder_linear_weight(weight.detach()) if self.packed else weight
-        )
+        self.packed = weight.device.type == "cpu" and has_packed_linear(weight.dtype)
+        self.weight = pack(weight) if self.packed else weight
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.packed:
             # The activation and the residual sum are done on each tile while it is in cache.
-            linear = torch.ops.mkldnn._linear_pointwise
-            if residual is None:
-                y: Tensor = linear(x, self.weight, self.bias, self.activation, [], "none")
-            else:
-                y = linear.binary(x, residual, self.weight, self.bias, "add")
-            return y
+            return packed_linear(x, self.weight, self.bias, self.activation, residual)
         y = F.linear(x, self.weight, self.bias)
         if self.activation == "gelu":
             y = F.gelu(y)
         elif self.activation == "swish":
             y = F.silu(y, inplace=True)
         return y if residual is None else y.add_(residual)
-
-
-def _packs(weight: Tensor) -> bool:
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
-        and torch.backends.mkldnn.is_available()
-    )
 
 
 class Depthwise:
@@ -184,7 +169,6 @@ class FusedAttention:
 
 def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k') v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
-    product = torch.ops.mkldnn._linear_pointwise
     batch, heads, count, _ = q.shape
     y = q.new_empty(batch, count, heads, v.shape[3])
     k, v = k.contiguous(), v.contiguous()  # rows with gaps would be multiplied one by one
@@ -194,8 +178,8 @@ def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             for tile, out in zip(
                 q[image, head].split(QUERY_TILE), y[image, :, head].split(QUERY_TILE), strict=True
             ):
-                scores = product(tile, keys, None, "none", [], "none")
-                out.copy_(product(scores.softmax(-1), values, None, "none", [], "none"))
+                scores = packed_linear(tile, keys)
+                out.copy_(packed_linear(scores.softmax(-1), values))
     return y
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.cells import cell_len
 
+from cvt_cli.model.processor import is_slow
 from tests.conftest import RunCvt
 from tests.hub_server import HubServer
 from tests.photos import PHOTOS, picture
@@ -244,7 +246,12 @@ def test_other_layouts(layout: str, run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Pat
 def test_dtypes(dtype: str, run_cvt: RunCvt, model: Path, cat: Path) -> None:
     common = ("classify", cat, "-m", model, "-f", "json", "--dtype")
     whole = run_cvt(*common, "float32", expect=0).json()
-    half = run_cvt(*common, dtype, expect=0).json()
+    done = run_cvt(*common, dtype, expect=0)
+    half = done.json()
+    slow = f"cvt: warning: {dtype} is slow on this processor"
+    assert [line[: len(slow)] for line in done.stderr.splitlines()] == [slow] * is_slow(
+        getattr(torch, dtype)
+    )
     for a, b in zip(whole[0]["predictions"], half[0]["predictions"], strict=True):
         assert a["score"] == pytest.approx(b["score"], abs=0.05)
     assert half != whole

@@ -1,0 +1,74 @@
+"""What this processor and this release of torch can do. Asked here and nowhere else."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def pack(weight: Tensor) -> Tensor:
+    """A weight (C_out, C_in) laid out in the blocks that oneDNN's matrix product reads, for
+    `packed_linear`; where `has_packed_linear` says so."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return packed
+
+
+def packed_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """act(x W' + b), or x W' + b + residual, by one call of oneDNN. (…, C_in) -> (…, C_out), in
+    the dtype of the weight, which is packed or plain."""
+    linear: Any = torch.ops.mkldnn._linear_pointwise
+    if residual is None:
+        y: Tensor = linear(x, weight, bias, activation, [], "none")
+    else:
+        y = linear.binary(x, residual, weight, bias, "add")
+    return y
+
+
+@cache
+def has_packed_linear(dtype: torch.dtype) -> bool:
+    """Whether `packed_linear` computes in that dtype on this processor.
+
+    oneDNN's products in bfloat16 need AVX-512 or AVX-NE-CONVERT, and torch's operators for them are
+    private, so that a release may drop them: both are tried.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16 and not _torch_says("_is_mkldnn_bf16_supported", True):
+        return False
+    x = torch.ones(2, 2, dtype=dtype)
+    try:
+        with torch.inference_mode():
+            weight = pack(x)
+            tried = (
+                packed_linear(x, weight, x[0], "gelu"),
+                packed_linear(x, weight, None, residual=x),
+            )
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return all(y.dtype == dtype and y.shape == x.shape for y in tried)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16, AMX)."""
+    # Torch's own checks, not public in every release that we support.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def is_slow(dtype: torch.dtype) -> bool:
+    """Whether this processor computes that dtype an order of magnitude slower than float32."""
+    if dtype == torch.bfloat16:
+        return not has_packed_linear(dtype)
+    return dtype == torch.float16 and not _torch_says("_is_mkldnn_fp16_supported", False)
+
+
+def _torch_says(check: str, without: bool) -> bool:
+    """What one of torch's private checks finds; `without` in a release that has it no more."""
+    return bool(getattr(torch.ops.mkldnn, check, lambda: without)())
