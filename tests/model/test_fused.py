@@ -94,7 +94,7 @@ def test_too_small_an_input_names_the_smallest() -> None:
 
 @pytest.mark.parametrize("method", ["__call__", "forward_features"])
 def test_torch_compile_takes_it_as_a_whole(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_packs", lambda weight: False)  # as on a GPU
+    monkeypatch.setattr(fused, "has_packed_linear", lambda dtype: False)  # as on a GPU
     network = getattr(FusedCvt(randomise(Cvt(tiny())).eval()), method)
     compiled = torch.compile(network, dynamic=False, fullgraph=True, backend="eager")
     with torch.inference_mode():
