@@ -14,6 +14,7 @@ class ExitCode(enum.IntEnum):
     INPUTS_FAILED = 1
     USAGE = 2
     MODEL = 3
+    RUN_FAILED = 4
     INTERRUPTED = 130
     READER_GONE = 141
 
@@ -21,7 +22,7 @@ class ExitCode(enum.IntEnum):
 class CvtError(Exception):
     """A failure to report in one line, without a traceback."""
 
-    exit_code = ExitCode.INPUTS_FAILED
+    exit_code = ExitCode.RUN_FAILED
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -47,6 +48,12 @@ class ModelError(CvtError):
     """The model could not be had."""
 
     exit_code = ExitCode.MODEL
+
+
+class InputsError(CvtError):
+    """No input could be read, so nothing was done."""
+
+    exit_code = ExitCode.INPUTS_FAILED
 
 
 class ImageError(CvtError):

@@ -21,7 +21,7 @@ from cvt_cli.benchmark.engines import free_memory, synchronize, transformers_mod
 from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.errors import CvtError
+from cvt_cli.errors import InputsError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
 from cvt_cli.inference.classifier import Classifier
@@ -197,7 +197,7 @@ class PipelineMeasurement:
         sources = _readable(classifier, found[:MAX_IMAGES])
         self.unreadable = len(found[:MAX_IMAGES]) - len(sources)
         if not sources:
-            raise CvtError(f"{self.plan.folder}: no image in it can be read")
+            raise InputsError(f"{self.plan.folder}: no image in it can be read")
         return sources
 
     def record(self, case: PipelineCase) -> dict[str, Any]:

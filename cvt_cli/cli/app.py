@@ -2,17 +2,20 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
 from importlib import import_module
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import cvt_cli
-from cvt_cli.cli.messages import say
+from cvt_cli.cli import hints
+from cvt_cli.cli.help import Command, Group
+from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
 from cvt_cli.system.signals import act_if_stuck, once
@@ -23,6 +26,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="cvt",
+    cls=Group,
     help="Classify image files with CvT, the convolutional vision transformer.",
     epilog="Start with: cvt classify cat.jpg. Without a network: --model cvt-tiny-cifar10.",
     no_args_is_help=True,
@@ -31,21 +35,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # A subcommand is a function in a module of its own name, beside its examples.
-COMMANDS = (
-    "classify",
-    "benchmark",
-    "inspect",
-    "models",
-    "merge",
-    "sort",
-    "embed",
-    "explain",
-    "train",
-    "evaluate",
-)
-for name in COMMANDS:
-    module = import_module(f"cvt_cli.cli.{name}")
-    app.command(epilog=module.EXAMPLES)(getattr(module, name))
+COMMANDS = {
+    "Label": ("classify", "embed", "merge"),
+    "Look": ("explain", "sort"),
+    "Your own labels": ("train", "evaluate"),
+    "Measure": ("benchmark", "inspect", "models", "doctor"),
+}
+for group, names in COMMANDS.items():
+    for name in names:
+        module = import_module(f"cvt_cli.cli.{name}")
+        register = app.command(cls=Command, epilog=module.EXAMPLES, rich_help_panel=group)
+        register(getattr(module, name))
 
 # Options of `cvt` itself that people type after the subcommand.
 _ANYWHERE = ("--debug", "--quiet", "-q")
@@ -67,7 +67,11 @@ def _global_options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+            "--version",
+            "-V",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
         ),
     ] = False,
 ) -> None:
@@ -90,7 +94,7 @@ def main() -> NoReturn:
     """Run the command line of this process, and end it with the command's exit code."""
     _end_in_order()
     _open_streams()
-    arguments = _global_first(sys.argv[1:])
+    arguments = _in_order(sys.argv[1:])
     debug = "--debug" in arguments
     # In files and pipes documents are the same bytes on every system: UTF-8, and the line ends that
     # their format has. A file name may hold bytes that are no UTF-8.
@@ -106,7 +110,7 @@ def main() -> NoReturn:
         say(f"{finished}; {finished.hint}")
         code = finished.exit_code
     except CvtError as error:
-        _report(f"{error}; {error.hint}" if error.hint else str(error), debug)
+        _report(str(error), error.hint, debug)
         code = error.exit_code
     except SystemExit as error:  # what Typer makes of a broken pipe
         if not isinstance(error.__context__, BrokenPipeError):
@@ -119,9 +123,9 @@ def main() -> NoReturn:
         if _reader_is_gone(error):
             code = _leave_stdout()
         else:
-            message, code = _in_words(error)
+            message, hint, code = _in_words(error)
             if message:
-                _report(message, debug)
+                _report(message, hint, debug)
     sys.stderr.flush()
     try:
         sys.stdout.flush()
@@ -168,38 +172,61 @@ def _open_streams() -> None:
     open_stderr(sys.stderr)
 
 
-def _in_words(error: Exception) -> tuple[str, ExitCode]:
-    """What to say of an error that no command has put into words, and the exit code."""
+def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
+    """Say what is wrong where no command has put it into words.
+
+    Returns:
+        The message, what to do about it, and the exit code.
+    """
     if isinstance(error, OSError) and (error.filename or error.errno in (*_FULL, errno.EIO)):
         # EIO does not say whether it was to read or to write.
         doing = "can't write" if error.errno in _FULL else ""
         words = (doing, str(error.filename or ""), reason_of(error))
-        return ": ".join(filter(None, words)), ExitCode.INPUTS_FAILED
+        return ": ".join(filter(None, words)), "", ExitCode.RUN_FAILED
     if isinstance(error, OSError) and error.errno == errno.EBADF and sys.__stdout__ is None:
-        return "can't write: standard output is closed", ExitCode.INPUTS_FAILED
+        return "can't write: standard output is closed", "", ExitCode.RUN_FAILED
     if _is_of_a_library(error):
         return (
-            f"a library can't be loaded: {error}; there is too little memory (ulimit -v), its "
-            "package has to be installed anew, or it needs another: torch on Windows Microsoft's "
-            "Visual C++ Redistributable",
-            ExitCode.INPUTS_FAILED,
+            f"a library can't be loaded: {error}",
+            "there is too little memory (ulimit -v), its package has to be installed anew, or it "
+            "needs another: torch on Windows Microsoft's Visual C++ Redistributable",
+            ExitCode.RUN_FAILED,
         )
     if _is_out_of_memory(error):
         return (
-            "out of memory: a smaller --batch-size or --image-size, or another --device, may help",
-            ExitCode.INPUTS_FAILED,
+            "out of memory",
+            "a smaller --batch-size or --image-size, or another --device, may help",
+            ExitCode.RUN_FAILED,
         )
     if hasattr(error, "format_message"):  # Typer's word for a wrong option or argument
-        message = error.format_message().replace(": Value error, ", ": ").rstrip(".")
-        context = getattr(error, "ctx", None)
-        help_ = f"{context.command_path if context else 'cvt'} --help"
-        # `cvt` alone has had its help instead.
-        return f"{message} (see {help_}){_name_hint(error)}" if message else "", ExitCode.USAGE
+        message, hint = _usage_in_words(error)
+        return message, hint, ExitCode.USAGE
     return (
-        f"{type(error).__name__}: {error}; this is a bug in cvt: run it again with --debug and "
-        "report what that shows",
-        ExitCode.INPUTS_FAILED,
+        f"{type(error).__name__}: {error}",
+        "this is a bug in cvt: run it again with --debug and report what that shows, with what "
+        "`cvt doctor` prints",
+        ExitCode.RUN_FAILED,
     )
+
+
+def _usage_in_words(error: Any) -> tuple[str, str]:
+    context = getattr(error, "ctx", None)
+    message = str(error.format_message()).replace(": Value error, ", ": ").rstrip(".?")
+    if not message:  # `cvt` alone has had its help instead
+        return "", ""
+    help_ = f"{context.command_path if context else 'cvt'} --help"
+    hint = ""
+    if option := getattr(error, "option_name", None):
+        if not hasattr(error, "possibilities"):
+            return f"{message} (see {help_})", hint
+        message = f"no such option: {option}"
+        hint = hints.for_option(option, context)
+    elif found := re.match(r"No such command '(.*?)'", message, re.DOTALL):
+        name = found[1]
+        known = (each for names in COMMANDS.values() for each in names)
+        message = f"no such command: {name}"
+        hint = hints.for_command(name, sys.argv[1:], known)
+    return f"{message} (see {help_})", hint
 
 
 def _is_of_a_library(error: Exception) -> bool:
@@ -207,15 +234,6 @@ def _is_of_a_library(error: Exception) -> bool:
     if type(error) is OSError and not error.filename:
         return "torch" not in sys.modules
     return isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
-
-
-def _name_hint(error: Exception) -> str:
-    """What to do where an unknown option is the name of a file, as of a shell's `*.jpg`."""
-    option: str = getattr(error, "option_name", None) or ""
-    for name in sys.argv[1:] if option else ():
-        if name.startswith(option) and os.path.lexists(name):
-            return f"; the file of that name is ./{name}, or comes after --"
-    return ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -228,7 +246,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     return is_out_of_memory(error)
 
 
-def _global_first(arguments: list[str]) -> list[str]:
+def _in_order(arguments: list[str]) -> list[str]:
+    """Return the arguments with those of `cvt` itself first, and its words for help and version as
+    options."""
+    if arguments[:1] == ["help"]:
+        return [*arguments[1:2], "--help"]
+    if arguments[:1] == ["version"]:
+        return ["--version"]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     moved = [each for each in arguments[:end] if each in _ANYWHERE]
     return moved + [each for each in arguments[:end] if each not in _ANYWHERE] + arguments[end:]
@@ -255,7 +279,7 @@ def _leave_stdout() -> ExitCode:
     return ExitCode.READER_GONE
 
 
-def _report(message: str, debug: bool) -> None:
+def _report(message: str, hint: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    say(f"error: {message}")
+    report(message, hint)

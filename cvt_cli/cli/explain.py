@@ -21,6 +21,7 @@ from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.records import as_written
+from cvt_cli.system.extras import install_hint
 from cvt_cli.system.files import check_file, check_folder, write_atomically
 from cvt_cli.system.text import reason_of
 
@@ -264,5 +265,5 @@ def _check_packages(format_: FormatChoice, method: MethodChoice) -> None:
     for name in needed:
         if find_spec(name) is None:
             raise UsageError(
-                f"this needs {name}, which is not installed", hint='pip install "cvt-cli[explain]"'
+                f"this needs {name}, which is not installed", hint=install_hint("explain")
             )

@@ -1,10 +1,32 @@
 """What is said on stderr."""
 
+import shutil
 import sys
+import textwrap
 
 from cvt_cli.system.text import visible
 
 
 def say(message: str) -> None:
-    """One line on stderr, whatever is in the message."""
+    """Print one line on stderr, whatever is in the message."""
     print(f"cvt: {visible(' '.join(message.split()))}", file=sys.stderr)
+
+
+def report(message: str, hint: str = "") -> None:
+    """Print an error on stderr: one line for logs; on a terminal broken at words, with what to do
+    on lines of its own."""
+    if not sys.stderr.isatty():
+        say(f"error: {message}; {hint}" if hint else f"error: {message}")
+        return
+    width = max(40, shutil.get_terminal_size().columns)
+    for start, text in (("cvt: error: ", message), ("  hint: ", hint)):
+        if text:
+            lines = textwrap.wrap(
+                visible(" ".join(text.split())),
+                width,
+                initial_indent=start,
+                subsequent_indent=" " * len(start),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            print("\n".join(lines), file=sys.stderr)

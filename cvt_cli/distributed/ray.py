@@ -43,6 +43,7 @@ from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.output.delimited import SCORE_DIGITS
 from cvt_cli.records import Prediction, Record, as_written
 from cvt_cli.system.cores import cores, share_cores
+from cvt_cli.system.extras import install_hint
 from cvt_cli.system.stderr import open_stderr
 
 if TYPE_CHECKING:
@@ -877,7 +878,7 @@ def _import_ray(debug: bool) -> Any:
         import ray.data
     except ImportError:
         raise UsageError(
-            "--engine ray needs Ray, which is not installed", hint='pip install "cvt-cli[ray]"'
+            "--engine ray needs Ray, which is not installed", hint=install_hint("ray")
         ) from None
     if not debug:
         warnings.filterwarnings("ignore", category=DeprecationWarning)

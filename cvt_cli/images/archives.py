@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool, too_large
+from cvt_cli.system.extras import install_hint
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -532,6 +533,6 @@ def _zstd(file: BinaryIO) -> _Expanded:
     try:
         from zstandard import ZstdDecompressor
     except ImportError:
-        raise ImageError('.zst archives need zstandard: pip install "cvt-cli[zst]"') from None
+        raise ImageError(f".zst archives need zstandard: {install_hint('zst')}") from None
     reader: _Expanded = ZstdDecompressor().stream_reader(file, read_across_frames=True)
     return reader

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Source, failing
 from cvt_cli.images.spool import too_large
+from cvt_cli.system.extras import install_hint
 
 # Images in memory before anyone asks for them.
 ROWS = 16
@@ -32,7 +33,7 @@ def parquet_members(path: str, open_: Callable[[], BinaryIO], max_bytes: int) ->
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise ImageError('.parquet needs pyarrow: pip install "cvt-cli[parquet]"') from None
+        raise ImageError(f".parquet needs pyarrow: {install_hint('parquet')}") from None
     with open_() as file, pq.ParquetFile(file) as parquet:
         column = _column(parquet.schema_arrow)
         row = 0

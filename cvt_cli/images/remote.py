@@ -19,6 +19,7 @@ from cvt_cli import __version__
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool
+from cvt_cli.system.extras import install_hint
 from cvt_cli.system.text import reason_of, visible
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Store:
             self.path: str = kind._strip_protocol(url)
         except ImportError as error:
             extra = _EXTRAS.get(self._scheme)
-            install = f': pip install "cvt-cli[{extra}]"' if extra else f" ({one_line(error)})"
+            install = f": {install_hint(extra)}" if extra else f" ({one_line(error)})"
             raise ImageError(f"{self._scheme}:// needs a package more{install}") from None
         except OSError as error:
             raise ImageError(reason_of(error)) from None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from cvt_cli.checkpoint.catalog import PUBLISHED
 from cvt_cli.errors import UsageError
 from cvt_cli.model.cost import Cost, count
+from cvt_cli.system.extras import install_hint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,9 +148,7 @@ def check_plot_file(path: Path) -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ImportError:
-        raise UsageError(
-            "--plot needs matplotlib", hint='install it with: pip install "cvt-cli[plot]"'
-        ) from None
+        raise UsageError("--plot needs matplotlib", hint=install_hint("plot")) from None
 
 
 def plot(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast, runtime_check
 
 from cvt_cli.errors import UsageError
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.system.extras import install_hint
 
 NO_SUMMARY: Mapping[str, Any] = {}
 
@@ -163,7 +164,7 @@ def _load(name: str, where: tuple[str, str]) -> WriterClass:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{name} needs {error.name}, which is not installed",
-            hint=f'pip install "cvt-cli[{name}]"',
+            hint=install_hint(name),
         ) from None
 
 

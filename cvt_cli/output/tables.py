@@ -89,6 +89,7 @@ def pick_format(name: str | None, output: Path | None) -> str:
         UsageError: if there is no such format.
     """
     if name is not None:
+        name = name.lower()
         if name not in FORMATS:
             raise UsageError(f"{name}: no such format", hint=f"one of {', '.join(FORMATS)}")
         return name

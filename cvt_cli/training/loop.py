@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.system.files import write_atomically
@@ -172,7 +172,8 @@ class Trainer:
         Raises:
             KeyboardInterrupt: after the batch, if `interrupted` said so. `state` then holds what
                 is needed to go on with the next one.
-            CvtError: if the loss is no number any more, or no image could be read.
+            CvtError: if the loss is no number any more.
+            InputsError: if no image could be read.
         """
         epoch, settings = self.epochs_done, self.settings
         order = self._order(epoch)
@@ -193,7 +194,7 @@ class Trainer:
         progress = self._look(at_once=True)
         self._seconds += time.monotonic() - start
         if progress.images == 0:
-            raise CvtError("no training image could be read")
+            raise InputsError("no training image could be read")
         metrics = {
             "epoch": epoch + 1,
             "train_loss": progress.loss,

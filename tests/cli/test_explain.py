@@ -154,7 +154,10 @@ def test_without_the_extra(
     missing = run_cvt(
         *("explain", photo, "-m", model, "-f", "json"), env={"PYTHONPATH": str(tmp_path)}, expect=2
     )
-    assert 'needs captum, which is not installed; pip install "cvt-cli[explain]"' in missing.stderr
+    assert (
+        'needs captum, which is not installed; pip install "captum>=0.8" "matplotlib>=3.8"'
+        in missing.stderr
+    )
     json.loads(
         run_cvt(
             *("explain", photo, "-m", model, "-f", "json", "--method", "attention"),

@@ -950,7 +950,9 @@ def test_without_ray(run_ray: Run, cat: Path, tmp_path: Path) -> None:
     (tmp_path / "site/ray").mkdir(parents=True)
     (tmp_path / "site/ray/__init__.py").write_text("raise ImportError")
     done = run_ray("cat.jpg", "-o", "labels", env={"PYTHONPATH": str(tmp_path / "site")})
-    check_line(done, 2, "Ray, which is not installed", 'pip install "cvt-cli[ray]"')
+    check_line(
+        done, 2, "Ray, which is not installed", 'pip install "ray[data]>=2.60" "pyarrow>=17"'
+    )
     assert not (tmp_path / "labels").exists()
 
 

@@ -1,0 +1,37 @@
+"""`cvt doctor`: what is here, in one block to paste into a bug report."""
+
+from typing import TYPE_CHECKING
+
+from cvt_cli.cli import options
+
+if TYPE_CHECKING:
+    from cvt_cli.output.tables import Report
+
+EXAMPLES = """\
+[bold]Examples[/]
+
+cvt doctor
+
+cvt doctor --format json | jq .extras
+"""
+
+
+def doctor(
+    format_: options.ReportFormatOption = None,
+    output: options.OutputOption = None,
+    overwrite: options.OverwriteOption = False,
+) -> None:
+    """Show versions, devices, what is fast here, the cache, and which extras are installed.
+
+    The block holds no secret: of tokens and addresses it says only whether they are set.
+    """
+    from cvt_cli.output.tables import check_new, pick_format, write_report
+
+    check_new(output, overwrite)
+    write_report(_report(), pick_format(format_, output), output)
+
+
+def _report() -> "Report":
+    from cvt_cli.benchmark.doctor import diagnose, doctor_report
+
+    return doctor_report(diagnose())

@@ -1,0 +1,134 @@
+"""`--help` as `git` and `ruff` print it: names on the left, words on the right, no boxes.
+
+Typer's own panels spend a column on the types of flags and two on frames: at 60 columns eleven
+characters are left for the text.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
+
+OPTIONS = "Options"
+# Names get as much of a line; a longer one has its text on the next. On a terminal narrower than
+# this every text is below its name.
+NAME_WIDTH = 26
+SIDE_BY_SIDE_FROM = 72
+MAX_WIDTH = 100
+INDENT = 2
+BELOW = 8
+# Typer's names of types in capitals, as a value is written in a usage line.
+_VALUES = {"INTEGER": "N", "INT": "N", "FLOAT": "X", "PATH": "FILE", "STR": "TEXT"}
+_RANGE = re.compile(r" RANGE\b", re.IGNORECASE)
+_BRACKETED = re.compile(r"; (?:x?[\d.<>=x ]+)(?=\])|\[[\d.]*<?=?x?[<>]=?[\d.]+\]|  \[required\]")
+
+
+class Command(TyperCommand):
+    """A command with this help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help to standard output."""
+        print_help(self, ctx)
+
+
+class Group(TyperGroup):
+    """`cvt` itself with this help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help to standard output."""
+        print_help(self, ctx)
+
+
+def print_help(command: Any, context: Any) -> None:
+    """Print usage, description, the options by their panels, the subcommands by theirs, and the
+    examples."""
+    console = Console(highlight=False, soft_wrap=False)
+    console.width = min(console.width, MAX_WIDTH)
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    console.print(Text.assemble(("Usage: ", "bold"), " ".join(usage.split())))
+    if command.help:
+        console.print()
+        # A paragraph is one line for the terminal to break.
+        for paragraph in command.help.strip().split("\n\n"):
+            console.print(Text(" ".join(paragraph.split())))
+    for title, params in _panels(command.get_params(context)).items():
+        _section(console, title, ((_names(p, context), _text(p, context)) for p in params))
+    if isinstance(command, TyperGroup):
+        listed = (command.get_command(context, name) for name in command.list_commands(context))
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for each in listed:
+            if each is not None and not each.hidden:
+                first = (each.help or "").strip().split("\n\n")[0]
+                row = (each.name or "", " ".join(first.split()))
+                groups.setdefault(getattr(each, "rich_help_panel", "") or "Commands", []).append(
+                    row
+                )
+        for title, rows in groups.items():
+            _section(console, title, rows)
+    if command.epilog:
+        _print_epilog(console, command.epilog)
+
+
+def _panels(params: Iterable[Any]) -> dict[str, list[Any]]:
+    """Parameters by panel, in the order in which the panels come; the nameless one is last."""
+    panels: dict[str, list[Any]] = {}
+    for param in params:
+        if not getattr(param, "hidden", False):
+            title = getattr(param, "rich_help_panel", None) or OPTIONS
+            panels.setdefault(title, []).append(param)
+    if OPTIONS in panels:
+        panels[OPTIONS] = panels.pop(OPTIONS)
+    return panels
+
+
+def _names(param: Any, context: Any) -> str:
+    record = param.get_help_record(context)
+    if param.param_type_name == "argument":
+        name = str(param.metavar or (record[0] if record else param.name))
+        return name + ("..." if param.nargs != 1 and not name.endswith("...") else "")
+    # Short names first, and a value's name once.
+    names = sorted(param.opts, key=len) + sorted(param.secondary_opts, key=len)
+    value = "" if param.is_flag else " " + str(param.metavar or _value(param, context))
+    return ", ".join(names) + value
+
+
+def _value(param: Any, context: Any) -> str:
+    # Typer before 0.27 stands on click, whose parameters have a `type`.
+    if hasattr(param, "display_type"):
+        name = str(param.display_type(context)).strip("<>[]")
+    else:
+        name = str(param.make_metavar(context)).strip("[]")
+    name = _RANGE.sub("", name.split(" [")[0]).strip()
+    return _VALUES.get(name.upper(), name)
+
+
+def _text(param: Any, context: Any) -> str:
+    record = param.get_help_record(context)
+    text = _BRACKETED.sub("", record[1]) if record else str(param.help or "")
+    return " ".join(text.split())
+
+
+def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
+    console.print()
+    console.print(Text(f"{title}:", style="bold"))
+    side_by_side = console.width >= SIDE_BY_SIDE_FROM
+    left = INDENT + NAME_WIDTH + 2 if side_by_side else BELOW
+    for name, text in rows:
+        label = Text(" " * INDENT + name, style="cyan")
+        lines = Text(text).wrap(console, console.width - left)
+        if side_by_side and len(name) <= NAME_WIDTH and lines:
+            label.append(" " * (left - len(label)))
+            label = Text.assemble(label, (lines.pop(0).plain.rstrip()))
+        console.print(label)
+        for line in lines:
+            console.print(Text(" " * left + line.plain.rstrip()))
+
+
+def _print_epilog(console: Console, epilog: str) -> None:
+    console.print()
+    for line in epilog.strip().splitlines():
+        if line.strip():
+            console.print(line, soft_wrap=True)

@@ -1,0 +1,104 @@
+"""What to type instead, where a command or an option is not known."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+# What people type from habit, and how it is said here.
+SYNONYMS = {
+    "--json": "--format json",
+    "--jsonl": "--format jsonl",
+    "--csv": "--format csv",
+    "--parquet": "--format parquet",
+    "--html": "-o report.html",
+    "--force": "--overwrite",
+    "--yes": "--overwrite",
+    "--out": "--output",
+    "--gpu": "--device cuda",
+    "--cuda": "--device cuda",
+    "--cpu": "--device cpu",
+    "--fp16": "--dtype float16",
+    "--half": "--dtype float16",
+    "--bf16": "--dtype bfloat16",
+    "--topk": "--top-k",
+    "--verbose": "--debug",
+    "--checkpoint": "--model",
+    "--weights": "--model",
+    "--jobs": "--workers",
+}
+COMMAND_SYNONYMS = {
+    "predict": "classify",
+    "label": "classify",
+    "run": "classify",
+    "bench": "benchmark",
+    "info": "inspect",
+    "eval": "evaluate",
+    "validate": "evaluate",
+    "list": "models",
+    "download": "models --download NAME",
+    "fit": "train",
+    "finetune": "train",
+    "fine-tune": "train",
+    "features": "embed",
+    "env": "doctor",
+    "check": "doctor",
+    "checks": "doctor",
+}
+# Of difflib's ratio: --recursve is --recursive, --json is not --revision.
+CLOSE = 0.75
+
+
+def for_command(name: str, arguments: Iterable[str], known: Iterable[str]) -> str:
+    """Return what to type in place of an unknown command; empty if nobody can tell.
+
+    Args:
+        name: what was typed.
+        arguments: all that was typed behind `cvt`.
+        known: the commands.
+    """
+    if os.path.exists(name) or "/" in name or "." in name:
+        return f"did you mean `cvt classify {' '.join(arguments)}`?"
+    if name in COMMAND_SYNONYMS:
+        return f"did you mean `cvt {COMMAND_SYNONYMS[name]}`?"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=CLOSE)
+    return f"did you mean `cvt {close[0]}`?" if close else ""
+
+
+def for_option(name: str, context: Any) -> str:
+    """Return what to type in place of an unknown option; empty if nobody can tell.
+
+    Args:
+        name: what was typed, without a value.
+        context: click's, of the command that does not know it.
+    """
+    for word in sys.argv[1:]:
+        if word.startswith(name) and os.path.lexists(word):  # as of a shell's `*.jpg`
+            return f"the file of that name is ./{word}, or comes after --"
+    if context is None:
+        return ""
+    command = context.command
+    here = _options(command, context)
+    if hasattr(command, "list_commands"):
+        holders = [
+            each
+            for each in command.list_commands(context)
+            if name in _options(command.get_command(context, each), context)
+        ]
+        if holders:
+            return f"it goes behind the command: cvt {holders[0]} … {name} …"
+    if name in SYNONYMS:
+        meant = SYNONYMS[name]
+        return f"did you mean {meant}?" if not here or meant.split()[0] in here else ""
+    close = difflib.get_close_matches(name, here, n=1, cutoff=CLOSE)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def _options(command: Any, context: Any) -> set[str]:
+    return {
+        name
+        for param in command.get_params(context)
+        for name in (*param.opts, *param.secondary_opts)
+        if name.startswith("-")
+    }
