@@ -180,7 +180,7 @@ def benchmark(
     tell = say if shown and not context.obj.quiet else _say_nothing
     _write(measurement, machine, format_, output, plot, tell)
     if not any(case.images_per_second for case in measurement.cases):
-        raise typer.Exit(ExitCode.INPUTS_FAILED)
+        raise typer.Exit(ExitCode.RUN_FAILED)
 
 
 def _write(

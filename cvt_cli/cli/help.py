@@ -53,7 +53,7 @@ def print_help(command: Any, context: Any) -> None:
         console.print()
         # A paragraph is one line for the terminal to break.
         for paragraph in command.help.strip().split("\n\n"):
-            console.print(Text(" ".join(paragraph.split())))
+            _print_wrapped(console, " ".join(paragraph.split()), 0)
     for title, params in _panels(command.get_params(context)).items():
         _section(console, title, ((_names(p, context), _text(p, context)) for p in params))
     if isinstance(command, TyperGroup):
@@ -118,13 +118,19 @@ def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> N
     left = INDENT + NAME_WIDTH + 2 if side_by_side else BELOW
     for name, text in rows:
         label = Text(" " * INDENT + name, style="cyan")
-        lines = Text(text).wrap(console, console.width - left)
-        if side_by_side and len(name) <= NAME_WIDTH and lines:
-            label.append(" " * (left - len(label)))
-            label = Text.assemble(label, (lines.pop(0).plain.rstrip()))
-        console.print(label)
-        for line in lines:
-            console.print(Text(" " * left + line.plain.rstrip()))
+        beside = side_by_side and len(name) <= NAME_WIDTH
+        if not beside:
+            console.print(label)
+        _print_wrapped(console, text, left, label if beside else Text())
+
+
+def _print_wrapped(console: Console, text: str, left: int, label: Text | None = None) -> None:
+    """Print words from column `left` on, the label before the first line of them."""
+    start = label or Text()
+    for line in Text(text).wrap(console, console.width - left) or [Text()]:
+        start.append(" " * (left - len(start)))
+        console.print(Text.assemble(start, line.plain.rstrip()) if line.plain else start)
+        start = Text()
 
 
 def _print_epilog(console: Console, epilog: str) -> None:

@@ -220,7 +220,7 @@ def test_a_full_disk(
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
     out, said = process.communicate(listed(images), timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == 4
     assert out == b""
     message, *more = said.decode().splitlines()
     assert message.startswith(f"cvt: error: {part_of(output)} can't be written: file too large; ")
@@ -277,7 +277,7 @@ def test_a_run_record_that_cannot_be_written_hides_nothing(
 ) -> None:
     folder = tmp_path / "record"
     folder.mkdir()
-    for closed, code in ((False, 130), (True, 1)):
+    for closed, code in ((False, 130), (True, 4)):
         output = tmp_path / f"{code}.csv"
         command = arguments(model, output, "--run-record", str(folder / "run.json"))
         with run_cvt.start(*command) as process:
@@ -322,7 +322,7 @@ def test_a_small_disk(
 ) -> None:
     output = small_disk / "labels.csv"
     try:
-        full = run_cvt(*arguments(model, output), stdin=listed(images), expect=1)
+        full = run_cvt(*arguments(model, output), stdin=listed(images), expect=4)
         assert "can't be written: no space left on device; " in full.stderr
         assert len(full.stderr.splitlines()) == 1
         subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)

@@ -1,0 +1,66 @@
+"""`--help`, and what is said where a command or an option is not known."""
+
+import pytest
+
+from tests.conftest import RunCvt
+
+COMMANDS = (
+    "classify", "embed", "merge", "explain", "sort", "train", "evaluate", "benchmark", "inspect",
+    "models", "doctor",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_no_line_is_wider_than_the_terminal(run_cvt: RunCvt, columns: int) -> None:
+    for command in ("classify", "train"):
+        text = run_cvt(command, "--help", columns=columns, expect=0).stdout
+        options, _, _ = text.partition("\nExamples")  # are to be pasted: they stay whole
+        lines = options.splitlines()[2:]
+        assert max(map(len, lines)) <= columns
+        assert not any(line.endswith(" ") for line in lines)
+        assert "<bool>" not in text and "RANGE" not in text
+        # A name has its text beside it, or below it on a narrow terminal.
+        at = next(i for i, line in enumerate(lines) if line.strip().startswith("--overwrite"))
+        assert "Replace files" in " ".join(lines[at : at + 2]) or command == "train"
+
+
+def test_help_names_every_command_in_its_group(run_cvt: RunCvt) -> None:
+    text = run_cvt("--help", expect=0).stdout
+    for command in COMMANDS:
+        assert f"\n  {command} " in text
+    assert text.index("Label:") < text.index("classify") < text.index("Measure:")
+    assert run_cvt("help", expect=0).stdout == text
+    wanted = run_cvt("sort", "--help", expect=0).stdout
+    assert run_cvt("help", "sort", expect=0).stdout == wanted
+
+
+def test_versions(run_cvt: RunCvt) -> None:
+    wanted = run_cvt("--version", expect=0).stdout
+    assert run_cvt("-V", expect=0).stdout == run_cvt("version", expect=0).stdout == wanted
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["photos/"], "photos/ (see cvt --help); did you mean `cvt classify photos/`?"),
+        (["a.jpg", "-k", "1"], "did you mean `cvt classify a.jpg -k 1`?"),
+        (["predict"], "did you mean `cvt classify`?"),
+        (["clasify"], "did you mean `cvt classify`?"),
+        (["zebra"], "no such command: zebra (see cvt --help)\n"),
+        (["--model", "x", "classify"], "it goes behind the command: cvt classify … --model …"),
+        (["classify", "--json"], "did you mean --format json?"),
+        (["classify", "--force"], "did you mean --overwrite?"),
+        (["classify", "--recursve"], "did you mean --recursive?"),
+        (["classify", "--zebra"], "no such option: --zebra (see cvt classify --help)\n"),
+        (["inspect", "--gpu"], "no such option: --gpu (see cvt inspect --help)\n"),
+    ],
+)  # fmt: skip
+def test_hints_are_right_or_absent(run_cvt: RunCvt, typed: list[str], said: str) -> None:
+    done = run_cvt(*typed, expect=2)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_format_in_any_case(run_cvt: RunCvt) -> None:
+    capitals = run_cvt("models", "--format", "JSON", expect=0).stdout
+    assert capitals == run_cvt("models", "--format", "json", expect=0).stdout
