@@ -1,7 +1,9 @@
 """Small image files in every mode and format that people have."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -100,3 +102,11 @@ def make_photo(name: str, folder: Path) -> Path:
     path = folder / name
     _MAKERS[name](path)
     return path
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A place that a function opens."""
+
+    open: Callable[[], BinaryIO]
+    is_local: bool = False

@@ -105,7 +105,7 @@ MaxBytesOption = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Refuse downloads and archive members of more bytes.",
+        help="Refuse files, downloads and archive members of more bytes.",
         rich_help_panel=INPUT,
     ),
 ]

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.images.names import local_path
-from cvt_cli.images.source import Source, failing, one_line
+from cvt_cli.images.source import Bytes, Source, failing, one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import take, write_atomically
@@ -302,7 +302,7 @@ def _inputs(parts: Iterable[Part]) -> Iterator[Source]:
             if known is not None and known.error is not None:
                 yield failing(path, known.error)
             else:  # nobody opens it
-                yield Source(path, io.BytesIO, is_archive=part.is_archive)
+                yield Source(path, Bytes(b""), is_archive=part.is_archive)
 
 
 def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:

@@ -14,15 +14,15 @@ import struct
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.source import Filter, Source, failing, one_line
-from cvt_cli.images.spool import CHUNK, Spool, too_large
+from cvt_cli.images.source import Filter, Place, Source, failing, one_line, too_large
+from cvt_cli.images.spool import CHUNK, Spool, Spooled
 from cvt_cli.system.extras import install_hint
 
 if TYPE_CHECKING:
@@ -37,15 +37,13 @@ _BOMB_RATIO = 200
 # The headers of one member of a tar archive are longer in all only to exhaust memory. Bytes.
 _MAX_HEADER = 2**20
 
-Open = Callable[[], BinaryIO]
-
 
 class _Expanded(Protocol):
     def read1(self, size: int, /) -> bytes: ...
 
 
 def members(
-    path: str, kind: str, open_: Open, seekable: bool, wanted: Filter, max_bytes: int
+    path: str, kind: str, place: Place, seekable: bool, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
     """The images in an archive, in its order.
 
@@ -55,8 +53,8 @@ def members(
     Args:
         path: of the archive; members are `path::name`.
         kind: as `kind_of_archive` says.
-        open_: opens the archive.
-        seekable: what it returns is; and a tar archive can be opened for each member anew. Those
+        place: of the archive.
+        seekable: it is opened so; and a tar archive can be opened for each member anew. Those
             of `NEEDS_SEEK` must be seekable.
         wanted: which members to take.
         max_bytes: size above which a member is refused.
@@ -64,15 +62,15 @@ def members(
     found = False
     try:
         if kind == "zip":
-            each = _zip_members(path, open_, wanted, max_bytes)
+            each = _zip_members(path, place, wanted, max_bytes)
         elif kind == "parquet":
             from cvt_cli.images.parquet import parquet_members
 
-            each = parquet_members(path, open_, max_bytes)
+            each = parquet_members(path, place, max_bytes)
         elif kind == "tar" and seekable:
-            each = _tar_members(path, open_, wanted, max_bytes)
+            each = _tar_members(path, place, wanted, max_bytes)
         else:
-            each = _stream_members(path, kind, open_, wanted, max_bytes)
+            each = _stream_members(path, kind, place, wanted, max_bytes)
         for source in each:
             found = True
             yield source
@@ -86,8 +84,8 @@ def members(
             yield failing(path, wanted.without_images("an archive"))
 
 
-def _zip_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iterator[Source]:
-    archive = _Zip(open_(), max_bytes)
+def _zip_members(path: str, place: Place, wanted: Filter, max_bytes: int) -> Iterator[Source]:
+    archive = _Zip(place, max_bytes)
     for entry in archive.entries():
         name = f"{path}::{entry.name}"
         if entry.name.endswith("/") or not wanted.wants_member(entry.name):
@@ -97,7 +95,7 @@ def _zip_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iter
             reason = "a link or a special file in an archive"
         elif entry.encrypted:
             reason = "encrypted"
-        yield failing(name, reason) if reason else Source(name, partial(archive.read, entry))
+        yield failing(name, reason) if reason else Source(name, ZipMember(archive, entry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,32 +119,53 @@ class _ZipEntry:
 
 
 class _Zip:
-    """An open zip archive, for the threads that decode its members.
+    """A zip archive, for the threads that decode its members; in another process it is opened anew.
 
     `zipfile` would keep the whole directory in memory, half a GiB for a million members. Here it
     is read as the search goes on, and `zipfile` is shown each member as an archive of its own.
 
+    Args:
+        directory: where its directory starts and ends, and how many bytes were put before the
+            archive; None to look.
+
+    Attributes:
+        is_local: any process of this machine can open it.
+
     Raises:
+        ImageError: if it can't be opened.
         zipfile.BadZipFile: if it is none.
     """
 
-    def __init__(self, file: BinaryIO, max_bytes: int) -> None:
-        self._file = file
+    def __init__(
+        self, place: Place, max_bytes: int, directory: tuple[int, int, int] | None = None
+    ) -> None:
+        self.is_local = place.is_local
+        self._place = place
         self._max_bytes = max_bytes
+        self._file: BinaryIO | None = None
         self._lock = threading.Lock()
-        self._directory, self._directory_end, self._shift = self._find_directory()
+        self._directory, self._directory_end, self._shift = directory or self._find_directory()
 
     def __del__(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        directory = self._directory, self._directory_end, self._shift
+        return _zip, (self._place, self._max_bytes, directory)
 
     def read_at(self, position: int, size: int) -> bytes:
         """Bytes of the archive, whatever other threads read meanwhile."""
         with self._lock:
+            if self._file is None:
+                self._file = self._place.open()
             self._file.seek(position)
             return self._file.read(size)
 
     def _find_directory(self) -> tuple[int, int, int]:
         """Where it starts and ends, and how many bytes were put before the archive."""
+        self.read_at(0, 0)
+        assert self._file is not None
         whole = self._file.seek(0, 2)
         # The record may be followed by a comment, and has a locator of another before it.
         tail_start = max(0, whole - _ZIP_END.size - 2**16 - _ZIP64_LOCATOR_SIZE)
@@ -214,6 +233,27 @@ class _Zip:
         raw = entry.raw[: _ZIP_ENTRY.size - 4] + bytes(4) + entry.raw[_ZIP_ENTRY.size :]
         end = _ZIP_END.pack(b"PK\5\6", 0, 0, 1, 1, len(raw), size, 0)
         return _Window(self, start, size, raw + end)
+
+
+# A process keeps the archive open that it reads from.
+_zip = lru_cache(maxsize=1)(_Zip)
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMember:
+    """A member of a zip archive."""
+
+    archive: _Zip
+    entry: _ZipEntry
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the archive is."""
+        return self.archive.is_local
+
+    def open(self) -> BinaryIO:
+        """What it unpacks to. Raises: ImageError."""
+        return self.archive.read(self.entry)
 
 
 # Number of this disk, of the directory's, members here, in all; size and offset of the directory.
@@ -313,8 +353,8 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def _tar_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iterator[Source]:
-    with open_() as file:
+def _tar_members(path: str, place: Place, wanted: Filter, max_bytes: int) -> Iterator[Source]:
+    with place.open() as file:
         size = file.seek(0, 2)
         file.seek(0)
         for name, member in _wanted(path, file, wanted):
@@ -325,15 +365,15 @@ def _tar_members(path: str, open_: Open, wanted: Filter, max_bytes: int) -> Iter
                 yield failing(name, "the archive is cut off here")
                 return
             else:
-                yield Source(name, _part(open_, member, max_bytes))
+                yield Source(name, TarMember(place, member.offset_data, member.size, max_bytes))
 
 
 def _stream_members(
-    path: str, kind: str, open_: Open, wanted: Filter, max_bytes: int
+    path: str, kind: str, place: Place, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
     """A tar archive read once from its start to its end: a member's bytes are taken as they come
     by, before the next is asked for."""
-    with open_() as file:
+    with place.open() as file:
         stream = _Expanding(file, kind, max_bytes)
         for name, member in _wanted(path, stream, wanted):
             reason = _refusal(member)
@@ -345,7 +385,7 @@ def _stream_members(
                     stream.seek(member.offset_data + member.size)
                     yield failing(name, too_large(max_bytes))
                 else:
-                    yield Source(name, _copied(stream, member.size).take)
+                    yield Source(name, Spooled(_copied(stream, member.size)))
             except EOFError:
                 yield failing(name, "the archive is cut off here")
                 return
@@ -396,22 +436,32 @@ def _unsafe(name: str) -> str:
     return ""
 
 
-def _part(open_: Open, member: tarfile.TarInfo, max_bytes: int) -> Open:
-    start, size = member.offset_data, member.size
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A part of an archive: so many bytes from there on."""
 
-    def read() -> BinaryIO:
-        if size > max_bytes:
-            raise too_large(max_bytes)
+    archive: Place
+    start: int
+    size: int
+    max_bytes: int
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the archive is."""
+        return self.archive.is_local
+
+    def open(self) -> BinaryIO:
+        """A copy of it. Raises: ImageError."""
+        if self.size > self.max_bytes:
+            raise too_large(self.max_bytes)
         try:
-            with open_() as file:
-                file.seek(start)
-                return _copied(file, size).take()
+            with self.archive.open() as file:
+                file.seek(self.start)
+                return _copied(file, self.size).take()
         except OSError as error:
             raise ImageError(one_line(error)) from None
         except EOFError:
             raise ImageError("the archive has changed since the search") from None
-
-    return read
 
 
 def _copied(file: "BinaryIO | _Expanding", size: int) -> Spool:

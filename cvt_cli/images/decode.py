@@ -1,28 +1,28 @@
-"""Bytes become an upright RGB image. Untrusted bytes: formats that start another program are not
-tried, and the size is checked before a pixel is decoded."""
+"""Bytes become an upright RGB image. Untrusted bytes: only the formats of `FORMATS` are tried, and
+the size is checked before a pixel is decoded."""
 
 import codecs
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base
+from PIL.IcoImagePlugin import IcoFile
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images import formats
 from cvt_cli.images.source import one_line
 
 FULL_SIZE = "full_size"
 
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
-
-# What nobody's photograph is and other code reads: EPS starts Ghostscript, the rest are stubs that
-# call handlers.
-_REFUSED_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
 # What cameras and browsers write, and Pillow does not read of itself.
 _UNSUPPORTED = {
@@ -34,6 +34,7 @@ _UNSUPPORTED = {
 _WHITES = (1.0, 255.0, 65535.0)
 _SAMPLE_FORMAT = 339  # a TIFF's tag
 _BLOCK = 2**20
+_ICO = b"\0\0\1\0"
 
 # Bytes by which a file that is no image is judged.
 _START = 1024
@@ -49,6 +50,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     reduce_to: int | None = None,
     exact: bool = False,
+    checked: Callable[[Image.Image], None] | None = None,
 ) -> Image.Image:
     """The first frame of an image, as `to_rgb` makes it.
 
@@ -58,17 +60,23 @@ def decode(
         reduce_to: lets the JPEG decoder scale down while it decodes, by 2, 4 or 8, to a shorter
             side of no less than this many pixels. None: every pixel is decoded.
         exact: as in `to_rgb`.
+        checked: is called with the open image, whose size is within the limit, before a pixel of
+            it is decoded.
 
     Raises:
         ImageError: if these are no image's bytes, or too many pixels; says which.
     """
     _raise_pillows_limit(max_pixels)
     with _image_errors(max_pixels):
+        _check_icon(file, max_pixels)
         try:
             image = Image.open(file, formats=_formats())
         except UnidentifiedImageError:
             raise ImageError(_unidentified(file)) from None
         with image:
+            if checked is not None:
+                _check_size(image, max_pixels)
+                checked(image)
             return to_rgb(image, max_pixels, reduce_to, exact)
 
 
@@ -80,7 +88,8 @@ def to_rgb(
 ) -> Image.Image:
     """An open image, turned as its EXIF orientation says, in RGB.
 
-    `info[FULL_SIZE]` of the result is the picture's (width, height) before any reduction.
+    `info[FULL_SIZE]` of the result is the picture's (width, height) before any reduction, where
+    there was one. What is upright and RGB already is returned itself.
 
     Args:
         max_pixels, reduce_to: as in `decode`.
@@ -91,20 +100,40 @@ def to_rgb(
         ImageError: as `decode`.
     """
     with _image_errors(max_pixels):
-        width, height = image.size
-        if width * height > max_pixels:
-            raise _too_large(f"{width}x{height} pixels, more", max_pixels)
+        _check_size(image, max_pixels)
+        size = image.size
         if reduce_to is not None:
             _draft(image, reduce_to)
-        upright = ImageOps.exif_transpose(image)
-        turned = upright.size != image.size
-        if not exact and _has_16_bits(image):
+        sixteen, unsigned = _has_16_bits(image), _is_unsigned(image)
+        upright = _upright(image)
+        if upright.size != image.size:
+            size = size[::-1]
+        if not exact and sixteen:
             upright = upright.convert("I").point(lambda grey: grey * (1 / 257) + 0.5)
-        elif not exact and image.mode in ("I", "F"):
-            upright = _scaled(upright, _is_unsigned(image))
-        rgb = upright.convert("RGB")
-        rgb.info[FULL_SIZE] = (height, width) if turned else (width, height)
+        elif not exact and upright.mode in ("I", "F"):
+            upright = _scaled(upright, unsigned)
+        # `convert` would copy what is RGB already, half a GB for a large picture.
+        rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
+        if rgb.size != size:
+            rgb.info[FULL_SIZE] = size
         return rgb
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Raises: ImageError."""
+    if image.format == "ICNS":
+        _check_icns(image, max_pixels)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise _too_large(f"{width}x{height} pixels, more", max_pixels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says; the image itself where there is nothing to turn."""
+    image.load()  # PNG may have its EXIF at the end
+    if image.getexif().get(Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 @contextmanager
@@ -134,9 +163,54 @@ def _raise_pillows_limit(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
 
 
+@cache
 def _formats() -> list[str]:
-    Image.init()
-    return [name for name in Image.ID if name not in _REFUSED_FORMATS]
+    return formats.register()
+
+
+def _check_icon(file: BinaryIO, max_pixels: int) -> None:
+    """See what sizes the pictures of an ICO really have: Pillow decodes one when it opens the file,
+    and the file's directory may say what it likes.
+
+    Raises:
+        ImageError: if one is too large.
+    """
+    if file.read(4) == _ICO:
+        file.seek(0)
+        for entry in IcoFile(file).entry:
+            file.seek(entry.offset)
+            _check_inner(file, max_pixels, icon=True)
+    file.seek(0)
+
+
+def _check_icns(image: Image.Image, max_pixels: int) -> None:
+    """The same for an open ICNS. Raises: ImageError."""
+    icns, file = image.icns, image.fp  # type: ignore[attr-defined]
+    for start, _ in icns.dct.values():
+        file.seek(start)
+        _check_inner(file, max_pixels)
+
+
+def _check_inner(file: BinaryIO, max_pixels: int, icon: bool = False) -> None:
+    """Check the picture in a container that starts where the file is, if there is one."""
+    start = file.tell()
+    signature = file.read(12)
+    file.seek(start)
+    # What is broken is for the decoder to say.
+    with suppress(SyntaxError, OSError, ValueError, IndexError, TypeError):
+        if signature.startswith(b"\x89PNG"):
+            width, height = PngImagePlugin.PngImageFile(file).size
+        elif signature.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP", b"\r\n\x87\n")):
+            from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+
+            width, height = Jpeg2KImageFile(file).size
+        elif icon:
+            width, height = BmpImagePlugin.DibImageFile(file).size
+            height //= 2  # the other half is its mask
+        else:
+            return
+        if width * height > max_pixels:
+            raise _too_large(f"{width}x{height} pixels, more", max_pixels)
 
 
 def _draft(image: Image.Image, shorter: int) -> None:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import BinaryIO, cast
@@ -20,6 +20,8 @@ from cvt_cli.images import names
 from cvt_cli.images.source import (
     IMAGE_SUFFIXES,
     Filter,
+    LocalFile,
+    Place,
     Search,
     Source,
     failing,
@@ -233,7 +235,7 @@ class _Finder:
         """One input as it is called, patterns aside."""
         address = _ADDRESS.match(path)
         if path == STDIN or _OPEN_FILE.fullmatch(path):
-            yield Source(path, lambda: _read_stream(path, self._search.max_bytes))
+            yield Source(path, Stream(path, self._search.max_bytes))
         elif address and not os.path.lexists(path):
             yield from self._remote(path, address[1].lower())
         elif os.path.isdir(path):
@@ -252,12 +254,15 @@ class _Finder:
     def _file(self, path: str) -> Iterator[Source]:
         kind = kind_of_archive(path)
         if kind is None:
-            yield Source(path, _opener(path))
+            yield self._local(path)
         else:
-            yield from self._archive(path, kind, _opener(path))
+            yield from self._archive(path, kind, LocalFile(path))
+
+    def _local(self, path: str) -> Source:
+        return Source(path, LocalFile(path, self._search.max_bytes))
 
     def _archive(
-        self, path: str, kind: str, open_: Callable[[], BinaryIO], seekable: bool = True
+        self, path: str, kind: str, place: Place, seekable: bool = True
     ) -> Iterator[Source]:
         """
         Args:
@@ -266,11 +271,11 @@ class _Finder:
         from cvt_cli.images.archives import members
 
         if self._whole_archives:
-            yield Source(path, open_, is_archive=True)
+            yield Source(path, place, is_archive=True)
             return
         if self._counting and kind != "zip" and not (kind == "tar" and seekable):
             raise _Uncountable
-        yield from members(path, kind, open_, seekable, self._filter, self._search.max_bytes)
+        yield from members(path, kind, place, seekable, self._filter, self._search.max_bytes)
 
     def _walk(self, top: str) -> Iterator[Source]:
         # Iterators, each with its folder's path below the top and the folder's identity. A stack:
@@ -320,7 +325,7 @@ class _Finder:
         found.sort()
         for name in found:
             path = os.path.join(folder, name)
-            yield (path, name) if name in folders else Source(path, _opener(path))
+            yield (path, name) if name in folders else self._local(path)
         if error is not None:
             yield failing(folder, os_reason(error))
 
@@ -344,21 +349,21 @@ class _Finder:
 
     def _http(self, url: str, kind: str | None) -> Iterator[Source]:
         from cvt_cli.images.archives import NEEDS_SEEK
-        from cvt_cli.images.remote import open_http, stream_http
+        from cvt_cli.images.remote import Download, HttpStream
 
         timeout, max_bytes = self._search.timeout, self._search.max_bytes
         if kind is None:
-            yield Source(url, lambda: open_http(url, timeout, max_bytes))
+            yield Source(url, Download(url, timeout, max_bytes))
         elif self._counting:
             raise _Uncountable
         elif kind in NEEDS_SEEK:
-            yield from self._archive(url, kind, lambda: open_http(url, timeout, max_bytes))
+            yield from self._archive(url, kind, Download(url, timeout, max_bytes))
         else:
-            yield from self._archive(url, kind, lambda: stream_http(url, timeout), seekable=False)
+            yield from self._archive(url, kind, HttpStream(url, timeout), seekable=False)
 
     def _store(self, url: str, kind: str | None) -> Iterator[Source]:
         from cvt_cli.images.archives import NEEDS_SEEK
-        from cvt_cli.images.remote import Store
+        from cvt_cli.images.remote import Store, StoreFile, StoreStream
 
         store = Store(url, self._search.timeout, self._search.max_bytes)
         if names.has_magic(url) and not store.is_file():
@@ -368,15 +373,15 @@ class _Finder:
             if not found:
                 yield failing(url, "nothing matches this pattern")
         elif kind in NEEDS_SEEK:
-            yield from self._archive(url, kind, store.stream)
+            yield from self._archive(url, kind, StoreStream(store))
         elif kind is not None:
-            yield from self._archive(url, kind, store.stream, seekable=False)
+            yield from self._archive(url, kind, StoreStream(store), seekable=False)
         # To ask for each of many photographs whether it is a folder would take for ever.
         elif not url.lower().endswith(IMAGE_SUFFIXES) and (url.endswith("/") or store.is_folder()):
             reason = self._filter.without_images("a folder")
             yield from _or_failing(store.walk(self._filter, self._search.recursive), url, reason)
         else:
-            yield Source(url, lambda: store.open(store.path))
+            yield Source(url, StoreFile(store, store.path))
 
 
 def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
@@ -417,27 +422,6 @@ def _or_failing(stream: Iterator[Source], path: str, reason: str) -> Iterator[So
         yield from stream
 
 
-def _opener(path: str) -> Callable[[], BinaryIO]:
-    return lambda: _open(path)
-
-
-def _open(path: str) -> BinaryIO:
-    try:
-        # To open a FIFO would wait for ever, to open a device may set it going.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ImageError("not a regular file")
-        return open(path, "rb", opener=_open_without_waiting)
-    except OSError as error:
-        raise ImageError(os_reason(error, path)) from None
-    except ValueError:  # a NUL in it, or half a character
-        raise ImageError("no file can have such a name") from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # It may have become a FIFO a moment ago.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _stdin() -> BinaryIO:
     closed = sys.stdin is None
     if not closed:
@@ -465,16 +449,25 @@ def _start(listed: str) -> bytes:
     return cast(io.BufferedReader, stdin).peek() if regular else b""
 
 
-def _read_stream(path: str, max_bytes: int) -> BinaryIO:
-    from cvt_cli.images.spool import Spool
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Standard input, or a file that this process has open: a place to be read once."""
 
-    spool = Spool(max_bytes)
-    try:
-        if path in (STDIN, "/dev/stdin", "/dev/fd/0"):
-            spool.copy(_stdin())
-        else:
-            with Path(path).open("rb") as file:
-                spool.copy(file)
-    except OSError as error:
-        raise ImageError(os_reason(error)) from None
-    return spool.take()
+    path: str
+    max_bytes: int
+    is_local: bool = False
+
+    def open(self) -> BinaryIO:
+        """All of it. Raises: ImageError."""
+        from cvt_cli.images.spool import Spool
+
+        spool = Spool(self.max_bytes)
+        try:
+            if self.path in (STDIN, "/dev/stdin", "/dev/fd/0"):
+                spool.copy(_stdin())
+            else:
+                with Path(self.path).open("rb") as file:
+                    spool.copy(file)
+        except OSError as error:
+            raise ImageError(os_reason(error)) from None
+        return spool.take()

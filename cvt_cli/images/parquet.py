@@ -1,29 +1,30 @@
 """The images in a Parquet file: datasets keep them as a column of encoded bytes."""
 
-import io
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from typing import Any
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.source import Source, failing
-from cvt_cli.images.spool import too_large
+from cvt_cli.images.source import Bytes, Place, Source, failing, too_large
+from cvt_cli.images.spool import CHUNK, IN_MEMORY, Spool, Spooled
 from cvt_cli.system.extras import install_hint
 
 # Images in memory before anyone asks for them.
 ROWS = 16
+# Of a row group whose column takes more bytes than this, rows are taken one by one: a dictionary
+# may make a hundred large values of one.
+SMALL = 2**22
 # Names that the column goes by, where there are several of bytes.
 _NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
 
-def parquet_members(path: str, open_: Callable[[], BinaryIO], max_bytes: int) -> Iterator[Source]:
+def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]:
     """The images of a Parquet file, `path::0` and so on by their rows.
 
     They are in a column of bytes, or of structs with a field `bytes`, as Hugging Face's datasets
     have it.
 
     Args:
-        open_: opens the file, seekable.
+        place: of the file, which is opened seekable.
         max_bytes: size above which an image is refused.
 
     Raises:
@@ -34,13 +35,21 @@ def parquet_members(path: str, open_: Callable[[], BinaryIO], max_bytes: int) ->
         import pyarrow.parquet as pq
     except ImportError:
         raise ImageError(f".parquet needs pyarrow: {install_hint('parquet')}") from None
-    with open_() as file, pq.ParquetFile(file) as parquet:
+    with place.open() as file, pq.ParquetFile(file) as parquet:
         column = _column(parquet.schema_arrow)
         row = 0
-        for batch in parquet.iter_batches(ROWS, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield _member(f"{path}::{row}", value, max_bytes)
-                row += 1
+        for group in range(parquet.num_row_groups):
+            rows = ROWS if _size(parquet.metadata.row_group(group), column) <= SMALL else 1
+            for batch in parquet.iter_batches(rows, row_groups=[group], columns=[column]):
+                for value in batch.column(0):
+                    yield _member(f"{path}::{row}", value, max_bytes)
+                    row += 1
+
+
+def _size(group: Any, column: str) -> int:
+    """Bytes of a column in a row group, unpacked."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 
 
 def _column(schema: Any) -> str:
@@ -65,10 +74,16 @@ def _column(schema: Any) -> str:
 
 
 def _member(path: str, value: Any, max_bytes: int) -> Source:
-    if isinstance(value, dict):
+    if value.is_valid and hasattr(value.type, "fields"):
         value = value["bytes"]
-    if value is None:
+    if not value.is_valid:
         return failing(path, "no image in this row")
-    if len(value) > max_bytes:
+    data = memoryview(value.as_buffer())
+    if len(data) > max_bytes:
         return failing(path, too_large(max_bytes))
-    return Source(path, partial(io.BytesIO, value))
+    if len(data) <= IN_MEMORY:
+        return Source(path, Bytes(bytes(data)))
+    spool = Spool(len(data))
+    for start in range(0, len(data), CHUNK):
+        spool.write(data[start : start + CHUNK])
+    return Source(path, Spooled(spool))

@@ -17,7 +17,7 @@ from PIL import Image
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode, to_rgb
 from cvt_cli.images.preprocess import Preprocessing
-from cvt_cli.images.source import Source, one_line, os_reason
+from cvt_cli.images.source import Source, in_words, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.cores import DECODE_THREADS
@@ -135,7 +135,9 @@ class ImageReader:
             result.error = "out of memory"
         except OSError as error:
             result.error = os_reason(error)
-        except (ImageError, ValueError) as error:
+        except ImageError as error:
+            result.error = in_words(error)
+        except ValueError as error:
             result.error = one_line(error)
         if "seconds" in columns:
             result.columns["seconds"] = round(time.perf_counter() - start, 6)

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -152,6 +153,10 @@ class Store:
         if self._is_s3():
             self._fs.retries = 1  # as in _options
 
+    def __reduce__(self) -> tuple[type["Store"], tuple[str, float, int]]:
+        """Another process connects anew."""
+        return Store, (self._url, self._timeout, self._max_bytes)
+
     def _is_s3(self) -> bool:
         return self._scheme in ("s3", "s3a")
 
@@ -212,7 +217,7 @@ class Store:
 
     def source(self, path: str) -> Source:
         """One file of this store."""
-        return Source(self.url(path), lambda: self.open(path))
+        return Source(self.url(path), StoreFile(self, path))
 
     def open(self, path: str) -> BinaryIO:
         """Download a file. Raises: ImageError."""
@@ -260,6 +265,58 @@ class Store:
 
     def _try(self, work: Callable[[], T]) -> T:
         return _tries(work, self._timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file behind an http(s) address; see `open_http`."""
+
+    url: str
+    timeout: float
+    max_bytes: int
+    is_local: bool = False
+
+    def open(self) -> BinaryIO:
+        """All of it. Raises: ImageError."""
+        return open_http(self.url, self.timeout, self.max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStream:
+    """The same as it comes; see `stream_http`."""
+
+    url: str
+    timeout: float
+    is_local: bool = False
+
+    def open(self) -> BinaryIO:
+        """A file to be read once. Raises: ImageError."""
+        return stream_http(self.url, self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """One file of a store."""
+
+    store: Store
+    path: str
+    is_local: bool = False
+
+    def open(self) -> BinaryIO:
+        """All of it. Raises: ImageError."""
+        return self.store.open(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStream:
+    """The file at a store's address, read piece by piece."""
+
+    store: Store
+    is_local: bool = False
+
+    def open(self) -> BinaryIO:
+        """See `Store.stream`. Raises: ImageError."""
+        return self.store.stream()
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

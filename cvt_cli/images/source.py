@@ -1,22 +1,21 @@
 """One input of a run, and what a search for inputs is told."""
 
 import errno
+import io
 import os
 import re
-from collections.abc import Callable
+import stat
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images import formats
 from cvt_cli.system.text import reason_of, visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
 # called. The last three are found to say that they can't be read.
-IMAGE_SUFFIXES = tuple(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k .jpx "  # noqa: SIM905
-    ".ppm .pgm .pbm .pnm .ico .icns .tga .pcx .dds .psd .mpo .sgi .qoi .heic .heif .jxl".split()
-)
+IMAGE_SUFFIXES = (*formats.suffixes(), ".heic", ".heif", ".jxl")
 
 _ARCHIVE_SUFFIXES = {
     ".zip": "zip",
@@ -33,28 +32,103 @@ _ARCHIVE_SUFFIXES = {
     ".parquet": "parquet",
 }
 
-# Beyond this, a download or an archive's member is no photograph. Bytes.
-MAX_BYTES = 2**28
+# Beyond this a file is no photograph: a raw one of 100 megapixels has a tenth of it. Bytes.
+MAX_BYTES = 2**31
 TIMEOUT = 30.0
+
+
+class Place(Protocol):
+    """Where the bytes of an input are: data, which another process can be sent."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether any process of this machine can open it."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """A seekable file, or one to be read once where it is an archive that comes as a stream.
+
+        Raises:
+            ImageError: where there is nothing to read, and nothing else.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One input: its path as it was given or found, and how to open it.
+    """One input: its path as it was given or found, and where its bytes are.
 
-    `open` returns a seekable file. It raises `ImageError` with the reason where there is nothing
-    to read, and nothing else. What comes from a stream (standard input, a compressed archive) is
-    opened once only.
+    What comes from a stream (standard input, a compressed archive) is opened once only.
 
     Attributes:
-        error: why there is nothing to read, where the search knows that already.
         is_archive: it stands for all images in it.
     """
 
     path: str
-    open: Callable[[], BinaryIO]
-    error: str | None = None
+    place: Place
     is_archive: bool = False
+
+    @property
+    def error(self) -> str | None:
+        """Why there is nothing to read, where the search knows that already."""
+        return self.place.message if isinstance(self.place, Nowhere) else None
+
+    def open(self) -> BinaryIO:
+        """See `Place.open`."""
+        return self.place.open()
+
+
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """There is nothing to read, and why."""
+
+    message: str
+    hint: str = ""
+    is_local: bool = True
+
+    def open(self) -> BinaryIO:
+        """Raises: ImageError."""
+        raise ImageError(self.message, self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of this machine.
+
+    Attributes:
+        max_bytes: size above which it is refused; None for what is read piece by piece.
+    """
+
+    path: str
+    max_bytes: int | None = None
+    is_local: bool = True
+
+    def open(self) -> BinaryIO:
+        """The file. Raises: ImageError."""
+        try:
+            # To open a FIFO would wait for ever, to open a device may set it going.
+            facts = os.stat(self.path)
+            if not stat.S_ISREG(facts.st_mode):
+                raise ImageError("not a regular file")
+            if self.max_bytes is not None and facts.st_size > self.max_bytes:
+                raise too_large(self.max_bytes)
+            return open(self.path, "rb", opener=_open_without_waiting)
+        except OSError as error:
+            raise ImageError(os_reason(error, self.path)) from None
+        except ValueError:  # a NUL in it, or half a character
+            raise ImageError("no file can have such a name") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """The bytes themselves."""
+
+    data: bytes
+    is_local: bool = False
+
+    def open(self) -> BinaryIO:
+        """A file of them in memory."""
+        return io.BytesIO(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +143,8 @@ class Search:
         files_from: a file with the names of more inputs; "-" for standard input.
         null: its names end with NUL bytes, not with newlines.
         timeout: seconds that the network may bring nothing.
-        max_bytes: size above which a download, standard input or an archive's member is refused.
+        max_bytes: size above which a file, a download, standard input or an archive's member is
+            refused.
     """
 
     recursive: bool = True
@@ -132,11 +207,21 @@ class Filter:
 
 def failing(path: str, error: str | ImageError) -> Source:
     """An input that can't be read, and why."""
+    hint = error.hint if isinstance(error, ImageError) else ""
+    return Source(path, Nowhere(str(error), hint))
 
-    def fail() -> BinaryIO:
-        raise error if isinstance(error, ImageError) else ImageError(error)
 
-    return Source(path, fail, str(error))
+def too_large(limit: int) -> ImageError:
+    """The error for more bytes than `limit`."""
+    return ImageError(
+        f"more than the limit of {limit} bytes",
+        hint="raise --max-bytes if it is what it should be",
+    )
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # It may have become a FIFO a moment ago.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def os_reason(error: OSError, path: str = "") -> str:
@@ -146,6 +231,11 @@ def os_reason(error: OSError, path: str = "") -> str:
     if error.errno == errno.EACCES:
         return "permission denied"
     return reason_of(error)
+
+
+def in_words(error: ImageError) -> str:
+    """The message and the hint, for an error record."""
+    return "; ".join(filter(None, (one_line(error), error.hint)))
 
 
 def one_line(error: BaseException) -> str:

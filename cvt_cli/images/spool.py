@@ -5,9 +5,10 @@ import tempfile
 from typing import BinaryIO
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images.source import Bytes, too_large
 
 # What is larger waits on the disk: many are on their way at any time.
-_IN_MEMORY = 2**23
+IN_MEMORY = 2**23
 CHUNK = 2**18
 
 
@@ -26,7 +27,7 @@ class Spool:
         self._limit = limit
         self._file: BinaryIO | None = io.BytesIO()
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Append.
 
         Raises:
@@ -37,7 +38,7 @@ class Spool:
             raise ValueError("nobody waits for this any more")
         if self.received + len(chunk) > self._limit:
             raise too_large(self._limit)
-        if self.received <= _IN_MEMORY < self.received + len(chunk):
+        if self.received <= IN_MEMORY < self.received + len(chunk):
             start = self._file
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 (whoever takes it closes it)
             start.seek(0)
@@ -72,9 +73,24 @@ class Spool:
     __del__ = close
 
 
-def too_large(limit: int) -> ImageError:
-    """The error for more bytes than `limit`."""
-    return ImageError(
-        f"more than the limit of {limit} bytes",
-        hint="raise --max-bytes if it is what it should be",
-    )
+class Spooled:
+    """A place whose bytes are here, to be opened once.
+
+    Attributes:
+        size: bytes.
+    """
+
+    is_local = False
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self.size = spool.received
+
+    def open(self) -> BinaryIO:
+        """The file. Raises: ImageError if it was opened before."""
+        return self._spool.take()
+
+    def __reduce__(self) -> tuple[type[Bytes], tuple[bytes]]:
+        """Another process gets the bytes."""
+        with self.open() as file:
+            return Bytes, (file.read(),)

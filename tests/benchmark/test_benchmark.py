@@ -63,7 +63,7 @@ from cvt_cli.model.graphs import Graphed
 from cvt_cli.output.tables import as_text, si_unit
 from cvt_cli.system.cores import SPIN_COUNT, share_cores
 from tests.model.test_cost import ARCHITECTURES
-from tests.photos import picture
+from tests.photos import Opened, picture
 from tests.tiny import KEEPS_ASPECT
 
 CPU = torch.device("cpu")
@@ -851,7 +851,8 @@ def test_figures_of_a_run_from_files(
 ) -> None:
     opened: list[None] = []
     sources = [
-        Source(str(index), lambda: (opened.append(None), io.BytesIO())[1]) for index in range(4)
+        Source(str(index), Opened(lambda: (opened.append(None), io.BytesIO())[1]))
+        for index in range(4)
     ]
     classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=1)
     stages = Stages(decode=0.5, preprocess=0.25, copy=0.125, model=1, write=0.125)

@@ -16,6 +16,7 @@ from cvt_cli.cli import run
 from cvt_cli.cli.options import Settings
 from cvt_cli.errors import Interrupted
 from cvt_cli.images.find import Search, Source
+from cvt_cli.images.source import Bytes
 from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
 from cvt_cli.output.several import SeveralOutputs
@@ -31,7 +32,7 @@ def record(name: str) -> Record:
 
 
 def sources() -> Iterator[Source]:
-    return (Source(name, io.BytesIO) for name in NAMES)
+    return (Source(name, Bytes(b"")) for name in NAMES)
 
 
 class Bar:

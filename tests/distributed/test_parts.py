@@ -23,7 +23,7 @@ from cvt_cli.distributed.parts import (
     parts_of,
 )
 from cvt_cli.errors import CvtError, Finished, UsageError
-from cvt_cli.images.source import Source, failing
+from cvt_cli.images.source import Bytes, Source, failing
 from cvt_cli.output import writer_class
 from cvt_cli.records import Prediction, Record, RecordShape
 from tests.cli.test_merge import bent
@@ -101,7 +101,7 @@ def content(where: str, name: str) -> bytes:
 
 
 def source(path: str, is_archive: bool = False) -> Source:
-    return Source(path, lambda: open(os.devnull, "rb"), is_archive=is_archive)
+    return Source(path, Bytes(b""), is_archive=is_archive)
 
 
 def test_a_part_knows_what_it_lacks() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import decode, to_rgb
+from cvt_cli.images.formats import FORMATS
 from tests.photos import EXIF_ORIENTATION, picture
 
 # pytest has warning filters of its own; what a user sees is tested in a process of its own.
@@ -113,6 +114,100 @@ def test_postscript_is_not_run() -> None:
     with Image.open(io.BytesIO(eps)) as image:
         assert image.format == "EPS"
     assert "text" in error_of(eps)
+
+
+def iptc(payload: bytes) -> bytes:
+    """A picture in an IPTC record, which Pillow opens again whatever it is."""
+
+    def field(*tag: int, data: bytes) -> bytes:
+        return bytes([0x1C, *tag]) + struct.pack(">H", len(data)) + data
+
+    size = struct.pack(">H", 64)
+    head = field(3, 60, data=b"\1\0") + field(3, 20, data=size) + field(3, 30, data=size)
+    blocks = (payload[i : i + 32000] for i in range(0, len(payload), 32000))
+    return head + field(3, 120, data=b"\5") + b"".join(field(8, 10, data=b) for b in blocks)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", encoded(picture())],
+)
+def test_what_opens_another_format_is_not_tried(
+    payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **_: started.append(args))
+    with Image.open(io.BytesIO(iptc(payload))) as image:
+        assert image.format == "IPTC"
+    assert "not supported" in error_of(iptc(payload))
+    assert not started
+
+
+def test_only_formats_of_the_list_are_tried() -> None:
+    """Also once other code has had Pillow load all of its plug-ins."""
+    Image.init()
+    for format_, mode in {"SPIDER": "F", "XBM": "1", "MSP": "1"}.items():
+        assert "not" in error_of(encoded(picture().convert(mode), format_))
+    known = {each.name for each in FORMATS}
+    assert not known & {"IPTC", "EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5"}
+    assert known - {"MPO"} <= set(Image.OPEN)
+
+
+def icon(inner: bytes) -> bytes:
+    """An ICO whose directory says 16x16."""
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + inner
+
+
+def apple_icon(inner: bytes) -> bytes:
+    """An ICNS whose block is for 128x128."""
+    block = b"ic07" + struct.pack(">I", len(inner) + 8) + inner
+    return b"icns" + struct.pack(">I", len(block) + 8) + block
+
+
+CONTAINED = {
+    "ico-png": lambda side: icon(encoded(Image.new("L", (side, side)))),
+    "ico-bmp": lambda side: icon(dib(side)),
+    "icns-png": lambda side: apple_icon(encoded(Image.new("RGBA", (side, side)))),
+    "icns-jp2": lambda side: apple_icon(encoded(Image.new("RGB", (side, side)), "JPEG2000")),
+}
+
+
+def dib(side: int) -> bytes:
+    """Picture and mask, each of side x side."""
+    header = struct.pack("<IiiHHIIiiII", 40, side, 2 * side, 1, 32, 0, 0, 0, 0, 0, 0)
+    return header + bytes(side * side * 4)
+
+
+@pytest.mark.parametrize("kind", CONTAINED)
+def test_the_size_of_what_a_container_holds_is_checked_first(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "icns-jp2" and not features.check("jpg_2000"):
+        pytest.skip("this Pillow reads no JPEG 2000")
+    data = CONTAINED[kind](128)
+    assert decode(io.BytesIO(data), max_pixels=128 * 128).size == (128, 128)
+    # Not one pixel is decoded.
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("was decoded"))
+    assert error_of(data, max_pixels=128 * 128 - 1).startswith("128x128 pixels, more than")
+
+
+def peak(code: str, *arguments: object) -> int:
+    """Bytes that a Python of its own has in memory at most."""
+    code += "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_a_large_picture_is_in_memory_once(tmp_path: Path) -> None:
+    code = "import sys; from cvt_cli.images.decode import decode; decode(open(sys.argv[1], 'rb'))"
+    sides = 64, 4000
+    for side in sides:
+        Image.new("RGB", (side, side)).save(tmp_path / f"{side}.png")
+    small, large = (peak(code, tmp_path / f"{side}.png") for side in sides)
+    # Pillow has 4 bytes for a pixel of RGB.
+    assert large - small < 1.3 * 4 * sides[1] ** 2
 
 
 @pytest.mark.parametrize("side", [13_400, 20_000, 2**30])

@@ -30,7 +30,7 @@ from cvt_cli.model.cost import count
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Record
-from tests.photos import EXIF_ORIENTATION, picture
+from tests.photos import EXIF_ORIENTATION, Opened, picture
 from tests.tiny import KEEPS_ASPECT, LABELS, tiny_model
 
 TinyCvt = Callable[..., Path]
@@ -170,7 +170,7 @@ def test_who_stops_waits_neither_for_a_device_nor_for_an_input(folder: Path) -> 
     classify = classifier(folder, batch_size=1, device="cpu,cpu")
     network = classify.replicas[1]._model
     classify.replicas[1]._model = lambda x: network(slowly(x))
-    hanging = Source("hanging", lambda: slowly(io.BytesIO()))
+    hanging = Source("hanging", Opened(lambda: slowly(io.BytesIO())))
     for sources in [picture()] * 3, [picture(), hanging]:
         records = classify.classify(sources)
         next(records)

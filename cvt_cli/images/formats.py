@@ -1,0 +1,77 @@
+"""The formats that are read, each by its name. Untrusted bytes choose among these and no others: a
+list of what is refused would have a hole for each plug-in that opens another file or program."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One of them.
+
+    Attributes:
+        name: Pillow's.
+        module: is imported to register it with Pillow; the format is left out where the package
+            is not installed.
+        suffixes: that files in folders and archives have to be taken for one.
+        bytes_per_pixel: of memory at the peak, from the encoded file to 8 bits of RGB.
+    """
+
+    name: str
+    module: str
+    suffixes: tuple[str, ...]
+    bytes_per_pixel: int
+
+
+# In the order in which they are tried: the usual ones first, and last TGA, which has no signature.
+FORMATS = (
+    Format("JPEG", "PIL.JpegImagePlugin", (".jpg", ".jpeg", ".jpe", ".jfif"), 12),
+    Format("PNG", "PIL.PngImagePlugin", (".png", ".apng"), 12),
+    Format("WEBP", "PIL.WebPImagePlugin", (".webp",), 20),
+    Format("GIF", "PIL.GifImagePlugin", (".gif",), 12),
+    Format("TIFF", "PIL.TiffImagePlugin", (".tif", ".tiff"), 20),
+    Format("BMP", "PIL.BmpImagePlugin", (".bmp",), 12),
+    Format("DIB", "PIL.BmpImagePlugin", (".dib",), 12),
+    Format("AVIF", "PIL.AvifImagePlugin", (".avif",), 15),
+    Format("JPEG2000", "PIL.Jpeg2KImagePlugin", (".jp2", ".j2k", ".jpx", ".jpf"), 24),
+    Format("MPO", "PIL.MpoImagePlugin", (".mpo",), 12),
+    Format("PPM", "PIL.PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), 16),
+    Format("ICO", "PIL.IcoImagePlugin", (".ico",), 20),
+    Format("ICNS", "PIL.IcnsImagePlugin", (".icns",), 24),
+    Format("PSD", "PIL.PsdImagePlugin", (".psd",), 12),
+    Format("DDS", "PIL.DdsImagePlugin", (".dds",), 12),
+    Format("SGI", "PIL.SgiImagePlugin", (".sgi",), 16),
+    Format("QOI", "PIL.QoiImagePlugin", (".qoi",), 16),
+    Format("PCX", "PIL.PcxImagePlugin", (".pcx",), 12),
+    Format("TGA", "PIL.TgaImagePlugin", (".tga",), 12),
+)
+
+_BY_NAME = {each.name: each for each in FORMATS}
+
+
+def suffixes() -> Iterable[str]:
+    """Of all formats that are read."""
+    return (suffix for each in FORMATS for suffix in each.suffixes)
+
+
+def bytes_per_pixel(name: str | None) -> int:
+    """As `Format` has it, by its name; the most of all for what is none of them."""
+    found = _BY_NAME.get(name or "")
+    return found.bytes_per_pixel if found else max(each.bytes_per_pixel for each in FORMATS)
+
+
+def register() -> list[str]:
+    """Make all that are installed known to Pillow.
+
+    Returns:
+        The names to open files by, in the order in which to try them.
+    """
+    from PIL import Image
+
+    for each in FORMATS:
+        if find_spec(each.module.partition(".")[0]) is not None:
+            import_module(each.module)
+    # An MPO is opened as the JPEG that it starts with.
+    return [each.name for each in FORMATS if each.name in Image.OPEN]
