@@ -295,14 +295,18 @@ def test_limits(folder: Path, run_cvt: RunCvt, model: Path) -> None:
     (folder / "p/q").mkdir(parents=True)
     (folder / "p/cat.jpg").write_bytes(jpeg())
     (folder / "p/q/cat.jpg").write_bytes(jpeg())
+    limit = len(jpeg())
+    (folder / "p/dog.jpg").write_bytes(jpeg() + b"\0")
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
-        archive.writestr("cat.jpg", jpeg())
+        archive.writestr("cat.jpg", jpeg() + b"\0")
     done = run_cvt(
         *("classify", "p", "a.zip", "-m", model, "-f", "jsonl", "--no-recursive"),
-        *("--max-pixels", "6143", "--max-bytes", "100"),
+        *("--max-pixels", "6143", "--max-bytes", limit),
         expect=1,
     )
     errors: dict[str, Any] = {record["path"]: record["error"] for record in done.jsonl()}
-    assert errors.keys() == {"p/cat.jpg", "a.zip::cat.jpg"}
+    assert errors.keys() == {"p/cat.jpg", "p/dog.jpg", "a.zip::cat.jpg"}
     assert "96x64 pixels, more than the limit of 6143" in errors["p/cat.jpg"]
-    assert errors["a.zip::cat.jpg"] == "more than the limit of 100 bytes"
+    assert "raise --max-pixels" in errors["p/cat.jpg"]
+    too_many = f"more than the limit of {limit} bytes; raise --max-bytes if it is what it should be"
+    assert errors["p/dog.jpg"] == errors["a.zip::cat.jpg"] == too_many
