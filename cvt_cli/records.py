@@ -2,15 +2,39 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+
+class ScoreKind(StrEnum):
+    """What makes a score of a logit."""
+
+    SOFTMAX = "softmax"  # of all labels one is right: the scores' sum is 1
+    SIGMOID = "sigmoid"  # each label is right or not, whatever the others are
+    RAW = "raw"  # the logit itself, as of a regression
+
+    @property
+    def is_share(self) -> bool:
+        """Whether a score is from 0 to 1, and can be shown as a percentage or a bar."""
+        return self is not ScoreKind.RAW
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        return {
+            ScoreKind.SOFTMAX: "softmax: one label of all",
+            ScoreKind.SIGMOID: "sigmoid: each label for itself",
+            ScoreKind.RAW: "raw: the network's own numbers, without bounds",
+        }[self]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class and how likely the model takes it to be.
+    """One class and what the model says of it.
 
     Attributes:
         label: the class's name.
-        score: its softmax probability, 0 to 1.
+        score: 0 to 1, how likely the model takes it to be; of a regression any number. What it is
+            made by is the model's: see `ScoreKind`.
         index: its class index.
     """
 
@@ -48,6 +72,7 @@ COLUMNS: Mapping[str, type] = {
     "sha256": str,  # of the encoded file, hexadecimal
     "seconds": float,  # from opening the file to its pixels
     "index": int,  # class index of the best label
+    "scores": str,  # a `ScoreKind`: what made the scores
 }
 
 

@@ -404,7 +404,7 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
         pixels = list(itertools.islice(itertools.cycle(pixels), full))
     batches = list(_batches(pixels, classifier.batch_size))
     copied = per_image(lambda: [_copy(classifier, batch) for batch in batches], len(pixels))
-    scored = per_image(lambda: classifier.probabilities(pixels), len(pixels))
+    scored = per_image(lambda: classifier.scores(pixels), len(pixels))
     records = list(classifier.classify(sample, TOP_K))
     return Stages(
         decoded, both - decoded, copied, max(0.0, scored - copied), per_image(_writes(records))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cvt_cli.model.cvt import Cvt
 
 MAX_NAMED_KEYS = 3
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MAX_LABELS = 2**20
 MANY_MACS = 10**11  # some seconds of a CPU
 DEFAULT_IMAGE_SIZE = 224
@@ -48,12 +49,15 @@ class Checkpoint:
     Attributes:
         files: where it came from.
         labels: one for each class index.
+        problem_type: one of `PROBLEM_TYPES`, or None where the configuration names none; with the
+            number of labels it decides what the logits become.
     """
 
     files: ResolvedFiles
     config: CvtConfig
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    problem_type: str | None = None
 
     @property
     def name(self) -> str:
@@ -132,7 +136,30 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     except ValueError as error:
         raise ModelError(f"{files.name}: {path.name}: {error}") from None
     _check_channels(files.name, config)
-    return Checkpoint(files, config, labels, _preprocessing(files, values))
+    problem_type = _problem_type(files.name, path, values, len(labels))
+    return Checkpoint(files, config, labels, _preprocessing(files, values), problem_type)
+
+
+def _problem_type(name: str, path: Path, values: Mapping[str, Any], num_labels: int) -> str | None:
+    """What the configuration says that the logits are for.
+
+    Raises:
+        ModelError: if Transformers knows no such problem, or none with so many labels.
+    """
+    problem_type = values.get("problem_type")
+    if problem_type is None:
+        return None
+    if problem_type not in PROBLEM_TYPES:
+        raise ModelError(
+            f"{name}: {path.name}: problem_type is {problem_type!r}",
+            hint=f"one of {', '.join(PROBLEM_TYPES)}, or null",
+        )
+    if problem_type == "single_label_classification" and num_labels == 1:
+        raise ModelError(
+            f"{name}: {path.name}: problem_type is {problem_type}, but there is only one label",
+            hint="null or multi_label_classification gives it a sigmoid, regression the raw value",
+        )
+    return str(problem_type)
 
 
 def _from_weights_alone(files: ResolvedFiles) -> Checkpoint:

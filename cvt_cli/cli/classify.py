@@ -20,7 +20,7 @@ from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import MAX_BYTES, TIMEOUT
 from cvt_cli.output import FILE_FORMATS, FORMATS, check_format, format_of_file, writer_class
 from cvt_cli.output.thumbnails import check_thumbnails, thumbnails_of
-from cvt_cli.records import COLUMNS, RecordShape
+from cvt_cli.records import COLUMNS
 from cvt_cli.system.cores import share_cores
 from cvt_cli.system.files import TO_STDOUT, check_name
 
@@ -73,11 +73,17 @@ def classify(
     refresh: options.RefreshOption = False,
     offline: options.OfflineOption = False,
     top_k: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--top-k", "-k", min=1, help="Labels for each image.", rich_help_panel=options.OUTPUT
+            "--top-k",
+            "-k",
+            min=1,
+            help="Labels for each image. Default: 5; all that reach a --threshold where the model "
+            "has several labels at once.",
+            show_default=False,
+            rich_help_panel=options.OUTPUT,
         ),
-    ] = 5,
+    ] = None,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -93,14 +99,15 @@ def classify(
     resume: options.ResumeOption = False,
     overwrite: options.OverwriteOption = False,
     threshold: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0,
-            max=1,
-            help="The least score of a label; an image may be left without one.",
+            metavar="SCORE",
+            help="The least score of a label, 0 to 1, or of a regression any number; an image may "
+            "be left without one.",
+            show_default=False,
             rich_help_panel=options.OUTPUT,
         ),
-    ] = 0.0,
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -171,7 +178,7 @@ def classify(
     ] = None,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    shape = RecordShape(top_k, _pick_columns(columns))
+    facts = _pick_columns(columns)
     size = parse_image_size(image_size) if image_size is not None else None
     inputs, outputs, only = inputs or [], output or [], _split(labels)
     search = Search(
@@ -195,7 +202,8 @@ def classify(
             search,
             folder,
             format_,
-            shape,
+            top_k,
+            facts,
             threshold,
             cluster.Network(
                 model,
@@ -246,6 +254,7 @@ def classify(
     share_cores()
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.inference.classifier import Classifier
+    from cvt_cli.inference.scores import record_shape
 
     classifier = Classifier(
         model,
@@ -261,22 +270,22 @@ def classify(
         only=only,
         max_pixels=max_pixels or MAX_PIXELS,
     )
+    shape = record_shape(classifier.score_kind, len(classifier.indexes), top_k, threshold, facts)
     # To read all of the weights once more for their digest takes a while: only for the record.
     recorded = bool(outputs) or run_record is not None
     description = classifier.description(digest=recorded) | {
-        "top_k": top_k,
+        "top_k": shape.top_k,
         "threshold": threshold,
         "columns": list(shape.columns),
         "shard": str(part),
     }
-    shape = shape.for_labels(len(classifier.indexes))
     sink = run.open_sinks(targets, shape, description, resume)
     description["format"] = ", ".join(name for _, name in targets)
     run.run(
         context.obj,
         lambda: part.take(find(inputs, search)),
         lambda sources: classifier.classify(
-            sources, top_k, threshold, shape.columns, thumbnails=bool(pages)
+            sources, shape.top_k, threshold, shape.columns, thumbnails=bool(pages)
         ),
         sink,
         classifier.batch_size,

@@ -17,7 +17,7 @@ from cvt_cli.errors import Interrupted, UsageError
 from cvt_cli.images import find
 from cvt_cli.images.find import STDIN, Search
 from cvt_cli.output import FORMATS, writer_class
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.records import Record
 from cvt_cli.system.text import counted
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
@@ -106,8 +106,9 @@ def run(
     search: Search,
     output: str,
     format_: str,
-    shape: RecordShape,
-    threshold: float,
+    top_k: int | None,
+    columns: tuple[str, ...],
+    threshold: float | None,
     network: Network,
     address: str | None,
     pool: tuple[int | None, int | None],
@@ -120,6 +121,7 @@ def run(
 
     Args:
         format_: as `check` returns it.
+        top_k, columns, threshold: as `record_shape` takes them.
         address: of the cluster; None starts Ray here.
         pool: fewest and most workers, as `parse_workers` returns them.
         gpus: of each worker.
@@ -135,6 +137,7 @@ def run(
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.inference.classifier import describe, indexes_of
+    from cvt_cli.inference.scores import kind_of, record_shape
 
     check_device(network.device, gpus)
     files = resolve(network.model, network.revision, network.refresh, network.offline)
@@ -142,8 +145,10 @@ def run(
     if network.image_size is not None:
         checkpoint = checkpoint.with_image_size(network.image_size)
     only = [checkpoint.labels[index] for index in indexes_of(network.only, checkpoint)]
-    cut = shape.for_labels(len(only or checkpoint.labels))
-    folder = PartFolder(output, format_, writer_class(format_), cut)
+    shape = record_shape(
+        kind_of(checkpoint), len(only or checkpoint.labels), top_k, threshold, columns
+    )
+    folder = PartFolder(output, format_, writer_class(format_), shape)
     folder.check_free(resume, overwrite)
     reader = ImageReader(
         checkpoint.config,

@@ -40,7 +40,7 @@ from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Search, find_named
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Source, failing, one_line
-from cvt_cli.output.delimited import SCORE_DIGITS
+from cvt_cli.output.delimited import score_text
 from cvt_cli.records import Prediction, Record, as_written
 from cvt_cli.system.cores import cores, share_cores
 from cvt_cli.system.extras import install_hint
@@ -149,7 +149,7 @@ class Job:
     reader: ImageReader
     only: tuple[str, ...]
     top_k: int
-    threshold: float
+    threshold: float | None
     columns: tuple[str, ...]
     search: Search
     offline: bool
@@ -824,13 +824,15 @@ def _tables(rows: Iterable[_Row], size: int) -> Iterator[pa.Table]:
 
 def _record(row: dict[str, Any], labels: Sequence[str]) -> Record:
     best = zip(row["indexes"] or (), row["scores"] or (), strict=True)
+    columns = json.loads(row["columns"] or "{}")
     return Record(
         os.fsdecode(row["path"]),
         tuple(
-            Prediction(labels[index], round(score, SCORE_DIGITS), index) for index, score in best
+            Prediction(labels[index], float(score_text(score, columns)), index)
+            for index, score in best
         ),
         row["error"],
-        json.loads(row["columns"] or "{}"),
+        columns,
     )
 
 

@@ -26,6 +26,7 @@ from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
+from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
 from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
@@ -33,7 +34,6 @@ from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Prediction, Record
 from cvt_cli.system.text import folded
 
-DEFAULT_TOP_K = 5
 TOO_LARGE = "out of memory, by itself; --image-size gives all images one size"
 NOT_FINITE = (
     "the network's scores are not numbers: NaN in its weights, or too large for its dtype, where "
@@ -70,11 +70,12 @@ class Classifier:
         exact_decode: decode every pixel of a JPEG, and cut greys of 16 and 32 bits off at 255, as
             Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
             size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
-        only: the labels to choose from, instead of all that the model knows: scores are the
-            softmax over these.
+        only: the labels to choose from, instead of all that the model knows: where scores are a
+            softmax, it is over these.
 
     Attributes:
         reader: decodes for this network.
+        score_kind: what makes scores of the model's logits.
         indexes: the class indexes of the labels that it chooses from.
         replicas: itself and its like, on this device and on others, which share a run's batches.
 
@@ -109,6 +110,7 @@ class Classifier:
         if image_size is not None:
             model = model.with_image_size(image_size)
         self.checkpoint = model
+        self.score_kind = kind_of(model)
         self.batch_size = batch_size or auto_batch_size(model, self.device)
         self._usual_pixels = math.prod(usual_size(model))
         self.max_pixels = max_pixels
@@ -205,7 +207,7 @@ class Classifier:
         self,
         sources: Iterable[Source | Image.Image],
         top_k: int = DEFAULT_TOP_K,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         columns: Sequence[str] = (),
         thumbnails: bool = False,
     ) -> Iterator[Record]:
@@ -217,7 +219,7 @@ class Classifier:
         Args:
             sources: what to classify.
             top_k: predictions in a record, at most.
-            threshold: the least score that a prediction has.
+            threshold: the least score that a prediction has; None for any.
             columns: names out of `records.COLUMNS` that each record carries.
             thumbnails: each record carries a thumbnail.
         """
@@ -258,12 +260,12 @@ class Classifier:
         self,
         images: Sequence[DecodedImage],
         top_k: int = DEFAULT_TOP_K,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         columns: Sequence[str] = (),
     ) -> Iterator[Record]:
         """The second half of `classify`: one record for each image that is decoded, or that could
         not be, in order."""
-        predictions = iter(self._predictions(self._rows(images, self.probabilities), top_k))
+        predictions = iter(self._predictions(self._rows(images, self.scores), top_k))
         for image in images:
             if image.pixels is None:
                 yield Record(image.path, error=image.error, columns=image.columns)
@@ -271,7 +273,9 @@ class Classifier:
             best = next(predictions)
             if "index" in columns:
                 image.columns["index"] = best[0].index
-            kept = tuple(each for each in best if each.score >= threshold)
+            if "scores" in columns:
+                image.columns["scores"] = str(self.score_kind)
+            kept = tuple(each for each in best if threshold is None or each.score >= threshold)
             yield Record(image.path, kept, columns=image.columns, thumbnail=image.thumbnail)
 
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
@@ -323,14 +327,14 @@ class Classifier:
         image.pixels, image.error = None, TOO_LARGE
         return compute([])
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Softmax over the classes, or over those that were chosen.
+    def scores(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The scores of all labels, or of those that were chosen.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
 
         Returns:
-            (len(images), classes) float32 on the CPU.
+            (len(images), labels) float32 on the CPU; see `scores_of`.
         """
         return self._through_network(images, len(self.indexes), self._forward)
 
@@ -412,7 +416,7 @@ class Classifier:
         logits = self._model(self._normalized(batch))
         if len(self.indexes) < len(self.labels):
             logits = logits[:, self._columns]
-        return logits.float().softmax(dim=-1).cpu()
+        return scores_of(logits, self.score_kind).cpu()
 
     def _halve_batch(self) -> None:
         self.batch_size //= 2
@@ -431,8 +435,8 @@ class Classifier:
                     torch.cuda.empty_cache()
         return any(stopped)
 
-    def _predictions(self, probabilities: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
-        scores, columns = probabilities.topk(min(top_k, len(self.indexes)))
+    def _predictions(self, scores: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
+        scores, columns = scores.topk(min(top_k, len(self.indexes)))
         predictions = []
         for row in zip(scores.tolist(), columns.tolist(), strict=True):
             best = ((score, self.indexes[column]) for score, column in zip(*row, strict=True))
@@ -466,6 +470,7 @@ def describe(
         "commit": checkpoint.files.commit,
         "weights_sha256": checkpoint.files.weights_digest() if digest else None,
         "activation": checkpoint.config.hidden_act,
+        "scores": str(kind_of(checkpoint)),
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "device": device,
         "dtype": dtype,

@@ -4,12 +4,13 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, TextIO
 
-from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind
 
+# Behind the point; of a raw score, which is of any size, as many that count, and one more.
 SCORE_DIGITS = 6
 # Characters of a wrong header that are told of.
 MAX_HEADER = 100
@@ -32,7 +33,7 @@ class DelimitedWriter:
         for record in records:
             cells: list[object] = [record.path]
             for prediction in record.predictions:
-                cells += [prediction.label, f"{prediction.score:.{SCORE_DIGITS}f}"]
+                cells += [prediction.label, score_text(prediction.score, record.columns)]
             cells += [""] * (1 + 2 * self._shape.top_k - len(cells))
             for name in self._shape.columns:
                 value = record.columns.get(name)
@@ -88,6 +89,17 @@ class DelimitedWriter:
         if any(character in cell for character in (self.delimiter, '"', "\r", "\n")):
             return '"' + cell.replace('"', '""') + '"'
         return cell
+
+
+def score_text(score: float, facts: Mapping[str, object]) -> str:
+    """A score as documents have it.
+
+    Args:
+        facts: the columns of its record.
+    """
+    if facts.get("scores") == ScoreKind.RAW:
+        return f"{score:.{SCORE_DIGITS + 1}g}"
+    return f"{score:.{SCORE_DIGITS}f}"
 
 
 class CsvWriter(DelimitedWriter):

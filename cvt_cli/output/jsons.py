@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, TextIO
 
-from cvt_cli.output.delimited import SCORE_DIGITS
+from cvt_cli.output.delimited import score_text
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
 
 # Bytes that are read at once, and the characters that one object may have.
@@ -18,14 +18,16 @@ def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
     UTF-8, would make all of the document unreadable to some programs."""
     return {
         "path": as_written(record.path),
-        "predictions": [_prediction(each) for each in record.predictions],
+        "predictions": [
+            {
+                "label": each.label,
+                "score": float(score_text(each.score, record.columns)),
+                "index": each.index,
+            }
+            for each in record.predictions
+        ],
         "error": None if record.error is None else as_written(record.error),
     } | {name: record.columns.get(name) for name in shape.columns}
-
-
-def _prediction(prediction: Prediction) -> dict[str, Any]:
-    score = round(prediction.score, SCORE_DIGITS)
-    return {"label": prediction.label, "score": score, "index": prediction.index}
 
 
 class JsonLinesJournal:

@@ -4,7 +4,7 @@ without one has its error in a fourth column."""
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
 
-from cvt_cli.output.delimited import SCORE_DIGITS
+from cvt_cli.output.delimited import score_text
 from cvt_cli.records import Record, RecordShape
 
 # One record is one line, whatever is in a name, and steers no terminal. Odd spaces stay: what reads
@@ -25,7 +25,7 @@ class PlainWriter:
         for record in records:
             if record.predictions:
                 best = record.predictions[0]
-                cells = [record.path, best.label, f"{best.score:.{SCORE_DIGITS}f}"]
+                cells = [record.path, best.label, score_text(best.score, record.columns)]
             else:
                 cells = [record.path, "", "", record.error or ""]
             cells = [cell.translate(_ESCAPES) for cell in cells]

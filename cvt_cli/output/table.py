@@ -8,13 +8,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.records import Record, RecordShape, ScoreKind
 from cvt_cli.system.text import visible
 
 __all__ = ["TableWriter", "visible"]
 
 BAR_WIDTH = 20
 LABEL_WIDTH = 44
+SHARE_WIDTH, NUMBER_WIDTH = 6, 12
 NARROW = 60
 
 
@@ -49,20 +50,22 @@ class TableWriter:
         raise ValueError("a table can't be read back")
 
     def _table(self, record: Record) -> Table:
-        wide = self._console.width >= NARROW
+        raw = record.columns.get("scores") == ScoreKind.RAW
+        wide = self._console.width >= NARROW and not raw  # a bar is a share of something
+        score_width = NUMBER_WIDTH if raw else SHARE_WIDTH
         table = Table(box=None, padding=(0, 1), show_header=self._console.is_terminal)
         # The same width in every block, whatever the labels are.
-        others = 2 + 8 + 7 + (BAR_WIDTH + 2 if wide else 0)
+        others = 2 + score_width + 2 + 7 + (BAR_WIDTH + 2 if wide else 0)
         width = max(1, min(LABEL_WIDTH, self._console.width - others - 1))
         table.add_column(
             "label", width=width, no_wrap=True, overflow="ellipsis", header_style="dim"
         )
-        table.add_column("score", justify="right", width=6, header_style="dim")
+        table.add_column("score", justify="right", width=score_width, header_style="dim")
         if wide:
             table.add_column("", width=BAR_WIDTH)
         table.add_column("index", justify="right", width=5, header_style="dim")
         for rank, prediction in enumerate(record.predictions):
-            score = Text(f"{prediction.score:.1%}")
+            score = Text(f"{prediction.score:.5g}" if raw else f"{prediction.score:.1%}")
             cells: list[Text | ProgressBar] = [Text(visible(prediction.label)), score]
             if wide:
                 cells.append(

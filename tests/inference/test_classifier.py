@@ -276,6 +276,7 @@ def test_the_description_has_all_that_predictions_depend_on(folder: Path) -> Non
         "commit": None,
         "weights_sha256": digest,
         "activation": "gelu",
+        "scores": "softmax",
         "preprocessing": load(resolve(str(folder))).preprocessing.to_dict(),
         "device": "cpu",
         "dtype": "float32",
@@ -290,7 +291,7 @@ def test_nothing_to_do(folder: Path) -> None:
     classify = classifier(folder)
     assert classify([]) == []
     assert list(classify.classify([])) == []
-    assert classify.probabilities([]).shape == (0, 5)
+    assert classify.scores([]).shape == (0, 5)
 
 
 def test_an_open_image_is_turned_upright_too(folder: Path, tmp_path: Path) -> None:
@@ -723,10 +724,10 @@ def test_pixel_limit(folder: Path, pictures: list[str]) -> None:
     assert record.error is not None and "more than the limit of 100" in record.error
 
 
-def test_probabilities_of_arrays(folder: Path) -> None:
+def test_scores_of_arrays(folder: Path) -> None:
     classify = classifier(folder)
     images = [np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)]
-    found = classify.probabilities(images)
+    found = classify.scores(images)
     assert found.shape == (2, 5) and found.dtype == torch.float32
     torch.testing.assert_close(found.sum(1), torch.ones(2))
 

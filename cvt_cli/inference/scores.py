@@ -1,0 +1,89 @@
+"""Logits become scores, by the rules of the image-classification pipeline of Transformers."""
+
+import math
+from typing import TYPE_CHECKING
+
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.errors import UsageError
+from cvt_cli.records import RecordShape, ScoreKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_TOP_K = 5
+
+
+def kind_of(checkpoint: Checkpoint) -> ScoreKind:
+    """What makes a score of the checkpoint's logits: a regression's are raw, whatever their
+    number; else several labels at once, or a single one, have a sigmoid; all others softmax."""
+    if checkpoint.problem_type == "regression":
+        return ScoreKind.RAW
+    if checkpoint.problem_type == "multi_label_classification" or len(checkpoint.labels) == 1:
+        return ScoreKind.SIGMOID
+    return ScoreKind.SOFTMAX
+
+
+def scores_of(logits: "Tensor", kind: ScoreKind) -> "Tensor":
+    """Make scores of logits.
+
+    Args:
+        logits: (B, labels), of any floating dtype: those of the labels to choose from.
+        kind: what by.
+
+    Returns:
+        (B, labels) float32 on the same device. NaN where a logit is no finite number.
+    """
+    logits = logits.float()
+    if kind is ScoreKind.SOFTMAX:
+        return logits.softmax(dim=-1)
+    if kind is ScoreKind.SIGMOID:
+        # An overflow is no certainty: softmax tells it by NaN, sigmoid would call it 0 or 1.
+        return logits.sigmoid().where(logits.isfinite(), math.nan)
+    return logits
+
+
+def check_threshold(threshold: float | None, kind: ScoreKind, option: str = "--threshold") -> None:
+    """See that a score can be above and below it.
+
+    Args:
+        threshold: None for none.
+        option: what it is called.
+
+    Raises:
+        UsageError: if it is no number, or outside of 0 to 1 where scores are from 0 to 1.
+    """
+    if threshold is None:
+        return
+    if not math.isfinite(threshold):
+        raise UsageError(f"{option} {threshold}: not a number that a score can reach")
+    if kind.is_share and not 0 <= threshold <= 1:
+        raise UsageError(f"{option} {threshold:g}: scores of this model are from 0 to 1 ({kind})")
+
+
+def record_shape(
+    kind: ScoreKind,
+    num_labels: int,
+    top_k: int | None,
+    threshold: float | None,
+    columns: tuple[str, ...] = (),
+) -> RecordShape:
+    """What the records of a run have room for. Scores that are not the usual softmax are named in
+    each record, since a CSV has no other place to say what they are.
+
+    Args:
+        num_labels: to choose from.
+        top_k: what was asked for; None for what suits: several labels at once that reach a
+            threshold are all kept.
+        threshold: the least score of a prediction; None for none.
+        columns: the facts that were asked for, out of `records.COLUMNS`.
+
+    Raises:
+        UsageError: as `check_threshold`.
+    """
+    check_threshold(threshold, kind)
+    if top_k is None:
+        keeps_all = kind is ScoreKind.SIGMOID and threshold is not None
+        top_k = num_labels if keeps_all else DEFAULT_TOP_K
+    if kind is not ScoreKind.SOFTMAX and "scores" not in columns:
+        columns = (*columns, "scores")
+    return RecordShape(top_k, columns).for_labels(num_labels)
