@@ -565,3 +565,83 @@ def test_settings_are_json(page: Path) -> None:
     text = page.read_text("utf-8")
     block = text.split('<script type="application/json" id="records">')[1].split("</script>")[0]
     assert len(json.loads(block)) == 300
+
+
+def shown_bars(browser: Browser) -> dict[str, int]:
+    bars = browser.run(
+        "return [...document.querySelectorAll('#bars button')].map(e => e.innerText.split('\\n'))"
+    )
+    return {name: int(count) for name, count in bars}
+
+
+def page_of_scores(
+    folder: Path, kind: str, threshold: float | None, *scores: dict[str, float]
+) -> Path:
+    """A report of images whose predictions are those, best first."""
+    records = [
+        Record(
+            f"{number}.jpg",
+            tuple(Prediction(label, score, 0) for label, score in each.items()),
+            columns={"scores": kind},
+        )
+        for number, each in enumerate(scores)
+    ]
+    run = {**RUN, "scores": kind, "threshold": threshold}
+    path = folder / "report.html"
+    ReportPageWriter.convert([*records, Record("bad", error="no image")], path, SHAPE, run, SUMMARY)
+    return path
+
+
+def test_several_labels_at_once(tmp_path: Path, opened: Callable[..., Browser]) -> None:
+    browser = opened(
+        page_of_scores(
+            tmp_path,
+            "sigmoid",
+            None,
+            {"cat": 0.9, "dog": 0.8, "newt": 0.1},
+            {"dog": 0.95, "cat": 0.45},
+            {"cat": 0.3, "dog": 0.2},
+        )
+    )
+    assert "sigmoid" in browser.run("return document.body.innerText")
+    assert shown_bars(browser) == {"dog": 2, "cat": 1, "(error)": 1, "(no label)": 1}
+    cards = "return [...document.querySelectorAll('.card .best')].map(e => e.textContent)"
+    assert browser.run(cards) == ["cat · dog", "dog95.0%", "(no label)30.0%", "(error)"]
+    # Only the score near the border is a doubt: neither two high ones, nor none.
+    click(browser, "input[value=doubtful] + span")
+    assert files_shown(browser) == ["1.jpg"]
+    click(browser, "input[value=all] + span")
+    browser.run(
+        "[...document.querySelectorAll('#bars button')].find(e => e.label === 'dog').click()"
+    )
+    assert files_shown(browser) == ["0.jpg", "1.jpg"]
+    type_into(browser, "min", "85")  # of that label
+    assert files_shown(browser) == ["1.jpg"]
+    assert shown_bars(browser) == {"cat": 1, "dog": 1}
+
+
+def test_what_reaches_the_threshold_of_the_run_is_a_label(
+    tmp_path: Path, opened: Callable[..., Browser]
+) -> None:
+    scores = ({"cat": 0.4, "dog": 0.25}, {})
+    browser = opened(page_of_scores(tmp_path, "sigmoid", 0.2, *scores))
+    assert shown_bars(browser) == {"(error)": 1, "(no label)": 1, "cat": 1, "dog": 1}
+
+
+def test_scores_of_a_regression(tmp_path: Path, opened: Callable[..., Browser]) -> None:
+    browser = opened(
+        page_of_scores(tmp_path, "raw", None, {"age": -3.25}, {"age": 41.5}, {"age": 120.0}),
+        "#view=doubtful&sort=score",
+    )
+    text = browser.run("return document.body.innerText")
+    assert "-3.25" in text and "%" not in text and "doubtful" not in text.lower()
+    assert files_shown(browser) == ["2.jpg", "1.jpg", "0.jpg", "bad"]
+    type_into(browser, "max", "50")
+    assert files_shown(browser) == ["1.jpg", "0.jpg"]
+    type_into(browser, "min", "-3")
+    assert files_shown(browser) == ["1.jpg"]
+    assert state(browser)["min"] == ["-3"]
+    click(browser, ".card")
+    detail = "return [...document.querySelectorAll('#predictions li')].map(e => e.textContent)"
+    assert browser.run(detail) == ["age41.5"]
+    assert browser.run("return document.querySelectorAll('#predictions .bar').length") == 0

@@ -24,12 +24,13 @@ from cvt_cli import __version__
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.jsons import JsonLinesJournal, parse_record
 from cvt_cli.output.thumbnails import file_name, remove_thumbnails, thumbnails_of, unfinished
-from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.records import Record, RecordShape, ScoreKind, as_written
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.text import visible
 
 # Images, up to which the thumbnails are in the page itself.
 MOST_INLINE = 400
+LEAST_SCORE = 0.5
 
 
 class ReportPageWriter(JsonLinesJournal):
@@ -136,11 +137,17 @@ def _page(
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["visible"] = lambda value: visible(str(value))
+    kind = ScoreKind(run.get("scores", ScoreKind.SOFTMAX))
+    threshold = run.get("threshold")
     settings = {
         "folder": quote(folder),
         "name": name,
         "topK": shape.top_k,
         "columns": shape.columns,
+        "scores": kind,
+        "scores_in_words": kind.in_words,
+        # From which on a label that is one of several counts as one of the image's.
+        "least": LEAST_SCORE if threshold is None else threshold,
     }
     # Buffered: a piece of a template is a few characters.
     stream = environment.from_string(template).stream(

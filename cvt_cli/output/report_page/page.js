@@ -5,7 +5,11 @@
   const records = JSON.parse(byId("records").textContent);
   const [PATH, PREDICTIONS, ERROR, THUMBNAIL, LINK, COLUMNS] = [0, 1, 2, 3, 4, 5];
 
-  // Below this the label is a guess, whatever it says.
+  // What made the scores: "softmax" of all labels, "sigmoid" of each for itself, or nothing.
+  const several = settings.scores === "sigmoid";
+  const raw = settings.scores === "raw";
+
+  // Below this the label is a guess, whatever it says; of several at once, it is not there.
   const DOUBTFUL_SCORE = 0.5;
   const DOUBTFUL_LEAD = 0.1;
   const GAP = 12;
@@ -15,7 +19,10 @@
   const ERROR_LABEL = "\0error";
 
   const number = new Intl.NumberFormat("en");
-  const percent = (score) => `${(100 * score).toFixed(1)}%`;
+  const shownScore = (score) => raw ? String(Number(score.toPrecision(5))) : `${(100 * score).toFixed(1)}%`;
+  // As the fields of the filter have them, and half of the last digit that is shown.
+  const inField = (score) => raw ? score : 100 * score;
+  const DIGIT = raw ? 0 : 0.05;
 
   // Characters that steer instead of being seen: control characters, lone surrogates, and those
   // that turn the direction of the text around them.
@@ -36,6 +43,9 @@
   // What filters and sorting ask of each record, once.
   const count = records.length;
   const labels = new Array(count);
+  // What its labels are, each with its score: the best one, or of several at once all that reach
+  // what counts as one.
+  const found = new Array(count);
   const scores = new Float64Array(count);
   const doubtful = new Uint8Array(count);
   const texts = new Array(count);
@@ -44,23 +54,34 @@
   records.forEach((record, index) => {
     const [best, second] = record[PREDICTIONS];
     labels[index] = record[ERROR] !== null ? ERROR_LABEL : best ? best[0] : NO_LABEL;
-    scores[index] = best ? best[1] : -1;
+    scores[index] = best ? best[1] : NaN;
+    found[index] = several ? record[PREDICTIONS].filter(([, score]) => score >= settings.least) : [];
+    const words = several ? found[index].map(([label]) => label).join("\n") : best ? best[0] : "";
+    if (several && record[ERROR] === null && !found[index].length) labels[index] = NO_LABEL;
+    if (!found[index].length) found[index].push([labels[index], scores[index]]);
     errors += record[ERROR] !== null;
-    doubtful[index] = record[ERROR] === null
-      && (!best || best[1] < DOUBTFUL_SCORE || (second && best[1] - second[1] < DOUBTFUL_LEAD));
+    doubtful[index] = record[ERROR] === null && isDoubtful(record[PREDICTIONS], best, second);
     doubts += doubtful[index];
-    texts[index] = folded(`${best ? best[0] : ""}\n${record[PATH]}`);
+    texts[index] = folded(`${words}\n${record[PATH]}`);
   });
+
+  function isDoubtful(predictions, best, second) {
+    if (raw) return false;
+    if (several) return predictions.some(([, score]) => Math.abs(score - DOUBTFUL_SCORE) < DOUBTFUL_LEAD);
+    return !best || best[1] < DOUBTFUL_SCORE || (second && best[1] - second[1] < DOUBTFUL_LEAD);
+  }
+
   const shownLabel = (label) => label === ERROR_LABEL ? "(error)" : label === NO_LABEL ? "(no label)" : visible(label);
 
   // State, and the address that keeps it.
 
-  const DEFAULTS = { q: "", view: "all", min: 0, max: 100, sort: "input" };
+  const DEFAULTS = { q: "", view: "all", min: raw ? "" : 0, max: raw ? "" : 100, sort: "input" };
   const state = { ...DEFAULTS, labels: new Set(), open: null };
 
   const limited = (text, otherwise) => {
     const value = text === null || text === "" ? NaN : Number(text);
-    return Number.isFinite(value) ? Math.min(100, Math.max(0, value)) : otherwise;
+    if (!Number.isFinite(value)) return otherwise;
+    return raw ? value : Math.min(100, Math.max(0, value));
   };
 
   function readAddress() {
@@ -70,10 +91,10 @@
       return allowed.includes(value) ? value : DEFAULTS[name];
     };
     state.q = parameters.get("q") ?? "";
-    state.view = one("view", ["all", "doubtful", "errors"]);
+    state.view = one("view", raw ? ["all", "errors"] : ["all", "doubtful", "errors"]);
     state.sort = one("sort", ["input", "path", "label", "score", "-score"]);
-    state.min = limited(parameters.get("min"), 0);
-    state.max = limited(parameters.get("max"), 100);
+    state.min = limited(parameters.get("min"), DEFAULTS.min);
+    state.max = limited(parameters.get("max"), DEFAULTS.max);
     state.labels = new Set(parameters.getAll("label"));
     if (parameters.has("error")) state.labels.add(ERROR_LABEL);
     const open = /^\d+$/.test(parameters.get("open") ?? "") ? Number(parameters.get("open")) - 1 : -1;
@@ -105,6 +126,9 @@
 
   const compare = new Intl.Collator(undefined, { numeric: true }).compare;
   const orders = new Map();
+  // What has no score comes last both ways.
+  const scoreless = (a, b) => Number.isNaN(scores[a]) - Number.isNaN(scores[b]);
+  const highest = (a, b) => scoreless(a, b) || scores[b] - scores[a];
 
   function order() {
     if (!orders.has(state.sort)) {
@@ -112,10 +136,9 @@
       const ways = {
         input: () => 0,
         path: (a, b) => compare(records[a][PATH], records[b][PATH]),
-        label: (a, b) => compare(shownLabel(labels[a]), shownLabel(labels[b])) || scores[b] - scores[a],
-        score: (a, b) => scores[b] - scores[a],
-        // What has no score comes last both ways.
-        "-score": (a, b) => (scores[a] < 0) - (scores[b] < 0) || scores[a] - scores[b],
+        label: (a, b) => compare(shownLabel(labels[a]), shownLabel(labels[b])) || highest(a, b),
+        score: highest,
+        "-score": (a, b) => scoreless(a, b) || scores[a] - scores[b],
       };
       orders.set(state.sort, indexes.sort((a, b) => ways[state.sort](a, b) || a - b));
     }
@@ -130,21 +153,21 @@
 
   function filter() {
     const words = folded(state.q).split(/\s+/).filter(Boolean);
-    const whole = state.min <= 0 && state.max >= 100;
-    // Half of the last digit that is shown.
-    const least = state.min / 100 - 0.0005;
-    const most = state.max / 100 + 0.0005;
+    const least = state.min === "" ? -Infinity : state.min - DIGIT;
+    const most = state.max === "" ? Infinity : state.max + DIGIT;
+    const whole = raw ? least === -Infinity && most === Infinity : state.min <= 0 && state.max >= 100;
+    const fits = ([, score]) => whole || (inField(score) >= least && inField(score) <= most);
     selection = [];
     positions.clear();
     labelCounts.clear();
     for (const index of order()) {
       if (state.view === "errors" && records[index][ERROR] === null) continue;
       if (state.view === "doubtful" && !doubtful[index]) continue;
-      if (!whole && !(scores[index] >= least && scores[index] <= most)) continue;
       if (!words.every((word) => texts[index].includes(word))) continue;
-      const label = labels[index];
-      labelCounts.set(label, (labelCounts.get(label) ?? 0) + 1);
-      if (state.labels.size && !state.labels.has(label)) continue;
+      const fitting = found[index].filter(fits);
+      if (!fitting.length) continue;
+      for (const [label] of fitting) labelCounts.set(label, (labelCounts.get(label) ?? 0) + 1);
+      if (state.labels.size && !fitting.some(([label]) => state.labels.has(label))) continue;
       positions.set(index, selection.length);
       selection.push(index);
     }
@@ -153,7 +176,7 @@
   // The label filter, which is a bar chart.
 
   const totals = new Map();
-  for (const label of labels) totals.set(label, (totals.get(label) ?? 0) + 1);
+  for (const [label] of found.flat()) totals.set(label, (totals.get(label) ?? 0) + 1);
   let allLabels = false;
 
   function make(tag, className, text) {
@@ -240,12 +263,16 @@
     const best = make("span", "best");
     if (record[ERROR] !== null) {
       best.append(make("span", "text error", shownLabel(ERROR_LABEL)));
-    } else if (scores[index] < 0) {
-      best.append(make("span", "text doubtful", "(no label)"));
+    } else if (labels[index] === NO_LABEL) {
+      best.append(make("span", several ? "text" : "text doubtful", shownLabel(NO_LABEL)));
+      if (!Number.isNaN(scores[index])) {
+        best.append(make("span", doubtful[index] ? "score doubtful" : "score", shownScore(scores[index])));
+      }
     } else {
+      const more = found[index].length - 1;
       best.append(
-        make("span", "text", short(labels[index])),
-        make("span", doubtful[index] ? "score doubtful" : "score", percent(scores[index])),
+        make("span", "text", short(found[index].map(([label]) => label).join(" · "))),
+        make("span", doubtful[index] ? "score doubtful" : "score", more ? "" : shownScore(scores[index])),
       );
     }
     const file = make("span", "text file", short(fileName(record[PATH])));
@@ -376,7 +403,8 @@
       const item = make("li");
       const name = make("span", "name", visible(label));
       name.dir = "auto";
-      item.append(bar(score), name, make("span", "count", percent(score)));
+      if (!raw) item.append(bar(score));
+      item.append(name, make("span", "count", shownScore(score)));
       return item;
     }));
     byId("columns").replaceChildren(...settings.columns.flatMap((name, column) => {
@@ -443,7 +471,7 @@
       const record = records[index];
       const predictions = ranks.flatMap((rank) => {
         const prediction = record[PREDICTIONS][rank];
-        return prediction ? [prediction[0], prediction[1].toFixed(6)] : ["", ""];
+        return prediction ? [prediction[0], raw ? Number(prediction[1].toPrecision(7)) : prediction[1].toFixed(6)] : ["", ""];
       });
       return [record[PATH], ...predictions, ...record[COLUMNS].map((value) => value ?? ""), record[ERROR] ?? ""];
     });
@@ -462,8 +490,8 @@
 
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   byId("search").addEventListener("input", (event) => change({ q: event.target.value }));
-  byId("min").addEventListener("input", (event) => change({ min: limited(event.target.value, 0) }));
-  byId("max").addEventListener("input", (event) => change({ max: limited(event.target.value, 100) }));
+  byId("min").addEventListener("input", (event) => change({ min: limited(event.target.value, DEFAULTS.min) }));
+  byId("max").addEventListener("input", (event) => change({ max: limited(event.target.value, DEFAULTS.max) }));
   byId("sort").addEventListener("change", (event) => change({ sort: event.target.value }));
   for (const radio of document.querySelectorAll("input[name=view]")) {
     radio.addEventListener("change", () => change({ view: radio.value }));
@@ -571,9 +599,10 @@
 
   byId("totals").textContent = `${number.format(count)} ${count === 1 ? "image" : "images"}, `
     + `${number.format(totals.size - totals.has(ERROR_LABEL) - totals.has(NO_LABEL))} labels, `
-    + `${number.format(doubts)} doubtful, ${number.format(errors)} ${errors === 1 ? "error" : "errors"}`;
+    + (raw ? "" : `${number.format(doubts)} doubtful, `)
+    + `${number.format(errors)} ${errors === 1 ? "error" : "errors"}`;
   byId("errors-count").textContent = number.format(errors);
-  byId("doubtful-count").textContent = number.format(doubts);
+  if (!raw) byId("doubtful-count").textContent = number.format(doubts);
   if (innerWidth < 900) byId("labels").open = false;
   start();
 })();
