@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
@@ -40,12 +41,18 @@ cvt benchmark --model ./my-cvt --format csv -o speed.csv
 """
 
 
-def benchmark(
-    context: typer.Context,
-    model: options.ModelOption = DEFAULT_MODEL,
-    revision: options.RevisionOption = None,
-    activation: options.ActivationOption = None,
-    image_size: options.ImageSizeOption = None,
+@dataclass(frozen=True, kw_only=True)
+class MeasuredModel(options.ModelOptions):
+    """The checkpoint; nothing is downloaded for it."""
+
+    refresh: bool = field(default=False, init=False)
+    offline: bool = field(default=True, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """What to measure."""
+
     images: Annotated[
         Path | None,
         typer.Option(
@@ -53,7 +60,7 @@ def benchmark(
             help="Measure the whole run from the files in this folder, not the network alone.",
             rich_help_panel=MEASURE,
         ),
-    ] = None,
+    ] = None
     baseline: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +69,7 @@ def benchmark(
             "inputs. With --images: transformers.",
             rich_help_panel=MEASURE,
         ),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +80,7 @@ def benchmark(
             show_default=False,
             rich_help_panel=MEASURE,
         ),
-    ] = None,
+    ] = None
     dtype: Annotated[
         str,
         typer.Option(
@@ -81,7 +88,7 @@ def benchmark(
             help="auto, float32, bfloat16, float16: what the network computes in.",
             rich_help_panel=MEASURE,
         ),
-    ] = "auto",
+    ] = "auto"
     duration: Annotated[
         float,
         typer.Option(
@@ -90,7 +97,7 @@ def benchmark(
             help="How long each case is repeated, for each side where there are two.",
             rich_help_panel=MEASURE,
         ),
-    ] = 5.0,
+    ] = 5.0
     compiled: Annotated[
         bool,
         typer.Option(
@@ -98,12 +105,18 @@ def benchmark(
             help="Through torch.compile; its start is measured too. Needs a C++ compiler.",
             rich_help_panel=MEASURE,
         ),
-    ] = False,
+    ] = False
+
+
+@grouped
+def benchmark(
+    context: typer.Context,
+    *,
+    model: MeasuredModel,
+    cases: Cases,
     decode: options.DecodeOption = DecodeChoice.FAST,
     device: options.DeviceOption = "auto",
-    format_: options.ReportFormatOption = None,
-    output: options.OutputOption = None,
-    overwrite: options.OverwriteOption = False,
+    report: options.Report,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -120,26 +133,25 @@ def benchmark(
     A published model that is not on this machine is measured with random weights; nothing is
     downloaded.
     """
-    _check(images, baseline, compiled, decode, plot)
-    if images is not None:
+    _check(cases, decode, plot)
+    from_files = cases.images is not None
+    if from_files:
         share_cores()  # as a run does
-    default = BATCH_SIZES if images is None else BATCH_SIZES_FROM_FILES
-    batch_sizes = _parse_batch_sizes(default if batch_size is None else batch_size)
+    default = BATCH_SIZES_FROM_FILES if from_files else BATCH_SIZES
+    batch_sizes = _parse_batch_sizes(cases.batch_size or default)
 
     from cvt_cli.benchmark.baselines import import_baseline
-    from cvt_cli.images.size import parse_image_size
-    from cvt_cli.output.tables import check_new, pick_format
+    from cvt_cli.output.tables import check_new
 
-    size = None if image_size is None else parse_image_size(image_size)
-    check_new(output, overwrite)
-    format_ = pick_format(format_, output)
-    check_new(plot, overwrite, instead="name a picture")
+    size = model.input_size
+    format_ = report.pick_format()
+    check_new(plot, report.overwrite, instead="name a picture")
     if plot is not None:
         from cvt_cli.inspection.families import check_plot_file
 
         check_plot_file(plot)
-    if baseline is not None:
-        import_baseline(baseline)
+    if cases.baseline is not None:
+        import_baseline(cases.baseline)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.benchmark.engines import check_baseline
@@ -150,14 +162,14 @@ def benchmark(
     from cvt_cli.inference.devices import pick_device
 
     chosen = pick_device(device)
-    dtypes = pick_dtypes(dtype, chosen)
-    checkpoint = find_model(model, revision, activation)
-    if baseline is not None:
-        check_baseline(baseline, checkpoint, chosen, dtypes)
-        if images is not None and (size or checkpoint.preprocessing.image_size) is None:
+    dtypes = pick_dtypes(cases.dtype, chosen)
+    checkpoint = find_model(model.model, model.revision, model.activation)
+    if cases.baseline is not None:
+        check_baseline(cases.baseline, checkpoint, chosen, dtypes)
+        if from_files and (size or checkpoint.preprocessing.image_size) is None:
             raise UsageError(
-                f"{checkpoint.name} leaves the size of its input open: {baseline} makes no batches "
-                "of such images",
+                f"{checkpoint.name} leaves the size of its input open: {cases.baseline} makes no "
+                "batches of such images",
                 hint="--image-size gives all images one size",
             )
     input_size = size or checkpoint.preprocessing.image_size or DEFAULT_IMAGE_SIZE
@@ -166,19 +178,38 @@ def benchmark(
     except ValueError as error:
         raise UsageError(str(error)) from None
 
-    common = (batch_sizes, dtypes, chosen, duration)
     measurement: Measurement | PipelineMeasurement
-    if images is None:
-        measurement = Measurement(Plan(checkpoint, input_size, *common, compiled, baseline))
-    else:
-        exact = decode is DecodeChoice.EXACT
-        measurement = PipelineMeasurement(
-            PipelinePlan(checkpoint, images, size, *common, exact, baseline is not None)
+    if cases.images is None:
+        measurement = Measurement(
+            Plan(
+                checkpoint=checkpoint,
+                image_size=input_size,
+                batch_sizes=batch_sizes,
+                dtypes=dtypes,
+                device=chosen,
+                duration=cases.duration,
+                compiled=cases.compiled,
+                peer=cases.baseline,
+            )
         )
-    machine = describe(chosen, baseline)
+    else:
+        measurement = PipelineMeasurement(
+            PipelinePlan(
+                checkpoint=checkpoint,
+                folder=cases.images,
+                image_size=size,
+                batch_sizes=batch_sizes,
+                dtypes=dtypes,
+                device=chosen,
+                duration=cases.duration,
+                exact_decode=decode is DecodeChoice.EXACT,
+                with_peer=cases.baseline is not None,
+            )
+        )
+    machine = describe(chosen, cases.baseline)
     shown = sys.stderr.isatty() if progress is None else progress
     tell = say if shown and not context.obj.quiet else _say_nothing
-    _write(measurement, machine, format_, output, plot, tell)
+    _write(measurement, machine, tell, format_=format_, output=report.output, plot=plot)
     if not any(case.images_per_second for case in measurement.cases):
         raise typer.Exit(ExitCode.RUN_FAILED)
 
@@ -186,10 +217,11 @@ def benchmark(
 def _write(
     measurement: "Measurement | PipelineMeasurement",
     machine: "Machine",
+    tell: Callable[[str], None],
+    *,
     format_: str,
     output: Path | None,
     plot: Path | None,
-    tell: Callable[[str], None],
 ) -> None:
     """Measure, and write what comes of it. Raises `Interrupted` on Ctrl-C, once what there is has
     been printed: a file is whole or not written."""
@@ -212,26 +244,20 @@ def _write(
         write_whole(plot, lambda file: draw(network, file, plot.suffix))
 
 
-def _check(
-    images: Path | None,
-    baseline: str | None,
-    compiled: bool,
-    decode: DecodeChoice,
-    plot: Path | None,
-) -> None:
+def _check(cases: Cases, decode: DecodeChoice, plot: Path | None) -> None:
     """Raises `UsageError` if what was asked for can't be measured together."""
-    if images is None:
+    if cases.images is None:
         if decode is DecodeChoice.EXACT:
             raise UsageError("--decode is for files: it needs --images")
         return
-    if not images.is_dir():
-        raise UsageError(f"--images {images}: no such folder")
-    if compiled or plot is not None:
-        option = "--compile" if compiled else "--plot"
+    if not cases.images.is_dir():
+        raise UsageError(f"--images {cases.images}: no such folder")
+    if cases.compiled or plot is not None:
+        option = "--compile" if cases.compiled else "--plot"
         raise UsageError(f"{option} is for the network alone: leave --images out")
-    if baseline not in (None, "transformers"):
+    if cases.baseline not in (None, "transformers"):
         raise UsageError(
-            f"--baseline {baseline} runs the network alone",
+            f"--baseline {cases.baseline} runs the network alone",
             hint="with --images there is transformers",
         )
 

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli import __version__
-from cvt_cli.cli.options import Settings
+from cvt_cli.cli.options import Compute, Input, ModelOptions, Output, Scale, Settings
 from cvt_cli.cli.progress import Progress
 from cvt_cli.cli.run import command, is_shown, sum_up, versions
 from cvt_cli.errors import Interrupted, UsageError
 from cvt_cli.images import find
-from cvt_cli.images.find import STDIN, Search
+from cvt_cli.images.find import STDIN
 from cvt_cli.output import FORMATS, writer_class
 from cvt_cli.records import Record
 from cvt_cli.system.text import counted
@@ -43,51 +42,37 @@ def parse_workers(text: str | None) -> tuple[int | None, int | None]:
 
 
 @dataclass(frozen=True)
-class Network:
-    """What labels images: the options of `cvt classify`."""
+class Target:
+    """A folder of parts, and the format of each."""
 
-    model: str
-    revision: str | None
-    refresh: bool
-    offline: bool
-    activation: str | None
-    device: str
-    dtype: str
-    batch_size: int | None
-    image_size: tuple[int, int] | None
-    exact_decode: bool
-    max_pixels: int | None
-    only: tuple[str, ...]
+    folder: str
+    format: str
 
 
-def check(
-    inputs: Sequence[str], search: Search, outputs: Sequence[str], format_: str | None
-) -> tuple[str, str]:
+def check(images: Input, output: Output) -> Target:
     """Before anything is started.
-
-    Returns:
-        The output folder, and the format of its parts.
 
     Raises:
         UsageError: if this can't be done on a cluster.
     """
+    outputs = output.outputs
     if len(outputs) != 1 or outputs[0] in ("", "-"):
         raise UsageError("--engine ray needs one --output, a folder")
-    output = outputs[0]
-    if STDIN in inputs:
+    folder = outputs[0]
+    if STDIN in images.paths:
         raise UsageError("standard input can't be read on a cluster", hint="name the file")
-    find.check(inputs, search)
-    format_ = format_ or PART_FORMATS[0]
+    find.check(images.paths, images.search)
+    format_ = output.format_ or PART_FORMATS[0]
     if format_ not in PART_FORMATS:
         formats = ", ".join(PART_FORMATS)
         raise UsageError(f"--engine ray writes no {format_}", hint=f"--format is one of {formats}")
-    suffix = Path(output).suffix.lower().removeprefix(".")
-    if suffix in FORMATS or Path(output).is_file():
+    suffix = Path(folder).suffix.lower().removeprefix(".")
+    if suffix in FORMATS or Path(folder).is_file():
         raise UsageError(
-            f"{output}: --engine ray writes a folder of parts",
-            hint=f"-o labels/, then cvt merge labels/ -o {Path(output).name}",
+            f"{folder}: --engine ray writes a folder of parts",
+            hint=f"-o labels/, then cvt merge labels/ -o {Path(folder).name}",
         )
-    return output, format_
+    return Target(folder, format_)
 
 
 def check_device(device: str, gpus: float | None) -> None:
@@ -102,36 +87,23 @@ def check_device(device: str, gpus: float | None) -> None:
 
 def run(
     settings: Settings,
-    inputs: Sequence[str],
-    search: Search,
-    output: str,
-    format_: str,
-    top_k: int | None,
-    columns: tuple[str, ...],
-    threshold: float | None,
-    network: Network,
-    address: str | None,
-    pool: tuple[int | None, int | None],
-    gpus: float | None,
-    resume: bool,
-    overwrite: bool,
-    progress: bool | None,
+    target: Target,
+    *,
+    images: Input,
+    model: ModelOptions,
+    output: Output,
+    compute: Compute,
+    scale: Scale,
 ) -> None:
     """Label the inputs on a cluster.
 
     Args:
-        format_: as `check` returns it.
-        top_k, columns, threshold: as `record_shape` takes them.
-        address: of the cluster; None starts Ray here.
-        pool: fewest and most workers, as `parse_workers` returns them.
-        gpus: of each worker.
+        target: as `check` returns it.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.
         typer.Exit: with the code that says so if an input could not be read.
     """
-    from cvt_cli.checkpoint.load import load
-    from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.distributed.parts import PartFolder, left_of, parts_of
     from cvt_cli.distributed.ray import Cluster, Job, Workers
     from cvt_cli.images.decode import MAX_PIXELS
@@ -139,39 +111,45 @@ def run(
     from cvt_cli.inference.classifier import describe, indexes_of
     from cvt_cli.inference.scores import kind_of, record_shape
 
-    check_device(network.device, gpus)
-    files = resolve(network.model, network.revision, network.refresh, network.offline)
-    checkpoint = load(files, network.activation)
-    if network.image_size is not None:
-        checkpoint = checkpoint.with_image_size(network.image_size)
-    only = [checkpoint.labels[index] for index in indexes_of(network.only, checkpoint)]
+    check_device(compute.device, scale.gpus_per_worker)
+    checkpoint = model.load()
+    only = [checkpoint.labels[index] for index in indexes_of(output.only, checkpoint)]
     shape = record_shape(
-        kind_of(checkpoint), len(only or checkpoint.labels), top_k, threshold, columns
+        kind_of(checkpoint),
+        len(only or checkpoint.labels),
+        output.top_k,
+        output.threshold,
+        output.facts,
     )
-    folder = PartFolder(output, format_, writer_class(format_), shape)
-    folder.check_free(resume, overwrite)
+    folder = PartFolder(
+        target.folder,
+        target.format,
+        writer_class(target.format),
+        shape,
+    )
+    folder.check_free(output.resume, output.overwrite)
     reader = ImageReader(
         checkpoint.config,
         checkpoint.preprocessing,
-        network.max_pixels or MAX_PIXELS,
-        network.exact_decode,
+        images.max_pixels or MAX_PIXELS,
+        compute.exact_decode,
     )
-    with Cluster(address, settings.debug) as cluster, ExitStack() as stack:
+    with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
             Job(
                 checkpoint,
-                network.device,
-                network.dtype,
-                network.batch_size,
+                compute.device,
+                compute.dtype,
+                compute.batch_size,
                 reader,
-                network.only,
+                tuple(output.only),
                 shape.top_k,
-                threshold,
+                output.threshold,
                 shape.columns,
-                search,
-                network.offline,
+                images.search,
+                model.offline,
             ),
-            Workers(*pool, gpus),
+            Workers(*parse_workers(scale.workers), scale.gpus_per_worker),
         )
         description = describe(
             checkpoint,
@@ -183,18 +161,18 @@ def run(
             digest=True,
         ) | {
             "top_k": shape.top_k,
-            "threshold": threshold,
+            "threshold": output.threshold,
             "columns": list(shape.columns),
-            "format": format_,
+            "format": target.format,
             "version": __version__,
         }
         stack.enter_context(folder.held())
-        folder.begin(description, resume, overwrite)
-        all_parts = list(parts_of(find.find(inputs, search, True), PART_INPUTS))
+        folder.begin(description, output.resume, output.overwrite)
+        all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))
         parts, before, errors_before = left_of(all_parts, folder, PART_INPUTS)
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)
-        bar = Progress(is_shown(settings, progress), lambda: total, before)
+        bar = Progress(is_shown(settings, output.progress), lambda: total, before)
         begin, start = datetime.now(UTC), time.monotonic()
         count = before
 
@@ -230,9 +208,15 @@ def run(
             done = facts("interrupted")
             folder.write_run(done)
             raise Interrupted(
-                f"interrupted after {counted(count, 'input')}; {output} keeps the "
+                f"interrupted after {counted(count, 'input')}; {target.folder} keeps the "
                 f"{done['counts']['inputs']} in parts that are whole: --resume goes on"
             ) from None
         finally:
             bar.close()
-    sum_up(settings, [output], count, done["counts"]["errors"], done["images_per_second"])
+    sum_up(
+        settings,
+        [target.folder],
+        count=count,
+        errors=done["counts"]["errors"],
+        rate=done["images_per_second"],
+    )

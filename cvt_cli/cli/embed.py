@@ -1,21 +1,18 @@
 """`cvt embed`: image files in, the vectors behind their labels out."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options, run
-from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.cli.groups import grouped
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import Search, check, count, find
-from cvt_cli.images.size import parse_image_size
-from cvt_cli.images.source import MAX_BYTES, TIMEOUT
+from cvt_cli.images.find import check, count, find
 from cvt_cli.output import EMBEDDING_FORMATS, embedding_writer_class, format_of_file
 from cvt_cli.records import RecordShape
-from cvt_cli.system.cores import share_cores
 from cvt_cli.system.files import check_file, check_name
 
 EXAMPLES = """\
@@ -29,8 +26,10 @@ cvt embed photos/ -o features.npy --resume
 """
 
 
-def embed(
-    context: typer.Context,
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingsOutput:
+    """The file of embeddings."""
+
     output: Annotated[
         Path,
         typer.Option(
@@ -42,87 +41,61 @@ def embed(
             "errors in .errors.txt.",
             rich_help_panel=options.OUTPUT,
         ),
-    ],
-    inputs: options.InputsArgument = None,
-    files_from: options.FilesFromOption = None,
-    null: options.NullOption = False,
-    recursive: options.RecursiveOption = True,
-    include: options.IncludeOption = None,
-    exclude: options.ExcludeOption = None,
-    timeout: options.TimeoutOption = TIMEOUT,
-    max_pixels: options.MaxPixelsOption = None,
-    max_bytes: options.MaxBytesOption = MAX_BYTES,
-    model: options.ModelOption = DEFAULT_MODEL,
-    revision: options.RevisionOption = None,
-    activation: options.ActivationOption = None,
-    image_size: options.ImageSizeOption = None,
-    refresh: options.RefreshOption = False,
-    offline: options.OfflineOption = False,
-    resume: options.ResumeOption = False,
-    overwrite: options.OverwriteOption = False,
-    run_record: options.RunRecordOption = None,
-    decode: options.DecodeOption = DecodeChoice.FAST,
-    device: options.DevicesOption = "auto",
-    dtype: options.DtypeOption = "float32",
-    batch_size: options.BatchSizeOption = None,
-    progress: options.ProgressOption = None,
+    ]
+    resume: options.ResumeOption = False
+    overwrite: options.OverwriteOption = False
+    run_record: options.RunRecordOption = None
+    progress: options.ProgressOption = None
+
+
+@grouped
+def embed(
+    context: typer.Context,
+    *,
+    output: EmbeddingsOutput,
+    images: options.Input,
+    model: options.ModelOptions,
+    compute: options.ExactCompute,
 ) -> None:
     """Turn images into vectors, for search and clustering.
 
     A vector is the class token after the last norm, what the network's last layer makes the
     labels of: float32 numbers, 384 of them for CvT-13 and CvT-21, 1024 for CvT-W24.
     """
-    check_name(output)
-    format_ = format_of_file(output, EMBEDDING_FORMATS)
-    size = parse_image_size(image_size) if image_size is not None else None
+    path, resume, overwrite = output.output, output.resume, output.overwrite
+    check_name(path)
+    format_ = format_of_file(path, EMBEDDING_FORMATS)
+    _ = model.input_size
     writer = embedding_writer_class(format_)
-    inputs = inputs or []
-    search = Search(
-        recursive, tuple(include or ()), tuple(exclude or ()), files_from, null, timeout, max_bytes
-    )
-    check(inputs, search)
-    run.unfinished([output], resume and not overwrite)
-    run.check(output, writer, inputs, resume, overwrite)
-    beside = _beside(output) if format_ == "npy" else ()
-    for path in beside:
-        check_file(path)
-        if os.path.lexists(path) and not (overwrite or run.is_taken_up(output, resume)):
-            raise UsageError(f"{path} exists", hint="--overwrite replaces it")
-    run.check_run_record(run_record, [output, *beside], inputs, overwrite)
+    check(images.paths, images.search)
+    run.unfinished([path], resume and not overwrite)
+    run.check(path, writer, images.paths, resume=resume, overwrite=overwrite)
+    beside = _beside(path) if format_ == "npy" else ()
+    for each in beside:
+        check_file(each)
+        if os.path.lexists(each) and not (overwrite or run.is_taken_up(path, resume)):
+            raise UsageError(f"{each} exists", hint="--overwrite replaces it")
+    run.check_run_record(output.run_record, [path, *beside], images.paths, overwrite=overwrite)
 
     # Torch is loaded only now that all that was typed makes sense.
-    share_cores()
-    from cvt_cli.images.decode import MAX_PIXELS
-    from cvt_cli.inference.classifier import Classifier
-
-    classifier = Classifier(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        hidden_act=activation,
-        refresh=refresh,
-        offline=offline,
-        image_size=size,
-        exact_decode=decode is DecodeChoice.EXACT,
-        max_pixels=max_pixels or MAX_PIXELS,
-    )
-    shape = RecordShape(top_k=0, embedding_dim=classifier.embedding_dim)
-    description = classifier.description() | {
-        "format": format_,
-    }
-    sink = run.open_sink(output, writer, shape, description, resume)
+    classifier = compute.classifier(model, max_pixels=images.max_pixels)
+    description = classifier.description() | {"format": format_}
     run.run(
         context.obj,
-        lambda: find(inputs, search),
+        lambda: find(images.paths, images.search),
         classifier.embed,
-        sink,
-        classifier.batch_size,
-        progress,
-        run_record,
-        description,
-        lambda: count(inputs, search),
+        sink=run.open_sink(
+            path,
+            writer,
+            RecordShape(top_k=0, embedding_dim=classifier.embedding_dim),
+            run=description,
+            resume=resume,
+        ),
+        batch_size=classifier.batch_size,
+        progress=output.progress,
+        run_record=output.run_record,
+        description=description,
+        count_sources=lambda: count(images.paths, images.search),
     )
 
 

@@ -1,17 +1,17 @@
 """`cvt evaluate`: labelled images in, accuracy out."""
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import ExitCode
-from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import counted
 
 NAMED = 5
@@ -25,8 +25,24 @@ cvt evaluate photos/ --labels truth.csv -o evaluation.json
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModel(options.ModelOptions):
+    """The checkpoint, at its own input size."""
+
+    image_size: None = field(default=None, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationCompute(options.ExactCompute):
+    """How images go through the network, decoded as by default."""
+
+    decode: options.DecodeChoice = field(default=options.DecodeChoice.FAST, init=False)
+
+
+@grouped
 def evaluate(
     context: typer.Context,
+    *,
     data: Annotated[
         Path,
         typer.Argument(
@@ -45,17 +61,9 @@ def evaluate(
             rich_help_panel=options.INPUT,
         ),
     ] = None,
-    model: options.ModelOption = DEFAULT_MODEL,
-    revision: options.RevisionOption = None,
-    activation: options.ActivationOption = None,
-    refresh: options.RefreshOption = False,
-    offline: options.OfflineOption = False,
-    format_: options.ReportFormatOption = None,
-    output: options.OutputOption = None,
-    overwrite: options.OverwriteOption = False,
-    device: options.DevicesOption = "auto",
-    dtype: options.DtypeOption = "float32",
-    batch_size: options.BatchSizeOption = None,
+    model: EvaluatedModel,
+    report: options.Report,
+    compute: EvaluationCompute,
     progress: options.ProgressOption = None,
 ) -> None:
     """Measure a model on labelled images: accuracy, each label, what is taken for what.
@@ -66,26 +74,13 @@ def evaluate(
     from cvt_cli.evaluation.evaluation_tables import evaluation_report
     from cvt_cli.evaluation.metrics import TOP_K, from_csv, from_folders, match
     from cvt_cli.evaluation.metrics import evaluate as compare
-    from cvt_cli.output.tables import check_new, pick_format, write_report
+    from cvt_cli.output.tables import write_report
 
-    check_new(output, overwrite)
-    format_ = pick_format(format_, output)
+    format_ = report.pick_format()
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.
-    share_cores()
-    from cvt_cli.inference.classifier import Classifier
-
-    classifier = Classifier(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        hidden_act=activation,
-        refresh=refresh,
-        offline=offline,
-    )
+    classifier = compute.classifier(model)
     quiet = context.obj.quiet
     known, unknown = match(labelled, classifier.labels)
     for each in () if quiet else unknown[:NAMED]:
@@ -104,9 +99,9 @@ def evaluate(
         bar.close()
     targets = [target for _, target in known]
     evaluation = compare(records, targets, classifier.labels, unknown)
-    write_report(evaluation_report(evaluation, classifier.description()), format_, output)
-    if output is not None and not quiet:
-        say(f"{output}: {counted(evaluation.count, 'image')}, top-1 {evaluation.top1:.2%}")
+    write_report(evaluation_report(evaluation, classifier.description()), format_, report.output)
+    if report.output is not None and not quiet:
+        say(f"{report.output}: {counted(evaluation.count, 'image')}, top-1 {evaluation.top1:.2%}")
     for record in () if quiet else evaluation.errors[:NAMED]:
         say(f"{record.path}: {record.error}")
     if evaluation.errors:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from itertools import chain, count, islice
@@ -13,13 +14,12 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.run import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
 from cvt_cli.images.find import Source, find
-from cvt_cli.images.size import parse_image_size
 from cvt_cli.records import as_written
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.files import check_file, check_folder, write_atomically
@@ -58,17 +58,10 @@ class FormatChoice(StrEnum):
     JSON = "json"
 
 
-def explain(
-    context: typer.Context,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE|FOLDER...",
-            help="Image files, folders, archives, addresses, as `cvt classify` takes them.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
-        ),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What to explain, how, and where to draw it."""
+
     output: Annotated[
         Path | None,
         typer.Option(
@@ -78,14 +71,14 @@ def explain(
             help="A picture (.png, .jpg, .webp) or .json for one image, a folder for several.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = None,
+    ] = None
     label: Annotated[
         str | None,
         typer.Option(
             help="The label to explain. Default: the best of each image.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = None,
+    ] = None
     method: Annotated[
         MethodChoice,
         typer.Option(
@@ -93,7 +86,7 @@ def explain(
             "pixels do, slower. attention: where the class token looks, whatever the label.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = MethodChoice.GRADCAM,
+    ] = MethodChoice.GRADCAM
     format_: Annotated[
         FormatChoice | None,
         typer.Option(
@@ -103,19 +96,31 @@ def explain(
             show_default=False,
             rich_help_panel=options.OUTPUT,
         ),
-    ] = None,
-    model: options.ModelOption = DEFAULT_MODEL,
-    revision: options.RevisionOption = None,
-    activation: options.ActivationOption = None,
-    image_size: options.ImageSizeOption = None,
-    refresh: options.RefreshOption = False,
-    offline: options.OfflineOption = False,
-    overwrite: options.OverwriteOption = False,
+    ] = None
+    overwrite: options.OverwriteOption = False
+
+
+@grouped
+def explain(
+    context: typer.Context,
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER...",
+            help="Image files, folders, archives, addresses, as `cvt classify` takes them.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ],
+    explanation: Explanation,
+    model: options.ModelOptions,
     device: options.DeviceOption = "auto",
 ) -> None:
     """Show what in a picture its label comes from: a heat map over it."""
-    format_ = _pick_format(format_, output)
-    size = parse_image_size(image_size) if image_size is not None else None
+    output = explanation.output
+    format_ = _pick_format(explanation.format_, output)
+    _ = model.input_size
     search = find(inputs)
     first = list(islice(search, 2))
     is_folder = output is not None and not output.suffix
@@ -125,23 +130,20 @@ def explain(
                 f"{output} is one file, and there are several images",
                 hint="name a folder, without a suffix",
             )
-        _check_output(output, is_folder, overwrite, inputs)
-    _check_packages(format_, method)
+        _check_output(output, inputs, is_folder=is_folder, overwrite=explanation.overwrite)
+    _check_packages(format_, explanation.method)
 
     # Torch is loaded only now that all that was typed makes sense.
-
-    from cvt_cli.checkpoint.load import load
-    from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.explanation.maps import Explainer, Method
     from cvt_cli.inference.classifier import indexes_of
     from cvt_cli.inference.devices import pick_device
 
     place = pick_device(device)
-    checkpoint = load(resolve(model, revision, refresh, offline), activation)
-    if size is not None:
-        checkpoint = checkpoint.with_image_size(size)
-    index = indexes_of([label], checkpoint)[0] if label is not None else None
-    explainer = Explainer(checkpoint, Method(method), place)
+    checkpoint = model.load()
+    index = (
+        indexes_of([explanation.label], checkpoint)[0] if explanation.label is not None else None
+    )
+    explainer = Explainer(checkpoint, Method(explanation.method), place)
 
     names = _Names()
     failures = 0
@@ -151,7 +153,7 @@ def explain(
             output.mkdir(exist_ok=True)
             path = output / names.next(source.path, format_)
         try:
-            _explain_one(source, explainer, index, format_, path)
+            _explain_one(source, explainer, index, format_=format_, path=path)
             if path is not None and not context.obj.quiet:
                 say(str(path))
         except ImageError as error:
@@ -165,6 +167,7 @@ def _explain_one(
     source: Source,
     explainer: "Explainer",
     index: int | None,
+    *,
     format_: FormatChoice,
     path: Path | None,
 ) -> None:
@@ -233,7 +236,7 @@ def _pick_format(format_: FormatChoice | None, output: Path | None) -> FormatCho
     return format_ or named
 
 
-def _check_output(output: Path, is_folder: bool, overwrite: bool, inputs: list[str]) -> None:
+def _check_output(output: Path, inputs: list[str], *, is_folder: bool, overwrite: bool) -> None:
     if not is_folder:
         check_file(output)
     elif output == Path("-"):

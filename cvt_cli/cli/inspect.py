@@ -1,6 +1,7 @@
 """`cvt inspect`: what a model is and what it costs."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.model.cost import BYTES_PER_VALUE
 
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from cvt_cli.inspection.facts import Inspection
     from cvt_cli.output.tables import Report
 
-SHOW = "What to show"
-COST = "Cost"
+SHOW_PANEL = "What to show"
+COST_PANEL = "Cost"
 DTYPES = tuple(BYTES_PER_VALUE)
 
 EXAMPLES = """\
@@ -36,7 +38,76 @@ cvt inspect --compare --plot accuracy.svg
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """What to show of a model."""
+
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Every layer: shapes, parameters, MACs, memory.",
+            rich_help_panel=SHOW_PANEL,
+        ),
+    ] = False
+    labels: Annotated[
+        bool,
+        typer.Option("--labels", help="Its labels by class index.", rich_help_panel=SHOW_PANEL),
+    ] = False
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="Open the weights: dtypes, statistics of each, NaN, missing or left-over keys.",
+            rich_help_panel=SHOW_PANEL,
+        ),
+    ] = False
+    diff: Annotated[
+        bool,
+        typer.Option("--diff", help="Two models side by side.", rich_help_panel=SHOW_PANEL),
+    ] = False
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT.",
+            rich_help_panel=SHOW_PANEL,
+        ),
+    ] = False
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="With --compare: accuracy over MACs as a picture, .png, .svg or .pdf.",
+            rich_help_panel=SHOW_PANEL,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the cost is counted for."""
+
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", "-b", min=1, help="Images at once.", rich_help_panel=COST_PANEL
+        ),
+    ] = 1
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE",
+            help=f"{', '.join(DTYPES)}: of weights and activations.",
+            rich_help_panel=COST_PANEL,
+        ),
+    ] = "float32"
+
+
+@grouped
 def inspect(
+    *,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -46,131 +117,83 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    layers: Annotated[
-        bool,
-        typer.Option(
-            "--layers",
-            help="Every layer: shapes, parameters, MACs, memory.",
-            rich_help_panel=SHOW,
-        ),
-    ] = False,
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Its labels by class index.", rich_help_panel=SHOW)
-    ] = False,
-    weights: Annotated[
-        bool,
-        typer.Option(
-            "--weights",
-            help="Open the weights: dtypes, statistics of each, NaN, missing or left-over keys.",
-            rich_help_panel=SHOW,
-        ),
-    ] = False,
-    diff: Annotated[
-        bool,
-        typer.Option("--diff", help="Two models side by side.", rich_help_panel=SHOW),
-    ] = False,
-    compare: Annotated[
-        bool,
-        typer.Option(
-            "--compare",
-            help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT.",
-            rich_help_panel=SHOW,
-        ),
-    ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE",
-            help="With --compare: accuracy over MACs as a picture, .png, .svg or .pdf.",
-            rich_help_panel=SHOW,
-        ),
-    ] = None,
+    show: Show,
     image_size: options.ImageSizeOption = None,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", "-b", min=1, help="Images at once.", rich_help_panel=COST),
-    ] = 1,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            metavar="DTYPE",
-            help=f"{', '.join(DTYPES)}: of weights and activations.",
-            rich_help_panel=COST,
-        ),
-    ] = "float32",
-    revision: options.RevisionOption = None,
-    refresh: options.RefreshOption = False,
-    offline: options.OfflineOption = False,
-    format_: options.ReportFormatOption = None,
-    output: options.OutputOption = None,
-    overwrite: options.OverwriteOption = False,
+    cost: Cost,
+    hub: options.Hub,
+    report: options.Report,
 ) -> None:
     """Tell what a model is and what it costs, without running or downloading it.
 
     Stages, parameters, multiply-adds (MACs), memory, labels, files, whether it is in the cache.
     Counted from the configuration alone.
     """
-    _check(models or [], labels, layers or weights, diff, compare, plot)
-    if dtype not in DTYPES:
-        raise UsageError(f"{dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
+    _check(models or [], show)
+    if cost.dtype not in DTYPES:
+        raise UsageError(f"{cost.dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
 
     from cvt_cli.images.size import parse_image_size
-    from cvt_cli.output.tables import check_new, pick_format, write_report
+    from cvt_cli.output.tables import check_new, write_report
 
     size = None if image_size is None else parse_image_size(image_size)
-    check_new(output, overwrite)
-    format_ = pick_format(format_, output)
-    check_new(plot, overwrite, instead="name a picture")
-    if plot is not None:
+    format_ = report.pick_format()
+    check_new(show.plot, report.overwrite, instead="name a picture")
+    if show.plot is not None:
         from cvt_cli.inspection.families import check_plot_file
 
-        check_plot_file(plot)
+        check_plot_file(show.plot)
 
     from cvt_cli.inspection.facts import inspect as find
 
     # Not Typer's envvar: that would split a path at its spaces.
-    names = models or ([] if compare else [os.environ.get("CVT_MODEL") or DEFAULT_MODEL])
+    names = models or ([] if show.compare else [os.environ.get("CVT_MODEL") or DEFAULT_MODEL])
     found = [
-        # The comparison is about one image.
-        find(name, revision, refresh, offline, labels, size, 1 if compare else batch_size, dtype)
+        find(
+            name,
+            revision=hub.revision,
+            refresh=hub.refresh,
+            offline=hub.offline,
+            needs_labels=show.labels,
+            image_size=size,
+            batch_size=1 if show.compare else cost.batch_size,  # the comparison is of one image
+            dtype=cost.dtype,
+        )
         for name in names
     ]
-    if compare:
-        report = _compare(found, plot)
-    elif diff:
+    if show.compare:
+        shown = _compare(found, show.plot)
+    elif show.diff:
         from cvt_cli.inspection.difference import Difference
         from cvt_cli.inspection.inspection_tables import difference_report
 
-        report = difference_report(Difference(*found))
+        shown = difference_report(Difference(*found))
     else:
-        report = _one(found[0], labels, layers, weights)
-    write_report(report, format_, output)
+        shown = _one(found[0], show)
+    write_report(shown, format_, report.output)
 
 
-def _check(
-    models: list[str], labels: bool, details: bool, diff: bool, compare: bool, plot: Path | None
-) -> None:
+def _check(models: list[str], show: Show) -> None:
     """Raises `UsageError` if what was asked for can't be shown together."""
-    if sum((labels, details, diff, compare)) > 1:
+    details = show.layers or show.weights
+    if sum((show.labels, details, show.diff, show.compare)) > 1:
         raise UsageError(
             "--labels, --diff and --compare each stand alone; --layers and --weights go together"
         )
-    if plot is not None and not compare:
+    if show.plot is not None and not show.compare:
         raise UsageError("--plot needs --compare")
-    if diff and len(models) != 2:
+    if show.diff and len(models) != 2:
         raise UsageError(f"--diff needs two models, not {len(models)}")
-    if not diff and len(models) > 1:
+    if not show.diff and len(models) > 1:
         raise UsageError("one model at a time", hint="--diff shows two side by side")
 
 
-def _one(found: "Inspection", labels: bool, layers: bool, weights: bool) -> "Report":
+def _one(found: "Inspection", show: Show) -> "Report":
     from cvt_cli.inspection.inspection_tables import inspection_report, labels_report
 
-    if labels:
+    if show.labels:
         return labels_report(found)
     facts = None
-    if weights:
+    if show.weights:
         from cvt_cli.inspection.weights import weights_facts
 
         if found.files is None or not found.is_here:
@@ -179,7 +202,7 @@ def _one(found: "Inspection", labels: bool, layers: bool, weights: bool) -> "Rep
                 hint=f"`cvt models --download {found.name}` fetches them",
             )
         facts = weights_facts(found.config, found.files)
-    return inspection_report(found, layers, facts)
+    return inspection_report(found, show.layers, facts)
 
 
 def _compare(found: "list[Inspection]", plot: Path | None) -> "Report":

@@ -44,6 +44,7 @@ _INDEXED = ("json", "jsonl")
 
 def merge(
     context: typer.Context,
+    *,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -101,7 +102,7 @@ def merge(
     for part in {part.place: part for part in parts if named[part.place] > 1}.values():
         warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
     through = _Counted(_records(parts, shape.columns))
-    _write(through, output, name, shape)
+    _write(through, output, name, shape=shape)
     if not context.obj.quiet:
         records, files = counted(through.count, "record"), counted(len(parts), "file")
         say(f"{output}: {records} of {files}, {counted(through.errors, 'error')}")
@@ -218,7 +219,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def _write(records: Iterable[Record], output: Path, name: str, shape: RecordShape) -> None:
+def _write(records: Iterable[Record], output: Path, name: str, *, shape: RecordShape) -> None:
     writer = writer_class(name)
 
     def write(file: BinaryIO) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ cvt models --format json | jq '.[] | select(.cached) | .model'
 """
 
 
+@grouped
 def models(
+    *,
     download: Annotated[
         str | None,
         typer.Option(
@@ -46,9 +49,7 @@ def models(
     ] = None,
     revision: options.RevisionOption = None,
     refresh: options.RefreshOption = False,
-    format_: options.ReportFormatOption = None,
-    output: options.OutputOption = None,
-    overwrite: options.OverwriteOption = False,
+    report: options.Report,
 ) -> None:
     """List the published models and the one that ships with cvt: size, cost, accuracy, cached or
     not."""
@@ -57,17 +58,16 @@ def models(
     if download is None and (revision or refresh):
         raise UsageError("--revision and --refresh need --download")
 
-    from cvt_cli.output.tables import check_new, pick_format, write_report
+    from cvt_cli.output.tables import write_report
 
-    check_new(output, overwrite)
-    format_ = pick_format(format_, output)
+    format_ = report.pick_format()
     if download is not None:
         from cvt_cli.checkpoint.resolve import resolve
 
         print(resolve(download, revision, refresh).weights[0].parent)
         return
-    report = _catalogue() if search is None else _found(search)
-    write_report(report, format_, output)
+    found = _catalogue() if search is None else _found(search)
+    write_report(found, format_, report.output)
 
 
 def _catalogue() -> "Report":

@@ -1,13 +1,34 @@
-"""Options that several subcommands share."""
+"""The options that several subcommands share, in groups: see `cvt_cli.cli.groups`.
 
+An option that is in more than one group is an alias here, such as `OverwriteOption`.
+"""
+
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, DEFAULT_MODEL
+from cvt_cli.errors import UsageError
+from cvt_cli.images.size import parse_image_size
+from cvt_cli.images.source import MAX_BYTES, TIMEOUT, Search
+from cvt_cli.output import FORMATS
+from cvt_cli.records import COLUMNS
+from cvt_cli.system.cores import share_cores
+
+if TYPE_CHECKING:
+    from cvt_cli.checkpoint.load import Checkpoint
+    from cvt_cli.inference.classifier import Classifier
+
+INPUT = "Input"
+MODEL = "Model"
+OUTPUT = "Output"
+PERFORMANCE = "Performance"
+SCALE = "Scale"
 
 
 @dataclass(frozen=True)
@@ -18,109 +39,14 @@ class Settings:
     quiet: bool = False
 
 
-INPUT = "Input"
-MODEL = "Model"
-OUTPUT = "Output"
-PERFORMANCE = "Performance"
+def split_names(names: str | None) -> list[str]:
+    """Split names at commas; a comma that is part of a name is written with a backslash."""
+    if names is None:
+        return []
+    parts = re.split(r"(?<!\\),", names)
+    return [part.replace("\\,", ",").strip() for part in parts if part.strip()]
 
-InputsArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="IMAGE|FOLDER|ARCHIVE|URL",
-        help="Image files, folders (searched with all that is in them), quoted patterns "
-        "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses (https://, s3://, "
-        "gs://, hf://), or - for one image on standard input. What is named twice is taken once.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
-FilesFromOption = Annotated[
-    str | None,
-    typer.Option(
-        "--files-from",
-        metavar="FILE",
-        help="Read the names of more inputs here, one a line; - for standard input. A name that "
-        "comes twice is taken once.",
-        rich_help_panel=INPUT,
-    ),
-]
-NullOption = Annotated[
-    bool,
-    typer.Option(
-        "--null",
-        "-0",
-        help="Names in --files-from end with NUL, as find -print0 writes them.",
-        rich_help_panel=INPUT,
-    ),
-]
-RecursiveOption = Annotated[
-    bool,
-    typer.Option(
-        "--recursive/--no-recursive",
-        help="Search the folders in a folder too.",
-        rich_help_panel=INPUT,
-    ),
-]
-IncludeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include",
-        metavar="GLOB",
-        help="Of folders and archives take only the files with such a name or path. Repeatable.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
-ExcludeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        metavar="GLOB",
-        help="Leave out files and folders with such a name or path. Repeatable.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
-TimeoutOption = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        metavar="SECONDS",
-        help="How long the network may bring nothing, before each of three tries is given up.",
-        rich_help_panel=INPUT,
-    ),
-]
-MaxPixelsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Refuse images of more pixels, undecoded. Default: 178956970, Pillow's limit.",
-        show_default=False,
-        rich_help_panel=INPUT,
-    ),
-]
-MaxBytesOption = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Refuse files, downloads and archive members of more bytes.",
-        rich_help_panel=INPUT,
-    ),
-]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        envvar="CVT_MODEL",
-        metavar="NAME",
-        help="A CvT on the Hub (org/name, org/name@revision), a folder, a file of weights "
-        f"(.safetensors, .bin, .pth), or {BUNDLED_MODEL}, which ships with cvt.",
-        rich_help_panel=MODEL,
-    ),
-]
+
 RevisionOption = Annotated[
     str | None,
     typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.", rich_help_panel=MODEL),
@@ -137,19 +63,12 @@ OfflineOption = Annotated[
     bool,
     typer.Option("--offline", help="Make no request to the Hub.", rich_help_panel=MODEL),
 ]
-
-
-class Activation(StrEnum):
-    """What follows the first layer of each MLP."""
-
-    GELU = "gelu"
-    QUICK_GELU = "quick_gelu"
-
-
-ActivationOption = Annotated[
-    Activation | None,
+ImageSizeOption = Annotated[
+    str | None,
     typer.Option(
-        help="In place of the activation that the model names.",
+        "--image-size",
+        metavar="SIZE",
+        help="Input size in pixels: 320, or height x width: 512x384. Default: the model's own.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -160,19 +79,6 @@ OutputOption = Annotated[
         "-o",
         metavar="FILE",
         help="Write here instead of to standard output; the file appears whole or not at all.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-OutputsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="Write here instead of to standard output; the file appears whole or not at all. "
-        "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html. With "
-        "--engine ray: a folder, or an address like s3://bucket/labels.",
-        show_default=False,
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -192,6 +98,15 @@ OverwriteOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+RunRecordOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-record",
+        metavar="FILE",
+        help="Write what was run here, as JSON: model, options, versions, times, counts.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 ProgressOption = Annotated[
     bool | None,
     typer.Option(
@@ -201,23 +116,13 @@ ProgressOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-BatchSizeOption = Annotated[
-    int | None,
+ReportFormatOption = Annotated[
+    str | None,
     typer.Option(
-        "--batch-size",
-        "-b",
-        min=1,
-        help="Images through the network at once. Default: what suits the network and the device.",
-        show_default=False,
-        rich_help_panel=PERFORMANCE,
-    ),
-]
-RunRecordOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--run-record",
-        metavar="FILE",
-        help="Write what was run here, as JSON: model, options, versions, times, counts.",
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -247,16 +152,6 @@ DeviceOption = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
-DevicesOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        envvar="CVT_DEVICE",
-        metavar="DEVICE",
-        help="auto, cpu, cuda, cuda:N or mps; or several, which share the work: cuda:0,cuda:1.",
-        rich_help_panel=PERFORMANCE,
-    ),
-]
 DtypeOption = Annotated[
     str,
     typer.Option(
@@ -265,22 +160,434 @@ DtypeOption = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
-ImageSizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--image-size",
-        metavar="SIZE",
-        help="Input size in pixels: 320, or height x width: 512x384. Default: the model's own.",
-        rich_help_panel=MODEL,
-    ),
-]
-ReportFormatOption = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        "-f",
-        metavar="FORMAT",
-        help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
-        rich_help_panel=OUTPUT,
-    ),
-]
+
+
+class Activation(StrEnum):
+    """What follows the first layer of each MLP."""
+
+    GELU = "gelu"
+    QUICK_GELU = "quick_gelu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """The images to read, and how."""
+
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE|FOLDER|ARCHIVE|URL",
+            help="Image files, folders (searched with all that is in them), quoted patterns "
+            "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses (https://, "
+            "s3://, gs://, hf://), or - for one image on standard input. What is named twice is "
+            "taken once.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            "--files-from",
+            metavar="FILE",
+            help="Read the names of more inputs here, one a line; - for standard input. A name "
+            "that comes twice is taken once.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    null: Annotated[
+        bool,
+        typer.Option(
+            "--null",
+            "-0",
+            help="Names in --files-from end with NUL, as find -print0 writes them.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive/--no-recursive",
+            help="Search the folders in a folder too.",
+            rich_help_panel=INPUT,
+        ),
+    ] = True
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            metavar="GLOB",
+            help="Of folders and archives take only the files with such a name or path. "
+            "Repeatable.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="GLOB",
+            help="Leave out files and folders with such a name or path. Repeatable.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="How long the network may bring nothing, before each of three tries is given up.",
+            rich_help_panel=INPUT,
+        ),
+    ] = TIMEOUT
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Refuse images of more pixels, undecoded. Default: 178956970, Pillow's limit.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    max_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Refuse files, downloads and archive members of more bytes.",
+            rich_help_panel=INPUT,
+        ),
+    ] = MAX_BYTES
+
+    @property
+    def paths(self) -> list[str]:
+        """What was typed as inputs."""
+        return self.inputs or []
+
+    @property
+    def search(self) -> Search:
+        """How to search the inputs."""
+        return Search(
+            recursive=self.recursive,
+            include=tuple(self.include or ()),
+            exclude=tuple(self.exclude or ()),
+            files_from=self.files_from,
+            null=self.null,
+            timeout=self.timeout,
+            max_bytes=self.max_bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """Which commit of a model on the Hub, and whether to ask for it."""
+
+    revision: RevisionOption = None
+    refresh: RefreshOption = False
+    offline: OfflineOption = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The checkpoint, and what to change in it."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="CVT_MODEL",
+            metavar="NAME",
+            help="A CvT on the Hub (org/name, org/name@revision), a folder, a file of weights "
+            f"(.safetensors, .bin, .pth), or {BUNDLED_MODEL}, which ships with cvt.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULT_MODEL
+    revision: RevisionOption = None
+    activation: Annotated[
+        Activation | None,
+        typer.Option(
+            help="In place of the activation that the model names.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    image_size: ImageSizeOption = None
+    refresh: RefreshOption = False
+    offline: OfflineOption = False
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of the network's input in pixels; None for the model's own.
+
+        Raises:
+            UsageError: if --image-size is no size.
+        """
+        return None if self.image_size is None else parse_image_size(self.image_size)
+
+    def load(self) -> "Checkpoint":
+        """Load the checkpoint, for the input size that was asked for.
+
+        Raises:
+            ModelError: if it can't be had.
+            UsageError: if --image-size is no size.
+        """
+        from cvt_cli.checkpoint.load import load
+        from cvt_cli.checkpoint.resolve import resolve
+
+        checkpoint = load(
+            resolve(self.model, self.revision, self.refresh, self.offline), self.activation
+        )
+        size = self.input_size
+        return checkpoint if size is None else checkpoint.with_image_size(size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How images go through the network."""
+
+    decode: DecodeOption = DecodeChoice.FAST
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            envvar="CVT_DEVICE",
+            metavar="DEVICE",
+            help="auto, cpu, cuda, cuda:N or mps; or several, which share the work: cuda:0,cuda:1.",
+            rich_help_panel=PERFORMANCE,
+        ),
+    ] = "auto"
+    dtype: DtypeOption = "auto"
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            "-b",
+            min=1,
+            help="Images through the network at once. Default: what suits the network and the "
+            "device.",
+            show_default=False,
+            rich_help_panel=PERFORMANCE,
+        ),
+    ] = None
+
+    @property
+    def exact_decode(self) -> bool:
+        """Whether images are decoded as Transformers does it."""
+        return self.decode is DecodeChoice.EXACT
+
+    def classifier(
+        self, model: ModelOptions, *, max_pixels: int | None = None, only: Sequence[str] = ()
+    ) -> "Classifier":
+        """Load torch and the network; the cores are shared between them and the decoders.
+
+        Args:
+            model: the checkpoint.
+            max_pixels: width times height above which an image is refused; None for the default.
+            only: the labels to choose from; empty for all.
+
+        Raises:
+            ModelError: if the checkpoint can't be had.
+            UsageError: if the device, the dtype or a label does not exist.
+        """
+        share_cores()
+        from cvt_cli.images.decode import MAX_PIXELS
+        from cvt_cli.inference.classifier import Classifier
+
+        return Classifier(
+            model.model,
+            revision=model.revision,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            hidden_act=model.activation,
+            refresh=model.refresh,
+            offline=model.offline,
+            image_size=model.input_size,
+            exact_decode=self.exact_decode,
+            only=only,
+            max_pixels=max_pixels or MAX_PIXELS,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactCompute(Compute):
+    """The same in float32, for numbers that are compared."""
+
+    dtype: DtypeOption = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The format of a report, and where it goes."""
+
+    format_: ReportFormatOption = None
+    output: OutputOption = None
+    overwrite: OverwriteOption = False
+
+    def pick_format(self) -> str:
+        """The format that was asked for, or else that of the file's suffix.
+
+        Raises:
+            UsageError: if there is no such format, or the file can't be written.
+        """
+        from cvt_cli.output.tables import check_new, pick_format
+
+        check_new(self.output, self.overwrite)
+        return pick_format(self.format_, self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a record of `cvt classify` has, and where it goes."""
+
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            "--top-k",
+            "-k",
+            min=1,
+            help="Labels for each image. Default: 5; all that reach a --threshold where the model "
+            "has several labels at once.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help=f"{', '.join(FORMATS)}. Default: what the suffix of --output says, a table on a "
+            "terminal, plain lines (path, best label, score) in a pipe.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write here instead of to standard output; the file appears whole or not at all. "
+            "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html. With "
+            "--engine ray: a folder, or an address like s3://bucket/labels.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    resume: ResumeOption = False
+    overwrite: OverwriteOption = False
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="The least score of a label, 0 to 1, or of a regression any number; an image may "
+            "be left without one.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Choose among these labels only; scores are their shares.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+    run_record: RunRecordOption = None
+    progress: ProgressOption = None
+
+    @property
+    def outputs(self) -> list[str]:
+        """The files, folders and addresses to write to."""
+        return self.output or []
+
+    @property
+    def only(self) -> list[str]:
+        """The labels to choose from; none for all."""
+        return split_names(self.labels)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The facts to add to each record, names out of `records.COLUMNS`.
+
+        Raises:
+            UsageError: if there is no such column.
+        """
+        names = tuple(split_names(self.columns))
+        for name in names:
+            if name not in COLUMNS:
+                raise UsageError(f"{name}: no such column", hint=f"one of {', '.join(COLUMNS)}")
+        return names
+
+
+class Engine(StrEnum):
+    """What runs the stages."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Where the work is done: here, on a cluster, or as one of several jobs."""
+
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="local: this machine. ray: a Ray cluster, or all of this machine by Ray; --output "
+            "is a folder of parts then, which cvt merge makes one file of.",
+            rich_help_panel=SCALE,
+        ),
+    ] = Engine.LOCAL
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            metavar="HOST:PORT",
+            help="The cluster's head, or auto on a node of it. Default: start Ray here.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN:MAX",
+            help="How many copies of the network. Default: what suits the cluster.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="GPUs of each copy, maybe a part of one. Default: 1 where there are any.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Only every Nth input, from the Kth on: 3/64 is job 3 of 64.",
+            show_default=False,
+            rich_help_panel=SCALE,
+        ),
+    ] = None

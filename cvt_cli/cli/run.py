@@ -41,6 +41,7 @@ def check(
     output: Path | None,
     writer_class: WriterClass,
     inputs: list[str],
+    *,
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -62,7 +63,7 @@ def check(
 
 
 def check_run_record(
-    path: Path | None, outputs: Sequence[Path], inputs: list[str], overwrite: bool
+    path: Path | None, outputs: Sequence[Path], inputs: list[str], *, overwrite: bool
 ) -> None:
     """Before anything is started.
 
@@ -119,6 +120,7 @@ def open_sink(
     output: Path | None,
     writer_class: WriterClass,
     shape: RecordShape,
+    *,
     run: Mapping[str, Any],
     resume: bool,
 ) -> Journal | StreamOutput:
@@ -140,6 +142,7 @@ def open_sinks(
     targets: Sequence[tuple[Path | None, str]],
     shape: RecordShape,
     run: Mapping[str, Any],
+    *,
     resume: bool,
 ) -> Journal | SeveralOutputs | StreamOutput:
     """The same for several files at once, each with the name of its format."""
@@ -147,7 +150,13 @@ def open_sinks(
     try:
         for path, name in targets:
             sinks.append(
-                open_sink(path, writer_class(name), shape, {**run, "format": name}, resume)
+                open_sink(
+                    path,
+                    writer_class(name),
+                    shape,
+                    run={**run, "format": name},
+                    resume=resume,
+                )
             )
     except UsageError:
         for sink in sinks:
@@ -161,6 +170,7 @@ def run(
     settings: Settings,
     search: Search,
     process: Callable[[Iterator[Source]], Iterator[Record]],
+    *,
     sink: Journal | SeveralOutputs | StreamOutput,
     batch_size: int,
     progress: bool | None,
@@ -236,7 +246,7 @@ def run(
                 if outcome == "finished":
                     raise CvtError(str(error), hint="the output is whole") from None
                 say(f"error: {error}")  # what ended the run decides the exit code
-    sum_up(settings, [str(path) for path in sink.paths], count, errors, rate)
+    sum_up(settings, [str(path) for path in sink.paths], count=count, errors=errors, rate=rate)
 
 
 class RunRecord:
@@ -314,7 +324,7 @@ def versions() -> dict[str, str]:
 
 
 def sum_up(
-    settings: Settings, outputs: Sequence[str], count: int, errors: int, rate: float
+    settings: Settings, outputs: Sequence[str], *, count: int, errors: int, rate: float
 ) -> None:
     """Say how a run went.
 

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
@@ -35,8 +37,43 @@ ACTIONS = "What is done"
 NAMED_FAILURES = 20
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placing:
+    """What is done with the files."""
+
+    move: Annotated[
+        bool, typer.Option("--move", help="Move the files.", rich_help_panel=ACTIONS)
+    ] = False
+    link: Annotated[
+        bool, typer.Option("--link", help="Make hard links to them.", rich_help_panel=ACTIONS)
+    ] = False
+    symlink: Annotated[
+        bool, typer.Option("--symlink", help="Make symbolic links.", rich_help_panel=ACTIONS)
+    ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            "-n",
+            help="Change nothing; print what would happen.",
+            rich_help_panel=ACTIONS,
+        ),
+    ] = False
+    min_score: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Files whose best label has a lower score go to _uncertain.",
+            rich_help_panel=ACTIONS,
+        ),
+    ] = 0.0
+
+
+@grouped
 def sort(
     context: typer.Context,
+    *,
     labels: Annotated[
         str,
         typer.Argument(
@@ -56,33 +93,7 @@ def sort(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    move: Annotated[
-        bool, typer.Option("--move", help="Move the files.", rich_help_panel=ACTIONS)
-    ] = False,
-    link: Annotated[
-        bool, typer.Option("--link", help="Make hard links to them.", rich_help_panel=ACTIONS)
-    ] = False,
-    symlink: Annotated[
-        bool, typer.Option("--symlink", help="Make symbolic links.", rich_help_panel=ACTIONS)
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            "-n",
-            help="Change nothing; print what would happen.",
-            rich_help_panel=ACTIONS,
-        ),
-    ] = False,
-    min_score: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Files whose best label has a lower score go to _uncertain.",
-            rich_help_panel=ACTIONS,
-        ),
-    ] = 0.0,
+    placing: Placing,
     format_: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +111,7 @@ def sort(
     Nothing is overwritten: a file whose name is taken gets a number. Files that could not be
     classified stay where they are. Run again, it does what is left.
     """
-    if move + link + symlink > 1:
+    if placing.move + placing.link + placing.symlink > 1:
         raise UsageError("--move, --link and --symlink exclude each other")
     document = _Document(labels, format_)
     # os.path: Path takes a name that is too long, or not for this user, for an error.
@@ -109,14 +120,19 @@ def sort(
 
     from cvt_cli.sorting.placing import Action, Sorter, Status
 
-    chosen = {Action.MOVE: move, Action.LINK: link, Action.SYMLINK: symlink}
+    chosen = {
+        Action.MOVE: placing.move,
+        Action.LINK: placing.link,
+        Action.SYMLINK: placing.symlink,
+    }
     action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
-    quiet = context.obj.quiet
+    dry_run, quiet = placing.dry_run, context.obj.quiet
     shown = sys.stderr.isatty() if progress is None else progress
     tally = _Tally()
     bar = Progress(shown and not quiet, document.count)
+    sorter = Sorter(folder, action, placing.min_score, dry_run)
     try:
-        for outcome in Sorter(folder, action, min_score, dry_run).sort(document.records()):
+        for outcome in sorter.sort(document.records()):
             tally.add(outcome)
             bar.add(outcome.status is Status.FAILED)
             with bar.paused():

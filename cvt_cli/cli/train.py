@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
 from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZES
@@ -30,9 +32,9 @@ cvt train data/ -o my-cvt --model microsoft/cvt-13 --resume
 cvt train data/ -o my-cvt --arch cvt-tiny --image-size 32 --val-fraction 0.1
 """
 
-RUN = "Run"
-LEARNING = "Learning"
-AUGMENTATION = "Augmentation"
+RUN_PANEL = "Run"
+LEARNING_PANEL = "Learning"
+AUGMENTATION_PANEL = "Augmentation"
 
 CROPS = ("auto", "padded", "resized", "none")
 DTYPES = ("auto", "bfloat16", "float32")
@@ -47,8 +49,202 @@ def _number(text: str, panel: str, **limits: float) -> Any:
     return typer.Option(help=text, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What the network begins as."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Fine-tune this checkpoint: a Hub id, a folder, a file or a bundled name.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Start from random weights instead: {', '.join(ARCHITECTURES)}.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="PIXELS",
+            help="Height and width of the input. Default: the checkpoint's; 224 with --arch, "
+            f"{', '.join(f'{size} with {name}' for name, size in IMAGE_SIZES.items())}.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long to train, and on what went before."""
+
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a training that was interrupted; all options but --epochs as before.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Begin anew in an --output that exists.", rich_help_panel=RUN_PANEL
+        ),
+    ] = False
+    epochs: Annotated[
+        int | None,
+        _number(
+            f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave.",
+            RUN_PANEL,
+            min=1,
+        ),
+    ] = None
+    minutes: Annotated[
+        float | None,
+        _number(
+            "Train for no longer: the learning rate follows the number of epochs that the first "
+            "ones show there is time for, at least one, at most --epochs.",
+            RUN_PANEL,
+            min=0.01,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int,
+        typer.Option("--batch-size", "-b", min=2, help="Images a step.", rich_help_panel=RUN_PANEL),
+    ] = 64
+    seed: Annotated[int, _number("Decides everything random.", RUN_PANEL, min=0, max=2**40)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """How the weights follow the loss."""
+
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="The highest learning rate of AdamW, after warm-up; a cosine to 0 follows. "
+            f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
+            rich_help_panel=LEARNING_PANEL,
+        ),
+    ] = None
+    warmup_epochs: Annotated[
+        float, _number("Epochs of rising learning rate.", LEARNING_PANEL, min=0.0)
+    ] = 1.0
+    weight_decay: Annotated[
+        float, _number("Of all but norms, biases and class tokens.", LEARNING_PANEL, min=0.0)
+    ] = 0.05
+    label_smoothing: Annotated[
+        float,
+        _number("Share of a target spread over all labels.", LEARNING_PANEL, min=0.0, max=0.99),
+    ] = 0.1
+    clip_norm: Annotated[
+        float, _number("Scale gradients down to this norm.", LEARNING_PANEL, min=1e-6)
+    ] = 1.0
+    ema_decay: Annotated[
+        float,
+        _number(
+            "Weight of the past in the moving average that is the result.",
+            LEARNING_PANEL,
+            min=0.0,
+            max=0.999999,
+        ),
+    ] = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How training images are varied."""
+
+    crop: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help=f"{', '.join(CROPS)}. auto: padded up to 64 pixels of --image-size, else resized.",
+            rich_help_panel=AUGMENTATION_PANEL,
+        ),
+    ] = "auto"
+    min_scale: Annotated[
+        float,
+        _number(
+            "Smallest share of the area that a resized crop keeps.",
+            AUGMENTATION_PANEL,
+            min=0.01,
+            max=1.0,
+        ),
+    ] = 0.35
+    flip: Annotated[
+        bool,
+        typer.Option(
+            "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=AUGMENTATION_PANEL
+        ),
+    ] = True
+    rand_augment: Annotated[
+        int, _number("Magnitude of RandAugment; 0: none.", AUGMENTATION_PANEL, min=0, max=29)
+    ] = 0
+    random_erasing: Annotated[
+        float,
+        _number(
+            "Share of images of which a rectangle becomes noise.",
+            AUGMENTATION_PANEL,
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.0
+    mixup: Annotated[
+        float,
+        _number("Share of images blended with another.", AUGMENTATION_PANEL, min=0.0, max=1.0),
+    ] = 0.0
+    cutmix: Annotated[
+        float,
+        _number(
+            "Share of images with a rectangle of another pasted in.",
+            AUGMENTATION_PANEL,
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCompute:
+    """What the network is trained on."""
+
+    device: options.DeviceOption = "auto"
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="DTYPE",
+            help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
+            "where the device has it.",
+            rich_help_panel=options.PERFORMANCE,
+        ),
+    ] = "auto"
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compute with kernels that torch.compile makes for this network: a minute to "
+            "begin with, faster epochs on a GPU.",
+            rich_help_panel=options.PERFORMANCE,
+        ),
+    ] = False
+
+
+@grouped
 def train(
     context: typer.Context,
+    *,
     data: Annotated[
         Path,
         typer.Argument(
@@ -70,37 +266,8 @@ def train(
             rich_help_panel=options.OUTPUT,
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Fine-tune this checkpoint: a Hub id, a folder, a file or a bundled name.",
-            rich_help_panel=options.MODEL,
-        ),
-    ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Start from random weights instead: {', '.join(ARCHITECTURES)}.",
-            rich_help_panel=options.MODEL,
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="PIXELS",
-            help="Height and width of the input. Default: the checkpoint's; 224 with --arch, "
-            f"{', '.join(f'{size} with {name}' for name, size in IMAGE_SIZES.items())}.",
-            rich_help_panel=options.MODEL,
-        ),
-    ] = None,
-    revision: options.RevisionOption = None,
-    refresh: options.RefreshOption = False,
-    offline: options.OfflineOption = False,
+    start: Start,
+    hub: options.Hub,
     val_fraction: Annotated[
         float | None,
         typer.Option(
@@ -111,144 +278,19 @@ def train(
             rich_help_panel=options.INPUT,
         ),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with a training that was interrupted; all options but --epochs as before.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Begin anew in an --output that exists.", rich_help_panel=RUN
-        ),
-    ] = False,
-    epochs: Annotated[
-        int | None,
-        _number(
-            f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave.",
-            RUN,
-            min=1,
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        _number(
-            "Train for no longer: the learning rate follows the number of epochs that the first "
-            "ones show there is time for, at least one, at most --epochs.",
-            RUN,
-            min=0.01,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", "-b", min=2, help="Images a step.", rich_help_panel=RUN),
-    ] = 64,
-    seed: Annotated[int, _number("Decides everything random.", RUN, min=0, max=2**40)] = 0,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="The highest learning rate of AdamW, after warm-up; a cosine to 0 follows. "
-            f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
-            rich_help_panel=LEARNING,
-        ),
-    ] = None,
-    warmup_epochs: Annotated[
-        float, _number("Epochs of rising learning rate.", LEARNING, min=0.0)
-    ] = 1.0,
-    weight_decay: Annotated[
-        float, _number("Of all but norms, biases and class tokens.", LEARNING, min=0.0)
-    ] = 0.05,
-    label_smoothing: Annotated[
-        float, _number("Share of a target spread over all labels.", LEARNING, min=0.0, max=0.99)
-    ] = 0.1,
-    clip_norm: Annotated[
-        float, _number("Scale gradients down to this norm.", LEARNING, min=1e-6)
-    ] = 1.0,
-    ema_decay: Annotated[
-        float,
-        _number(
-            "Weight of the past in the moving average that is the result.",
-            LEARNING,
-            min=0.0,
-            max=0.999999,
-        ),
-    ] = 0.999,
-    crop: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND",
-            help=f"{', '.join(CROPS)}. auto: padded up to 64 pixels of --image-size, else resized.",
-            rich_help_panel=AUGMENTATION,
-        ),
-    ] = "auto",
-    min_scale: Annotated[
-        float,
-        _number(
-            "Smallest share of the area that a resized crop keeps.",
-            AUGMENTATION,
-            min=0.01,
-            max=1.0,
-        ),
-    ] = 0.35,
-    flip: Annotated[
-        bool,
-        typer.Option(
-            "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=AUGMENTATION
-        ),
-    ] = True,
-    rand_augment: Annotated[
-        int, _number("Magnitude of RandAugment; 0: none.", AUGMENTATION, min=0, max=29)
-    ] = 0,
-    random_erasing: Annotated[
-        float,
-        _number(
-            "Share of images of which a rectangle becomes noise.", AUGMENTATION, min=0.0, max=1.0
-        ),
-    ] = 0.0,
-    mixup: Annotated[
-        float, _number("Share of images blended with another.", AUGMENTATION, min=0.0, max=1.0)
-    ] = 0.0,
-    cutmix: Annotated[
-        float,
-        _number(
-            "Share of images with a rectangle of another pasted in.",
-            AUGMENTATION,
-            min=0.0,
-            max=1.0,
-        ),
-    ] = 0.0,
-    device: options.DeviceOption = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            metavar="DTYPE",
-            help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
-            "where the device has it.",
-            rich_help_panel=options.PERFORMANCE,
-        ),
-    ] = "auto",
-    compile_: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Compute with kernels that torch.compile makes for this network: a minute to "
-            "begin with, faster epochs on a GPU.",
-            rich_help_panel=options.PERFORMANCE,
-        ),
-    ] = False,
+    run: Run,
+    learning: Learning,
+    augmentation: Augment,
+    compute: TrainCompute,
 ) -> None:
     """Train a CvT on your own labels, from a checkpoint or from scratch."""
     quiet = context.obj.quiet
-    _check_options(model, arch, crop, dtype, mixup + cutmix)
-    _check_output(output, resume, overwrite)
+    _check_options(start, augmentation, compute.dtype)
+    _check_output(output, run.resume, run.overwrite)
 
     from cvt_cli.training.dataset import find_dataset
 
-    dataset = find_dataset(data, val_fraction, seed)
+    dataset = find_dataset(data, val_fraction, run.seed)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.checkpoint.load import load
@@ -259,70 +301,70 @@ def train(
     from cvt_cli.training.run import Training
     from cvt_cli.training.start import from_checkpoint, from_scratch, pick_crop
 
-    torch_device = pick_device(device)
-    if model is None:
-        start = from_scratch(arch or "", dataset.labels, image_size, seed)
+    device = pick_device(compute.device)
+    if start.model is None:
+        network = from_scratch(start.arch or "", dataset.labels, start.image_size, run.seed)
     else:
-        checkpoint = load(resolve(model, revision, refresh, offline))
-        start = from_checkpoint(checkpoint, dataset.labels, image_size, seed)
-    most_epochs = epochs or (EPOCHS if minutes is None else None)
+        checkpoint = load(resolve(start.model, hub.revision, hub.refresh, hub.offline))
+        network = from_checkpoint(checkpoint, dataset.labels, start.image_size, run.seed)
+    most_epochs = run.epochs or (EPOCHS if run.minutes is None else None)
     settings = Settings(
         epochs=most_epochs or EPOCHS,
-        batch_size=batch_size,
-        learning_rate=lr or (SCRATCH_LR if model is None else FINE_TUNE_LR),
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        label_smoothing=label_smoothing,
-        clip_norm=clip_norm,
-        ema_decay=ema_decay,
-        seed=seed,
-        dtype=_fast_dtype(torch_device) if dtype == "auto" else dtype,
+        batch_size=run.batch_size,
+        learning_rate=learning.lr or (SCRATCH_LR if start.model is None else FINE_TUNE_LR),
+        weight_decay=learning.weight_decay,
+        warmup_epochs=learning.warmup_epochs,
+        label_smoothing=learning.label_smoothing,
+        clip_norm=learning.clip_norm,
+        ema_decay=learning.ema_decay,
+        seed=run.seed,
+        dtype=_fast_dtype(device) if compute.dtype == "auto" else compute.dtype,
         augmentation=Augmentation(
-            crop=pick_crop(crop, start.preprocessing),
-            min_scale=min_scale,
-            flip=flip,
-            rand_augment=rand_augment,
-            random_erasing=random_erasing,
-            mixup=mixup,
-            cutmix=cutmix,
+            crop=pick_crop(augmentation.crop, network.preprocessing),
+            min_scale=augmentation.min_scale,
+            flip=augmentation.flip,
+            rand_augment=augmentation.rand_augment,
+            random_erasing=augmentation.random_erasing,
+            mixup=augmentation.mixup,
+            cutmix=augmentation.cutmix,
         ),
     )
-    training = Training(output, dataset, start, settings, torch_device, ["cvt", *sys.argv[1:]])
+    training = Training(output, dataset, network, settings, device, ["cvt", *sys.argv[1:]])
+    trainer = training.trainer
     try:
-        training.open(overwrite)
-        limit = None if minutes is None else TimeLimit(training.trainer, 60 * minutes, most_epochs)
+        training.open(run.overwrite)
+        limit = None if run.minutes is None else TimeLimit(trainer, 60 * run.minutes, most_epochs)
         if not quiet:
             say(
                 f"{len(dataset.train)} images to train on, {len(dataset.val)} to validate on, "
-                f"{len(dataset.labels)} labels; from {start.origin}, "
-                f"{'a new last layer' if start.new_head else 'its last layer kept'}"
+                f"{len(dataset.labels)} labels; from {network.origin}, "
+                f"{'a new last layer' if network.new_head else 'its last layer kept'}"
             )
-            if resume:
-                done, all_epochs = training.trainer.epochs_done, training.trainer.settings.epochs
-                say(f"going on after epoch {done} of {all_epochs}")
-        if compile_ and not training.trainer.is_done:
-            _compile(training.trainer, quiet)
+            if run.resume:
+                say(f"going on after epoch {trainer.epochs_done} of {trainer.settings.epochs}")
+        if compute.compile_ and not trainer.is_done:
+            _compile(trainer, quiet)
         _run(training, limit, quiet)
     except OSError as error:
         raise CvtError(f"{output}: {error.strerror or error}") from error
     print(output)
 
 
-def _check_options(
-    model: str | None, arch: str | None, crop: str, dtype: str, mixed: float
-) -> None:
-    if (model is None) == (arch is None):
+def _check_options(start: Start, augmentation: Augment, dtype: str) -> None:
+    if (start.model is None) == (start.arch is None):
         raise UsageError(
             "--model or --arch says what to start from: one of them",
             hint="--model microsoft/cvt-13 fine-tunes, --arch cvt-tiny starts from random weights",
         )
-    if arch is not None and arch not in ARCHITECTURES:
-        raise UsageError(f"{arch}: no such architecture", hint=f"one of {', '.join(ARCHITECTURES)}")
-    if crop not in CROPS:
-        raise UsageError(f"{crop}: no such crop", hint=f"one of {', '.join(CROPS)}")
+    if start.arch is not None and start.arch not in ARCHITECTURES:
+        raise UsageError(
+            f"{start.arch}: no such architecture", hint=f"one of {', '.join(ARCHITECTURES)}"
+        )
+    if augmentation.crop not in CROPS:
+        raise UsageError(f"{augmentation.crop}: no such crop", hint=f"one of {', '.join(CROPS)}")
     if dtype not in DTYPES:
         raise UsageError(f"{dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
-    if mixed > 1:
+    if augmentation.mixup + augmentation.cutmix > 1:
         raise UsageError("--mixup and --cutmix are shares of the images: their sum is at most 1")
 
 

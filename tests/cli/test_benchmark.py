@@ -201,7 +201,7 @@ def test_options_reach_the_plan(
 ) -> None:
     written: list[Any] = []
     looked_for: list[Any] = []
-    monkeypatch.setattr(command, "_write", lambda *given: written.extend(given))
+    monkeypatch.setattr(command, "_write", lambda *given, **more: written.extend([*given, more]))
     monkeypatch.setattr(command, "share_cores", lambda: looked_for.append("cores"))
     checkpoint = find_model(str(tiny_cvt()))
     find = "cvt_cli.benchmark.model.find_model"
@@ -216,7 +216,7 @@ def test_options_reach_the_plan(
     else:
         options |= {"batch_size": "4,2", "compiled": True, "plot": tmp_path / "x.svg"}
     with pytest.raises(typer.Exit) as ended:
-        command.benchmark(SimpleNamespace(obj=Settings(quiet=True)), **options)  # type: ignore[arg-type]
+        command.benchmark(SimpleNamespace(obj=Settings(quiet=True)), **options)
     assert ended.value.exit_code == 4  # not one case has figures
     assert looked_for == [*(["cores"] if from_files else []), ("m", "r", "gelu")]
     measurement, machine, *rest = written
@@ -229,7 +229,10 @@ def test_options_reach_the_plan(
     )
     assert "transformers" in machine.versions
     # --quiet goes before --progress.
-    assert rest == ["csv", tmp_path / "x.csv", options.get("plot"), command._say_nothing]
+    assert rest == [
+        command._say_nothing,
+        {"format_": "csv", "output": tmp_path / "x.csv", "plot": options.get("plot")},
+    ]
 
 
 def test_an_unknown_model_is_not_looked_for(hub: HubServer, run_cvt: RunCvt) -> None:

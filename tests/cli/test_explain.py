@@ -135,7 +135,7 @@ def test_options_reach_the_model(
     with pytest.raises(KeyboardInterrupt):
         command.explain(
             SimpleNamespace(obj=Settings()),
-            [str(photos["grey.png"])],
+            inputs=[str(photos["grey.png"])],
             **{"model": "m", "revision": "r", "refresh": True, "offline": False, "device": "cpu"},
             **{"activation": "gelu", "output": tmp_path / "why.png"},
         )

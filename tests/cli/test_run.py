@@ -63,7 +63,17 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
 
 def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
     process = options.pop("process", lambda found: (record(each.path) for each in found))
-    run.run(Settings(quiet=True), sources, process, sink, 1, False, run_record, {}, **options)
+    run.run(
+        Settings(quiet=True),
+        sources,
+        process,
+        sink=sink,
+        batch_size=1,
+        progress=False,
+        run_record=run_record,
+        description={},
+        **options,
+    )
 
 
 def journal(path: Path, done: Sequence[str] = ()) -> Journal:
@@ -209,7 +219,7 @@ def test_options_reach_the_search_and_the_model(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cvt_cli.inference.classifier.Classifier", classifier)
-    monkeypatch.setattr(module, "share_cores", lambda: None)
+    monkeypatch.setattr("cvt_cli.cli.options.share_cores", lambda: None)
     of_the_model = {
         "model": "someone/cvt",
         "revision": "v2",

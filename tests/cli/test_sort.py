@@ -150,7 +150,7 @@ def test_the_bar_counts_what_failed(
     save(tmp_path / "labels.csv", [*records[3:], record("gone.jpg", "cat")])
     context: Any = SimpleNamespace(obj=Settings(quiet=True))
     with pytest.raises(typer.Exit):
-        module.sort(context, "labels.csv", tmp_path / "sorted")
+        module.sort(context, labels="labels.csv", folder=tmp_path / "sorted")
     assert failed == [False, False, True]
 
 
