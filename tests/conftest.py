@@ -238,6 +238,20 @@ def run_cvt(request: pytest.FixtureRequest, tmp_path: Path) -> RunCvt:
     return RunCvt(tmp_path, request.getfixturevalue("hub").url if uses_hub else NOWHERE, server)
 
 
+@pytest.fixture
+def run_python(tmp_path: Path, fork_server: ForkServer) -> Callable[..., "subprocess.Popen[str]"]:
+    """Starts code as `python -c` does, with its arguments, in a fork of what has imported torch:
+    for what may end its process. In the environment of `run_cvt`, with text pipes as streams."""
+    run = RunCvt(tmp_path, NOWHERE)
+
+    def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        command = ["-c", *map(str, arguments)]
+        return fork_server.start(command, run.env, tmp_path, code, encoding="utf-8", **pipes)
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     """What forks for `run_cvt` in all tests of this process."""

@@ -66,10 +66,16 @@ class ForkServer:
         )
 
     def start(
-        self, arguments: Sequence[str | bytes], env: Mapping[str, str], cwd: Path, **options: Any
+        self,
+        arguments: Sequence[str | bytes],
+        env: Mapping[str, str],
+        cwd: Path,
+        code: str | None = None,
+        **options: Any,
     ) -> "Fork":
-        """Start the command; `options` are `Popen`'s for streams and text."""
-        return Fork(self, arguments, env=env, cwd=cwd, **options)
+        """Start the command, or this code as `python -c` does; `options` are `Popen`'s for streams
+        and text."""
+        return Fork(self, code, arguments, env=env, cwd=cwd, **options)
 
     def request(self, what: Mapping[str, Any], streams: Sequence[int]) -> tuple[int, socket.socket]:
         """Have the server fork.
@@ -98,8 +104,10 @@ class ForkServer:
 class Fork(subprocess.Popen[Any]):
     """A `Popen` of what the server started: a child of the server's, not of this process."""
 
-    def __init__(self, server: ForkServer, *arguments: Any, **options: Any) -> None:
-        self._server = server
+    def __init__(
+        self, server: ForkServer, code: str | None, *arguments: Any, **options: Any
+    ) -> None:
+        self._server, self._code = server, code
         super().__init__(*arguments, **options)
 
     def _execute_child(  # type: ignore[override]
@@ -126,6 +134,7 @@ class Fork(subprocess.Popen[Any]):
         streams = [own if fd == -1 else fd for own, fd in enumerate(wanted)]
         what = {
             "arguments": [os.fsdecode(argument) for argument in args],
+            "code": self._code,
             "env": dict(env),
             "cwd": os.fspath(cwd),
         }
@@ -249,8 +258,11 @@ def _become(what: Mapping[str, Any], streams: Sequence[int]) -> ModuleType:
     os.chdir(what["cwd"])
     sys.argv = what["arguments"]
     module = ModuleType("__main__")
-    module.__file__ = sys.argv[0]
     module.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    if what["code"] is None:
+        module.__file__ = sys.argv[0]
+    else:
+        sys.path[0] = ""
     sys.modules["__main__"] = module
     return module
 
@@ -275,5 +287,8 @@ if __name__ == "__main__":
     _import()
     gc.collect()
     gc.freeze()
-    _module = _become(*_serve(_connection))
+    _what, _streams = _serve(_connection)
+    _module = _become(_what, _streams)
+    if _what["code"] is not None:
+        _code = compile(_what["code"], "<string>", "exec")
     exec(_code, _module.__dict__)

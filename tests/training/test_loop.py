@@ -24,7 +24,6 @@ from cvt_cli.training.loop import (
     Settings,
     TimeLimit,
     Trainer,
-    deferred_interrupts,
     load_state,
     save_state,
 )
@@ -304,22 +303,33 @@ def test_nothing_readable_is_an_error(dataset, tmp_path):
         run(trainer_for(find_dataset(Path(folder), None, seed=0)))
 
 
-def test_the_first_interrupt_waits_and_the_second_does_not(monkeypatch: pytest.MonkeyPatch):
-    import os
-    import signal
+# In a process of its own: signals that come at another moment would end it.
+INTERRUPTS = """
+import os, signal, time
+from cvt_cli.training.loop import deferred_interrupts
 
-    clock = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: clock)
-    before = signal.getsignal(signal.SIGTERM)
-    with deferred_interrupts() as event:
-        assert not event.is_set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert event.is_set()
-        os.kill(os.getpid(), signal.SIGTERM)  # the same, sent on by who started us
-        clock = 5.0
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before
+clock = 0.0
+time.monotonic = lambda: clock
+before = signal.getsignal(signal.SIGTERM)
+with deferred_interrupts() as event:
+    assert not event.is_set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert event.wait()
+    os.kill(os.getpid(), signal.SIGTERM)  # the same, sent on by who started us
+    clock = 5.0
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+    except KeyboardInterrupt:
+        print("interrupted")
+assert signal.getsignal(signal.SIGTERM) is before
+"""
+
+
+def test_the_first_interrupt_waits_and_the_second_does_not(run_python):
+    process = run_python(INTERRUPTS)
+    assert process.communicate(timeout=60) == ("interrupted\n", "")
+    assert process.returncode == 0
 
 
 class Timed:
