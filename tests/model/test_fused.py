@@ -96,7 +96,7 @@ def test_too_small_an_input_names_the_smallest() -> None:
 def test_torch_compile_takes_it_as_a_whole(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "has_packed_linear", lambda dtype: False)  # as on a GPU
     network = getattr(FusedCvt(randomise(Cvt(tiny())).eval()), method)
-    compiled = torch.compile(network, dynamic=False, fullgraph=True, backend="eager")
+    compiled = torch.compile(network, dynamic=False, fullgraph=True, backend="aot_eager")
     with torch.inference_mode():
         for size in (1, 2):
             x = torch.randn(size, 3, 64, 64)
