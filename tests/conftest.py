@@ -34,10 +34,18 @@ for _name in list(os.environ):
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
 
-from tests.fork_server import ForkServer  # noqa: E402
+from tests.fork_server import WITHOUT_BFLOAT16, ForkServer, take_bfloat16_away  # noqa: E402
 from tests.hub_server import HubServer  # noqa: E402
 from tests.photos import PHOTOS, make_photo, picture  # noqa: E402
 from tests.tiny import save_tiny  # noqa: E402
+
+# Variables that the command sees as the tests do: where things are, and what processor to be.
+PASSED_ON = (
+    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR"),
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", WITHOUT_BFLOAT16),
+)
+if os.environ.get(WITHOUT_BFLOAT16):
+    take_bfloat16_away()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -99,10 +107,10 @@ class RunCvt:
             "HF_HOME": str(self.hf_home),
             "HF_ENDPOINT": endpoint,
             "CVT_DEVICE": "cpu",
+            # Its list of fonts takes seconds to make.
+            "MPLCONFIGDIR": f"{_HOME.name}/matplotlib",
         }
-        for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR"):
-            if name in os.environ:
-                self.env[name] = os.environ[name]
+        self.env |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
     def start(
         self,

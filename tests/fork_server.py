@@ -30,6 +30,8 @@ READ_LATE = frozenset(
     ("COLUMNS", "COMP_CWORD", "COMP_WORDS", "HOME", "LINES", "NO_COLOR", "TERM", "TMPDIR", "TZ")
 )
 READ_LATE_PREFIXES = ("_CVT_", "AWS_", "CVT_", "HF_", "HUGGING", "RAY_")
+# A variable: tests run as on a processor without bfloat16.
+WITHOUT_BFLOAT16 = "TESTS_WITHOUT_BFLOAT16"
 # A request and a report: lengths of the descriptions, process ids and wait statuses.
 NUMBER = struct.Struct("q")
 
@@ -164,6 +166,18 @@ class Fork(subprocess.Popen[Any]):
         return self.returncode
 
 
+def take_bfloat16_away() -> None:
+    """Have torch say of this processor that it is one without bfloat16."""
+    import torch
+
+    for place, name in (
+        (torch.ops.mkldnn, "_is_mkldnn_bf16_supported"),
+        (torch.cpu, "_is_avx512_bf16_supported"),
+        (torch.cpu, "_is_amx_tile_supported"),
+    ):
+        setattr(place, name, lambda: False)
+
+
 def _import() -> None:
     """What most commands import, except what reads the environment as it is imported, as
     huggingface_hub does, and what starts threads."""
@@ -177,6 +191,8 @@ def _import() -> None:
     import cvt_cli.inference.classifier  # noqa: F401
 
     PIL.Image.init()
+    if os.environ.get(WITHOUT_BFLOAT16):
+        take_bfloat16_away()
 
 
 def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
