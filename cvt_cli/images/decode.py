@@ -17,9 +17,8 @@ from PIL.IcoImagePlugin import IcoFile
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images import formats
+from cvt_cli.images.reduction import set_reduction
 from cvt_cli.images.source import one_line
-
-FULL_SIZE = "full_size"
 
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
@@ -88,8 +87,8 @@ def to_rgb(
 ) -> Image.Image:
     """An open image, turned as its EXIF orientation says, in RGB.
 
-    `info[FULL_SIZE]` of the result is the picture's (width, height) before any reduction, where
-    there was one. What is upright and RGB already is returned itself.
+    What is upright and RGB already is returned itself. `reduction_of` the result says whether it
+    was scaled down.
 
     Args:
         max_pixels, reduce_to: as in `decode`.
@@ -102,20 +101,17 @@ def to_rgb(
     with _image_errors(max_pixels):
         _check_size(image, max_pixels)
         size = image.size
-        if reduce_to is not None:
-            _draft(image, reduce_to)
+        reduced = _draft(image, reduce_to) if reduce_to is not None else None
         sixteen, unsigned = _has_16_bits(image), _is_unsigned(image)
-        upright = _upright(image)
-        if upright.size != image.size:
-            size = size[::-1]
+        upright, orientation = _upright(image)
         if not exact and sixteen:
             upright = upright.convert("I").point(lambda grey: grey * (1 / 257) + 0.5)
         elif not exact and upright.mode in ("I", "F"):
             upright = _scaled(upright, unsigned)
         # `convert` would copy what is RGB already, half a GB for a large picture.
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
-        if rgb.size != size:
-            rgb.info[FULL_SIZE] = size
+        if reduced is not None:
+            set_reduction(rgb, size, reduced, orientation)
         return rgb
 
 
@@ -128,12 +124,13 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise _too_large(f"{width}x{height} pixels, more", max_pixels)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; the image itself where there is nothing to turn."""
+def _upright(image: Image.Image) -> tuple[Image.Image, int]:
+    """Turned as EXIF says, and what it says; the image itself where there is nothing to turn."""
     image.load()  # PNG may have its EXIF at the end
-    if image.getexif().get(Base.Orientation, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+    orientation = image.getexif().get(Base.Orientation, 1)
+    if orientation == 1:
+        return image, 1
+    return ImageOps.exif_transpose(image), orientation
 
 
 @contextmanager
@@ -213,11 +210,16 @@ def _check_inner(file: BinaryIO, max_pixels: int, icon: bool = False) -> None:
             raise _too_large(f"{width}x{height} pixels, more", max_pixels)
 
 
-def _draft(image: Image.Image, shorter: int) -> None:
-    width, height = image.size
+def _draft(image: Image.Image, shorter: int) -> tuple[float, float] | None:
+    """Have the decoder scale down; the (width, height) that the picture has then."""
+    size = width, height = image.size
     scale = shorter / min(width, height)
-    if isinstance(image, ImageFile.ImageFile) and scale < 1:
-        image.draft(image.mode, (round(width * scale), round(height * scale)))
+    if not isinstance(image, ImageFile.ImageFile) or scale >= 1:
+        return None
+    drafted = image.draft(image.mode, (round(width * scale), round(height * scale)))
+    if drafted is None or image.size == size:
+        return None
+    return drafted[1][2:]
 
 
 def _has_16_bits(image: Image.Image) -> bool:

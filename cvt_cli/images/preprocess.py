@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
+from cvt_cli.images.reduction import full_size, resized
+
 if TYPE_CHECKING:
     import torch
 
@@ -144,13 +146,13 @@ class Preprocessing:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop: an RGB image of any size to (H, W, 3) uint8."""
-        size = self._resized_size(*image.size)
+        size = self._resized_size(*full_size(image))
         if size is None:
             return self._centre(np.asarray(image))
         height, width = size
         if self.crop is not None and height * width > MAX_RESIZED_PIXELS:
             return self._resize_the_centre(image, height, width)
-        return self._centre(np.asarray(image.resize((width, height), self.resample)))
+        return self._centre(np.asarray(resized(image, (width, height), self.resample)))
 
     def normalize(self, batch: "torch.Tensor") -> "torch.Tensor":
         """(B, H, W, 3) uint8 RGB on any device to (B, 3, H, W) float32 on the same."""
@@ -192,9 +194,8 @@ class Preprocessing:
         assert self.crop is not None
         rows, columns = min(self.crop[0], height), min(self.crop[1], width)
         top, left = (height - rows) // 2, (width - columns) // 2
-        across, down = image.width / width, image.height / height
-        box = (left * across, top * down, (left + columns) * across, (top + rows) * down)
-        return self._centre(np.asarray(image.resize((columns, rows), self.resample, box)))
+        part = (left / width, top / height, (left + columns) / width, (top + rows) / height)
+        return self._centre(np.asarray(resized(image, (columns, rows), self.resample, part)))
 
     def _centre(self, pixels: np.ndarray) -> np.ndarray:
         if self.crop is None:

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.decode import FULL_SIZE, MAX_PIXELS, decode, to_rgb
+from cvt_cli.images.decode import MAX_PIXELS, decode, to_rgb
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.images.reduction import full_size
 from cvt_cli.images.source import Source, in_words, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
 from cvt_cli.model.config import CvtConfig
@@ -123,7 +124,7 @@ class ImageReader:
                     image = decode(file, self.max_pixels, self.reduce_to, self.exact)
             else:
                 image = to_rgb(source, self.max_pixels, exact=self.exact)
-            width, height = image.info.get(FULL_SIZE, image.size)
+            width, height = full_size(image)
             facts = {"width": width, "height": height}
             result.columns |= {name: facts[name] for name in columns if name in facts}
             self.check_size(image)
@@ -150,7 +151,7 @@ class ImageReader:
             ValueError: if that is too small.
             ImageError: if it is larger than its attention has memory and time for.
         """
-        size = self.preprocessing.size_of(*image.size)
+        size = self.preprocessing.size_of(*full_size(image))
         rows, columns = self.config.tokens(*size)[0]
         # A size that all images have was chosen; others are up to whoever made the image.
         if self.preprocessing.image_size is None and rows * columns > MAX_TOKENS:

@@ -4,6 +4,8 @@ import io
 
 from PIL import Image
 
+from cvt_cli.images.reduction import full_size, resized
+
 # Pixels of the longer side: sharp in a grid, and a few hundred of them fit in a mail.
 THUMBNAIL_SIZE = 320
 QUALITY = 82
@@ -15,9 +17,12 @@ def make_thumbnail(image: Image.Image) -> bytes:
     Nothing of the file comes along but its pixels: no place, no camera, no comment.
 
     Args:
-        image: upright, RGB; it is scaled down in place.
+        image: upright, RGB.
     """
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    width, height = full_size(image)
+    scale = min(1, THUMBNAIL_SIZE / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = resized(image, size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY, comment=b"", exif=b"", icc_profile=b"")
+    small.save(file, "JPEG", quality=QUALITY, comment=b"", exif=b"", icc_profile=b"")
     return file.getvalue()
