@@ -14,7 +14,7 @@ from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check, count, find
 from cvt_cli.images.shard import Shard
 from cvt_cli.output import FILE_FORMATS, check_format, format_of_file, writer_class
-from cvt_cli.output.thumbnails import check_thumbnails, thumbnails_of
+from cvt_cli.output.thumbnails import check_thumbnails, is_marked, thumbnails_of
 from cvt_cli.system.files import TO_STDOUT, check_name
 
 EXAMPLES = """\
@@ -65,7 +65,11 @@ def _classify_on_ray(
     _check_values(model, output)
     cluster.parse_workers(scale.workers)
     target = cluster.check(images, output)
-    for name, value in (("--shard", scale.shard), ("--run-record", output.run_record)):
+    for name, value in (
+        ("--shard", scale.shard),
+        ("--run-record", output.run_record),
+        ("--errors", output.errors),
+    ):
         if value is not None:
             raise UsageError(f"{name} is for --engine local")
     cluster.run(
@@ -103,15 +107,21 @@ def _classify_here(
     resume, overwrite = output.resume, output.overwrite
     targets = _pick_targets(output.format_, run.unfinished(paths, resume and not overwrite))
     pages = [path for path, name in targets if name == "html" and path is not None]
-    thumbnails = (glob.escape(thumbnails_of(page).name) for page in pages)
-    search = replace(images.search, exclude=(*images.search.exclude, *thumbnails))
+    # Those that an earlier report left are no inputs.
+    thumbnails = [each for each in map(thumbnails_of, pages) if is_marked(each)]
+    excluded = (glob.escape(each.name) for each in thumbnails)
+    search = replace(images.search, exclude=(*images.search.exclude, *excluded))
     part = Shard.parse(scale.shard) if scale.shard is not None else Shard(1, 1)
     check(images.paths, search)
     for target, name in targets:
         run.check(target, writer_class(name), images.paths, resume=resume, overwrite=overwrite)
     run.check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)
+    errors = run.ErrorsFile.of(output.errors, images.null)
+    if errors is not None:
+        others = [*paths, *filter(None, [output.run_record])]
+        errors.check(others, images.inputs_and_list, replace=overwrite or resume)
     for page in pages:
-        check_thumbnails(page, overwrite or run.is_taken_up(page, resume))
+        check_thumbnails(page, overwrite or run.is_taken_up(page, resume), images.paths)
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.inference.scores import record_shape
@@ -132,11 +142,11 @@ def _classify_here(
         "columns": list(shape.columns),
         "shard": str(part),
     }
-    sink = run.open_sinks(targets, shape, description, resume=resume)
+    sink = run.open_sinks(targets, shape, description, resume=resume, overwrite=overwrite)
     description["format"] = ", ".join(name for _, name in targets)
     run.run(
         settings,
-        lambda: part.take(find(images.paths, search)),
+        lambda: find(images.paths, search, shard=part),
         lambda sources: classifier.classify(
             sources,
             shape.top_k,
@@ -148,8 +158,10 @@ def _classify_here(
         batch_size=classifier.batch_size,
         progress=output.progress,
         run_record=output.run_record,
+        errors_file=errors,
         description=description,
-        count_sources=lambda: part.count(count(images.paths, search)),
+        count_sources=lambda: count(images.paths, search, part),
+        has_others=lambda: part.has_others,
     )
 
 

@@ -2,22 +2,26 @@
 
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvt_cli import __version__
 from cvt_cli.cli.options import Compute, Input, ModelOptions, Output, Scale, Settings
 from cvt_cli.cli.progress import Progress
-from cvt_cli.cli.run import command, is_shown, sum_up, versions
-from cvt_cli.errors import Interrupted, UsageError
+from cvt_cli.cli.run import NAMED_FAILURES, command, is_shown, sum_up, versions
+from cvt_cli.errors import InputsError, Interrupted, UsageError
 from cvt_cli.images import find
 from cvt_cli.images.find import STDIN
 from cvt_cli.output import FORMATS, writer_class
 from cvt_cli.records import Record
-from cvt_cli.system.text import counted
+from cvt_cli.system.text import counted, visible
+
+if TYPE_CHECKING:
+    from cvt_cli.distributed.parts import Part, PartFolder
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Inputs whose records are one file.
@@ -166,9 +170,10 @@ def run(
             "format": target.format,
             "version": __version__,
         }
+        all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))
+        _check_left(all_parts, f"nothing is written to {target.folder}")
         stack.enter_context(folder.held())
         folder.begin(description, output.resume, output.overwrite)
-        all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))
         parts, before, errors_before = left_of(all_parts, folder, PART_INPUTS)
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)
@@ -176,10 +181,14 @@ def run(
         begin, start = datetime.now(UTC), time.monotonic()
         count = before
 
+        failed: list[tuple[str, str]] = []
+
         def on_record(record: Record) -> None:
             nonlocal count
             bar.add(record.error is not None)
             count += 1
+            if record.error is not None and len(failed) < NAMED_FAILURES:
+                failed.append((record.path, record.error))
 
         def facts(outcome: str) -> dict[str, Any]:
             seconds = time.monotonic() - start
@@ -203,7 +212,7 @@ def run(
         try:
             cluster.run(parts, job, layout, on_record, lambda part: folder.write(part, description))
             done = facts("finished")
-            folder.finish(done)
+            _finish(folder, done, parts)
         except KeyboardInterrupt:
             done = facts("interrupted")
             folder.write_run(done)
@@ -219,4 +228,32 @@ def run(
         count=count,
         errors=done["counts"]["errors"],
         rate=done["images_per_second"],
+        failed=failed,
     )
+
+
+def _check_left(parts: Sequence["Part"], hint: str) -> None:
+    """Raises `InputsError` if there is nothing to be read."""
+    if not any(part.is_archive or part.missing() for part in parts):
+        _nothing_read(parts, hint)
+
+
+def _finish(folder: "PartFolder", done: Mapping[str, Any], parts: Sequence["Part"]) -> None:
+    """Say that nothing is missing.
+
+    Raises:
+        InputsError: if no input could be read. No part is kept then.
+    """
+    if done["counts"]["errors"] == done["counts"]["inputs"]:
+        folder.clear()
+        _nothing_read(parts, f"no part is kept in {folder.where}")
+    folder.finish(done)
+
+
+def _nothing_read(parts: Sequence["Part"], hint: str) -> NoReturn:
+    """Raise the `InputsError` of a run that could read no input."""
+    records = [record for part in parts for record in part.in_order()]
+    if not records:
+        raise InputsError("no input could be read", hint=hint)
+    of = f"none of {len(records)} inputs could be read, as " if len(records) > 1 else ""
+    raise InputsError(f"{of}{visible(records[0].path)}: {records[0].error}", hint=hint)

@@ -45,6 +45,7 @@ class EmbeddingsOutput:
     resume: options.ResumeOption = False
     overwrite: options.OverwriteOption = False
     run_record: options.RunRecordOption = None
+    errors: options.ErrorsOption = None
     progress: options.ProgressOption = None
 
 
@@ -76,6 +77,10 @@ def embed(
         if os.path.lexists(each) and not (overwrite or run.is_taken_up(path, resume)):
             raise UsageError(f"{each} exists", hint="--overwrite replaces it")
     run.check_run_record(output.run_record, [path, *beside], images.paths, overwrite=overwrite)
+    errors = run.ErrorsFile.of(output.errors, images.null)
+    if errors is not None:
+        others = [path, *beside, *filter(None, [output.run_record])]
+        errors.check(others, images.inputs_and_list, replace=overwrite or resume)
 
     # Torch is loaded only now that all that was typed makes sense.
     classifier = compute.classifier(model, max_pixels=images.max_pixels)
@@ -90,11 +95,13 @@ def embed(
             RecordShape(top_k=0, embedding_dim=classifier.embedding_dim),
             run=description,
             resume=resume,
+            overwrite=overwrite,
         ),
         batch_size=classifier.batch_size,
         progress=output.progress,
         run_record=output.run_record,
         description=description,
+        errors_file=errors,
         count_sources=lambda: count(images.paths, images.search),
     )
 

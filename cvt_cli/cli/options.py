@@ -128,6 +128,19 @@ ReportFormatOption = Annotated[
 ]
 
 
+ErrorsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--errors",
+        metavar="FILE",
+        help="Write the names of the inputs that could not be read here, one a line, as "
+        "--files-from takes them; with --null, NUL behind each.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 class DecodeChoice(StrEnum):
     """How images are decoded."""
 
@@ -266,6 +279,11 @@ class Input:
     def paths(self) -> list[str]:
         """What was typed as inputs."""
         return self.inputs or []
+
+    @property
+    def inputs_and_list(self) -> list[str]:
+        """What is read: what was typed, and a list of names."""
+        return [*self.paths, *filter(None, [self.files_from])]
 
     @property
     def search(self) -> Search:
@@ -508,6 +526,7 @@ class Output:
         ),
     ] = None
     run_record: RunRecordOption = None
+    errors: ErrorsOption = None
     progress: ProgressOption = None
 
     @property
@@ -586,7 +605,7 @@ class Scale:
         str | None,
         typer.Option(
             metavar="K/N",
-            help="Only every Nth input, from the Kth on: 3/64 is job 3 of 64.",
+            help="Only the inputs that a hash of their path deals to job K of N: 3/64.",
             show_default=False,
             rich_help_panel=SCALE,
         ),

@@ -4,11 +4,13 @@ progress, resumption and a summary."""
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -21,18 +23,32 @@ from cvt_cli import __version__
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress
-from cvt_cli.errors import CvtError, ExitCode, Finished, Interrupted, UsageError
+from cvt_cli.errors import (
+    CvtError,
+    ExitCode,
+    Finished,
+    InputsError,
+    Interrupted,
+    UsageError,
+)
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
-from cvt_cli.output.journal import Journal, check_output, part_of, run_file_of
+from cvt_cli.output.journal import (
+    Journal,
+    check_output,
+    part_of,
+    run_file_of,
+)
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.files import check_file, write_atomically
-from cvt_cli.system.text import counted, reason_of
+from cvt_cli.system.text import counted, reason_of, visible
 
 Search = Callable[[], Iterator[Source]]
 
+# Of the inputs that failed, how many a summary names.
+NAMED_FAILURES = 5
 # More than a run record has, whatever was typed.
 _MAX_BYTES = 2**24
 
@@ -123,6 +139,7 @@ def open_sink(
     *,
     run: Mapping[str, Any],
     resume: bool,
+    overwrite: bool = False,
 ) -> Journal | StreamOutput:
     """Where records go: a file, or standard output.
 
@@ -132,10 +149,12 @@ def open_sink(
         shape: what a record has room for.
         run: what the records depend on; a run that differs in it is not resumed.
         resume: take up the journal of an interrupted run.
+        overwrite: replace what is there.
     """
     if output is None:
         return StreamOutput(sys.stdout, writer_class, shape)
-    return Journal(output, writer_class, shape, {**run, "version": __version__}, resume)
+    made_with = {**run, "version": __version__}
+    return Journal(output, writer_class, shape, made_with, resume, overwrite)
 
 
 def open_sinks(
@@ -144,6 +163,7 @@ def open_sinks(
     run: Mapping[str, Any],
     *,
     resume: bool,
+    overwrite: bool = False,
 ) -> Journal | SeveralOutputs | StreamOutput:
     """The same for several files at once, each with the name of its format."""
     sinks: list[Journal | StreamOutput] = []
@@ -156,6 +176,7 @@ def open_sinks(
                     shape,
                     run={**run, "format": name},
                     resume=resume,
+                    overwrite=overwrite,
                 )
             )
     except UsageError:
@@ -176,9 +197,14 @@ def run(
     progress: bool | None,
     run_record: Path | None,
     description: Mapping[str, Any],
+    errors_file: "ErrorsFile | None" = None,
     count_sources: Callable[[], int | None] = lambda: None,
+    has_others: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write a record for each source that has none yet.
+
+    Where no input can be read, as of a disk that is not mounted, no file is finished and none is
+    replaced.
 
     Args:
         settings: the global options.
@@ -189,10 +215,13 @@ def run(
         progress: whether to show a bar; None where stderr is a terminal.
         run_record: a file for what was run and how it went, written at the end, whatever that is.
         description: what the records depend on.
+        errors_file: for the names of the inputs that could not be read.
         count_sources: how many there are, or None if nobody knows; called in a thread of its own.
+        has_others: whether there are inputs for other jobs, so that this one may well have none.
 
     Raises:
         UsageError: if the run record can't be written.
+        InputsError: if no input could be read.
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.
         typer.Exit: with the code that says so if an input could not be read.
     """
@@ -202,51 +231,193 @@ def run(
         sink.abandon()
         raise
     sources, again = remaining(search, sink.done, batch_size)
-    before = count = len(sink.done)
-    errors = sink.errors
-    bar = Progress(is_shown(settings, progress), count_sources, count)
+    tally = _Tally(sink)
+    bar = Progress(is_shown(settings, progress), count_sources, tally.before)
     start = time.perf_counter()  # never at a stand, as Windows' other clock is between its ticks
     rate = 0.0
     outcome = "interrupted"
     try:
         # The first records of a batch that was cut are computed again, not written again.
-        for record in islice(process(sources), again, None):
+        for record in islice(process(tally.watch(sources)), again, None):
             with bar.paused() if isinstance(sink, StreamOutput) else nullcontext():
                 sink.write([record])
-            failed = record.error is not None
-            bar.add(failed)
-            errors += failed
-            count += 1
-        rate = (count - before) / (time.perf_counter() - start)
+            bar.add(record.error is not None)
+            tally.add(record)
+        rate = tally.new / (time.perf_counter() - start)
+        if sink.paths and tally.is_nothing(has_others):
+            outcome = "failed"
+            sink.abandon()
+            if errors_file is not None:
+                errors_file.write(tally.failed)
+            raise tally.error(sink.paths)
         sink.finish(
             {
                 "command": command(),
                 "end": datetime.now(UTC).isoformat(),
                 # What a resumed run had done before took a time that nobody knows now.
-                "images_per_second": rate if count > before else None,
+                "images_per_second": rate if tally.new else None,
             }
         )
         outcome = "finished"
+        if errors_file is not None:
+            errors_file.write(tally.failed)
     except KeyboardInterrupt:
         if isinstance(sink, StreamOutput):
             sink.finish()  # what was written reads as a whole document
         parts = " and ".join(f"{path}.part" for path in sink.paths)
         keep = "keep" if len(sink.paths) > 1 else "keeps"
         kept = f"; {parts} {keep} them: --resume goes on" if parts else ""
-        raise Interrupted(f"interrupted after {counted(count, 'input')}{kept}") from None
+        raise Interrupted(f"interrupted after {counted(tally.count, 'input')}{kept}") from None
     finally:
         bar.close()
-        if outcome != "finished":
-            rate = (count - before) / (time.perf_counter() - start)
+        if outcome == "interrupted":
+            rate = tally.new / (time.perf_counter() - start)
         if record_of_run is not None:
-            counts = {"inputs": count, "errors": errors, "done_before": before}
             try:
-                record_of_run.write(outcome, counts, rate)
+                record_of_run.write(outcome, tally.counts(), rate)
             except UsageError as error:
                 if outcome == "finished":
                     raise CvtError(str(error), hint="the output is whole") from None
                 say(f"error: {error}")  # what ended the run decides the exit code
-    sum_up(settings, [str(path) for path in sink.paths], count=count, errors=errors, rate=rate)
+    sum_up(
+        settings,
+        [str(path) for path in sink.paths],
+        count=tally.count,
+        errors=tally.errors,
+        rate=rate,
+        failed=[] if sink.is_seen else tally.failed,
+    )
+
+
+class _Tally:
+    """What became of the inputs.
+
+    Attributes:
+        before: inputs that an earlier run has done.
+        count: those and the new ones.
+        errors: how many of them have no result.
+        failed: path and error of each of those.
+    """
+
+    def __init__(self, sink: Journal | SeveralOutputs | StreamOutput) -> None:
+        self.before = self.count = len(sink.done)
+        self.errors = sink.errors
+        self.failed = list(sink.failed)
+        # What is not there, or can't be searched.
+        self._missing: set[str] = set()
+        self._missed = 0
+        self._first: tuple[str, str] | None = None
+
+    @property
+    def new(self) -> int:
+        """Inputs that this run has done."""
+        return self.count - self.before
+
+    def watch(self, sources: Iterator[Source]) -> Iterator[Source]:
+        """The same sources."""
+        for source in sources:
+            if source.error is not None:
+                self._missing.add(source.path)
+            yield source
+
+    def add(self, record: Record) -> None:
+        """Count one more."""
+        self.count += 1
+        if record.error is None:
+            return
+        self.errors += 1
+        self._first = self._first or (record.path, record.error)
+        self._missed += record.path in self._missing
+        self.failed.append((record.path, record.error))
+
+    def is_nothing(self, has_others: Callable[[], bool]) -> bool:
+        """Whether no input could be read, or all that was left to read has gone since."""
+        if self.errors == self.count:
+            return self.count > 0 or not has_others()
+        return self.before > 0 and self._missed == self.new > 0
+
+    def error(self, outputs: Sequence[Path]) -> InputsError:
+        """What to say then."""
+        names, several = ", ".join(map(str, outputs)), len(outputs) > 1
+        if any(map(os.path.lexists, outputs)):
+            outcome = f"{names} {'stay as they are' if several else 'stays as it is'}"
+        elif self.errors < self.count:
+            names = ", ".join(f"{path}.part" for path in outputs)
+            outcome = f"{names} {'stay as they are' if several else 'stays as it is'}"
+        else:
+            outcome = f"{names} {'are' if several else 'is'} not written"
+        if self._first is None:
+            return InputsError("there is no input", hint=outcome)
+        path, error = self._first
+        of = f"none of {self.new} inputs could be read, as " if self.new > 1 else ""
+        return InputsError(f"{of}{visible(path)}: {error}", hint=outcome)
+
+    def counts(self) -> dict[str, int]:
+        """For a run record."""
+        return {"inputs": self.count, "errors": self.errors, "done_before": self.before}
+
+
+@dataclass(frozen=True)
+class ErrorsFile:
+    """A list of the inputs that could not be read, as --files-from takes it.
+
+    Attributes:
+        path: where it is.
+        null: NUL bytes end its names, not line ends.
+    """
+
+    path: Path
+    null: bool
+
+    @classmethod
+    def of(cls, path: Path | None, null: bool) -> "ErrorsFile | None":
+        """None where nobody asked for one."""
+        return None if path is None else cls(path, null)
+
+    def check(self, others: Sequence[Path], inputs: list[str], *, replace: bool) -> None:
+        """Before anything is started.
+
+        Args:
+            others: what else the run writes.
+            inputs: what it reads.
+            replace: what is there.
+
+        Raises:
+            UsageError: if it can't be written, or would replace one of those, or what nobody said
+                to replace.
+        """
+        check_file(self.path)
+        check_not_an_input(self.path, inputs)
+        written = {os.path.realpath(each) for other in others for each in (other, part_of(other))}
+        if os.path.realpath(self.path) in written:
+            raise UsageError(f"{self.path} is one of the outputs", hint="name another --errors")
+        if os.path.lexists(self.path) and not replace:
+            raise UsageError(f"{self.path} exists", hint="--overwrite replaces it")
+
+    def write(self, failed: Sequence[tuple[str, str]]) -> None:
+        """Write it whole, also where there is none.
+
+        Raises:
+            CvtError: if it can't be written.
+        """
+        end = b"\0" if self.null else b"\n"
+        names = [os.fsencode(_as_found(path)) for path, _ in failed]
+        listed = [name for name in names if self.null or not re.search(rb"\n|\r\Z", name)]
+        if left_out := len(names) - len(listed):
+            say(
+                f"warning: {self.path}: {counted(left_out, 'name')} with a line break left out; "
+                "--null has room for them"
+            )
+        try:
+            write_atomically(self.path, lambda file: file.writelines(name + end for name in listed))
+        except OSError as error:
+            raise CvtError(f"{self.path} can't be written: {reason_of(error)}") from None
+
+
+def _as_found(path: str) -> str:
+    """The name of a file, of one that a record may have with escapes for bytes that are no text."""
+    unescaped = re.sub(r"\\ud[c-f][0-9a-f]{2}", lambda found: chr(int(found[0][2:], 16)), path)
+    return path if unescaped == path or os.path.lexists(path) else unescaped
 
 
 class RunRecord:
@@ -324,9 +495,22 @@ def versions() -> dict[str, str]:
 
 
 def sum_up(
-    settings: Settings, outputs: Sequence[str], *, count: int, errors: int, rate: float
+    settings: Settings,
+    outputs: Sequence[str],
+    *,
+    count: int,
+    errors: int,
+    rate: float,
+    failed: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Say how a run went.
+
+    Args:
+        outputs: the files written.
+        count: the inputs.
+        errors: those that could not be read.
+        rate: in images/s.
+        failed: path and error of those, the first few of which are named.
 
     Raises:
         typer.Exit: with the code that says so if an input could not be read.
@@ -335,8 +519,12 @@ def sum_up(
         if outputs:
             say(f"{', '.join(outputs)}: {counted(count, 'input')}, {rate:.1f} images/s")
         if errors:
+            for path, error in failed[:NAMED_FAILURES]:
+                say(f"{visible(path)}: {error}")
+            more = errors - NAMED_FAILURES
+            unnamed = f", {more} of them not named here" if failed and more > 0 else ""
             of = counted(count, "input")
-            say(f"{errors} of {of} could not be read; each has its error in the output")
+            say(f"{errors} of {of} could not be read{unnamed}; each has its error in the output")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 

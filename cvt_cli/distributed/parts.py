@@ -194,6 +194,11 @@ class PartFolder:
                     hint="repeat the options of then, or start anew with --overwrite",
                 )
 
+    def clear(self) -> None:
+        """Delete what is ours. Raises: CvtError."""
+        for name in sorted(filter(_is_ours, self._files.names()), key=lambda name: name == RUN):
+            self._files.delete(name)
+
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Say what is run. Raises: CvtError."""
         self._files.write(RUN, (json.dumps(run, indent=2) + "\n").encode())

@@ -17,6 +17,7 @@ from typing import BinaryIO, cast
 
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
+from cvt_cli.images.shard import Shard, key_of
 from cvt_cli.images.source import (
     IMAGE_SUFFIXES,
     Filter,
@@ -54,7 +55,10 @@ _EVERYTHING = Search()
 
 
 def find(
-    inputs: Iterable[str], search: Search = _EVERYTHING, whole_archives: bool = False
+    inputs: Iterable[str],
+    search: Search = _EVERYTHING,
+    whole_archives: bool = False,
+    shard: Shard | None = None,
 ) -> Iterator[Source]:
     """The images behind what was typed, in order, as they are found.
 
@@ -74,10 +78,13 @@ def find(
 
     Args:
         whole_archives: an archive is one `Source` for all that is in it, and is not opened.
+        shard: only what is dealt to it. An archive that can only be read from end to end is dealt
+            whole, and is not opened if it is another's.
     """
     inputs = tuple(inputs)
-    stream = _Finder(search, whole_archives=whole_archives).all(inputs)
-    return _once(stream, tell=True) if _may_repeat(inputs, search) else stream
+    stream = _Finder(search, whole_archives=whole_archives, shard=shard).all(inputs)
+    stream = _once(stream, tell=True) if _may_repeat(inputs, search) else stream
+    return shard.take(stream) if shard is not None else stream
 
 
 def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
@@ -86,7 +93,9 @@ def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
     return _Finder(search).named(path)
 
 
-def count(inputs: Iterable[str], search: Search = _EVERYTHING) -> int | None:
+def count(
+    inputs: Iterable[str], search: Search = _EVERYTHING, shard: Shard | None = None
+) -> int | None:
     """How many sources `find` has: a second walk, which downloads no image.
 
     Returns:
@@ -94,9 +103,10 @@ def count(inputs: Iterable[str], search: Search = _EVERYTHING) -> int | None:
         names in a pipe.
     """
     inputs = tuple(inputs)
-    stream = _Finder(search, counting=True).all(inputs)
+    stream = _Finder(search, counting=True, shard=shard).all(inputs)
+    stream = _once(stream) if _may_repeat(inputs, search) else stream
     try:
-        return sum(1 for _ in (_once(stream) if _may_repeat(inputs, search) else stream))
+        return sum(1 for _ in (shard.take(stream) if shard is not None else stream))
     except _Uncountable:
         return None
 
@@ -168,14 +178,21 @@ class _Finder:
         counting: nobody is going to open what is found; raise `_Uncountable` where finding it
             takes as long as reading it.
         whole_archives: do not look into archives.
+        shard: whose sources are wanted. All of them have a key then.
     """
 
     def __init__(
-        self, search: Search, counting: bool = False, whole_archives: bool = False
+        self,
+        search: Search,
+        counting: bool = False,
+        whole_archives: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         self._search = search
         self._counting = counting
         self._whole_archives = whole_archives
+        self._shard = shard
+        self._root = ""  # below which the keys of sources begin
         self._filter = Filter(search)
         self._passed_over = ""  # an archive in the folder that is walked
 
@@ -187,12 +204,25 @@ class _Finder:
 
     def _typed(self, path: str) -> Iterator[Source]:
         if path == STDIN or os.path.lexists(path):
-            yield from self.named(path)
+            yield from self._keyed(path, self.named(path))
         elif names.has_range(path):
             for each in names.expand_ranges(path):
-                yield from self._pattern(each)
+                yield from self._keyed(names.glob_root(each), self._pattern(each))
         else:
-            yield from self._pattern(path)
+            yield from self._keyed(names.glob_root(path), self._pattern(path))
+
+    def _keyed(self, root: str, stream: Iterator[Source]) -> Iterator[Source]:
+        if self._shard is None:
+            yield from stream
+            return
+        if root.lower().startswith("file://"):
+            root = names.local_path(root)
+        self._root = root
+        for source in stream:
+            path = source.path
+            if path.lower().startswith("file://"):
+                path = names.local_path(path)
+            yield source if source.key else replace(source, key=key_of(root, path))
 
     def _pattern(self, path: str) -> Iterator[Source]:
         literal = not names.has_magic(path) or "\0" in path
@@ -222,7 +252,8 @@ class _Finder:
                     if listed == STDIN and path == STDIN:
                         yield failing(path, "standard input is the list of names")
                     else:
-                        yield from self.named(path)
+                        # Names in it may all be the same but for their folders.
+                        yield from self._keyed("", self.named(path))
         except OSError as error:
             yield failing(listed, f"the list of names: {os_reason(error)}")
         except (ImageError, ValueError) as error:
@@ -253,7 +284,9 @@ class _Finder:
 
     def _file(self, path: str) -> Iterator[Source]:
         kind = kind_of_archive(path)
-        if kind is None:
+        if names.is_missing(path):
+            yield failing(path, "no such file")
+        elif kind is None:
             yield self._local(path)
         else:
             yield from self._archive(path, kind, LocalFile(path))
@@ -273,9 +306,24 @@ class _Finder:
         if self._whole_archives:
             yield Source(path, place, is_archive=True)
             return
-        if self._counting and kind != "zip" and not (kind == "tar" and seekable):
-            raise _Uncountable
-        yield from members(path, kind, place, seekable, self._filter, self._search.max_bytes)
+        found = members(path, kind, place, seekable, self._filter, self._search.max_bytes)
+        if kind in ("zip", "parquet") or (kind == "tar" and seekable):
+            if self._counting and kind == "parquet":
+                raise _Uncountable
+            yield from found
+        elif self._shard is None:
+            if self._counting:
+                raise _Uncountable
+            yield from found
+        else:
+            key = key_of(self._root, path)
+            if not self._shard.has(key):
+                self._shard.has_others = True
+                return
+            if self._counting:
+                raise _Uncountable
+            for source in found:
+                yield replace(source, key=key)
 
     def _walk(self, top: str) -> Iterator[Source]:
         # Iterators, each with its folder's path below the top and the folder's identity. A stack:
@@ -354,9 +402,9 @@ class _Finder:
         timeout, max_bytes = self._search.timeout, self._search.max_bytes
         if kind is None:
             yield Source(url, Download(url, timeout, max_bytes))
-        elif self._counting:
-            raise _Uncountable
         elif kind in NEEDS_SEEK:
+            if self._counting:
+                raise _Uncountable
             yield from self._archive(url, kind, Download(url, timeout, max_bytes))
         else:
             yield from self._archive(url, kind, HttpStream(url, timeout), seekable=False)

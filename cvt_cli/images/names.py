@@ -37,6 +37,26 @@ def has_magic(path: str) -> bool:
     return _MAGIC.search(path) is not None
 
 
+def glob_root(path: str) -> str:
+    """The folder of a pattern, up to its first part with a character of a glob; other paths as
+    they are, and one that is there."""
+    found = _MAGIC.search(path)
+    if found is None or os.path.lexists(path):
+        return path
+    return path[: re.match(r".*[/\\]|", path[: found.start()], re.DOTALL).end()]  # type: ignore[union-attr]
+
+
+def is_missing(path: str) -> bool:
+    """Whether nothing has that name; a name that can't be asked for may have another reason."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def may_repeat(pattern: str) -> bool:
     """Whether `expand_glob` may find a file more than once."""
     return re.split(r"[/\\]", pattern).count(_ANY_DEPTH) > 1

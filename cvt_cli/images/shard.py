@@ -1,20 +1,33 @@
-"""One job's share of the inputs, where many jobs split them."""
+"""One job's share of the inputs, where many jobs split them without asking each other."""
 
+import hashlib
+import os
+import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 
 from cvt_cli.errors import UsageError
 from cvt_cli.images.source import Source
 
+_OF_A_RUN = re.compile(r"([0-9]{1,9})/([0-9]{1,9}) by path", re.ASCII)
 
-@dataclass(frozen=True)
+
+@dataclass
 class Shard:
-    """Every `of`th input, from the `number`th on, counted from 1."""
+    """The inputs whose `Source.key` a hash deals to this job: the same ones whatever comes or goes
+    beside them, on every machine and below every mount point.
+
+    Attributes:
+        number: which job this is, from 1.
+        of: how many there are.
+        has_others: whether an input has gone to another job, one that may well be read.
+    """
 
     number: int
     of: int
+    has_others: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -24,13 +37,46 @@ class Shard:
             raise UsageError(f"--shard {text}: K/N, with K from 1 to N, like 3/64")
         return cls(int(match[1]), int(match[2]))
 
+    @classmethod
+    def of_run(cls, description: object) -> "Shard | None":
+        """What `str` had made of it, in a file; None for a run that was no shard."""
+        match = _OF_A_RUN.fullmatch(description) if isinstance(description, str) else None
+        return cls(int(match[1]), int(match[2])) if match else None
+
+    def has(self, key: str) -> bool:
+        """Whether an input with this key is this job's."""
+        return self.of == 1 or _hash(key) % self.of == self.number - 1
+
     def take(self, sources: Iterator[Source]) -> Iterator[Source]:
         """This job's share, in order."""
-        return islice(sources, self.number - 1, None, self.of)
-
-    def count(self, total: int | None) -> int | None:
-        """How many of so many are this job's; None for nobody knows."""
-        return None if total is None else len(range(self.number - 1, total, self.of))
+        for source in sources:
+            if self.has(source.key):
+                yield source
+            elif source.error is None:
+                self.has_others = True
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+        # Of earlier versions, which dealt by position, only the whole is the same.
+        return "1/1" if self.of == 1 else f"{self.number}/{self.of} by path"
+
+
+def key_of(root: str, path: str) -> str:
+    """What an input is dealt by: its path below what was typed, with slashes; of a file that was
+    typed itself, its name."""
+    below = path.removeprefix(root) if path.startswith(root) else path
+    below = below.replace(os.sep, "/").removeprefix("::").lstrip("/")
+    return (
+        posixpath.normpath(below)
+        if below
+        else path.replace(os.sep, "/").rstrip("/").rpartition("/")[2]
+    )
+
+
+def _hash(key: str) -> int:
+    # macOS takes accents apart. Bytes that are no text stay what they are.
+    text = unicodedata.normalize("NFC", key)
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a character, which Windows allows
+        data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

@@ -62,11 +62,13 @@ class Source:
 
     Attributes:
         is_archive: it stands for all images in it.
+        key: what `Shard` deals it by, where inputs are dealt; see `shard.key_of`.
     """
 
     path: str
     place: Place
     is_archive: bool = False
+    key: str = ""
 
     @property
     def error(self) -> str | None:

@@ -1,6 +1,6 @@
 """Records become a table, CSV, JSON and so on: one file a format, one line each below."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast, runtime_checkable
@@ -168,7 +168,12 @@ def _load(name: str, where: tuple[str, str]) -> WriterClass:
         ) from None
 
 
-def open_text(path: Path, mode: Literal["w", "a"]) -> TextIO:
+def open_text(
+    path: Path, mode: Literal["w", "a"], opener: Callable[[str, int], int] | None = None
+) -> TextIO:
     """A file for a writer: UTF-8, line ends as written. A byte of a file name that is no UTF-8
-    becomes the text `\\udc..`, as `as_written` has it."""
-    return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
+    becomes the text `\\udc..`, as `as_written` has it. `opener` is as for `open`."""
+    return cast(
+        TextIO,
+        open(path, mode, encoding="utf-8", errors="backslashreplace", newline="", opener=opener),
+    )

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
@@ -21,6 +21,7 @@ from cvt_cli.system.files import (
     check_file,
     is_locked,
     lock,
+    open_itself,
     rename_new,
     replace,
     sync,
@@ -43,11 +44,21 @@ class Journal:
         shape: what a record has room for.
         run: what the records are made with. A journal of another run is not taken up.
         resume: take up the journal of an interrupted run, if there is one.
+        overwrite: replace what is there, a journal too.
+
+    Attributes:
+        paths: the final name, as one of several.
+        done: paths with a record already, in the order of the records, as output files write them.
+        errors: how many of those records are errors.
+        failed: path and error of each of those.
+        is_seen: whether who runs it sees the records at once, as on a terminal.
 
     Raises:
-        UsageError: if nothing can be written there, another process is writing it, or the journal
-            is of a run that differs.
+        UsageError: if nothing can be written there, another process is writing it, the journal is
+            of a run that differs, or something has come there that nobody said to replace.
     """
+
+    is_seen = False
 
     def __init__(
         self,
@@ -56,6 +67,7 @@ class Journal:
         shape: RecordShape,
         run: Mapping[str, Any],
         resume: bool,
+        overwrite: bool = False,
     ) -> None:
         self.path = path
         self.paths = (path,)
@@ -66,21 +78,20 @@ class Journal:
         self.is_converted = issubclass(writer_class, ConvertedWriter)
         self._shape = shape
         self._run = run
-        # Paths with a record already, in the order of the records, as output files write them.
         self.done: list[str] = []
         self.errors = 0
+        self.failed: list[tuple[str, str]] = []
         try:
-            self._is_new = not (resume and self.part.exists())
-            self._lock = lock(self.part)
+            self._lock, self._is_new = self._take(resume, overwrite)
             if self._is_new:
-                os.truncate(self.part, 0)
                 # What comes there later is somebody else's.
                 self._replaces = os.path.lexists(path)
                 self._write_run(self._replaces)
             else:
                 self._check_run(run)
                 self._recover()
-            self._stream = open_text(self.part, "a")
+            self._start = self.part.stat().st_size
+            self._stream = open_text(self.part, "a", open_itself)
         except BlockingIOError:
             raise _busy(self.part) from None
         except OSError as error:
@@ -146,12 +157,38 @@ class Journal:
             raise self._lost(error, written) from None
 
     def abandon(self) -> None:
-        """For a run that ends before it began: leave what there was, a journal of its own not."""
-        self._stream.close()
-        if self._is_new:
+        """For a run that ends before it began, or came to nothing: leave what there was, neither
+        more nor less, and of a journal without any prediction nothing."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        if self._is_new or (self.done and self.errors == len(self.done)):
             for path in (self.part, self._run_file):
                 path.unlink(missing_ok=True)
+        else:
+            os.truncate(self.part, self._start)
         self._lock.close()
+
+    def _take(self, resume: bool, overwrite: bool) -> tuple[BinaryIO, bool]:
+        """The lock on the journal, and whether that is a new one. A new one is a new file: what
+        had its name may have another, too, and is not written to."""
+        if resume:
+            with contextlib.suppress(FileNotFoundError):
+                return lock(self.part, 0), False
+        elif overwrite and os.path.lexists(self.part):
+            held = lock(self.part, 0)
+            self.part.unlink()
+            held.close()
+        try:
+            held = lock(self.part, os.O_CREAT | os.O_EXCL)
+        except FileExistsError:  # it has come since the check
+            if resume or overwrite or is_locked(self.part):
+                raise _busy(self.part) from None
+            raise _interrupted(self.part) from None
+        if os.path.lexists(self.path) and not overwrite:
+            self.part.unlink()
+            held.close()
+            raise _taken(self.path, resume)
+        return held, True
 
     def _lost(self, error: OSError, written: Path) -> CvtError:
         # What is still buffered can't be written either, and nobody is to try again at exit.
@@ -200,7 +237,9 @@ class Journal:
             try:
                 for record, end in self._writer_class.read(file):
                     self.done.append(as_written(record.path))
-                    self.errors += record.error is not None
+                    if record.error is not None:
+                        self.errors += 1
+                        self.failed.append((record.path, record.error))
                     whole = end
             except ValueError as error:
                 raise UsageError(
@@ -236,20 +275,32 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
         raise UsageError("--resume and --overwrite exclude each other")
     check_file(path)
     check_file(part_of(path))
+    if os.path.islink(part_of(path)):
+        raise UsageError(
+            f"{part_of(path)} is a link, and the records would go there until the end",
+            hint="delete it, or name another --output",
+        )
     if overwrite:
         return
     if os.path.lexists(path) and not (resume and part_of(path).exists()):
-        if resume:
-            raise UsageError(f"{path} is finished", hint="--overwrite replaces it")
-        raise UsageError(f"{path} exists", hint="--overwrite replaces it")
+        raise _taken(path, resume)
     if part_of(path).exists() and not resume:
         with contextlib.suppress(OSError):  # not for this user: whatever it is, it is there
             if is_locked(part_of(path)):
                 raise _busy(part_of(path))
-        raise UsageError(
-            f"{part_of(path)} is there from a run that was interrupted",
-            hint="--resume takes it up, --overwrite starts anew",
-        )
+        raise _interrupted(part_of(path))
+
+
+def _taken(path: Path, resume: bool) -> UsageError:
+    is_there = "is finished" if resume else "exists"
+    return UsageError(f"{path} {is_there}", hint="--overwrite replaces it")
+
+
+def _interrupted(part: Path) -> UsageError:
+    return UsageError(
+        f"{part} is there from a run that was interrupted",
+        hint="--resume takes it up, --overwrite starts anew",
+    )
 
 
 def _busy(part: Path) -> UsageError:

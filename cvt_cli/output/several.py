@@ -15,11 +15,14 @@ class SeveralOutputs:
     is what the shortest has, and the others leave out what they have already.
     """
 
+    is_seen = False
+
     def __init__(self, journals: Sequence[Journal]) -> None:
         self.paths = tuple(journal.path for journal in journals)
         shortest = min(journals, key=lambda journal: len(journal.done))
         self.done = shortest.done
         self.errors = shortest.errors
+        self.failed = shortest.failed
         self._journals = journals
         self._ahead = [set(journal.done[len(self.done) :]) for journal in journals]
 

@@ -14,9 +14,11 @@ class StreamOutput:
     paths: Sequence[Path] = ()
     done: Sequence[str] = ()
     errors = 0
+    failed: Sequence[tuple[str, str]] = ()
 
     def __init__(self, stream: TextIO, writer_class: WriterClass, shape: RecordShape) -> None:
         self._stream = stream
+        self.is_seen = stream.isatty()
         self._writer = writer_class(stream, shape)
 
     def write(self, records: Iterable[Record]) -> None:

@@ -1,15 +1,19 @@
-"""The folder of thumbnails beside a report: nothing else is in it, and nothing else is removed."""
+"""The folder of thumbnails beside a report. It is marked as ours by a file in it: photographs of
+the user's own may have such names, too, and nothing of theirs is removed."""
 
 import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
 
+MARK = ".cvt-thumbnails"
+_MARK_TEXT = "The thumbnails of a report by cvt, which deletes this folder with them.\n"
 # And what file managers leave in every folder that they show.
-_OURS = re.compile(r"[0-9]{6,}\.jpg|\.DS_Store|Thumbs\.db|desktop\.ini")
+_OURS = re.compile(r"[0-9]{6,}\.jpg|\.cvt-thumbnails|\.DS_Store|Thumbs\.db|desktop\.ini")
 
 
 def thumbnails_of(path: Path) -> Path:
@@ -27,23 +31,42 @@ def file_name(number: int) -> str:
     return f"{number:06d}.jpg"
 
 
-def check_thumbnails(path: Path, overwrite: bool) -> None:
+def is_marked(folder: Path) -> bool:
+    """Whether a folder is one of thumbnails that `make_thumbnails` made."""
+    return not folder.is_symlink() and (folder / MARK).is_file()
+
+
+def make_thumbnails(folder: Path) -> None:
+    """Make the folder. Raises: OSError."""
+    folder.mkdir()
+    (folder / MARK).write_text(_MARK_TEXT, "utf-8")
+
+
+def check_thumbnails(path: Path, overwrite: bool, inputs: Sequence[str] = ()) -> None:
     """See that the folder of thumbnails can be made.
 
     Args:
         path: the page.
         overwrite: whether thumbnails that are there may be replaced.
+        inputs: what is read: the folder, or what is in it, may not be.
 
     Raises:
-        UsageError: if the folder is there, or holds what are no thumbnails.
+        UsageError: if the folder is there, holds what are no thumbnails of ours, or is read.
     """
     final = thumbnails_of(path)
+    real = os.path.realpath(final)
+    for name in inputs:
+        if os.path.lexists(name) and f"{os.path.realpath(name)}{os.sep}".startswith(real + os.sep):
+            raise UsageError(
+                f"{final}, where the thumbnails go, is one of the inputs",
+                hint="give the report another name",
+            )
     for folder in (final, unfinished(final)):
         if not os.path.lexists(folder):
             continue
         if folder.is_symlink() or not folder.is_dir():
             raise UsageError(f"{folder}, where the thumbnails go, is no folder")
-        if not all(map(_OURS.fullmatch, os.listdir(folder))):
+        if not _is_ours(folder):
             raise UsageError(
                 f"{folder}, where the thumbnails go, holds other files",
                 hint="give the report another name",
@@ -59,6 +82,12 @@ def remove_thumbnails(folder: Path) -> None:
         OSError: if other files have come into it since it was checked.
     """
     if folder.exists():
-        if not all(map(_OURS.fullmatch, os.listdir(folder))):
-            raise FileExistsError(errno.EEXIST, f"{folder.name} holds other files")
+        if not _is_ours(folder):
+            raise OSError(errno.ENOTEMPTY, f"{folder.name} holds other files")
         shutil.rmtree(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    names = os.listdir(folder)
+    # An empty one is what a run leaves that was killed before it could mark it.
+    return not names or (is_marked(folder) and all(map(_OURS.fullmatch, names)))

@@ -24,6 +24,20 @@ _NO_LINKS = frozenset(
 
 TO_STDOUT = "leave --output out for standard output, and --format picks the form"
 _FILE_ONLY = "this goes to a file only"
+# What a file system says that can't flush a folder, or a folder that is not for this user: SMB,
+# FUSE, shared folders of virtual machines.
+_NO_FOLDER_SYNC = frozenset(
+    {
+        errno.EINVAL,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EBADF,
+        errno.EISDIR,
+        errno.ENOSYS,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+    }
+)
 
 
 def check_name(path: Path, instead: str = _FILE_ONLY) -> None:
@@ -172,15 +186,20 @@ def new_beside(path: Path) -> Path:
     return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
 
 
-def lock(path: Path) -> BinaryIO:
-    """Take a file that one process at a time may write, made if there is none. It is free again
-    when what is returned is closed, and when the process ends, however it does.
+def lock(path: Path, flags: int = os.O_CREAT) -> BinaryIO:
+    """Take a file that one process at a time may write. It is free again when what is returned is
+    closed, and when the process ends, however it does. A link is not followed.
+
+    Args:
+        flags: 0 for a file that is there, `O_CREAT` makes one where there is none, and with
+            `O_EXCL` one where there may be none.
 
     Raises:
         BlockingIOError: if another has it.
-        OSError: if it can't be opened.
+        FileExistsError: if there is one, with `O_EXCL`.
+        OSError: if it can't be opened, or is a link.
     """
-    held = path.open("ab")
+    held = os.fdopen(open_itself(path, os.O_WRONLY | os.O_APPEND | flags), "ab")
     try:
         if fcntl is None:
             held.close()
@@ -198,10 +217,23 @@ def lock(path: Path) -> BinaryIO:
     return held
 
 
+def open_itself(path: str | Path, flags: int) -> int:
+    """Open a file as `os.open` does, unless it is a link. Raises: OSError, if it is one."""
+    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):  # Windows
+        raise OSError(errno.ELOOP, "Is a link", str(path))
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if os.path.islink(path) and error.errno != errno.EEXIST:
+            raise OSError(errno.ELOOP, "Is a link", str(path)) from None
+        raise
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process has a file that is there. Raises OSError as `lock`."""
     try:
-        lock(path).close()
+        lock(path, 0).close()
     except BlockingIOError:
         return True
     return False
@@ -233,11 +265,16 @@ def sync(handle: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the folder itself: a rename in it is safe only then."""
-    # Windows can't open one.
-    if os.name != "nt":
+    """Flush the folder itself: a rename in it is safe only then, where the file system can do that
+    at all."""
+    if os.name == "nt":  # which can't open one
+        return
+    try:
         handle = os.open(folder, os.O_RDONLY)
         try:
             sync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise

@@ -83,7 +83,8 @@ def test_every_format_says_the_same(run_cvt: RunCvt, model: Path, cat: Path) -> 
         done = run_cvt("classify", cat, "gone.jpg", "-m", model, "-k", "3", "-f", name, expect=1)
         texts[name] = done.stdout
         assert done.stderr.splitlines() == [
-            "cvt: 1 of 2 inputs could not be read; each has its error in the output"
+            "cvt: gone.jpg: no such file",
+            "cvt: 1 of 2 inputs could not be read; each has its error in the output",
         ]
     records = json.loads(texts["json"])
     good, bad = records

@@ -92,15 +92,26 @@ def test_parquet_and_numpy(run_cvt: RunCvt, model: Path, folder: Path, tmp_path:
 def test_every_option_reaches_what_it_is_for(
     run_cvt: RunCvt, model: Path, folder: Path, tmp_path: Path
 ) -> None:
+    picture(32, 32).save(tmp_path / "small.png")
     run_cvt(
-        *("embed", folder, "-m", model, "--activation", "quick_gelu", "--image-size", "48x64"),
+        *(
+            "embed",
+            folder,
+            "small.png",
+            "-m",
+            model,
+            "--activation",
+            "quick_gelu",
+            "--image-size",
+            "48x64",
+        ),
         *("--include", "1*.png", "--max-pixels", 90 * 70 - 1, "--dtype", "bfloat16", "-b", 3),
         *("--decode", "exact", "-o", "x.npy", "--run-record", "run.json"),
         expect=1,
     )
-    # 10.png, of 90x70 pixels, and no other.
+    # 10.png, of 90x70 pixels, and none other of the folder.
     assert "more than the limit of 6299" in (tmp_path / "x.errors.txt").read_text()
-    assert np.load(tmp_path / "x.npy").shape == (1, 64)
+    assert np.load(tmp_path / "x.npy").shape == (2, 64)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["preprocessing"]["crop_size"] == {"height": 48, "width": 64}
     wanted = {

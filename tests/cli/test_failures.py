@@ -422,7 +422,13 @@ def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[
     arguments = ["classify", *bad_inputs, "-m", tiny_cvt(), "-b", "4", "--offline"]
     done = run_cvt(*arguments, "--format", "jsonl")
     failed = sum(map(bool, bad_inputs.values()))
-    check_line(done, 1, f"{failed} of {len(bad_inputs)} inputs could not be read")
+    assert done.returncode == 1
+    *named, total = done.stderr.splitlines()
+    bad = [f"cvt: {name}: " for name, word in bad_inputs.items() if word]
+    assert len(named) == 5
+    assert all(line.startswith(start) for line, start in zip(named, bad, strict=False))
+    assert total.startswith(f"cvt: {failed} of {len(bad_inputs)} inputs could not be read, ")
+    assert f", {failed - 5} of them not named here; " in total
     records = done.jsonl()
     assert [record["path"] for record in records] == list(map(as_written, bad_inputs))
     for record, word in zip(records, bad_inputs.values(), strict=True):
@@ -616,7 +622,7 @@ def test_a_stream_that_is_closed(
 ) -> None:
     """As by `>&-`: the next file that is opened would get its number."""
     process = run_cvt.start(
-        *("classify", "-" if closed == 0 else cat, "-m", tiny_cvt(), "-o", "x.csv"),
+        *("classify", cat, *(["-"] if closed == 0 else []), "-m", tiny_cvt(), "-o", "x.csv"),
         preexec_fn=lambda: os.close(closed),
     )
     out, err = process.communicate(timeout=60)
@@ -624,9 +630,9 @@ def test_a_stream_that_is_closed(
     assert "Traceback" not in err
     assert out == ""
     lines = (cat.parent / "x.csv").read_text().splitlines()
-    assert len(lines) == 2
+    assert len(lines) == (3 if closed == 0 else 2)
     assert lines[0].startswith("path,label,score")
-    assert lines[1].endswith("standard input is closed") == (closed == 0)
+    assert lines[-1].endswith("standard input is closed") == (closed == 0)
 
 
 @pytest.mark.parametrize(

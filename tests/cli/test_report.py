@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cvt_cli.output.thumbnails import make_thumbnails
 from tests.conftest import RunCvt
 
 
@@ -100,7 +101,7 @@ def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> 
     (other / "labels.csv.part").write_bytes((other / "labels.csv.part").read_bytes()[:-300])
     part.write_bytes(part.read_bytes()[:-7])
     # As if an earlier --resume had been killed while it made the page.
-    (other / "report_files.part").mkdir()
+    make_thumbnails(other / "report_files.part")
     (other / "report_files.part" / "000450.jpg").write_bytes(thumbnail)
     run_cvt(*command, "--resume", cwd=other, expect=0)
     assert (other / "labels.csv").read_bytes() == whole["labels.csv"]
@@ -146,7 +147,7 @@ def test_other_files_are_left_alone(tmp_path: Path, model: Path, run_cvt: RunCvt
     make_images(tmp_path / "photos", 2)
     command = ("classify", ".", "-m", model, "-o", "report [1].html")
     folder = tmp_path / "report [1]_files"
-    folder.mkdir()
+    make_thumbnails(folder)
     (folder / "000000.jpg").write_bytes(b"of an earlier report")
     for more in ((), ("--resume",)):  # of which there is nothing
         assert "report [1]_files exists" in run_cvt(*command, *more, expect=2).stderr

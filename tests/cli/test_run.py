@@ -24,11 +24,12 @@ from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
 
 SHAPE = RecordShape(top_k=1)
-NAMES = ("a.jpg", "bad.jpg", "c.jpg", "bad again.jpg")
+# Members of an archive: nobody looks for them on the disk.
+NAMES = ("x.zip::a.jpg", "x.zip::bad.jpg", "x.zip::c.jpg", "x.zip::bad again.jpg")
 
 
 def record(name: str) -> Record:
-    return Record(name, error="no image" if name.startswith("bad") else None)
+    return Record(name, error="no image" if "bad" in name else None)
 
 
 def sources() -> Iterator[Source]:
@@ -124,7 +125,7 @@ def test_an_interrupted_document_reads_as_a_whole_one(bar: Bar) -> None:
     stream = io.StringIO()
     with pytest.raises(Interrupted, match=r"after 1 input$"):
         go(StreamOutput(stream, writer_class("json"), SHAPE), process=process)
-    assert [each["path"] for each in json.loads(stream.getvalue())] == ["a.jpg"]
+    assert [each["path"] for each in json.loads(stream.getvalue())] == ["x.zip::a.jpg"]
 
 
 class Shown(io.StringIO):

@@ -21,8 +21,13 @@ RUN = {"model": "tiny", "top_k": 2}
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 
 
-def journal(path: Path, resume: bool = False, run: dict[str, object] | None = None) -> Journal:
-    return Journal(path, writer_class(path.suffix[1:]), SHAPE, run or RUN, resume)
+def journal(
+    path: Path,
+    resume: bool = False,
+    run: dict[str, object] | None = None,
+    overwrite: bool = False,
+) -> Journal:
+    return Journal(path, writer_class(path.suffix[1:]), SHAPE, run or RUN, resume, overwrite)
 
 
 def write_part(
@@ -106,7 +111,7 @@ def test_what_has_its_name_is_on_the_disk(
     path = tmp_path / "labels.csv"
     if there:
         path.touch()
-    unfinished = journal(path)
+    unfinished = journal(path, overwrite=there)
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_size))
     unfinished.write(some_records())
@@ -156,7 +161,7 @@ def test_an_output_that_another_program_has_open(
     """On Windows, a table in a spreadsheet: it can't be replaced as long as it is."""
     path = tmp_path / "labels.csv"
     path.write_bytes(b"before")
-    unfinished = journal(path)
+    unfinished = journal(path, overwrite=True)
     unfinished.write(some_records())
 
     def refuse(*arguments: Any) -> None:
@@ -218,7 +223,9 @@ def test_one_run_at_a_time(tmp_path: Path, resume: bool) -> None:
     first.write(some_records()[1:])
     first.finish()
     finished = path.read_bytes()
-    again = journal(path, resume)  # nobody holds it any more
+    with pytest.raises(UsageError, match=r"labels\.csv (exists|is finished)"):
+        journal(path, resume)
+    again = journal(path, overwrite=True)  # nobody holds it any more
     again.write(some_records())
     again.finish()
     assert path.read_bytes() == finished
@@ -354,7 +361,7 @@ def test_what_came_meanwhile_is_not_replaced(
 def test_what_was_there_at_the_start_is_replaced_once_said(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.touch()
-    journal(path).write(some_records())  # --overwrite, interrupted
+    journal(path, overwrite=True).write(some_records())  # interrupted
     assert path.read_bytes() == b""
     check_output(path, resume=True, overwrite=False)
     again = journal(path, resume=True)
@@ -393,3 +400,49 @@ def test_a_journal_that_was_deleted_meanwhile_is_not_said_to_be_kept(tmp_path: P
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be written: no such file"):
         journal(tmp_path / "nowhere" / "labels.csv")
+
+
+def test_what_came_between_the_check_and_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    check_output(path, resume=False, overwrite=False)
+    path.write_bytes(b"of another")
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"exists|is finished"):
+            journal(path, resume)
+        assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    path.unlink()
+    part_of(path).write_bytes(b"of another")
+    with pytest.raises(UsageError, match="there from a run that was interrupted"):
+        journal(path)
+    assert part_of(path).read_bytes() == b"of another"
+    part_of(path).unlink()
+    (tmp_path / "precious").write_bytes(b"precious")
+    for make in (part_of(path).symlink_to, part_of(path).hardlink_to):
+        make(tmp_path / "precious")
+        if part_of(path).is_symlink():
+            for resume, overwrite in ((False, False), (True, False), (False, True)):
+                with pytest.raises(UsageError, match="labels"):
+                    journal(path, resume, overwrite=overwrite)
+            part_of(path).unlink()
+        else:  # another name of a file is a name only
+            journal(path, overwrite=True).write(some_records())
+        assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_abandoned(tmp_path: Path, good: int) -> None:
+    path = tmp_path / "labels.csv"
+    some = [*some_records()[:good], Record("bad", error="no image")]
+    first = journal(path)
+    first.write(some)
+    first._stream.close()
+    first._lock.close()
+    before = part_of(path).read_bytes()
+    again = journal(path, resume=True)
+    assert again.failed[-1] == ("bad", "no image")
+    again.write([Record("worse", error="no image")])
+    again.abandon()
+    if good:
+        assert part_of(path).read_bytes() == before
+    else:
+        assert list(tmp_path.iterdir()) == []

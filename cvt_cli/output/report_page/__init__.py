@@ -23,7 +23,13 @@ from markupsafe import Markup
 from cvt_cli import __version__
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.jsons import JsonLinesJournal, parse_record
-from cvt_cli.output.thumbnails import file_name, remove_thumbnails, thumbnails_of, unfinished
+from cvt_cli.output.thumbnails import (
+    file_name,
+    make_thumbnails,
+    remove_thumbnails,
+    thumbnails_of,
+    unfinished,
+)
 from cvt_cli.records import Record, RecordShape, ScoreKind, as_written
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.text import visible
@@ -94,7 +100,7 @@ class ReportPageWriter(JsonLinesJournal):
         def write(file: BinaryIO) -> None:
             remove_thumbnails(new_folder)
             if not inline:
-                new_folder.mkdir()
+                make_thumbnails(new_folder)
             for piece in _page(rows(), folder.name, path.stem, shape, run, summary):
                 file.write(piece.encode("utf-8", "backslashreplace"))
             remove_thumbnails(folder)
