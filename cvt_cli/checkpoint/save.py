@@ -45,6 +45,7 @@ def save_checkpoint(
     values = config.to_dict() | {
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": "single_label_classification" if len(labels) > 1 else None,
         # What `transformers` computes in, whatever the weights are stored in.
         "dtype": "float32",
     }

@@ -1,9 +1,10 @@
 """`cvt evaluate`: labelled images in, accuracy out."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +12,12 @@ from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
-from cvt_cli.errors import ExitCode
+from cvt_cli.errors import ExitCode, UsageError
+from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import counted
+
+if TYPE_CHECKING:
+    from cvt_cli.inference.classifier import Classifier
 
 NAMED = 5
 
@@ -57,7 +62,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A CSV file with the columns path and label.",
+            help="A CSV file with the columns path and label; for a model of several labels at "
+            "once a row for each label of an image, or one with an empty label.",
             rich_help_panel=options.INPUT,
         ),
     ] = None,
@@ -68,12 +74,15 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images: accuracy, each label, what is taken for what.
 
+    Of a model of several labels at once: how well each label's scores rank the images.
+
     A label is one of the model's or one of its synonyms, or a WordNet id (n01440764) of
     ImageNet-1k. Labels that the model does not have are reported and not counted.
     """
-    from cvt_cli.evaluation.evaluation_tables import evaluation_report
+    from cvt_cli.evaluation.evaluation_tables import evaluation_report, ranked_report
     from cvt_cli.evaluation.metrics import TOP_K, from_csv, from_folders, match
     from cvt_cli.evaluation.metrics import evaluate as compare
+    from cvt_cli.evaluation.ranking import match_several, rank
     from cvt_cli.output.tables import write_report
 
     format_ = report.pick_format()
@@ -81,8 +90,12 @@ def evaluate(
 
     # Torch is loaded only now that all that was typed makes sense.
     classifier = compute.classifier(model)
+    _check_kind(classifier, by_folder=labels is None)
     quiet = context.obj.quiet
-    known, unknown = match(labelled, classifier.labels)
+    several = classifier.score_kind is ScoreKind.SIGMOID
+    known, unknown = (match_several if several else match)(
+        labelled, classifier.labels, classifier.checkpoint.name
+    )
     for each in () if quiet else unknown[:NAMED]:
         say(f"not counted: {each.label}, {counted(each.count, 'image')}: {each.reason}")
     if len(unknown) > NAMED and not quiet:
@@ -90,22 +103,53 @@ def evaluate(
 
     shown = sys.stderr.isatty() if progress is None else progress
     bar = Progress(shown and not quiet, lambda: len(known))
-    records = []
-    try:
-        for record in classifier.classify((source for source, _ in known), TOP_K):
-            records.append(record)
+    top_k = len(classifier.labels) if several else TOP_K
+
+    def records() -> Iterator[Record]:
+        for record in classifier.classify((source for source, _ in known), top_k):
+            yield record
             bar.add(record.error is not None)
+
+    targets: list[Any] = [target for _, target in known]
+    run = classifier.description()
+    errors: tuple[Record, ...]
+    try:
+        if several:
+            ranked = rank(records(), targets, classifier.labels, unknown)
+            finding, count, errors = ranked_report(ranked, run), ranked.count, ranked.errors
+            result = f"mean average precision {ranked.mean_average_precision:.2%}"
+        else:
+            compared = compare(records(), targets, classifier.labels, unknown)
+            finding, count, errors = (
+                evaluation_report(compared, run),
+                compared.count,
+                compared.errors,
+            )
+            result = f"top-1 {compared.top1:.2%}"
     finally:
         bar.close()
-    targets = [target for _, target in known]
-    evaluation = compare(records, targets, classifier.labels, unknown)
-    write_report(evaluation_report(evaluation, classifier.description()), format_, report.output)
+    write_report(finding, format_, report.output)
     if report.output is not None and not quiet:
-        say(f"{report.output}: {counted(evaluation.count, 'image')}, top-1 {evaluation.top1:.2%}")
-    for record in () if quiet else evaluation.errors[:NAMED]:
+        say(f"{report.output}: {counted(count, 'image')}, {result}")
+    for record in () if quiet else errors[:NAMED]:
         say(f"{record.path}: {record.error}")
-    if evaluation.errors:
+    if errors:
         if not quiet:
-            of = counted(len(known), "image")
-            say(f"{len(evaluation.errors)} of {of} could not be read")
+            say(f"{len(errors)} of {counted(len(known), 'image')} could not be read")
         raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _check_kind(classifier: "Classifier", by_folder: bool) -> None:
+    """Raises: UsageError, if such labels can't say how good such a model is."""
+    name = classifier.checkpoint.name
+    if classifier.score_kind is ScoreKind.RAW:
+        raise UsageError(
+            f"{name} is a regression, and cvt evaluate measures labels",
+            hint="cvt classify -o values.csv writes its values",
+        )
+    several = classifier.score_kind is ScoreKind.SIGMOID and len(classifier.labels) > 1
+    if several and by_folder:
+        raise UsageError(
+            f"{name} has several labels at once, and an image lies in one folder",
+            hint="--labels names a CSV file with a row path,label for each label of an image",
+        )

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
-from cvt_cli.records import Record
+from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import counted, reason_of, visible
 
 if TYPE_CHECKING:
@@ -60,14 +60,15 @@ class Placing:
         ),
     ] = False
     min_score: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Files whose best label has a lower score go to _uncertain.",
+            metavar="SCORE",
+            help="Files whose best label has a lower score go to _uncertain: 0 to 1, or of a "
+            "regression any number.",
+            show_default=False,
             rich_help_panel=ACTIONS,
         ),
-    ] = 0.0
+    ] = None
 
 
 @grouped
@@ -132,7 +133,7 @@ def sort(
     bar = Progress(shown and not quiet, document.count)
     sorter = Sorter(folder, action, placing.min_score, dry_run)
     try:
-        for outcome in sorter.sort(document.records()):
+        for outcome in sorter.sort(_checked(document.records(), placing.min_score)):
             tally.add(outcome)
             bar.add(outcome.status is Status.FAILED)
             with bar.paused():
@@ -153,6 +154,22 @@ def sort(
         say(f"{folder}: {done} {tally.in_words()}")
     if tally.failed:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _checked(records: Iterable[Record], min_score: float | None) -> Iterator[Record]:
+    """The records themselves.
+
+    Raises:
+        UsageError: before the first file is sorted, if their scores can't be at that one.
+    """
+    from cvt_cli.inference.scores import check_threshold
+
+    for record in records:
+        if record.predictions:
+            raw = record.columns.get("scores") == ScoreKind.RAW
+            kind = ScoreKind.RAW if raw else ScoreKind.SOFTMAX
+            check_threshold(min_score, kind, "--min-score")
+        yield record
 
 
 _PAST = {"copy": "copied", "move": "moved", "link": "linked", "symlink": "linked"}
@@ -247,7 +264,7 @@ class _Document:
                 if self._name == STDIN
                 else Path(self._name).open("rb") as file
             ):
-                yield from self._writer.documents(file)
+                yield from self._writer.documents(file, ("scores",))
         except OSError as error:
             raise UsageError(f"{self._name} can't be read: {reason_of(error)}") from None
         except ValueError as error:

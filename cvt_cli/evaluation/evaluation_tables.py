@@ -1,10 +1,11 @@
 """An evaluation as tables: accuracy, every label, what is taken for what."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cvt_cli.evaluation.metrics import Evaluation, LabelFigures
+from cvt_cli.evaluation.metrics import Evaluation, LabelFigures, UnknownLabel
+from cvt_cli.evaluation.ranking import LEAST_SCORE, RankedEvaluation
 from cvt_cli.output.tables import Cell, Column, Report, Section
 from cvt_cli.records import as_written
 from cvt_cli.system.text import counted
@@ -18,6 +19,11 @@ _LABEL_COLUMNS = (
     Column("images", right=True),
     Column("precision", right=True),
     Column("recall", right=True),
+)
+_RANKED_COLUMNS = (
+    *_LABEL_COLUMNS[:2],
+    Column("average precision", right=True),
+    *_LABEL_COLUMNS[2:],
 )
 _CONFUSION_COLUMNS = (
     Column("label", wraps=True),
@@ -83,11 +89,64 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
         more = len(confusions) - len(rows)
         note = f"{counted(more, 'more pair')}, all of them in JSON" if more else ""
         yield Section("Most confused", _CONFUSION_COLUMNS, rows, note)
-    if evaluation.unknown:
+    yield from _unknown(evaluation.unknown)
+
+
+def ranked_report(evaluation: RankedEvaluation, run: Mapping[str, Any]) -> Report:
+    """The same of several labels at once."""
+    labels = [
+        {
+            "label": figures.label,
+            "index": figures.index,
+            "count": figures.count,
+            "average_precision": figures.average_precision,
+            "predicted": figures.predicted,
+            "correct": figures.correct,
+            "precision": figures.precision,
+            "recall": figures.recall,
+        }
+        for figures in evaluation.labels
+    ]
+    document = {
+        "count": evaluation.count,
+        "mean_average_precision": evaluation.mean_average_precision,
+        "labels": labels,
+        "unknown": [asdict(unknown) for unknown in evaluation.unknown],
+        "errors": [
+            {"path": as_written(record.path), "error": record.error} for record in evaluation.errors
+        ],
+        "run": dict(run),
+    }
+    return Report(document, labels, lambda width: list(_ranked_sections(evaluation)))
+
+
+def _ranked_sections(evaluation: RankedEvaluation) -> Iterator[Section]:
+    measured = [each for each in evaluation.labels if each.average_precision is not None]
+    figures: list[tuple[str, str]] = [
+        ("images", str(evaluation.count)),
+        ("mean average precision", f"{evaluation.mean_average_precision:.2%}"),
+        ("over", counted(len(measured), "label")),
+    ]
+    if evaluation.errors:
+        figures.append(("could not be read", str(len(evaluation.errors))))
+    yield Section("", (Column(), Column(right=True)), figures)
+    shown, title = measured, "Labels"
+    if len(measured) > MAX_LABELS:
+        worst = sorted(measured, key=lambda each: each.average_precision or 0.0)
+        shown, title = worst[:MAX_LABELS], f"Labels that rank worst, of {len(measured)}"
+    rows = [(each.label, str(each.count), _share(each.average_precision),
+             _share(each.precision), _share(each.recall)) for each in shown]  # fmt: skip
+    note = f"precision and recall: of scores from {LEAST_SCORE:.0%} on"
+    yield Section(title, _RANKED_COLUMNS, rows, note)
+    yield from _unknown(evaluation.unknown)
+
+
+def _unknown(unknown: Sequence[UnknownLabel]) -> Iterator[Section]:
+    if unknown:
         yield Section(
             "Unknown labels, not counted",
             (Column("label", wraps=True), Column("images", right=True), Column("why", wraps=True)),
-            [(each.label, str(each.count), each.reason) for each in evaluation.unknown],
+            [(each.label, str(each.count), each.reason) for each in unknown],
         )
 
 

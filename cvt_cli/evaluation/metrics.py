@@ -1,6 +1,7 @@
 """How good a model is on labelled images: records and their true classes become figures."""
 
 import csv
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +20,16 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class LabelledSource:
-    """An image and the name of its class, as a folder or a table gives it."""
+    """An image and the name of its class, as a folder or a table gives it.
+
+    Attributes:
+        label: empty for none.
+        where: the line of the table.
+    """
 
     source: Source
     label: str
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,8 @@ def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
 
     Args:
         folder: what the paths are relative to.
-        table: has a header with the columns `path` and `label`.
+        table: has a header with the columns `path` and `label`. A row without a label is of an
+            image that has none.
 
     Raises:
         UsageError: if it can't be read as that, or names no image.
@@ -143,31 +151,53 @@ def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
                 raise UsageError(f"{table}: its first line does not name the columns path,label")
             pairs = []
             for row in rows:
-                if not row["path"] or not row["label"]:
-                    raise UsageError(f"{table}, line {rows.line_num}: without a path or a label")
-                pairs.append((row["path"], row["label"]))
+                where = f"{table}, line {rows.line_num}"
+                if not row["path"]:
+                    raise UsageError(f"{where}: without a path")
+                pairs.append((row["path"], row["label"] or "", where))
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"{table}: not readable as CSV: {reason}") from None
     if not pairs:
         raise UsageError(f"{table}: names no image")
     return [
-        LabelledSource(source, label)
-        for path, label in pairs
+        LabelledSource(source, label, where)
+        for path, label, where in pairs
         for source in find([str(folder / path)])
     ]
 
 
 def match(
-    labelled: Sequence[LabelledSource], labels: Sequence[str]
+    labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
 ) -> tuple[list[tuple[Source, int]], tuple[UnknownLabel, ...]]:
     """Give each image the class index of its label; those of unknown labels are left out.
 
     Args:
         labels: the model's.
+        model: its name, for the advice.
 
     Raises:
-        UsageError: if no label is known.
+        UsageError: if an image has no label, or none is known.
+    """
+    for each in labelled:
+        if not each.label:
+            raise UsageError(f"{each.where}: without a label")
+    indexes, unknown = find_labels(labelled, labels, model)
+    known = [(each.source, indexes[each.label]) for each in labelled if each.label in indexes]
+    return known, unknown
+
+
+def find_labels(
+    labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
+) -> tuple[dict[str, int], tuple[UnknownLabel, ...]]:
+    """The class index of each name that means one, and the names that mean none.
+
+    Args:
+        labels: the model's.
+        model: its name, for the advice.
+
+    Raises:
+        UsageError: if there is none that means one.
     """
     matcher = LabelMatcher(labels)
     found = {name: matcher.find(name) for name in {each.label for each in labelled}}
@@ -181,14 +211,9 @@ def match(
         raise UsageError(
             f"none of the {len(found)} labels is the model's: {unknown[0].label}: "
             f"{unknown[0].reason}",
-            hint="`cvt inspect --labels` lists the model's",
+            hint=f"`cvt inspect {shlex.quote(model)} --labels` lists the model's",
         )
-    known = []
-    for each in labelled:
-        index = found[each.label]
-        if isinstance(index, int):
-            known.append((each.source, index))
-    return known, unknown
+    return {name: index for name, index in found.items() if isinstance(index, int)}, unknown
 
 
 def evaluate(

@@ -18,9 +18,11 @@ from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import UsageError
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.inference.devices import use_exact_float32
+from cvt_cli.inference.scores import kind_of, scores_of
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Block, Cvt, Stage
-from cvt_cli.records import Prediction
+from cvt_cli.output.delimited import score_text
+from cvt_cli.records import Prediction, ScoreKind
 
 # Points between a grey picture and the real one; by Gauss-Legendre few are enough.
 STEPS = 24
@@ -50,6 +52,7 @@ class Explanation:
         picture_size: (width, height) of the picture in pixels.
         label: what is explained.
         predictions: the best labels, best first.
+        score_kind: what made their scores.
     """
 
     values: np.ndarray
@@ -60,12 +63,14 @@ class Explanation:
     picture_size: tuple[int, int]
     label: Prediction
     predictions: tuple[Prediction, ...]
+    score_kind: ScoreKind = ScoreKind.SOFTMAX
 
     def to_dict(self) -> dict[str, Any]:
         """The raw map, with what is needed to lay it over the picture."""
         return {
             "label": self.label.label,
-            "score": round(self.label.score, 6),
+            "score": float(score_text(self.label.score, {"scores": self.score_kind})),
+            "scores": str(self.score_kind),
             "index": self.label.index,
             "width": self.picture_size[0],
             "height": self.picture_size[1],
@@ -139,8 +144,9 @@ class Explainer:
         pixels = preprocessing.pixels(picture)
         batch = torch.from_numpy(pixels.copy())[None].to(self._device)
         x = preprocessing.normalize(batch).contiguous()
+        kind = kind_of(self.checkpoint)
         with torch.no_grad():
-            scores = self._model(x).softmax(dim=-1)[0]
+            scores = scores_of(self._model(x), kind)[0]
         best = [int(index) for index in scores.topk(min(top_k, len(scores))).indices]
         index = best[0] if label_index is None else label_index
         values, (offset, step) = self._map(x, index)
@@ -153,6 +159,7 @@ class Explainer:
             picture.size,
             self._prediction(index, scores),
             tuple(self._prediction(each, scores) for each in best),
+            kind,
         )
 
     def _prediction(self, index: int, scores: Tensor) -> Prediction:

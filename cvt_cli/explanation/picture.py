@@ -87,20 +87,26 @@ def _draw_panel(
     top = MARGIN
     title = _fitted(drawing, explanation.label.label, _font(22), PANEL_WIDTH)
     drawing.text((left, top), title, INK, _font(22))
-    drawing.text((left, top + 32), f"{method}, {explanation.label.score:.1%}", MUTED, _font(15))
+    has_bars = explanation.score_kind.is_share
+
+    def shown(score: float) -> str:
+        return f"{score:.1%}" if has_bars else f"{score:.5g}"
+
+    drawing.text((left, top + 32), f"{method}, {shown(explanation.label.score)}", MUTED, _font(15))
     drawing.text(
         (left, top + 52), _fitted(drawing, model, _font(15), PANEL_WIDTH), MUTED, _font(15)
     )
     top += 86
     for prediction in explanation.predictions:
         box = (left, top, left + PANEL_WIDTH, top + ROW_HEIGHT - 4)
-        drawing.rectangle(box, TRACK)
-        end = left + round(PANEL_WIDTH * prediction.score)
-        drawing.rectangle((left, top, end, top + ROW_HEIGHT - 4), BAR)
+        if has_bars:
+            drawing.rectangle(box, TRACK)
+            end = left + round(PANEL_WIDTH * prediction.score)
+            drawing.rectangle((left, top, end, top + ROW_HEIGHT - 4), BAR)
         name = _fitted(drawing, prediction.label, _font(15), PANEL_WIDTH - 86)
         drawing.text((left + 8, top + 4), name, INK, _font(15))
         drawing.text(
-            (left + PANEL_WIDTH - 8, top + 4), f"{prediction.score:.1%}", INK, _font(15), "ra"
+            (left + PANEL_WIDTH - 8, top + 4), shown(prediction.score), INK, _font(15), "ra"
         )
         top += ROW_HEIGHT
     top += 16

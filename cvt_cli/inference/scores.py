@@ -57,7 +57,7 @@ def check_threshold(threshold: float | None, kind: ScoreKind, option: str = "--t
     if not math.isfinite(threshold):
         raise UsageError(f"{option} {threshold}: not a number that a score can reach")
     if kind.is_share and not 0 <= threshold <= 1:
-        raise UsageError(f"{option} {threshold:g}: scores of this model are from 0 to 1 ({kind})")
+        raise UsageError(f"{option} {threshold:g}: the scores here are from 0 to 1")
 
 
 def record_shape(

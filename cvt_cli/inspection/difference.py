@@ -33,13 +33,17 @@ class Difference:
             ("configuration", self.first.config, self.second.config),
             ("preprocessing", self.first.preprocessing, self.second.preprocessing),
         )
-        return [
+        found = [
             Setting(aspect, field.name, getattr(first, field.name), getattr(second, field.name))
             for aspect, first, second in pairs
             for field in dataclasses.fields(first)
             if getattr(first, field.name) != getattr(second, field.name)
             and field.name != "num_labels"
         ]
+        kinds = self.first.score_kind, self.second.score_kind
+        if kinds[0] is not kinds[1]:
+            found.insert(0, Setting("configuration", "scores", *map(str, kinds)))
+        return found
 
     @cached_property
     def labels(self) -> list[Setting]:

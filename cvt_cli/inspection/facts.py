@@ -12,8 +12,10 @@ from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import MODEL_CARD, ResolvedFiles, resolve
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.inference.scores import kind_of
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cost import Cost, Total, count, kv_tokens
+from cvt_cli.records import ScoreKind
 
 if TYPE_CHECKING:
     from cvt_cli.model.cost import Layer
@@ -63,6 +65,7 @@ class Inspection:
         image_size: (height, width) in pixels.
         files: what is on this machine; None if nothing is.
         published: what its authors publish, for the published ones.
+        score_kind: what makes scores of its logits.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Inspection:
     files: ResolvedFiles | None = None
     published: CatalogEntry | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    score_kind: ScoreKind = ScoreKind.SOFTMAX
 
     @property
     def is_here(self) -> bool:
@@ -111,6 +115,7 @@ class Inspection:
             "published": self._published_json(),
             "num_labels": self.config.num_labels,
             "activation": self.config.hidden_act,
+            "scores": str(self.score_kind),
             "preprocessing": self.preprocessing.in_words(),
             "image_size": list(self.image_size),
             "batch_size": self.cost.batch_size,
@@ -200,9 +205,11 @@ def inspect(
         checkpoint = load(files)
         config, preprocessing = checkpoint.config, checkpoint.preprocessing
         labels: tuple[str, ...] | None = checkpoint.labels
+        score_kind = kind_of(checkpoint)
     else:
         assert published is not None
         config, preprocessing, labels = published.config, published.preprocessing, None
+        score_kind = ScoreKind.SOFTMAX
     if image_size is not None:
         preprocessing = preprocessing.scaled_to(image_size)
     size = preprocessing.image_size or DEFAULT_IMAGE_SIZE
@@ -222,6 +229,7 @@ def inspect(
         files,
         published,
         _card(files),
+        score_kind,
     )
 
 

@@ -104,6 +104,7 @@ def _summary(one: Inspection) -> Section:
                         f"{si_unit(total.activation_bytes, 'B')} in all (training keeps about "
                         f"that), {cost.dtype}"),
         ("input", one.preprocessing.in_words()),
+        ("scores", one.score_kind.in_words),
     ]  # fmt: skip
     if one.published is not None:
         rows.append(

@@ -95,7 +95,8 @@ class Sorter:
     Args:
         folder: holds the folders of the labels.
         action: what is done with each file.
-        min_score: files whose best score is below go to `_uncertain`, as those without a label.
+        min_score: files whose best score is below go to `_uncertain`, as those without a label;
+            None for those alone.
         dry_run: do nothing, only say what would be done.
     """
 
@@ -103,7 +104,7 @@ class Sorter:
         self,
         folder: Path,
         action: Action = Action.COPY,
-        min_score: float = 0.0,
+        min_score: float | None = None,
         dry_run: bool = False,
     ) -> None:
         self._folder = folder
@@ -148,7 +149,9 @@ class Sorter:
 
     def _folder_of(self, record: Record) -> str:
         best = record.predictions[0] if record.predictions else None
-        if best is None or not best.label or best.score < self._min_score:
+        if best is None or not best.label:
+            return UNCERTAIN
+        if self._min_score is not None and best.score < self._min_score:
             return UNCERTAIN
         if best.label not in self._folders:
             name = folder_name(best.label)

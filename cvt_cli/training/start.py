@@ -2,6 +2,7 @@
 which images become its input."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,10 @@ from PIL import Image
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import UsageError
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.inference.scores import kind_of
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
+from cvt_cli.records import ScoreKind
 from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZE, IMAGE_SIZES
 from cvt_cli.training.augment import PADDED_CROP_UP_TO
 
@@ -59,7 +62,8 @@ def from_checkpoint(
     checkpoint: Checkpoint, labels: tuple[str, ...], image_size: int | None, seed: int
 ) -> Start:
     """A checkpoint's network; its last layer is replaced if it has other labels, or the same in
-    another order.
+    another order, or is a regression's. Warns if its scores are no softmax, as those of the result
+    are.
 
     Args:
         image_size: height and width of its input in pixels; None leaves the checkpoint's.
@@ -77,7 +81,14 @@ def from_checkpoint(
             f"{checkpoint.name} names no input size", hint="--image-size 224 gives one"
         )
     weights = {name: value.float() for name, value in checkpoint.model().state_dict().items()}
-    new_head = checkpoint.labels != labels
+    kind = kind_of(checkpoint)
+    new_head = checkpoint.labels != labels or kind is ScoreKind.RAW
+    if kind is not ScoreKind.SOFTMAX:
+        warnings.warn(
+            f"{checkpoint.name} has {kind} scores; what is trained here has one label for each "
+            "image, by softmax",
+            stacklevel=2,
+        )
     torch.manual_seed(seed)
     model = Cvt(dataclasses.replace(checkpoint.config, num_labels=len(labels)))
     if new_head:

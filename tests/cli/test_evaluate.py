@@ -108,7 +108,8 @@ def test_an_image_that_can_not_be_read_is_named_and_not_counted(run_cvt, model, 
     ("content", "message"),
     [
         ("image,label\na.png,tench\n", "does not name the columns path,label"),
-        ("path,label\na.png,\n", "line 2: without a path or a label"),
+        ("path,label\na.png,\n", "line 2: without a label"),
+        ("path,label\n,tench\n", "line 2: without a path"),
         ("path,label\n", "names no image"),
         ("path,label\ngoldfish/0.png,unicorn\n", "none of the 1 labels is the model's"),
         (None, "not readable as CSV"),
@@ -125,3 +126,53 @@ def test_a_folder_without_labels_is_refused(run_cvt, model, tmp_path):
     (tmp_path / "flat").mkdir()
     done = run_cvt("evaluate", "flat", "-m", model, expect=2)
     assert "no images in sub-folders" in done.stderr
+
+
+def test_several_labels_at_once(run_cvt, tiny_cvt, data, tmp_path):
+    model = tiny_cvt(problem_type="multi_label_classification")
+    done = run_cvt("evaluate", data, "-m", model, expect=2)
+    assert "--labels names a CSV file" in done.stderr
+    (tmp_path / "truth.csv").write_text(
+        "path,label\ngoldfish/0.png,tench\ngoldfish/0.png,goldfish\ngoldfish/1.png,\n"
+        "hammerhead/0.png,goldfish\nhammerhead/0.png,unicorn\n"
+    )
+    options = ("evaluate", data, "--labels", "truth.csv", "-m", model)
+    done = run_cvt(*options, "-f", "json", expect=0)
+    result = done.json()
+    assert result["count"] == 3 and result["run"]["scores"] == "sigmoid"
+    assert [each["label"] for each in result["unknown"]] == ["unicorn"]
+    found = predictions(run_cvt, model, data)
+    truth = {
+        "goldfish/0.png": "tench goldfish",
+        "goldfish/1.png": "",
+        "hammerhead/0.png": "goldfish",
+    }
+    expected = []
+    for label in ("tench", "goldfish"):
+        ranked = sorted(
+            truth,
+            key=lambda path: [
+                -each["score"] for each in found[str(data / path)] if each["label"] == label
+            ],
+        )
+        hits = [rank for rank, path in enumerate(ranked, 1) if label in truth[path].split()]
+        expected.append(sum(n / rank for n, rank in enumerate(hits, 1)) / len(hits))
+    precisions = [each["average_precision"] for each in result["labels"]]
+    assert precisions == [*map(pytest.approx, expected), None, None, None]
+    assert result["mean_average_precision"] == pytest.approx(sum(expected) / 2)
+    table = run_cvt(*options, "-o", "out.csv", expect=0)
+    assert "mean average precision" in table.stderr.splitlines()[-1]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert float(rows[0]["average_precision"]) == precisions[0]
+
+
+def test_one_label_by_folders(run_cvt, tiny_cvt, data):
+    model = tiny_cvt(labels=["goldfish"])
+    result = run_cvt("evaluate", data, "-m", model, "-f", "json", expect=0).json()
+    assert (result["count"], result["labels"][0]["count"]) == (6, 2)
+
+
+def test_a_regression_is_not_measured(run_cvt, tiny_cvt, data):
+    model = tiny_cvt(problem_type="regression")
+    done = run_cvt("evaluate", data, "-m", model, expect=2)
+    assert "is a regression" in done.stderr and len(done.stderr.splitlines()) == 1

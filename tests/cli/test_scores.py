@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunCvt
+from tests.labelled import save_split
 
 TinyCvt = Callable[..., Path]
 LABELS = ("cat", "dog", "bird", "fish", "frog", "newt", "toad")
@@ -85,3 +86,61 @@ def test_an_unknown_problem_is_one_line(run_cvt: RunCvt, several: Path, cat: Pat
     done = run_cvt("classify", cat.name, "-m", several, expect=3)
     assert "problem_type is 'detection'" in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+
+
+def test_explaining_a_label_of_several(run_cvt: RunCvt, several: Path, cat: Path) -> None:
+    options = ("-m", several, "--method", "attention", "--label", "dog", "-f", "json")
+    found = run_cvt("explain", cat.name, *options, expect=0).json()
+    arguments = ("-m", several, "-k", 7, "-f", "json", "--dtype", "float32")
+    (record,) = run_cvt("classify", cat.name, *arguments, expect=0).json()
+    (score,) = [each["score"] for each in record["predictions"] if each["label"] == "dog"]
+    assert found["score"] == pytest.approx(score, abs=1e-5)
+    assert found["scores"] == "sigmoid"
+
+
+def test_a_picture_that_explains_a_regression(run_cvt: RunCvt, regression: Path, cat: Path) -> None:
+    """Its number needs no room that a bar would have, and is drawn at whatever size it is."""
+    arguments = ("-m", regression, "--method", "attention", "-o", "why.png")
+    run_cvt("explain", cat.name, *arguments, expect=0)
+    assert (cat.parent / "why.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "words"),
+    [("multi_label_classification", "sigmoid: each label"), ("regression", "raw: the network's")],
+)
+def test_inspect_names_the_scores(
+    problem_type: str, words: str, run_cvt: RunCvt, tiny_cvt: TinyCvt
+) -> None:
+    model = tiny_cvt(problem_type=problem_type)
+    assert words in run_cvt("inspect", model, expect=0).stdout
+    found = run_cvt("inspect", model, tiny_cvt(), "--diff", "-f", "json", expect=0).json()
+    assert found["configuration"] == {"scores": [words.partition(":")[0], "softmax"]}
+
+
+def test_sorting_by_scores_without_bounds(run_cvt: RunCvt, tmp_path: Path) -> None:
+    for name in ("low", "high"):
+        (tmp_path / name).write_text(name)
+    text = "path,label,score,scores,error\nlow,age,-3.5,raw,\nhigh,age,41.5,raw,\n"
+    (tmp_path / "ages.csv").write_text(text)
+    run_cvt("sort", "ages.csv", "all", expect=0)
+    assert {path.name for path in (tmp_path / "all/age").iterdir()} == {"low", "high"}
+    run_cvt("sort", "ages.csv", "old", "--min-score", 40, expect=0)
+    assert [path.name for path in (tmp_path / "old/age").iterdir()] == ["high"]
+    (tmp_path / "shares.csv").write_text(text.replace("raw", "sigmoid"))
+    done = run_cvt("sort", "shares.csv", "none", "--min-score", 40, expect=2)
+    assert "--min-score 40" in done.stderr and not (tmp_path / "none").exists()
+
+
+def test_training_on_from_several_labels_makes_a_single_label_model(
+    run_cvt: RunCvt, tiny_cvt: TinyCvt, tmp_path: Path
+) -> None:
+    data = save_split(tmp_path / "data", train=4, val=2)
+    model = tiny_cvt(labels=("circle", "square"), problem_type="multi_label_classification")
+    options = ("-m", model, "-o", "mine", "--epochs", 1, "--image-size", 32, "--dtype", "float32")
+    done = run_cvt("train", data, *options, expect=0)
+    assert "sigmoid scores; what is trained here has one label" in done.stderr
+    written = json.loads((tmp_path / "mine/config.json").read_text())
+    assert written["problem_type"] == "single_label_classification"
+    (record, *_) = run_cvt("classify", data / "val", "-m", "mine", "-f", "json", expect=0).json()
+    assert sum(each["score"] for each in record["predictions"]) == pytest.approx(1, abs=1e-3)

@@ -236,14 +236,16 @@ def test_the_local_engines_records_byte_for_byte(
                 archive.add(photos / member, f"in/{member}")
     # The weights of a folder's model are sent to the workers.
     model = shutil.copytree(BUNDLED_FOLDER / BUNDLED_MODEL, tmp_path / "model")
+    # Several labels at once: the parts name the scores, and keep all that reach the threshold.
+    config = json.loads((model / "config.json").read_text())
+    several = config | {"problem_type": "multi_label_classification"}
+    (model / "config.json").write_text(json.dumps(several))
     inputs = ("photos", "a.tar", "none.png", "b.tar.gz")
     options = (
         "--columns",
         "width,sha256,index",
-        "-k",
-        12,  # there are four
         "--labels",
-        "cat,dog,ship,truck",
+        "cat,dog,ship,truck,frog,deer",
         "--threshold",
         0.2,
         "--image-size",
@@ -272,7 +274,7 @@ def test_the_local_engines_records_byte_for_byte(
         *(f"part-{number:06}.csv" for number in range(4)),
     }
     run = json.loads((tmp_path / "labels/_run.json").read_text())
-    assert run["outcome"] == "finished"
+    assert (run["outcome"], run["scores"], run["top_k"]) == ("finished", "sigmoid", 6)
     assert run["counts"] == {"inputs": 21, "errors": 5, "done_before": 0}
     assert (run["model"], run["dtype"], run["batch_size"]) == (str(model), "float32", 1)
     assert (run["engine"]["name"], run["engine"]["workers"]) == ("ray", 4)

@@ -107,6 +107,6 @@ def test_a_table_of_a_spreadsheet(tmp_path):
 
 def test_images_of_unknown_labels_are_counted(tmp_path):
     make(tmp_path, "a/x.jpg", *(f"unicorn/{number}.jpg" for number in range(3)))
-    known, (unknown,) = match(from_folders(tmp_path), LABELS)
+    known, (unknown,) = match(from_folders(tmp_path), LABELS, "model")
     assert [index for _, index in known] == [0]
     assert (unknown.label, unknown.count) == ("unicorn", 3)

@@ -142,7 +142,7 @@ def test_the_raw_map_is_as_it_was_made() -> None:
     label = Prediction("x", 0.12345678, 3)
     found = Explanation(values, 1, 16, (32, 48), (1, 2, 3, 4), (100, 80), label, (label,))
     assert found.to_dict() == {
-        **{"label": "x", "score": 0.123457, "index": 3},
+        **{"label": "x", "score": 0.123457, "scores": "softmax", "index": 3},
         **{"width": 100, "height": 80, "seen": [1, 2, 3, 4]},
         **{"input_size": [32, 48], "offset": 1, "step": 16, "map": [[0.123457, 2]]},
     }
