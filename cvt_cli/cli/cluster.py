@@ -21,7 +21,8 @@ from cvt_cli.records import Record
 from cvt_cli.system.text import counted, visible
 
 if TYPE_CHECKING:
-    from cvt_cli.distributed.parts import Part, PartFolder
+    from cvt_cli.distributed.part_folder import PartFolder
+    from cvt_cli.distributed.parts import Part
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Inputs whose records are one file.
@@ -108,8 +109,13 @@ def run(
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.
         typer.Exit: with the code that says so if an input could not be read.
     """
-    from cvt_cli.distributed.parts import PartFolder, left_of, parts_of
-    from cvt_cli.distributed.ray import Cluster, Job, Workers
+    from cvt_cli.distributed import execution
+    from cvt_cli.distributed.connection import Cluster
+    from cvt_cli.distributed.layout import Workers
+    from cvt_cli.distributed.part_folder import PartFolder
+    from cvt_cli.distributed.parts import parts_of
+    from cvt_cli.distributed.resumption import left_of
+    from cvt_cli.distributed.stages import Job
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.inference.classifier import describe, indexes_of
@@ -141,17 +147,17 @@ def run(
     with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
             Job(
-                checkpoint,
-                compute.device,
-                compute.dtype,
-                compute.batch_size,
-                reader,
-                tuple(output.only),
-                shape.top_k,
-                output.threshold,
-                shape.columns,
-                images.search,
-                model.offline,
+                checkpoint=checkpoint,
+                device=compute.device,
+                dtype=compute.dtype,
+                batch_size=compute.batch_size,
+                reader=reader,
+                only=tuple(output.only),
+                top_k=shape.top_k,
+                threshold=output.threshold,
+                columns=shape.columns,
+                search=images.search,
+                offline=model.offline,
             ),
             Workers(*parse_workers(scale.workers), scale.gpus_per_worker),
         )
@@ -210,7 +216,14 @@ def run(
             }
 
         try:
-            cluster.run(parts, job, layout, on_record, lambda part: folder.write(part, description))
+            execution.run(
+                cluster,
+                parts,
+                job,
+                layout=layout,
+                on_record=on_record,
+                on_part=lambda part: folder.write(part, description),
+            )
             done = facts("finished")
             _finish(folder, done, parts)
         except KeyboardInterrupt:

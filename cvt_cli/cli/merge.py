@@ -13,7 +13,8 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
-from cvt_cli.distributed.parts import RUN, SUCCESS, LocalFolder, RemoteFolder, open_folder
+from cvt_cli.distributed.folders import LocalFolder, RemoteFolder, open_folder
+from cvt_cli.distributed.part_folder import RUN, SUCCESS
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import (
     ROW_FORMATS,

@@ -34,26 +34,12 @@ from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
+from cvt_cli.distributed import execution
+from cvt_cli.distributed.collection import CHANGED, DIED, FAULTS, Collector
+from cvt_cli.distributed.layout import Layout, Workers, lay_out
 from cvt_cli.distributed.parts import Part
-from cvt_cli.distributed.ray import (
-    _RECORD,
-    CHANGED,
-    DIED,
-    FAULTS,
-    Job,
-    Workers,
-    _classifier,
-    _Collector,
-    _decode,
-    _inputs_per_task,
-    _Layout,
-    _Loads,
-    _members,
-    _Shipped,
-    _tables,
-    _Worker,
-)
-from cvt_cli.distributed.ray import Cluster as Engine
+from cvt_cli.distributed.stages import Job, Loads, Shipped, Worker, _classifier, decode, members
+from cvt_cli.distributed.task_tables import RECORD_SCHEMA, inputs_per_task, tables
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.find import Search
 from cvt_cli.images.reading import ImageReader
@@ -331,7 +317,7 @@ def test_a_worker_and_a_node_that_are_lost(
     with run_cvt.start(*command) as process:
         wait_for(lambda: parts(labels), process)
         # The network's process, of which there are three, and one that decodes, if one does now.
-        decoding = processes(ray_folder, "ray::MapBatches(_decode)")
+        decoding = processes(ray_folder, "ray::MapBatches(decode)")
         for victim in (processes(ray_folder, "ray::MapWorker")[0], *decoding[:1]):
             os.kill(victim, signal.SIGKILL)
         cluster.remove_node(node, allow_graceful=False)
@@ -422,7 +408,7 @@ def test_images_that_kill_their_worker_each_time(
 
 def answer(*rows: dict[str, object]) -> pa.Table:
     return pa.Table.from_pylist(
-        [{"part": 0, "path": b"", "error": "no image", **row} for row in rows], _RECORD
+        [{"part": 0, "path": b"", "error": "no image", **row} for row in rows], RECORD_SCHEMA
     )
 
 
@@ -432,7 +418,7 @@ def answer(*rows: dict[str, object]) -> pa.Table:
 )
 def test_an_archive_that_was_not_read_to_its_end(members: list[str] | None, then: str) -> None:
     part, done = Part(0, ["a.tar"], is_archive=True), []
-    collector = _Collector(
+    collector = Collector(
         [part], (), lambda record: None, lambda part: done.extend(part.in_order())
     )
     assert collector.rows() == [(0, None, "a.tar", True)]
@@ -451,8 +437,8 @@ def test_an_archive_that_was_not_read_to_its_end(members: list[str] | None, then
 def test_exceptions_on_workers_and_nothing_else() -> None:
     paths = list(map(str, range(2 * FAULTS)))
 
-    def collector() -> _Collector:
-        return _Collector([Part(0, paths)], ("cat",), lambda record: None, lambda part: None)
+    def collector() -> Collector:
+        return Collector([Part(0, paths)], ("cat",), lambda record: None, lambda part: None)
 
     def bad(position: int) -> pa.Table:
         return answer({"position": position, "error": None, "fault": "OSError: no"})
@@ -479,7 +465,7 @@ def test_exceptions_on_workers_and_nothing_else() -> None:
 
 
 def test_who_may_load_the_model_again() -> None:
-    loads = _Loads(2)
+    loads = Loads(2)
     for worker in "ab":
         assert loads.begin(worker)
         loads.end(worker)
@@ -495,7 +481,7 @@ def test_who_may_load_the_model_again() -> None:
     assert loads.give_up("b")
     assert not loads.begin("c")
 
-    other = _Loads(2)
+    other = Loads(2)
     assert all(other.begin("a") for _ in range(9))
     other.end("a")
     assert not other.give_up("b")
@@ -505,14 +491,26 @@ def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(resolve(BUNDLED_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     only = ("cat", "dog")
-    job = Job(checkpoint, "cpu", "bfloat16", 3, reader, only, 1, 0.0, (), Search(), True)
+    job = Job(
+        checkpoint=checkpoint,
+        device="cpu",
+        dtype="bfloat16",
+        batch_size=3,
+        reader=reader,
+        only=only,
+        top_k=1,
+        threshold=0.0,
+        columns=(),
+        search=Search(),
+        offline=True,
+    )
     threads: list[int] = []
     monkeypatch.setattr("ray.get", lambda model: model)
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     for name in ("OMP_WAIT_POLICY", SPIN_COUNT):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
-    classifier = _classifier(job, _Shipped.of(checkpoint.files, True), 5)
+    classifier = _classifier(job, Shipped.of(checkpoint.files, True), 5)
     assert (threads, os.environ[SPIN_COUNT]) == ([5], FEW)
     assert (classifier.device.type, str(classifier.dtype)) == ("cpu", "torch.bfloat16")
     assert classifier.batch_size == 3
@@ -522,22 +520,37 @@ def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_relative_names_are_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     save_tars(tmp_path / "tars", 1, 2)
-    names = _members("00.tar", Search(), str(tmp_path / "tars"))
+    names = members("00.tar", Search(), str(tmp_path / "tars"))
     assert names == ["00.tar::./0000.png", "00.tar::./0001.png"]
 
 
 def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
-    (table,) = _tables([(0, 0, cat.name, False), (0, 1, cat.name, False)], 2)
+    (table,) = tables([(0, 0, cat.name, False), (0, 1, cat.name, False)], 2)
     checkpoint = load(resolve(BUNDLED_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
-    common = (reader, Search(), 2, (), str(cat.parent))
-    (images,) = _decode(table, *common, version=__version__)
+    common: dict[str, Any] = {
+        **{"reader": reader, "search": Search(), "batch_size": 2, "columns": ()},
+        "folder": str(cat.parent),
+    }
+    (images,) = decode(table, **common, version=__version__)
     assert images.column("pixels").null_count == 0
-    job = Job(checkpoint, "cpu", "float32", 2, reader, (), 1, 0.0, (), Search(), True)
-    worker: Any = object.__new__(_Worker)
+    job = Job(
+        checkpoint=checkpoint,
+        device="cpu",
+        dtype="float32",
+        batch_size=2,
+        reader=reader,
+        only=(),
+        top_k=1,
+        threshold=0.0,
+        columns=(),
+        search=Search(),
+        offline=True,
+    )
+    worker: Any = object.__new__(Worker)
     worker._job, worker._fault = replace(job, version="0.0.0"), None
-    for answer in (next(_decode(table, *common, version="0.0.0")), worker(images)):
+    for answer in (next(decode(table, **common, version="0.0.0")), worker(images)):
         assert [row["position"] for row in answer.to_pylist()] == [0, 1]
         for row in answer.to_pylist():
             assert f"has cvt {__version__}, the run is 0.0.0's" in row["fault"]
@@ -548,7 +561,7 @@ def test_a_record_that_comes_twice_is_taken_once() -> None:
     finished: list[list[str]] = []
     parts = [Part(0, ["a", "b"]), Part(1, ["c"]), Part(2, ["d"])]
     parts[2].records[0] = Record("d", error="no such file")
-    collector = _Collector(
+    collector = Collector(
         parts,
         (),
         lambda record: came.append(record.path),
@@ -563,6 +576,30 @@ def test_a_record_that_comes_twice_is_taken_once() -> None:
     assert not parts[0].records  # nobody keeps a billion of them
 
 
+@pytest.fixture
+def run_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`execution.run` of one part, with a stream of tables in place of Ray."""
+
+    def run(
+        stream: Callable[..., Iterator[pa.Table]], count: int, on_part: Callable[[Part], None]
+    ) -> None:
+        monkeypatch.setattr(execution, "_stream", stream)
+        monkeypatch.setattr(execution, "_list_members", lambda *_: None)
+        job: Any = SimpleNamespace(
+            batch_size=16, checkpoint=SimpleNamespace(labels=("cat",)), search=None
+        )
+        execution.run(
+            cluster=None,  # type: ignore[arg-type]
+            parts=[Part(0, list(map(str, range(count))))],
+            job=job,
+            layout=Layout(1, 1, 0, 1, 4),
+            on_record=lambda record: None,
+            on_part=on_part,
+        )
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("poison", "passes"),
     [
@@ -573,15 +610,15 @@ def test_a_record_that_comes_twice_is_taken_once() -> None:
     ],
 )
 def test_what_dies_with_others_is_done_again(
-    poison: Sequence[int], passes: list[tuple[int, int, int]]
+    poison: Sequence[int], passes: list[tuple[int, int, int]], run_on: Callable[..., None]
 ) -> None:
     came = []
 
     def stream(
-        rows: Sequence[Any], job: object, layout: object, size: int, retries: int
+        _: object, rows: Sequence[Any], job: object, *, per_task: int, retries: int, **more: object
     ) -> Iterator[pa.Table]:
-        came.append((len(rows), size, retries))
-        for table in _tables(rows, size):
+        came.append((len(rows), per_task, retries))
+        for table in tables(rows, per_task):
             positions = table.column("position").to_pylist()
             if not set(positions) & set(poison):
                 yield answer(*({"position": i, "error": None} for i in positions))
@@ -593,8 +630,8 @@ def test_what_dies_with_others_is_done_again(
     assert len(errors) == 1000
 
 
-def test_nothing_but_exceptions_to_the_end() -> None:
-    def stream(rows: Sequence[Any], *_: object) -> Iterator[pa.Table]:
+def test_nothing_but_exceptions_to_the_end(run_on: Callable[..., None]) -> None:
+    def stream(_: object, rows: Sequence[Any], *more: object, **__: object) -> Iterator[pa.Table]:
         yield answer(*({"position": row[1], "fault": "OSError: no"} for row in rows))
 
     parts: list[Part] = []
@@ -603,22 +640,9 @@ def test_nothing_but_exceptions_to_the_end() -> None:
     assert not parts
 
 
-def run_on(
-    stream: Callable[..., Iterator[pa.Table]], count: int, on_part: Callable[[Part], None]
-) -> None:
-    """`Cluster.run` of one part, with that in place of Ray."""
-    engine: Any = object.__new__(Engine)
-    engine._stream, engine._list_members = stream, lambda parts, search: None
-    job: Any = SimpleNamespace(
-        batch_size=16, checkpoint=SimpleNamespace(labels=("cat",)), search=None
-    )
-    part = Part(0, list(map(str, range(count))))
-    engine.run([part], job, _Layout(1, 1, 0, 1, 4), lambda record: None, on_part)
-
-
 def test_what_went_wrong_before_is_not_why_it_is_given_up() -> None:
     done: list[str | None] = []
-    collector = _Collector(
+    collector = Collector(
         [Part(0, ["a", "b"])], (), lambda record: done.append(record.error), lambda part: None
     )
     collector.take(answer({"position": 0, "fault": "OSError: no"}))
@@ -631,43 +655,40 @@ def test_what_went_wrong_before_is_not_why_it_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("nodes", "device", "workers", "expected"),
     [
-        ([(2, 0)], "auto", Workers(), _Layout(1, 1, 0, 2, 2)),
-        ([(16, 0), (8, 0)], "cpu", Workers(), _Layout(6, 6, 0, 4, 24)),
-        ([(4, 0), (4, 0)], "auto", Workers(1, 1), _Layout(1, 1, 0, 4, 8)),
-        ([(4, 0), (2, 0)], "auto", Workers(2, 3), _Layout(2, 3, 0, 2, 6)),
-        ([(2, 0)], "auto", Workers(4, 4), _Layout(4, 4, 0, 1, 2)),
-        ([(8, 2), (8, 1), (4, 0)], "auto", Workers(), _Layout(3, 3, 1, 6, 20)),
-        ([(8, 2)], "cuda", Workers(gpus=0.5), _Layout(4, 4, 0.5, 2, 8)),
-        ([(8, 2)], "cpu", Workers(), _Layout(2, 2, 0, 4, 8)),
-        ([(8, 2)], "auto", Workers(gpus=0), _Layout(2, 2, 0, 4, 8)),
+        ([(2, 0)], "auto", Workers(), Layout(1, 1, 0, 2, 2)),
+        ([(16, 0), (8, 0)], "cpu", Workers(), Layout(6, 6, 0, 4, 24)),
+        ([(4, 0), (4, 0)], "auto", Workers(1, 1), Layout(1, 1, 0, 4, 8)),
+        ([(4, 0), (2, 0)], "auto", Workers(2, 3), Layout(2, 3, 0, 2, 6)),
+        ([(2, 0)], "auto", Workers(4, 4), Layout(4, 4, 0, 1, 2)),
+        ([(8, 2), (8, 1), (4, 0)], "auto", Workers(), Layout(3, 3, 1, 6, 20)),
+        ([(8, 2)], "cuda", Workers(gpus=0.5), Layout(4, 4, 0.5, 2, 8)),
+        ([(8, 2)], "cpu", Workers(), Layout(2, 2, 0, 4, 8)),
+        ([(8, 2)], "auto", Workers(gpus=0), Layout(2, 2, 0, 4, 8)),
         ([(8, 0)], "cuda", Workers(), "this cluster has no GPU"),
         ([(8, 1), (8, 1)], "auto", Workers(gpus=2), "no node of this cluster has 2 GPUs"),
         ([(0, 0)], "auto", Workers(), "this cluster has no CPU to work with"),
     ],
 )
 def test_the_layout_of_a_cluster(
-    nodes: list[tuple[int, int]], device: str, workers: Workers, expected: _Layout | str
+    nodes: list[tuple[int, int]], device: str, workers: Workers, expected: Layout | str
 ) -> None:
-    cluster: Any = object.__new__(Engine)
     # A node that has none of something does not name it.
-    cluster._nodes = lambda: [
-        {"Resources": {key: float(n) for key, n in zip(("CPU", "GPU"), node, strict=True) if n}}
-        for node in nodes
+    resources = [
+        {key: float(n) for key, n in zip(("CPU", "GPU"), node, strict=True) if n} for node in nodes
     ]
-    job: Any = SimpleNamespace(device=device)
     if isinstance(expected, str):
         with pytest.raises(UsageError, match=expected):
-            cluster._layout(job, workers)
+            lay_out(resources, device, workers)
     else:
-        assert cluster._layout(job, workers) == expected
+        assert lay_out(resources, device, workers) == expected
 
 
 def test_inputs_of_a_task() -> None:
     # Whole batches, no more than some hundreds, and every core has four tasks at least.
-    assert _inputs_per_task(10**6, 64, 8) == 512
-    assert _inputs_per_task(1000, 16, 4) == 64
-    assert _inputs_per_task(10, 16, 4) == 16
-    assert _inputs_per_task(3, 1, 4) == 1
+    assert inputs_per_task(10**6, 64, 8) == 512
+    assert inputs_per_task(1000, 16, 4) == 64
+    assert inputs_per_task(10, 16, 4) == 16
+    assert inputs_per_task(3, 1, 4) == 1
 
 
 def test_tasks_of_one_archive_or_of_files() -> None:
@@ -680,8 +701,8 @@ def test_tasks_of_one_archive_or_of_files() -> None:
         (2, 7, "y.tar", True),
         (3, 0, "d", False),
     ]
-    tables = [table.to_pylist() for table in _tables(rows, 2)]
-    assert [[(row["part"], row["position"]) for row in table] for table in tables] == [
+    found = [table.to_pylist() for table in tables(rows, 2)]
+    assert [[(row["part"], row["position"]) for row in table] for table in found] == [
         [(0, 0), (0, 1)],
         [(0, 2)],
         [(1, None)],
@@ -751,7 +772,7 @@ def test_workers_that_can_not_load_the_model_again(
     wait_for(lambda: not processes(ray_folder, "ray::Map"))  # those of other tests
     command = on_ray(*inputs, "-b", 16, "-o", labels, "--workers", 2, address=cluster.address)
     with run_cvt.start(*command) as process:
-        works = "ray::MapWorker(MapBatches(_Worker)).submit"
+        works = "ray::MapWorker(MapBatches(Worker)).submit"
         working: list[int] = []
         wait_for(lambda: working.extend(processes(ray_folder, works)) or working, process)
         victim = working[0]
@@ -784,28 +805,42 @@ GPU_JOB = """if True:
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.distributed.parts import Part
-    from cvt_cli.distributed import ray
-    from cvt_cli.distributed.ray import Cluster, Job, Workers
+    from cvt_cli.distributed import connection, execution
+    from cvt_cli.distributed.layout import Workers
+    from cvt_cli.distributed.stages import Job
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.images.source import Search
 
-    ray.PATIENCE_SECONDS = 0
-    ray.RETRIES = 0  # the first death counts
+    connection.PATIENCE_SECONDS = 0
+    connection.RETRIES = execution.RETRIES = 0  # the first death counts
     address, *paths = sys.argv[1:]
     checkpoint = load(resolve("cvt-tiny-cifar10"))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
-    job = Job(checkpoint, "cpu", "float32", 1, reader, (), 1, 0.0, (), Search(), False)
+    job = Job(
+        checkpoint=checkpoint,
+        device="cpu",
+        dtype="float32",
+        batch_size=1,
+        reader=reader,
+        only=(),
+        top_k=1,
+        threshold=0.0,
+        columns=(),
+        search=Search(),
+        offline=False,
+    )
     signal.signal(signal.SIGTERM, interrupted := lambda *_: None)
-    with Cluster(address, False) as cluster:
+    with connection.Cluster(address, False) as cluster:
         assert signal.getsignal(signal.SIGTERM) is interrupted  # not Ray's
         job, layout = cluster.settle(job, Workers())
         layout = replace(layout, gpus=0.5)
-        cluster.run(
+        execution.run(
+            cluster,
             [Part(0, paths)],
             job,
-            layout,
-            lambda record: print(record.path, record.error),
-            lambda part: None,
+            layout=layout,
+            on_record=lambda record: print(record.path, record.error),
+            on_part=lambda part: None,
         )
 """
 

@@ -1,0 +1,151 @@
+"""Where records come together, in any order, until each part has all of its own."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from cvt_cli.distributed.folders import KEPT
+from cvt_cli.distributed.parts import Part
+from cvt_cli.distributed.task_tables import Row
+from cvt_cli.errors import CvtError, ModelError
+from cvt_cli.output.delimited import score_text
+from cvt_cli.records import Prediction, Record
+
+# So often something may go wrong with what is done together before anything goes well.
+FAULTS = 20
+DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
+CHANGED = "the archive is another one each time it is read"
+
+
+class Collector:
+    """Where records come together, in any order, and maybe twice."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        labels: Sequence[str],
+        on_record: Callable[[Record], None],
+        on_part: Callable[[Part], None],
+    ) -> None:
+        self._labels = labels
+        self._on_record = on_record
+        self._on_part = on_part
+        self._unfinished = {part.index: part for part in parts}
+        # What went wrong, by part and position; how often; whether an image was ever classified.
+        self._faults: dict[tuple[int, int | None], str] = {}
+        self._faulty = 0
+        self._came = False
+        for part in parts:
+            for record in part.in_order():
+                on_record(record)
+            if part.is_complete:
+                self._finish(part)
+
+    def rows(self) -> list[Row]:
+        """What is still to do."""
+        return [row for part in self._unfinished.values() for row in rows_of(part)]
+
+    def unfinished(self) -> list[Part]:
+        """The parts that lack records."""
+        return list(self._unfinished.values())
+
+    def unlisted(self) -> list[Part]:
+        """Those of archives of which nobody knows what is in them."""
+        return [part for part in self.unfinished() if part.is_archive and part.members is None]
+
+    def forget(self) -> None:
+        """What went wrong is tried again."""
+        self._faults.clear()
+
+    def take(self, table: pa.Table) -> None:
+        """What a worker made of some inputs.
+
+        Args:
+            table: of the schema `RECORD_SCHEMA`.
+
+        Raises:
+            CvtError: if again and again something went wrong and never all well.
+            ModelError: if no worker has the model any more.
+        """
+        rows = table.to_pylist()
+        for row in rows:
+            if row["final"]:
+                raise ModelError(row["fault"], hint=KEPT)
+            self._take(row)
+        self._faulty += any(row["fault"] is not None for row in rows)
+        if self._faulty >= FAULTS:
+            self.check()
+
+    def _take(self, row: dict[str, Any]) -> None:
+        part = self._unfinished.get(row["part"])
+        if part is None or row["position"] in part.records:
+            return
+        if row["members"] is not None:
+            part.size = row["members"]
+        elif row["fault"] is not None:
+            self._faults[row["part"], row["position"]] = row["fault"]
+        else:
+            self._came |= row["error"] is None
+            self._add(part, row["position"], record_of(row, self._labels))
+        if part.is_complete:
+            self._finish(part)
+
+    def check(self) -> None:
+        """Raises: CvtError, if something went wrong and nothing all well."""
+        if self._faults and not self._came:
+            reason = min(self._faults.values())
+            raise CvtError(f"the workers could classify nothing: {reason}")
+
+    def give_up(self, parts: Iterable[Part]) -> None:
+        """Error records for what went wrong each time, or what no worker survived."""
+        for part in parts:
+            for position, record in lost_records(part):
+                reason = self._faults.get((part.index, position))
+                self._add(part, position, replace(record, error=reason) if reason else record)
+            self._finish(part)
+
+    def _add(self, part: Part, position: int, record: Record) -> None:
+        part.records[position] = record
+        self._on_record(record)
+
+    def _finish(self, part: Part) -> None:
+        self._on_part(self._unfinished.pop(part.index))
+        part.records.clear()
+
+
+def rows_of(part: Part) -> Iterator[Row]:
+    """What is still to do of a part."""
+    if part.size is None:
+        yield part.index, None, part.paths[0], True
+    for position in part.missing():
+        path = part.paths[0 if part.is_archive else position]
+        yield part.index, position, path, part.is_archive
+
+
+def record_of(row: dict[str, Any], labels: Sequence[str]) -> Record:
+    """Make a record of a row of the schema `RECORD_SCHEMA`."""
+    best = zip(row["indexes"] or (), row["scores"] or (), strict=True)
+    columns = json.loads(row["columns"] or "{}")
+    return Record(
+        os.fsdecode(row["path"]),
+        tuple(
+            Prediction(labels[index], float(score_text(score, columns)), index)
+            for index, score in best
+        ),
+        row["error"],
+        columns,
+    )
+
+
+def lost_records(part: Part) -> list[tuple[int, Record]]:
+    """Error records for what no worker survived. Where nobody knows the names of the images that
+    are missing, their archive has one for all."""
+    if part.is_archive and part.members is None:
+        return [(part.following, Record(part.paths[0], error=DIED))]
+    if part.size is not None and part.size < part.following:
+        return [(part.following, Record(part.paths[0], error=CHANGED))]
+    return [(i, Record(part.name(i), error=DIED)) for i in part.missing()]

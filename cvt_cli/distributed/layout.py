@@ -1,0 +1,73 @@
+"""How the work is laid out on the machines of a cluster."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cvt_cli.errors import UsageError
+
+# Cores to one worker without a GPU, where nobody says how many workers there are to be.
+CORES_PER_WORKER = 4
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The pool of actors.
+
+    Attributes:
+        fewest, most: how many; None for what suits the cluster.
+        gpus: of each, maybe a part of one; None for one where the cluster has any.
+    """
+
+    fewest: int | None = None
+    most: int | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the job is on this cluster."""
+
+    fewest: int
+    most: int
+    gpus: float
+    threads: int
+    cores: int
+
+    def facts(self) -> dict[str, int | float]:
+        """For a record of the run."""
+        return {
+            "workers": self.most,
+            "fewest_workers": self.fewest,
+            "gpus_per_worker": self.gpus,
+            "threads_per_worker": self.threads,
+            "cores": self.cores,
+        }
+
+
+def lay_out(nodes: Sequence[Mapping[str, float]], device: str, workers: Workers) -> Layout:
+    """Spread the work over a cluster.
+
+    Args:
+        nodes: the resources of each, as Ray counts them; what a node has none of is not named.
+        device: "auto", or what the network is to run on.
+        workers: what was asked for.
+
+    Raises:
+        UsageError: if the cluster has not got it.
+    """
+    core_count = int(sum(node.get("CPU", 0) for node in nodes))
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    wants_gpu = device.startswith("cuda") or (device == "auto" and gpus > 0)
+    each = workers.gpus if workers.gpus is not None else float(wants_gpu)
+    if each > 0 and gpus == 0:
+        raise UsageError("this cluster has no GPU", hint="--device cpu does without")
+    if each > max(node.get("GPU", 0) for node in nodes):
+        raise UsageError(
+            f"no node of this cluster has {each:g} GPUs", hint="--gpus-per-worker asks for less"
+        )
+    if core_count == 0:
+        raise UsageError("this cluster has no CPU to work with")
+    suits = int(gpus / each) if each else max(1, core_count // CORES_PER_WORKER)
+    most = workers.most or suits
+    threads = max(1, min(core_count // most, int(max(node.get("CPU", 0) for node in nodes))))
+    return Layout(workers.fewest or most, most, each, threads, core_count)

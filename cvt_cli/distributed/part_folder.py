@@ -1,0 +1,211 @@
+"""The output of a run on many machines: a folder of parts, each whole or absent.
+
+`part-000007.csv` has the records of some consecutive inputs, in order. `_run.json` says what was
+run, and `_SUCCESS`, which comes last, that nothing is missing.
+"""
+
+import io
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cvt_cli.distributed.folders import LocalFolder, open_folder
+from cvt_cli.distributed.parts import Part
+from cvt_cli.errors import Finished, UsageError
+from cvt_cli.images.source import one_line
+from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
+from cvt_cli.records import Record, RecordShape
+from cvt_cli.system.text import what_differs
+
+SUCCESS = "_SUCCESS"
+RUN = "_run.json"
+# Not part-7.csv, as the shards of a run without Ray may be called.
+_PART = re.compile(r"part-(\d{6,})\.([a-z]+)")
+
+
+class PartFolder:
+    """Where the parts are.
+
+    Args:
+        where: a folder on this machine, or an address that fsspec takes (`s3://bucket/labels`).
+        format_: the name of the parts' format, and their suffix.
+        writer: of that format.
+        shape: what a record has room for.
+
+    Raises:
+        UsageError: if the address makes no sense, or needs a package that is not installed.
+    """
+
+    def __init__(self, where: str, format_: str, writer: WriterClass, shape: RecordShape) -> None:
+        self.where = where.rstrip("/") or "/"
+        self._format = format_
+        self._writer = writer
+        self._shape = shape
+        self._files = open_folder(self.where)
+        # Records and errors, by the number of the part.
+        self._written: dict[int, tuple[int, int]] = {}
+
+    def check_free(self, resume: bool, overwrite: bool) -> None:
+        """Before anything is started.
+
+        Raises:
+            Finished: if nothing is left to resume.
+            UsageError: if the folder holds what nobody said to replace.
+            CvtError: if it can't be had.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite exclude each other")
+        names = self._files.names()
+        if SUCCESS in names and not overwrite:
+            if resume:
+                raise Finished(self.where)
+            raise UsageError(
+                f"{self.where} holds the labels of a run", hint="--overwrite replaces it"
+            )
+        if RUN in names and not resume and not overwrite:
+            raise UsageError(
+                f"{self.where} holds a run that was interrupted",
+                hint="--resume takes it up, --overwrite starts anew",
+            )
+        if RUN not in names and any(map(_PART.fullmatch, names)) and not overwrite:
+            raise UsageError(
+                f"{self.where} holds parts, and no {RUN} that says of which run",
+                hint="--overwrite replaces them",
+            )
+        if names and not any(map(_is_ours, names)):
+            raise UsageError(f"{self.where} is not empty", hint="name a folder of its own")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No other run on this machine may write here meanwhile.
+
+        Raises:
+            UsageError: if one does.
+            CvtError: if nothing can be written there.
+        """
+        if not isinstance(self._files, LocalFolder):
+            yield
+            return
+        with self._files.lock() as ours:
+            if not ours:
+                raise UsageError(
+                    f"another run writes to {self.where}", hint="name a folder of its own"
+                )
+            yield
+
+    def begin(self, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        """Take the folder into use: what a run left that is not taken up goes.
+
+        Args:
+            run: what records depend on.
+
+        Raises:
+            UsageError: if the run that is to be taken up was another; as `check_free`.
+            CvtError: if nothing can be written there.
+        """
+        self.check_free(resume, overwrite)  # others may have been here since
+        names = self._files.names()
+        if resume and RUN in names:
+            self._check_run(run)
+        elif overwrite:
+            # What says that it is whole goes first, and last what says of which run it is.
+            order = {SUCCESS: 0, RUN: 2}
+            for name in sorted(filter(_is_ours, names), key=lambda name: order.get(name, 1)):
+                self._files.delete(name)
+        self.write_run(run)
+
+    def _check_run(self, run: Mapping[str, Any]) -> None:
+        try:
+            with self._files.open(RUN) as file:
+                before = json.load(file)
+            if not isinstance(before, dict):
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                f"{self.where} can't be resumed: {RUN} is corrupt", hint="--overwrite starts anew"
+            ) from None
+        for key in sorted(run):
+            if run[key] != before.get(key):
+                raise UsageError(
+                    f"{self.where} is from a run with another {key.replace('_', '-')}: "
+                    f"{what_differs(before.get(key), run[key])}",
+                    hint="repeat the options of then, or start anew with --overwrite",
+                )
+
+    def clear(self) -> None:
+        """Delete what is ours. Raises: CvtError."""
+        for name in sorted(filter(_is_ours, self._files.names()), key=lambda name: name == RUN):
+            self._files.delete(name)
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Say what is run. Raises: CvtError."""
+        self._files.write(RUN, (json.dumps(run, indent=2) + "\n").encode())
+
+    def finished(self) -> Iterator[tuple[int, Iterator[Record]]]:
+        """The parts that are there: number and records of each.
+
+        Raises:
+            UsageError: if one is no such part.
+        """
+        for index, name in self._parts():
+            yield index, self._records(name)
+
+    def _parts(self) -> Iterator[tuple[int, str]]:
+        for name in sorted(self._files.names()):
+            found = _PART.fullmatch(name)
+            if found and found[2] == self._format:
+                yield int(found[1]), name
+
+    def _records(self, name: str) -> Iterator[Record]:
+        assert issubclass(self._writer, RowWriter)
+        try:
+            with self._files.open(name) as file:
+                yield from self._writer.documents(file)
+        # OSError: what pyarrow makes of pages that can't be unpacked.
+        except (ValueError, OSError) as error:
+            raise UsageError(
+                f"{self.where}/{name} can't be resumed: {one_line(error)}",
+                hint="delete it, and its inputs are done again",
+            ) from None
+
+    def write(self, part: Part, run: Mapping[str, Any]) -> None:
+        """Write a part, whole or not at all. Raises: CvtError."""
+        errors = sum(record.error is not None for record in part.records.values())
+        # Before: an interruption may come between the two.
+        self._written[part.index] = len(part.records), errors
+        name = f"part-{part.index:06d}.{self._format}"
+        self._files.write(name, self._document(part.in_order(), run))
+
+    def written(self) -> tuple[int, int]:
+        """How many records are in parts written by this process, and how many of them are errors.
+
+        Raises:
+            CvtError: if the folder can't be read.
+        """
+        there = [self._written.get(index, (0, 0)) for index, _ in self._parts()]
+        return sum(count for count, _ in there), sum(errors for _, errors in there)
+
+    def _document(self, records: Iterable[Record], run: Mapping[str, Any]) -> bytes:
+        if issubclass(self._writer, ConvertedWriter):
+            with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+                path = Path(folder) / "part"
+                self._writer.convert(records, path, self._shape, run)
+                return path.read_bytes()
+        text = io.StringIO(newline="")
+        writer = self._writer(text, self._shape)
+        writer.write(records)
+        writer.close()
+        return text.getvalue().encode("utf-8", "backslashreplace")
+
+    def finish(self, run: Mapping[str, Any]) -> None:
+        """Say that nothing is missing. Raises: CvtError."""
+        self.write_run(run)
+        self._files.write(SUCCESS, b"")
+
+
+def _is_ours(name: str) -> bool:
+    return name in (SUCCESS, RUN) or _PART.fullmatch(name) is not None

@@ -1,0 +1,76 @@
+"""What a run that is taken up has still to do."""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+
+from cvt_cli.distributed.part_folder import PartFolder
+from cvt_cli.distributed.parts import Part, parts_of
+from cvt_cli.images.source import Bytes, Source, failing
+from cvt_cli.records import as_written
+
+
+def left_of(
+    parts: Sequence[Part], folder: PartFolder, size: int
+) -> tuple[Sequence[Part], int, int]:
+    """What a run that is taken up has to do. Warns where the inputs have changed since: then those
+    without a record are in parts behind the others.
+
+    Args:
+        parts: of all inputs.
+        size: inputs in a part, at most.
+
+    Returns:
+        The parts to do; how many records there are; how many of them are errors.
+
+    Raises:
+        UsageError: if a file of the folder is no part.
+    """
+    left = {part.index: part for part in parts}
+    count = errors = 0
+    for index, records in folder.finished():
+        there = list(records)
+        part = left.get(index)
+        if part is None or not part.has_records_of([as_written(each.path) for each in there]):
+            warnings.warn(
+                "the inputs have changed since: doing those without a record, in parts that come "
+                "last",
+                stacklevel=2,
+            )
+            known, count, errors, following = known_inputs(folder)
+            return list(parts_of(_inputs(parts), size, known, following)), count, errors
+        del left[index]
+        count += len(there)
+        errors += sum(each.error is not None for each in there)
+    return list(left.values()), count, errors
+
+
+def _inputs(parts: Iterable[Part]) -> Iterator[Source]:
+    for part in parts:
+        for position, path in enumerate(part.paths):
+            known = part.records.get(position)
+            if known is not None and known.error is not None:
+                yield failing(path, known.error)
+            else:  # nobody opens it
+                yield Source(path, Bytes(b""), is_archive=part.is_archive)
+
+
+def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
+    """What finished parts have.
+
+    Returns:
+        The inputs with a record, as output files write them, and `archive::` for its members; how
+        many records; how many of them are errors; the number of the next part.
+    """
+    known: set[str] = set()
+    count = errors = following = 0
+    for index, records in folder.finished():
+        following = max(following, index + 1)
+        for record in records:
+            count += 1
+            errors += record.error is not None
+            path = as_written(record.path)
+            known.add(path)
+            # Of an archive there are all images in a part, or none.
+            known.update(path[: end.end()] for end in re.finditer("::", path))
+    return known, count, errors, following

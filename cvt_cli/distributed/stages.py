@@ -1,0 +1,330 @@
+"""The stages that run on workers: paths to pixels, pixels to records."""
+
+import json
+import os
+import platform
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cvt_cli import __version__
+from cvt_cli.checkpoint.catalog import bundled_names
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.distributed.layout import Layout
+from cvt_cli.distributed.task_tables import IMAGE_SCHEMA, NO_PATH, RECORD_SCHEMA
+from cvt_cli.errors import CvtError, ModelError
+from cvt_cli.images.find import Search, find_named
+from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.images.source import Source, failing, one_line
+from cvt_cli.records import as_written
+from cvt_cli.system.cores import share_cores
+
+if TYPE_CHECKING:
+    from cvt_cli.inference.classifier import Classifier
+
+# How often Ray does again what a dying worker or node takes with it.
+RETRIES = 3
+# What Ray books. However many workers come to be on a node, also when others are lost, they must
+# leave room for a decoding task: each waits for the other's work.
+WORKER_CPUS = 0.01
+DECODE_CPUS = 0.9
+# Threads of a decoding task: more than one for images that come over a network.
+DECODE_TASK_THREADS = 4
+KILLS = "each dies of it, out of memory or by a fault in a library"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every worker is told.
+
+    Attributes:
+        checkpoint: as the driver has it; its weights are not sent along.
+        device, dtype: "auto" for what the workers' machines are fast at.
+        batch_size: images through the network at once; None for what suits.
+        reader: decodes for it.
+        only: labels to choose from; empty for all.
+        search: how archives are read, and downloads bounded.
+        offline: ask the Hub for nothing.
+        version: of cvt, which nodes that join later are to have too.
+    """
+
+    checkpoint: Checkpoint
+    device: str
+    dtype: str
+    batch_size: int | None
+    reader: ImageReader
+    only: tuple[str, ...]
+    top_k: int
+    threshold: float | None
+    columns: tuple[str, ...]
+    search: Search
+    offline: bool
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model on its way: by name and commit, which each node's cache knows or the Hub, or the
+    bytes of its files."""
+
+    name: str
+    commit: str | None
+    offline: bool
+    weights: tuple[tuple[str, np.ndarray], ...] = ()
+
+    @classmethod
+    def of(cls, files: ResolvedFiles, offline: bool) -> "Shipped":
+        """What to send."""
+        if files.commit is not None or files.name in bundled_names():
+            return cls(files.name, files.commit, offline)
+
+        weights = tuple((path.name, np.fromfile(path, np.uint8)) for path in files.weights)
+        return cls(files.name, None, offline, weights)
+
+    def checkpoint(self, like: Checkpoint, folder: Path) -> Checkpoint:
+        """The same model here.
+
+        Args:
+            like: the driver's.
+            folder: where files that were sent are put.
+
+        Raises:
+            ModelError: if it can't be had.
+        """
+        if not self.weights:
+            return replace(like, files=resolve(self.name, self.commit, offline=self.offline))
+
+        def put(name: str, content: np.ndarray) -> Path:
+            content.tofile(folder / name)
+            return folder / name
+
+        weights = tuple(put(name, content) for name, content in self.weights)
+        return replace(like, files=ResolvedFiles(self.name, None, None, weights))
+
+
+def settled(job: Job, model: tuple[Any], layout: Layout) -> dict[str, Any]:
+    """Runs where a worker will run: what it will be like there. Loads the model, once."""
+    from cvt_cli.inference.classifier import auto_batch_size
+    from cvt_cli.inference.devices import pick_device, pick_dtype
+
+    with warnings.catch_warnings(record=True) as said:
+        device = pick_device(job.device)
+        dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
+    # Others may have the rest of the GPU.
+    share = min(1.0, layout.gpus) or 1.0
+    batch_size = job.batch_size or auto_batch_size(job.checkpoint, device, share)
+    _classifier(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
+    return {
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "warnings": [str(each.message) for each in said],
+    }
+
+
+def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
+    share_cores()
+    import ray
+    import torch
+
+    from cvt_cli.inference.classifier import Classifier
+
+    if job.device == "cpu":
+        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
+        shipped: Shipped = ray.get(model)
+        return Classifier(
+            shipped.checkpoint(job.checkpoint, Path(folder)),
+            device=job.device,
+            dtype=job.dtype,
+            batch_size=job.batch_size,
+            only=job.only,
+        )
+
+
+class Loads:
+    """An actor that knows how often each worker tried to load the model. Ray starts one that dies
+    again for ever, and keeps what waits for it.
+
+    Args:
+        fewest: workers that the pool has at least.
+    """
+
+    def __init__(self, fewest: int) -> None:
+        self._fewest = fewest
+        self._tries: Counter[str] = Counter()
+        self._had_it: set[str] = set()
+        self._stuck: set[str] = set()
+
+    def begin(self, worker: str) -> bool:
+        """Whether it may try: if it never had the model nothing waits for it, and it may as long
+        as others can work."""
+        self._tries[worker] += 1
+        if self._tries[worker] <= 1 + RETRIES:
+            return True
+        return worker not in self._had_it and not self.give_up(worker)
+
+    def end(self, worker: str) -> None:
+        """It has the model."""
+        self._had_it.add(worker)
+        self._stuck.discard(worker)
+        del self._tries[worker]
+
+    def give_up(self, worker: str) -> bool:
+        """Whether none is left that can work."""
+        self._stuck.add(worker)
+        return len(self._stuck) >= self._fewest
+
+
+class Worker:
+    """The actor that holds the network."""
+
+    def __init__(self, job: Job, model: Any, threads: int, loads: Any) -> None:
+        import ray
+
+        self._job = job
+        self._fault: str | None = None
+        me = ray.get_runtime_context().get_actor_id()
+        error: Exception = ModelError(KILLS)
+        if ray.get(loads.begin.remote(me)):
+            try:
+                self._classifier = _classifier(job, model, threads)
+            except Exception as failure:
+                error = failure
+            else:
+                ray.get(loads.end.remote(me))
+                return
+        if not ray.get(loads.give_up.remote(me)):
+            raise error  # the others go on without it
+        self._fault = f"no worker can load the model any more: {one_line(error)}"
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Pixels to records."""
+        rows = table.drop_columns("pixels").to_pylist()
+        pixels = table.column("pixels").combine_chunks() if rows else []
+        images, places = [], []
+        results = []
+        for index, row in enumerate(rows):
+            if row["members"] is not None or row["fault"] is not None:
+                results.append(row)
+                continue
+            image = DecodedImage("", error=row["error"], columns=json.loads(row["columns"] or "{}"))
+            if row["error"] is None:
+                flat = np.frombuffer(pixels[index].as_buffer(), np.uint8)
+                image.pixels = flat.reshape(row["height"], row["width"], 3)
+            images.append(image)
+            places.append(row)
+        if self._fault is not None:
+            ended = [{**row, "fault": self._fault, "final": True} for row in rows]
+            return pa.Table.from_pylist(ended, RECORD_SCHEMA)
+        job = self._job
+        try:
+            _check_version(job.version)
+            records = list(self._classifier.records(images, job.top_k, job.threshold, job.columns))
+        except Exception as error:
+            fault = f"{type(error).__name__}: {one_line(error)}"
+            results += [{**row, "fault": fault} for row in places]
+        else:
+            results += [
+                {
+                    **row,
+                    "error": record.error,
+                    "columns": json.dumps(dict(record.columns)),
+                    "indexes": [each.index for each in record.predictions],
+                    "scores": [each.score for each in record.predictions],
+                }
+                for row, record in zip(places, records, strict=True)
+            ]
+        return pa.Table.from_pylist(results, RECORD_SCHEMA)
+
+
+def decode(
+    table: pa.Table,
+    *,
+    reader: ImageReader,
+    search: Search,
+    batch_size: int,
+    columns: tuple[str, ...],
+    folder: str,
+    version: str,
+) -> Iterator[pa.Table]:
+    """The task: paths to pixels, a table a batch."""
+    # Relative paths are the driver's. A node without that folder can't have the files either.
+    with suppress(OSError):
+        os.chdir(folder)
+    rows = table.to_pylist()
+    places: list[tuple[int, int]] = []
+    done = 0
+    try:
+        _check_version(version)
+        sources = _sources(rows, search, places)
+        for batch in reader.batches(sources, batch_size, columns, threads=DECODE_TASK_THREADS):
+            yield pa.Table.from_pylist(
+                [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
+                IMAGE_SCHEMA,
+            )
+            done += len(batch)
+        if rows[0]["position"] is None:
+            size = {"part": rows[0]["part"], "path": NO_PATH, "members": done}
+            yield pa.Table.from_pylist([size], IMAGE_SCHEMA)
+    # Of an image decoding takes care. What is left is the machine's own, or a fault of ours.
+    except Exception as error:
+        fault = f"{type(error).__name__}: {one_line(error)}"
+        came = set(places[:done])
+        left = [row for row in rows if (row["part"], row["position"]) not in came]
+        yield pa.Table.from_pylist([{**row, "fault": fault} for row in left], IMAGE_SCHEMA)
+
+
+def _check_version(version: str) -> None:
+    """Raises: CvtError, on a node that joined the cluster later with another one."""
+    if version != __version__:
+        raise CvtError(f"the node {platform.node()} has cvt {__version__}, the run is {version}'s")
+
+
+def _sources(
+    rows: Sequence[dict[str, Any]], search: Search, places: list[tuple[int, int]]
+) -> Iterator[Source]:
+    """What a task reads. Puts part and position of each into `places`."""
+    if not rows[0]["archive"]:
+        for row in rows:
+            path = os.fsdecode(row["path"])
+            places.append((row["part"], row["position"]))
+            yield next(find_named(path, search), failing(path, "no such file"))
+        return
+    part, path = rows[0]["part"], os.fsdecode(rows[0]["path"])
+    wanted = {row["position"] for row in rows if row["position"] is not None}
+    end = max(wanted) + 1 if wanted else None
+    for position, source in enumerate(islice(find_named(path, search), end)):
+        if not wanted or position in wanted:
+            places.append((part, position))
+            yield source
+
+
+def members(path: str, search: Search, folder: str) -> list[str]:
+    """The names of the images in an archive. Decodes none."""
+    with suppress(OSError):
+        os.chdir(folder)
+    return [source.path for source in find_named(path, search)]
+
+
+def _image_row(part: int, position: int, image: DecodedImage) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "part": part,
+        "position": position,
+        "path": os.fsencode(image.path),
+        "error": as_written(image.error) if image.error is not None else None,
+        "columns": json.dumps(image.columns),
+    }
+    if image.pixels is not None:
+        row["height"], row["width"], _ = image.pixels.shape
+        row["pixels"] = np.ascontiguousarray(image.pixels).data
+    return row
