@@ -9,7 +9,16 @@ import typer
 
 from cvt_cli.cli import cluster, run
 from cvt_cli.cli.groups import grouped
-from cvt_cli.cli.options import Compute, Engine, Input, ModelOptions, Output, Scale, Settings
+from cvt_cli.cli.options import (
+    Classification,
+    Compute,
+    Engine,
+    Input,
+    ModelOptions,
+    Output,
+    Scale,
+    Settings,
+)
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check, count, find
 from cvt_cli.images.shard import Shard
@@ -49,61 +58,33 @@ def classify(
     scale: Scale,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    classify_ = _classify_on_ray if scale.engine is Engine.RAY else _classify_here
-    classify_(context.obj, images=images, model=model, output=output, compute=compute, scale=scale)
+    _ = output.facts, model.input_size  # wrong values are said before anything is looked up
+    wanted = Classification(images=images, model=model, output=output, compute=compute, scale=scale)
+    if scale.engine is Engine.RAY:
+        _classify_on_ray(context.obj, wanted)
+    else:
+        _classify_here(context.obj, wanted)
 
 
-def _classify_on_ray(
-    settings: Settings,
-    *,
-    images: Input,
-    model: ModelOptions,
-    output: Output,
-    compute: Compute,
-    scale: Scale,
-) -> None:
-    _check_values(model, output)
-    cluster.parse_workers(scale.workers)
-    target = cluster.check(images, output)
+def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
+    cluster.parse_workers(wanted.scale.workers)
+    target = cluster.check(wanted.images, wanted.output)
     for name, value in (
-        ("--shard", scale.shard),
-        ("--run-record", output.run_record),
-        ("--errors", output.errors),
+        ("--shard", wanted.scale.shard),
+        ("--run-record", wanted.output.run_record),
+        ("--errors", wanted.output.errors),
     ):
         if value is not None:
             raise UsageError(f"{name} is for --engine local")
-    cluster.run(
-        settings,
-        target,
-        images=images,
-        model=model,
-        output=output,
-        compute=compute,
-        scale=scale,
-    )
+    cluster.run(settings, target, wanted)
 
 
-def _classify_here(
-    settings: Settings,
-    *,
-    images: Input,
-    model: ModelOptions,
-    output: Output,
-    compute: Compute,
-    scale: Scale,
-) -> None:
-    _check_values(model, output)
+def _classify_here(settings: Settings, wanted: Classification) -> None:
+    images, output, scale = wanted.images, wanted.output, wanted.scale
     if scale.workers is not None or scale.gpus_per_worker is not None:
         name = "--workers" if scale.workers is not None else "--gpus-per-worker"
         raise UsageError(f"{name} is for --engine ray")
-    for name in output.outputs:
-        if "://" in name:
-            raise UsageError(
-                f"{name}: an output is a file of this machine", hint="--engine ray writes there"
-            )
-    paths = [Path(name) for name in output.outputs]
-    for path in paths:
-        check_name(path, TO_STDOUT)
+    paths = _check_paths(output.outputs)
     resume, overwrite = output.resume, output.overwrite
     targets = _pick_targets(output.format_, run.unfinished(paths, resume and not overwrite))
     pages = [path for path, name in targets if name == "html" and path is not None]
@@ -126,7 +107,9 @@ def _classify_here(
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.inference.scores import record_shape
 
-    classifier = compute.classifier(model, max_pixels=images.max_pixels, only=output.only)
+    classifier = wanted.compute.classifier(
+        wanted.model, max_pixels=images.max_pixels, only=output.only
+    )
     shape = record_shape(
         classifier.score_kind,
         len(classifier.indexes),
@@ -165,9 +148,17 @@ def _classify_here(
     )
 
 
-def _check_values(model: ModelOptions, output: Output) -> None:
-    """Raises `UsageError` if a value of --columns or --image-size makes no sense."""
-    _ = output.facts, model.input_size
+def _check_paths(names: list[str]) -> list[Path]:
+    """Turn the outputs into paths. Raises `UsageError` if one can't be a file of this machine."""
+    for name in names:
+        if "://" in name:
+            raise UsageError(
+                f"{name}: an output is a file of this machine", hint="--engine ray writes there"
+            )
+    paths = [Path(name) for name in names]
+    for path in paths:
+        check_name(path, TO_STDOUT)
+    return paths
 
 
 def _pick_targets(name: str | None, outputs: list[Path]) -> list[tuple[Path | None, str]]:

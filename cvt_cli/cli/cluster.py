@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvt_cli import __version__
-from cvt_cli.cli.options import Compute, Input, ModelOptions, Output, Scale, Settings
+from cvt_cli.cli.options import Classification, Input, Output, Settings
 from cvt_cli.cli.progress import Progress
 from cvt_cli.cli.run import NAMED_FAILURES, command, is_shown, sum_up, versions
 from cvt_cli.errors import InputsError, Interrupted, UsageError
@@ -90,20 +90,12 @@ def check_device(device: str, gpus: float | None) -> None:
         raise UsageError(f"--device {device} and --gpus-per-worker {gpus:g} exclude each other")
 
 
-def run(
-    settings: Settings,
-    target: Target,
-    *,
-    images: Input,
-    model: ModelOptions,
-    output: Output,
-    compute: Compute,
-    scale: Scale,
-) -> None:
+def run(settings: Settings, target: Target, wanted: Classification) -> None:
     """Label the inputs on a cluster.
 
     Args:
         target: as `check` returns it.
+        wanted: what was asked for.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM; says what was kept.
@@ -121,6 +113,8 @@ def run(
     from cvt_cli.inference.classifier import describe, indexes_of
     from cvt_cli.inference.scores import kind_of, record_shape
 
+    images, output, scale = wanted.images, wanted.output, wanted.scale
+    model, compute = wanted.model, wanted.compute
     check_device(compute.device, scale.gpus_per_worker)
     checkpoint = model.load()
     only = [checkpoint.labels[index] for index in indexes_of(output.only, checkpoint)]
@@ -184,36 +178,14 @@ def run(
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)
         bar = Progress(is_shown(settings, output.progress), lambda: total, before)
-        begin, start = datetime.now(UTC), time.monotonic()
-        count = before
-
-        failed: list[tuple[str, str]] = []
+        account = _Account(folder, before, errors_before)
 
         def on_record(record: Record) -> None:
-            nonlocal count
             bar.add(record.error is not None)
-            count += 1
-            if record.error is not None and len(failed) < NAMED_FAILURES:
-                failed.append((record.path, record.error))
+            account.add(record)
 
         def facts(outcome: str) -> dict[str, Any]:
-            seconds = time.monotonic() - start
-            written, errors = folder.written()
-            return description | {
-                "outcome": outcome,
-                "command": command(),
-                "versions": versions(),
-                "engine": {"name": "ray", **layout.facts()},
-                "start": begin.isoformat(),
-                "end": datetime.now(UTC).isoformat(),
-                "seconds": round(seconds, 3),
-                "counts": {
-                    "inputs": before + written,
-                    "errors": errors_before + errors,
-                    "done_before": before,
-                },
-                "images_per_second": round((count - before) / seconds, 3),
-            }
+            return description | account.facts(outcome, layout.facts())
 
         try:
             execution.run(
@@ -230,7 +202,7 @@ def run(
             done = facts("interrupted")
             folder.write_run(done)
             raise Interrupted(
-                f"interrupted after {counted(count, 'input')}; {target.folder} keeps the "
+                f"interrupted after {counted(account.count, 'input')}; {target.folder} keeps the "
                 f"{done['counts']['inputs']} in parts that are whole: --resume goes on"
             ) from None
         finally:
@@ -238,10 +210,10 @@ def run(
     sum_up(
         settings,
         [target.folder],
-        count=count,
+        count=account.count,
         errors=done["counts"]["errors"],
         rate=done["images_per_second"],
-        failed=failed,
+        failed=account.failed,
     )
 
 
@@ -270,3 +242,51 @@ def _nothing_read(parts: Sequence["Part"], hint: str) -> NoReturn:
         raise InputsError("no input could be read", hint=hint)
     of = f"none of {len(records)} inputs could be read, as " if len(records) > 1 else ""
     raise InputsError(f"{of}{visible(records[0].path)}: {records[0].error}", hint=hint)
+
+
+class _Account:
+    """What becomes of a run, for its record.
+
+    Args:
+        folder: its output.
+        before: records that were there before.
+        errors_before: errors among them.
+
+    Attributes:
+        count: records that are there.
+        failed: path and error of the first inputs that could not be read.
+    """
+
+    def __init__(self, folder: "PartFolder", before: int, errors_before: int) -> None:
+        self.count = before
+        self.failed: list[tuple[str, str]] = []
+        self._folder = folder
+        self._before = before
+        self._errors_before = errors_before
+        self._begin, self._start = datetime.now(UTC), time.monotonic()
+
+    def add(self, record: Record) -> None:
+        """Count one more record."""
+        self.count += 1
+        if record.error is not None and len(self.failed) < NAMED_FAILURES:
+            self.failed.append((record.path, record.error))
+
+    def facts(self, outcome: str, layout: Mapping[str, float]) -> dict[str, Any]:
+        """Tell how it went until now."""
+        seconds = time.monotonic() - self._start
+        written, errors = self._folder.written()
+        return {
+            "outcome": outcome,
+            "command": command(),
+            "versions": versions(),
+            "engine": {"name": "ray", **layout},
+            "start": self._begin.isoformat(),
+            "end": datetime.now(UTC).isoformat(),
+            "seconds": round(seconds, 3),
+            "counts": {
+                "inputs": self._before + written,
+                "errors": self._errors_before + errors,
+                "done_before": self._before,
+            },
+            "images_per_second": round((self.count - self._before) / seconds, 3),
+        }

@@ -610,3 +610,14 @@ class Scale:
             rich_help_panel=SCALE,
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """All that was asked of `cvt classify`."""
+
+    images: Input
+    model: ModelOptions
+    output: Output
+    compute: Compute
+    scale: Scale
