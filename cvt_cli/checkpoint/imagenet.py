@@ -1,8 +1,13 @@
-"""The WordNet ids of ImageNet-1k's classes, sorted, which is the order of the class indexes.
+"""The classes of ImageNet-1k: their WordNet ids, sorted, which is the order of the class indexes,
+and their names.
 
 The choice of these thousand is that of the ILSVRC 2012 challenge, the ids are WordNet 3.0's. Taken
-from `timm/data/_info/imagenet_synsets.txt` in timm 1.0.19 (Apache-2.0).
+from `timm/data/_info/imagenet_synsets.txt` in timm 1.0.19 (Apache-2.0). `imagenet_names.txt` tells
+where the names are from, and their licence.
 """
+
+from functools import cache
+from pathlib import Path
 
 _IDS = """
 n01440764 n01443537 n01484850 n01491361 n01494475 n01496331 n01498041 n01514668 n01514859
@@ -120,3 +125,10 @@ n15075141
 """
 
 SYNSETS = tuple(_IDS.split())
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """The thousand names by class index, "tench, Tinca tinca" first."""
+    text = Path(__file__).with_name("imagenet_names.txt").read_text("utf-8")
+    return tuple(line for line in text.splitlines() if not line.startswith("#"))

@@ -1,4 +1,4 @@
-"""How two code bases name the same weights, as tables.
+"""How several code bases name the same weights, as tables.
 
 Each table maps our name of a module or parameter to the layout's. `{s}` and `{b}` stand for a
 stage and a block.
@@ -10,17 +10,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from cvt_cli.model.config import CvtConfig
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A table of names, and how to read it in both directions."""
+    """A table of names, and how to read it in both directions.
+
+    Attributes:
+        tree: a pattern of the names that belong to the network, known to the table or not.
+    """
 
     name: str
     table: Mapping[str, str]
+    tree: str
+
+    @cached_property
+    def first(self) -> str:
+        """The name of the first weight, by which a network is found."""
+        return next(iter(self.to_theirs({"stages.0.embed.proj.weight": None})))
+
+    def owns(self, name: str) -> bool:
+        """Whether a weight of that name belongs to the network."""
+        return re.fullmatch(self.tree, name) is not None
 
     @cached_property
     def _to_ours(self) -> list[tuple[re.Pattern[str], str]]:
@@ -93,6 +105,7 @@ TRANSFORMERS = Layout(
         "norm": "layernorm",
         "head": "classifier",
     },
+    r"(?:cvt\.encoder|layernorm|classifier)\..+",
 )
 
 MICROSOFT = Layout(
@@ -104,71 +117,17 @@ MICROSOFT = Layout(
         "norm": "norm",
         "head": "head",
     },
+    r"(?:stage\d+|norm|head)\..+",
 )
 
-LAYOUTS = (TRANSFORMERS, MICROSOFT)
+# A `CvtModel` of Transformers, which has neither the last norm nor the head; others add their own.
+TRANSFORMERS_BASE = Layout(
+    "Transformers",
+    {ours: theirs.removeprefix("cvt.") for ours, theirs in TRANSFORMERS.table.items()},
+    r"(?:encoder|layernorm|classifier)\..+",
+)
 
+# Our own names, as in what an interrupted `cvt train` keeps.
+OURS = Layout("cvt", {}, r"(?:stages|norm|head)\..+")
 
-def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> CvtConfig:
-    """The architecture of a Microsoft checkpoint, which carries none, read off its weights.
-
-    Strides, paddings and the head width (64) leave no trace in the shapes: they are the ones
-    that every published CvT has. The authors trained with QuickGELU.
-
-    Args:
-        shapes: the shape of each weight, under our names.
-
-    Raises:
-        ValueError: if the weights are no CvT's.
-    """
-    depth: dict[int, int] = {}
-    for name in shapes:
-        match = re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)\.)?", name)
-        if match:
-            stage, block = int(match[1]), int(match[2] or -1)
-            depth[stage] = max(depth.get(stage, 0), block + 1)
-    stages = range(len(depth))
-    if not depth or sorted(depth) != list(stages):
-        raise ValueError("its weights are not those of a CvT")
-
-    def shape(name: str, dimensions: int) -> tuple[int, ...]:
-        if name not in shapes:
-            raise ValueError(f"{name} is missing")
-        if len(shapes[name]) != dimensions or not all(shapes[name]):
-            raise ValueError(f"{name} is {shapes[name]}, not of {dimensions} dimensions")
-        return shapes[name]
-
-    def conv_proj(stage: int) -> str:
-        return f"stages.{stage}.blocks.0.attn.conv_proj_k.conv.weight"
-
-    embed = [shape(f"stages.{stage}.embed.proj.weight", 4) for stage in stages]
-    mlp = [shape(f"stages.{stage}.blocks.0.mlp.fc1.weight", 2) for stage in stages]
-    # Pooling and the identity have no weights; the authors' default without them is "avg".
-    methods = ["dw_bn" if conv_proj(stage) in shapes else "avg" for stage in stages]
-    kernels = [
-        shape(conv_proj(stage), 4)[-1] if methods[stage] == "dw_bn" else 3 for stage in stages
-    ]
-    every = len(depth)
-    return CvtConfig(
-        num_channels=embed[0][1],
-        patch_sizes=tuple(weight[-1] for weight in embed),
-        patch_stride=(4, *(2,) * (every - 1)),
-        patch_padding=(2, *(1,) * (every - 1)),
-        embed_dim=tuple(weight[0] for weight in embed),
-        num_heads=tuple(max(1, weight[0] // 64) for weight in embed),
-        depth=tuple(depth[stage] for stage in stages),
-        mlp_ratio=tuple(rows / columns for rows, columns in mlp),
-        attention_drop_rate=(0.0,) * every,
-        drop_rate=(0.0,) * every,
-        drop_path_rate=(*(0.0,) * (every - 1), 0.1),
-        qkv_bias=tuple(f"stages.{stage}.blocks.0.attn.proj_q.bias" in shapes for stage in stages),
-        cls_token=tuple(f"stages.{stage}.cls_token" in shapes for stage in stages),
-        qkv_projection_method=tuple(methods),
-        kernel_qkv=tuple(kernels),
-        padding_kv=tuple((kernel - 1) // 2 for kernel in kernels),
-        stride_kv=(2,) * every,
-        padding_q=tuple((kernel - 1) // 2 for kernel in kernels),
-        stride_q=(1,) * every,
-        hidden_act="quick_gelu",
-        num_labels=shape("head.weight", 2)[0],
-    )
+LAYOUTS = (TRANSFORMERS, TRANSFORMERS_BASE, MICROSOFT, OURS)

@@ -1,45 +1,46 @@
 """Local files become a `Checkpoint`: configuration, labels, preprocessing, weights.
 
-Loading never runs code from a checkpoint: safetensors, or `torch.load(weights_only=True)`.
+What a file does not tell and is assumed is said in one warning.
 """
 
 import json
 import os
-import pickle
-import pickletools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvt_cli.checkpoint.layouts import LAYOUTS, config_from_shapes
+from cvt_cli.checkpoint import imagenet
+from cvt_cli.checkpoint.architecture import config_from_shapes, read_authors_yaml
+from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, bundled_names
+from cvt_cli.checkpoint.class_names import MAX_LABELS
+from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS
 from cvt_cli.checkpoint.processors import read_processor
-from cvt_cli.checkpoint.resolve import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles
+from cvt_cli.checkpoint.resolve import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles, resolve
+from cvt_cli.checkpoint.weights_file import (
+    check_for_pointer,
+    first_of,
+    read_weights,
+    state_dict,
+)
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
 from cvt_cli.model.cost import needed_macs
-from cvt_cli.system.signals import interruptible
-from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
     import torch
 
     from cvt_cli.model.cvt import Cvt
 
-MAX_NAMED_KEYS = 3
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-MAX_LABELS = 2**20
 MANY_MACS = 10**11  # some seconds of a CPU
 DEFAULT_IMAGE_SIZE = 224
 MAX_IMAGE_SIZE = 2048
 # In a name, other numbers are those of layers, classes or epochs.
 _IMAGE_SIZES = frozenset({"224", "256", "288", "320", "384", "448", "512"})
-
-_ZIP = b"PK"
-_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Checkpoint:
         labels: one for each class index.
         problem_type: one of `PROBLEM_TYPES`, or None where the configuration names none; with the
             number of labels it decides what the logits become.
+        layout: whose names the weights have: "Transformers", "Microsoft" or "cvt".
     """
 
     files: ResolvedFiles
@@ -58,6 +60,7 @@ class Checkpoint:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     problem_type: str | None = None
+    layout: str = TRANSFORMERS.name
 
     @property
     def name(self) -> str:
@@ -93,30 +96,69 @@ class Checkpoint:
         """The network with its weights, on the CPU, in evaluation mode, in the dtype of the file.
 
         Raises:
-            ModelError: if a file is corrupt or the weights are another architecture's.
+            ModelError: if a file is corrupt, the weights are another architecture's, or have no
+                head.
         """
-        return _build(self.name, self.config, state_dict(self.files))
+        weights = state_dict(self.files)
+        if weights and not _has_head(weights):
+            raise ModelError(
+                f"{self.name} has no head: it gives features, not labels",
+                hint=f"`cvt train FOLDER --model {self.name} --output NEW` gives it one",
+            )
+        return _build(self.name, self.config, weights)
+
+    def weights_to_train(self) -> "tuple[dict[str, torch.Tensor], bool]":
+        """The weights in float32, and whether the head is the checkpoint's. Where the file has
+        none, the last norm and the head are what they are before any training.
+
+        Raises:
+            ModelError: as `model` does, but for the head.
+        """
+        import torch
+
+        weights = state_dict(self.files)
+        has_head = _has_head(weights)
+        if not has_head:
+            width = self.config.embed_dim[-1]
+            weights.setdefault("norm.weight", torch.ones(width))
+            weights.setdefault("norm.bias", torch.zeros(width))
+            weights["head.weight"] = torch.zeros(self.config.num_labels, width)
+            weights["head.bias"] = torch.zeros(self.config.num_labels)
+        model = _build(self.name, self.config, weights)
+        return {name: value.float() for name, value in model.state_dict().items()}, has_head
 
 
-def load(files: ResolvedFiles, hidden_act: str | None = None) -> Checkpoint:
+def load(
+    files: ResolvedFiles,
+    hidden_act: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Checkpoint:
     """Read configuration, labels and preprocessing.
 
     Args:
         files: what `resolve` found.
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
+        class_names: labels by class index, in place of the checkpoint's own.
 
     Raises:
         ModelError: if a file is corrupt, or this is no CvT.
-        UsageError: if there is no such activation.
+        UsageError: if there is no such activation, or not one name for each class.
     """
     if hidden_act not in (None, *ACTIVATIONS):
         raise UsageError(
             f"{hidden_act}: no such activation", hint=f"one of {', '.join(ACTIVATIONS)}"
         )
     if files.config is None:
-        checkpoint = _from_weights_alone(files)
+        checkpoint = _from_weights_alone(files, class_names is None)
     else:
         checkpoint = _from_config(files, files.config)
+    if class_names is not None:
+        count = checkpoint.config.num_labels
+        if len(class_names) != count:
+            raise UsageError(
+                f"--class-names has {len(class_names)} names, but {files.name} has {count} classes"
+            )
+        checkpoint = replace(checkpoint, labels=tuple(class_names))
     if hidden_act is not None:
         config = replace(checkpoint.config, hidden_act=hidden_act)
         checkpoint = replace(checkpoint, config=config)
@@ -131,13 +173,17 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     labels = _labels(files.name, values)
     if not labels:
         labels = _numbered(_count_labels(files, values))
+    layout = _layout(files) if "hidden_act" not in values else TRANSFORMERS.name
+    # The authors trained with QuickGELU; Transformers knows no other activation than GELU.
+    assumed = {"hidden_act": "quick_gelu"} if layout == MICROSOFT.name else {}
     try:
-        config = CvtConfig.from_dict(values | {"num_labels": len(labels)})
+        config = CvtConfig.from_dict(assumed | values | {"num_labels": len(labels)})
     except ValueError as error:
         raise ModelError(f"{files.name}: {path.name}: {error}") from None
     _check_channels(files.name, config)
     problem_type = _problem_type(files.name, path, values, len(labels))
-    return Checkpoint(files, config, labels, _preprocessing(files, values), problem_type)
+    preprocessing = _preprocessing(files, values)
+    return Checkpoint(files, config, labels, preprocessing, problem_type, layout)
 
 
 def _problem_type(name: str, path: Path, values: Mapping[str, Any], num_labels: int) -> str | None:
@@ -162,19 +208,66 @@ def _problem_type(name: str, path: Path, values: Mapping[str, Any], num_labels: 
     return str(problem_type)
 
 
-def _from_weights_alone(files: ResolvedFiles) -> Checkpoint:
-    weights = state_dict(files)
+def _layout(files: ResolvedFiles) -> str:
+    """Whose names the weights have; Transformers' if they are not here, or can't be read: whoever
+    reads them says why."""
     try:
-        config = config_from_shapes({key: tuple(value.shape) for key, value in weights.items()})
+        return read_weights(files).layout.name if files.weights else TRANSFORMERS.name
+    except ModelError:
+        return TRANSFORMERS.name
+
+
+def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
+    twin = _bundled_twin(files)
+    if twin is not None:
+        return replace(load(twin), files=files)
+    weights = read_weights(files)
+    hidden_act = "quick_gelu" if weights.layout is MICROSOFT else "gelu"
+    shapes = {key: tuple(value.shape) for key, value in weights.tensors.items()}
+    assumed = []
+    try:
+        config, guessed = config_from_shapes(shapes, hidden_act)
     except ValueError as error:
         raise ModelError(f"{files.name}: {error}") from None
-    _check_channels(files.name, config)
     if config.num_labels > MAX_LABELS:
         raise ModelError(f"{files.name}: {config.num_labels} labels are too many")
-    # The authors' file names carry the input size.
-    size = image_size_in_name(files.name) or DEFAULT_IMAGE_SIZE
+    if files.authors_yaml is not None:
+        said = read_authors_yaml(files.name, files.authors_yaml, config.num_labels, hidden_act)
+        config, preprocessing = said.config, said.preprocessing
+    else:
+        # The authors' file names carry the input size.
+        size = image_size_in_name(files.name)
+        preprocessing = Preprocessing.convnext(size or DEFAULT_IMAGE_SIZE)
+        assumed += [guessed] if guessed else []
+        assumed += [] if size else [f"an input of {DEFAULT_IMAGE_SIZE} × {DEFAULT_IMAGE_SIZE}"]
+    _check_channels(files.name, config)
     labels = _numbered(config.num_labels)
-    return Checkpoint(files, config, labels, Preprocessing.convnext(size))
+    if len(labels) == len(imagenet.SYNSETS) and _has_head(weights.tensors):
+        labels = imagenet.class_names()
+        assumed += ["the labels of ImageNet-1k"] if needs_labels else []
+    if assumed:
+        warnings.warn(
+            f"{files.name} has no configuration beside it; assumed: {'; '.join(assumed)}. A "
+            "config.json there, or the authors' YAML file, is read",
+            stacklevel=2,
+        )
+    return Checkpoint(files, config, labels, preprocessing, layout=weights.layout.name)
+
+
+def _bundled_twin(files: ResolvedFiles) -> ResolvedFiles | None:
+    """The bundled checkpoint whose file of weights this is, copied elsewhere."""
+    size = sum(path.stat().st_size for path in files.weights)
+    for name in bundled_names():
+        file = BUNDLED_FOLDER / name / "model.safetensors"
+        if file.stat().st_size == size:
+            twin = resolve(name)
+            if twin.weights_digest() == files.weights_digest():
+                return twin
+    return None
+
+
+def _has_head(weights: Mapping[str, Any]) -> bool:
+    return "head.weight" in weights or "head.bias" in weights
 
 
 def _check_channels(name: str, config: CvtConfig) -> None:
@@ -221,10 +314,13 @@ def _image_size_of(files: ResolvedFiles) -> tuple[int, str]:
 def image_size_in_name(name: str) -> int | None:
     """The side of the input in pixels that a name tells, `CvT-13-384x384-IN-1k.pth` or
     `org/cvt-13-384`; None where it doesn't."""
-    for found in re.finditer(r"(?<![^-_])(\d{2,4})(?:x\1)?(?![^-_.])", os.path.basename(name)):
-        if found[1] in _IMAGE_SIZES or "x" in found[0]:
-            return int(found[1])
-    return None
+    base = os.path.basename(name)
+    square = re.search(r"(?<!\d)(\d{2,4})x\1(?!\d)", base)
+    if square:
+        return int(square[1])
+    named = re.search(r"cvt.*?[-_](\d{3})(?![^-_.])", base, re.IGNORECASE)
+    counted = named and re.search(r"(epoch|step|checkpoint)s?[-_]\d+$", base[: named.end()], re.I)
+    return int(named[1]) if named and named[1] in _IMAGE_SIZES and not counted else None
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
@@ -235,6 +331,7 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ModelError(f"{name}: {path} is corrupt: nested too deep") from None
     except ValueError as error:
+        check_for_pointer(name, path)
         raise ModelError(f"{name}: {path} is corrupt: {error}") from None
     if not isinstance(values, dict):
         raise ModelError(f"{name}: {path} is corrupt: not a JSON object")
@@ -281,115 +378,6 @@ def _count_labels(files: ResolvedFiles, values: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) and 0 < count <= MAX_LABELS else 2
 
 
-def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
-    """Every weight under our names, on the CPU, memory-mapped where the format allows.
-
-    Raises:
-        ModelError: naming the file, if one is corrupt, truncated, or holds code.
-    """
-    weights: dict[str, torch.Tensor] = {}
-    for path in files.weights:
-        weights |= _read_weights(files.name, path)
-    for key, value in weights.items():
-        if not _is_plain(value):
-            raise ModelError(f"{files.name}: {key} is no plain tensor of numbers")
-    for layout in LAYOUTS:
-        if layout.matches(weights):
-            return layout.to_ours(weights)
-    return weights
-
-
-def _is_plain(value: "torch.Tensor") -> bool:
-    """Whether it is dense and all of it is in the file. Strides of zero make a tensor of any size
-    out of one number."""
-    import torch
-
-    return (
-        not value.is_nested
-        and value.layout is torch.strided
-        and not value.is_quantized
-        and value.device.type == "cpu"
-        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
-    )
-
-
-def _read_weights(name: str, path: Path) -> "dict[str, torch.Tensor]":
-    if path.suffix == ".safetensors":
-        return _read_safetensors(name, path)
-    return _read_pickle(name, path)
-
-
-def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
-    import safetensors.torch
-
-    try:
-        with interruptible():
-            return safetensors.torch.load_file(path)
-    # Its own error, or OSError, KeyError and others for what its header claims.
-    except Exception as error:
-        raise _corrupt(name, path, error) from error
-
-
-def _read_pickle(name: str, path: Path) -> "dict[str, torch.Tensor]":
-    import torch
-
-    try:
-        with warnings.catch_warnings(), interruptible():
-            warnings.simplefilter(
-                "ignore"
-            )  # about the age of the format, and how to open it anyhow
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or _calls_something(path):
-            raise ModelError(
-                f"{name}: {path} holds more than weights: a pickle that could run code; refused",
-                hint="ask its author for a .safetensors file",
-            ) from error
-        raise _corrupt(name, path, error) from error
-    # A broken archive or pickle makes the reader raise nearly anything.
-    except Exception as error:
-        raise _corrupt(name, path, error) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict):
-        raise ModelError(f"{name}: {path} holds no state dict")
-    return {
-        str(key).removeprefix("module."): value
-        for key, value in content.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
-    if isinstance(error, PermissionError | IsADirectoryError):
-        return ModelError(f"{name}: {path}: {reason_of(error)}")
-    return ModelError(
-        f"{name}: {path} is corrupt or truncated ({_reason(error)})",
-        hint="fetch or copy it again; a file from the Hub is fetched again once it is deleted",
-    )
-
-
-def _calls_something(path: Path) -> bool:
-    """Whether a bare pickle names a function or class; it is read, not run. Where it is newer than
-    torch's own reader, that one stops before it gets there."""
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_ZIP)) == _ZIP:
-                return False
-            file.seek(0)
-            return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(file))
-    except Exception:  # bytes of no pickle, of which there are many kinds
-        return False
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "weights_only" in text:  # torch's advice is to open the file without the safeguard
-        return "not a pickle of weights"
-    return text[:150] or type(error).__name__
-
-
 def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> "Cvt":
     import torch
 
@@ -427,7 +415,7 @@ def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> 
         if not value.is_floating_point() and not key.endswith("num_batches_tracked")
     ]
     problems = [
-        f"{len(keys)} {what} ({_first(keys)})"
+        f"{len(keys)} {what} ({first_of(keys)})"
         for what, keys in (
             ("missing", missing),
             ("left over", left_over),
@@ -440,7 +428,3 @@ def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> 
         raise ModelError(f"{name}: the weights do not fit the configuration: {'; '.join(problems)}")
     model.load_state_dict(weights, assign=True)
     return model.eval()
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, bundled_names, known_names
@@ -30,7 +30,8 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 _AGAIN = "what was fetched is kept: run the same command again"
-WEIGHTS_SUFFIXES = frozenset({".safetensors", ".bin", ".pth", ".pt"})
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar", ".pt.tar")
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class ResolvedFiles:
         weights: one file, or the shards; empty if they were not asked for.
         commit: the Hub's commit hash; None for what is not from the Hub.
         card: the model card; looked for only where there is no preprocessor.
+        authors_yaml: the authors' YAML beside a file that has no configuration.
+        weights_key: which network to take where a file holds several.
     """
 
     name: str
@@ -52,6 +55,8 @@ class ResolvedFiles:
     weights: tuple[Path, ...]
     commit: str | None = None
     card: Path | None = None
+    authors_yaml: Path | None = None
+    weights_key: str | None = None
 
     def weights_digest(self) -> str:
         """SHA-256 of the weights' files, one after the other, in hexadecimal."""
@@ -69,6 +74,7 @@ def resolve(
     refresh: bool = False,
     offline: bool = False,
     weights: bool = True,
+    weights_key: str | None = None,
 ) -> ResolvedFiles:
     """Find a checkpoint, and fetch what of it is missing here.
 
@@ -79,10 +85,18 @@ def resolve(
         refresh: ask the Hub for the newest commit even if one is in the cache.
         offline: make no request.
         weights: False fetches the JSON files only.
+        weights_key: which network to take where a file holds several.
 
     Raises:
         ModelError: if it can't be had; says why and what to do.
     """
+    files = _resolve(name, revision, refresh, offline, weights)
+    return replace(files, weights_key=weights_key)
+
+
+def _resolve(
+    name: str, revision: str | None, refresh: bool, offline: bool, weights: bool
+) -> ResolvedFiles:
     if name in bundled_names():
         return _from_folder(name, BUNDLED_FOLDER / name, weights)
     # Of a name that no path can have, os.path says False where Path raises.
@@ -91,8 +105,7 @@ def resolve(
         return _from_folder(name, Path(path), weights)
     if os.path.isfile(path):
         return _from_file(name, Path(path))
-    suffix = os.path.splitext(path)[1].lower()
-    if os.path.isabs(path) or name.startswith((".", "~")) or suffix in WEIGHTS_SUFFIXES:
+    if os.path.isabs(path) or name.startswith((".", "~")) or _is_weights(path):
         raise ModelError(f"{name}: no such file or folder")
     repo, _, at = name.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")):
@@ -152,15 +165,38 @@ def _describes_images(path: Path) -> bool:
 
 
 def _from_file(name: str, path: Path) -> ResolvedFiles:
-    if path.suffix.lower() not in WEIGHTS_SUFFIXES:
+    if path.suffix.lower() == ".pt2":
         raise ModelError(
-            f"{name}: not a file of weights", hint=f"one of {', '.join(sorted(WEIGHTS_SUFFIXES))}"
+            f"{name}: a program of torch.export, not a file of weights; refused",
+            hint="save the weights: torch.save(model.state_dict(), 'weights.pth')",
+        )
+    if not _is_weights(path.name):
+        raise ModelError(
+            f"{name}: not a file of weights", hint=f"one of {', '.join(WEIGHTS_SUFFIXES)}"
         )
     # Saved by Transformers, it has its configuration beside it; by the authors' code, none.
     config = path.parent / CONFIG
     if not os.path.isfile(config):
-        return ResolvedFiles(name, None, None, (path,))
+        return ResolvedFiles(name, None, None, (path,), authors_yaml=_yaml_beside(path))
     return _local_files(name, config, (path,))
+
+
+def _is_weights(name: str) -> bool:
+    return name.lower().endswith(WEIGHTS_SUFFIXES)
+
+
+def _yaml_beside(path: Path) -> Path | None:
+    """The YAML file of the same name, or else the only one in the folder."""
+    try:
+        found = sorted(
+            file for file in path.parent.iterdir() if file.suffix.lower() in YAML_SUFFIXES
+        )
+    except OSError:
+        return None
+    stem = path.name.split(".", 1)[0] if path.suffix.lower() == ".tar" else path.stem
+    same = [file for file in found if file.stem.lower() == stem.lower()]
+    chosen = (same or found)[:1] if same or len(found) == 1 else []
+    return next((file for file in chosen if os.path.isfile(file)), None)
 
 
 def _with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> tuple[Path, ...]:

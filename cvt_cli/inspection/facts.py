@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry, bundled_names
+from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import MODEL_CARD, ResolvedFiles, resolve
 from cvt_cli.errors import ModelError, UsageError
@@ -66,6 +67,7 @@ class Inspection:
         files: what is on this machine; None if nothing is.
         published: what its authors publish, for the published ones.
         score_kind: what makes scores of its logits.
+        layout: whose names the weights have.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Inspection:
     revision: str | None = None
     files: ResolvedFiles | None = None
     published: CatalogEntry | None = None
+    layout: str = TRANSFORMERS.name
     card: dict[str, Any] = field(default_factory=dict)
     score_kind: ScoreKind = ScoreKind.SOFTMAX
 
@@ -85,11 +88,6 @@ class Inspection:
     def is_here(self) -> bool:
         """Whether the weights are on this machine."""
         return self.files is not None and bool(self.files.weights)
-
-    @property
-    def layout(self) -> str:
-        """Whose names the files have."""
-        return "Microsoft" if self.files is not None and not self.files.config else "Transformers"
 
     @cached_property
     def file_facts(self) -> list[FileFacts]:
@@ -206,8 +204,10 @@ def inspect(
         config, preprocessing = checkpoint.config, checkpoint.preprocessing
         labels: tuple[str, ...] | None = checkpoint.labels
         score_kind = kind_of(checkpoint)
+        layout = checkpoint.layout
     else:
         assert published is not None
+        layout = TRANSFORMERS.name
         config, preprocessing, labels = published.config, published.preprocessing, None
         score_kind = ScoreKind.SOFTMAX
     if image_size is not None:
@@ -228,6 +228,7 @@ def inspect(
         revision,
         files,
         published,
+        layout,
         _card(files),
         score_kind,
     )

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cvt_cli.checkpoint.load import state_dict
 from cvt_cli.checkpoint.resolve import ResolvedFiles
+from cvt_cli.checkpoint.weights_file import state_dict
 from cvt_cli.errors import ModelError
 from cvt_cli.model.config import CvtConfig
 

@@ -63,7 +63,8 @@ def from_checkpoint(
 ) -> Start:
     """A checkpoint's network; its last layer is replaced if it has other labels, or the same in
     another order, or is a regression's. Warns if its scores are no softmax, as those of the result
-    are.
+    are. It goes on with GELU, for Transformers, which is to read the result, knows no other
+    activation.
 
     Args:
         image_size: height and width of its input in pixels; None leaves the checkpoint's.
@@ -80,9 +81,9 @@ def from_checkpoint(
         raise UsageError(
             f"{checkpoint.name} names no input size", hint="--image-size 224 gives one"
         )
-    weights = {name: value.float() for name, value in checkpoint.model().state_dict().items()}
+    weights, has_head = checkpoint.weights_to_train()
     kind = kind_of(checkpoint)
-    new_head = checkpoint.labels != labels or kind is ScoreKind.RAW
+    new_head = not has_head or checkpoint.labels != labels or kind is ScoreKind.RAW
     if kind is not ScoreKind.SOFTMAX:
         warnings.warn(
             f"{checkpoint.name} has {kind} scores; what is trained here has one label for each "
@@ -90,11 +91,14 @@ def from_checkpoint(
             stacklevel=2,
         )
     torch.manual_seed(seed)
-    model = Cvt(dataclasses.replace(checkpoint.config, num_labels=len(labels)))
+    model = Cvt(dataclasses.replace(checkpoint.config, num_labels=len(labels), hidden_act="gelu"))
     if new_head:
         weights |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
     model.load_state_dict(weights)
-    return Start(model, preprocessing, checkpoint.name, new_head)
+    origin = checkpoint.name
+    if checkpoint.config.hidden_act != "gelu":
+        origin += ", which had QuickGELU; trained on with GELU, as transformers computes it"
+    return Start(model, preprocessing, origin, new_head)
 
 
 def pick_crop(crop: str, preprocessing: Preprocessing) -> str:

@@ -1,0 +1,295 @@
+"""Files of weights become tensors under our names, whatever they are wrapped in.
+
+Reading never runs code from a file: safetensors, or `torch.load(weights_only=True)`. Public
+training code wraps a state dict in other dicts (`model`, `state_dict`, `model_ema`, …) and prefixes
+its names (`module.`, `model.`, `_orig_mod.`, …). A network is found by the name of its first
+convolution, so that no list of wrappings is needed.
+"""
+
+import argparse
+import pickle
+import pickletools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
+from cvt_cli.checkpoint.resolve import ResolvedFiles
+from cvt_cli.errors import ModelError
+from cvt_cli.system.signals import interruptible
+from cvt_cli.system.text import reason_of
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_NAMED_KEYS = 3
+MAX_DEPTH = 4  # of dicts in dicts
+ROOT = "."  # how a network without any wrapping is called
+
+_ZIP = b"PK"
+_LFS = b"version https://git-lfs.github.com/spec/"
+_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+# What a profiler (thop) leaves in every module.
+_PROFILED = re.compile(r"(?:.*\.)?total_(?:ops|params)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one network.
+
+    Attributes:
+        tensors: under our names, on the CPU.
+        layout: whose names the file has.
+    """
+
+    tensors: "dict[str, torch.Tensor]"
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network in a file: where it is, and whose names it has.
+
+    Attributes:
+        container: the dict of tensors that it is in, and `path`, that dict's keys.
+        prefix: what its names begin with.
+    """
+
+    path: tuple[str, ...]
+    prefix: str
+    container: Mapping[str, Any]
+    layout: Layout
+
+    @property
+    def key(self) -> str:
+        return ".".join((*self.path, *self.prefix.split("."))).strip(".") or ROOT
+
+
+def read_weights(files: ResolvedFiles) -> Weights:
+    """The weights of a checkpoint, memory-mapped where the format allows.
+
+    What is no part of the network is left out with a warning.
+
+    Raises:
+        ModelError: naming the file, if one is corrupt, truncated, or holds code; or if there are
+            several networks and `files.weights_key` names none.
+    """
+    content = _content(files)
+    network = _choose(files, list(_networks(content)))
+    if network is None:
+        tensors = _tensors(content)
+        layout = next((each for each in LAYOUTS if each.matches(tensors)), LAYOUTS[-1])
+        tensors = layout.to_ours(tensors)
+    else:
+        layout = network.layout
+        tensors = _own(files.name, network, list(_networks(content)))
+    for key, value in tensors.items():
+        if not _is_plain(value):
+            raise ModelError(f"{files.name}: {key} is no plain tensor of numbers")
+    return Weights(tensors, layout)
+
+
+def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
+    """The tensors of `read_weights`."""
+    return read_weights(files).tensors
+
+
+def _content(files: ResolvedFiles) -> Mapping[str, Any]:
+    """What the file holds, or all shards together."""
+    content: dict[str, Any] = {}
+    for path in files.weights:
+        content |= _read_file(files.name, path)
+    return content
+
+
+def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Network]:
+    """Every network in a dict and in the dicts in it."""
+    for name, value in content.items():
+        if isinstance(value, Mapping) and len(path) < MAX_DEPTH:
+            yield from _networks({str(key): each for key, each in value.items()}, (*path, name))
+        for layout in LAYOUTS:
+            first = layout.first
+            if name.endswith(first) and name[: -len(first)][-1:] in ("", ".") and _is_tensor(value):
+                yield _Network(path, name.removesuffix(first), content, layout)
+                break
+
+
+def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
+    """The one network, or the one that is asked for; None if there is none at all."""
+    key = files.weights_key
+    chosen = networks
+    if key is not None:
+        exact = [each for each in networks if each.key == key]
+        chosen = exact or [each for each in networks if each.key.startswith(f"{key}.")]
+    keys = sorted(each.key for each in (chosen or networks))
+    if key is not None and not chosen:
+        raise ModelError(
+            f"{files.name} has no CvT under {key!r}",
+            hint=f"--weights-key takes one of {', '.join(keys)}" if keys else "",
+        )
+    if len(chosen) > 1:
+        raise ModelError(
+            f"{files.name} holds {len(chosen)} networks: {', '.join(keys)}",
+            hint=f"choose one: --weights-key {keys[0]}",
+        )
+    return chosen[0] if chosen else None
+
+
+def _own(name: str, network: _Network, all_networks: list[_Network]) -> "dict[str, torch.Tensor]":
+    """The network's tensors under our names. Warns of others in the same dict."""
+    tensors = _tensors(network.container)
+    others = tuple(
+        each.prefix
+        for each in all_networks
+        if each.path == network.path and each.prefix.startswith(network.prefix) and each != network
+    )
+    inside = {
+        key.removeprefix(network.prefix): value
+        for key, value in tensors.items()
+        if key.startswith(network.prefix) and not (others and key.startswith(others))
+    }
+    kept = {
+        key: value
+        for key, value in inside.items()
+        if network.layout.owns(key) and not _PROFILED.fullmatch(key)
+    }
+    prefixes = tuple(each.prefix for each in all_networks if each.path == network.path)
+    left_out = [key for key in inside if key not in kept] + [
+        key
+        for key in tensors
+        if not key.startswith(network.prefix) and not key.startswith(tuple(filter(None, prefixes)))
+    ]
+    if left_out:
+        warnings.warn(
+            f"{name}: {len(left_out)} of its tensors are no part of the network and are left out "
+            f"({first_of(left_out)})",
+            stacklevel=2,
+        )
+    return network.layout.to_ours(kept)
+
+
+def _tensors(content: Mapping[str, Any]) -> "dict[str, torch.Tensor]":
+    return {key: value for key, value in content.items() if _is_tensor(value)}
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _is_plain(value: "torch.Tensor") -> bool:
+    """Whether it is dense and all of it is in the file. Strides of zero make a tensor of any size
+    out of one number."""
+    import torch
+
+    return (
+        not value.is_nested
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
+
+
+def _read_file(name: str, path: Path) -> dict[str, Any]:
+    check_for_pointer(name, path)
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(name, path)
+    return _read_pickle(name, path)
+
+
+def check_for_pointer(name: str, path: Path) -> None:
+    """Refuse what Git leaves in the place of a file that Git LFS has not fetched.
+
+    Raises:
+        ModelError: if it is one.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS))
+    except OSError:
+        return  # whoever reads it says so
+    if start == _LFS:
+        raise ModelError(
+            f"{name}: {path} is a Git LFS pointer, not the file that it stands for",
+            hint="`git lfs pull` in its folder fetches that",
+        )
+
+
+def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
+    import safetensors.torch
+
+    try:
+        with interruptible():
+            return safetensors.torch.load_file(path)
+    # Its own error, or OSError, KeyError and others for what its header claims.
+    except Exception as error:
+        raise _corrupt(name, path, error) from error
+
+
+def _read_pickle(name: str, path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        # argparse's namespace, in which training code keeps its options, is a bag of attributes:
+        # making one runs nothing.
+        with (
+            warnings.catch_warnings(),
+            interruptible(),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            warnings.simplefilter(
+                "ignore"
+            )  # about the age of the format, and how to open it anyhow
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or _calls_something(path):
+            raise ModelError(
+                f"{name}: {path} holds more than weights: a pickle that could run code; refused",
+                hint="ask its author for a .safetensors file",
+            ) from error
+        raise _corrupt(name, path, error) from error
+    # A broken archive or pickle makes the reader raise nearly anything.
+    except Exception as error:
+        raise _corrupt(name, path, error) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{name}: {path} holds no state dict")
+    return {str(key): value for key, value in content.items()}
+
+
+def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return ModelError(f"{name}: {path}: {reason_of(error)}")
+    return ModelError(
+        f"{name}: {path} is corrupt or truncated ({_reason(error)})",
+        hint="fetch or copy it again; a file from the Hub is fetched again once it is deleted",
+    )
+
+
+def _calls_something(path: Path) -> bool:
+    """Whether a bare pickle names a function or class; it is read, not run. Where it is newer than
+    torch's own reader, that one stops before it gets there."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_ZIP)) == _ZIP:
+                return False
+            file.seek(0)
+            return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(file))
+    except Exception:  # bytes of no pickle, of which there are many kinds
+        return False
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "weights_only" in text:  # torch's advice is to open the file without the safeguard
+        return "not a pickle of weights"
+    return text[:150] or type(error).__name__
+
+
+def first_of(keys: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")
