@@ -25,7 +25,12 @@ class RandomCheckpoint(Checkpoint):
             return Cvt(self.config).eval()
 
 
-def find_model(name: str, revision: str | None = None, hidden_act: str | None = None) -> Checkpoint:
+def find_model(
+    name: str,
+    revision: str | None = None,
+    hidden_act: str | None = None,
+    weights_key: str | None = None,
+) -> Checkpoint:
     """The checkpoint if it is on this machine; of a published one else only the architecture. No
     request is made.
 
@@ -33,7 +38,7 @@ def find_model(name: str, revision: str | None = None, hidden_act: str | None = 
         ModelError: if it is neither.
     """
     try:
-        files = resolve(name, revision, offline=True)
+        files = resolve(name, revision, offline=True, weights_key=weights_key)
     except ModelError:
         entry = None if revision else next((e for e in PUBLISHED if e.name == name), None)
         if entry is None:

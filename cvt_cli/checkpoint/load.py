@@ -22,6 +22,7 @@ from cvt_cli.checkpoint.resolve import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles
 from cvt_cli.checkpoint.weights_file import (
     check_for_pointer,
     first_of,
+    layout_of,
     read_weights,
     state_dict,
 )
@@ -173,9 +174,9 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     labels = _labels(files.name, values)
     if not labels:
         labels = _numbered(_count_labels(files, values))
-    layout = _layout(files) if "hidden_act" not in values else TRANSFORMERS.name
+    layout = (layout_of(files) if files.weights else None) or TRANSFORMERS
     # The authors trained with QuickGELU; Transformers knows no other activation than GELU.
-    assumed = {"hidden_act": "quick_gelu"} if layout == MICROSOFT.name else {}
+    assumed = {"hidden_act": "quick_gelu"} if layout is MICROSOFT else {}
     try:
         config = CvtConfig.from_dict(assumed | values | {"num_labels": len(labels)})
     except ValueError as error:
@@ -183,7 +184,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     _check_channels(files.name, config)
     problem_type = _problem_type(files.name, path, values, len(labels))
     preprocessing = _preprocessing(files, values)
-    return Checkpoint(files, config, labels, preprocessing, problem_type, layout)
+    return Checkpoint(files, config, labels, preprocessing, problem_type, layout.name)
 
 
 def _problem_type(name: str, path: Path, values: Mapping[str, Any], num_labels: int) -> str | None:
@@ -206,15 +207,6 @@ def _problem_type(name: str, path: Path, values: Mapping[str, Any], num_labels: 
             hint="null or multi_label_classification gives it a sigmoid, regression the raw value",
         )
     return str(problem_type)
-
-
-def _layout(files: ResolvedFiles) -> str:
-    """Whose names the weights have; Transformers' if they are not here, or can't be read: whoever
-    reads them says why."""
-    try:
-        return read_weights(files).layout.name if files.weights else TRANSFORMERS.name
-    except ModelError:
-        return TRANSFORMERS.name
 
 
 def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:

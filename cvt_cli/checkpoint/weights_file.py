@@ -92,16 +92,43 @@ def read_weights(files: ResolvedFiles) -> Weights:
     return Weights(tensors, layout)
 
 
+def layout_of(files: ResolvedFiles) -> Layout | None:
+    """Whose names a checkpoint's weights have, without reading the weights; None if that can't be
+    told: whoever reads them says why."""
+    try:
+        if all(path.suffix.lower() == ".safetensors" for path in files.weights):
+            content: Mapping[str, Any] = {
+                name: None for path in files.weights for name in _names_in_safetensors(path)
+            }
+        else:
+            content = _content(files, mmap=True)
+        network = _choose(files, list(_networks(content)))
+    except Exception:  # as many kinds as there are ways to break a file
+        return None
+    return None if network is None else network.layout
+
+
+def _names_in_safetensors(path: Path) -> list[str]:
+    import safetensors
+
+    with safetensors.safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
 def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
     """The tensors of `read_weights`."""
     return read_weights(files).tensors
 
 
-def _content(files: ResolvedFiles) -> Mapping[str, Any]:
-    """What the file holds, or all shards together."""
+def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
+    """What the file holds, or all shards together.
+
+    Args:
+        mmap: leave the numbers in the file, if its format allows that.
+    """
     content: dict[str, Any] = {}
     for path in files.weights:
-        content |= _read_file(files.name, path)
+        content |= _read_file(files.name, path, mmap)
     return content
 
 
@@ -112,7 +139,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
             yield from _networks({str(key): each for key, each in value.items()}, (*path, name))
         for layout in LAYOUTS:
             first = layout.first
-            if name.endswith(first) and name[: -len(first)][-1:] in ("", ".") and _is_tensor(value):
+            if name.endswith(first) and name[: -len(first)][-1:] in ("", "."):
                 yield _Network(path, name.removesuffix(first), content, layout)
                 break
 
@@ -195,11 +222,11 @@ def _is_plain(value: "torch.Tensor") -> bool:
     )
 
 
-def _read_file(name: str, path: Path) -> dict[str, Any]:
+def _read_file(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     check_for_pointer(name, path)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(name, path)
-    return _read_pickle(name, path)
+    return _read_pickle(name, path, mmap and _is_zip(path))
 
 
 def check_for_pointer(name: str, path: Path) -> None:
@@ -231,7 +258,7 @@ def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
         raise _corrupt(name, path, error) from error
 
 
-def _read_pickle(name: str, path: Path) -> dict[str, Any]:
+def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     import torch
 
     try:
@@ -245,7 +272,7 @@ def _read_pickle(name: str, path: Path) -> dict[str, Any]:
             warnings.simplefilter(
                 "ignore"
             )  # about the age of the format, and how to open it anyhow
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or _calls_something(path):
             raise ModelError(
@@ -274,13 +301,17 @@ def _calls_something(path: Path) -> bool:
     """Whether a bare pickle names a function or class; it is read, not run. Where it is newer than
     torch's own reader, that one stops before it gets there."""
     try:
+        if _is_zip(path):
+            return False
         with path.open("rb") as file:
-            if file.read(len(_ZIP)) == _ZIP:
-                return False
-            file.seek(0)
             return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(file))
     except Exception:  # bytes of no pickle, of which there are many kinds
         return False
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP)) == _ZIP
 
 
 def _reason(error: Exception) -> str:

@@ -45,6 +45,7 @@ cvt benchmark --model ./my-cvt --format csv -o speed.csv
 class MeasuredModel(options.ModelOptions):
     """The checkpoint; nothing is downloaded for it."""
 
+    class_names: Path | None = field(default=None, init=False)
     refresh: bool = field(default=False, init=False)
     offline: bool = field(default=True, init=False)
 
@@ -163,7 +164,7 @@ def benchmark(
 
     chosen = pick_device(device)
     dtypes = pick_dtypes(cases.dtype, chosen)
-    checkpoint = find_model(model.model, model.revision, model.activation)
+    checkpoint = find_model(model.model, model.revision, model.activation, model.weights_key)
     if cases.baseline is not None:
         check_baseline(cases.baseline, checkpoint, chosen, dtypes)
         if from_files and (size or checkpoint.preprocessing.image_size) is None:

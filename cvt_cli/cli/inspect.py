@@ -121,6 +121,7 @@ def inspect(
     image_size: options.ImageSizeOption = None,
     cost: Cost,
     hub: options.Hub,
+    weights_key: options.WeightsKeyOption = None,
     report: options.Report,
 ) -> None:
     """Tell what a model is and what it costs, without running or downloading it.
@@ -157,6 +158,7 @@ def inspect(
             image_size=size,
             batch_size=1 if show.compare else cost.batch_size,  # the comparison is of one image
             dtype=cost.dtype,
+            weights_key=weights_key,
         )
         for name in names
     ]

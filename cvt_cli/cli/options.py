@@ -308,6 +308,16 @@ class Hub:
     offline: OfflineOption = False
 
 
+WeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Which network to take from a file of weights that holds several, as model_ema.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The checkpoint, and what to change in it."""
@@ -333,8 +343,29 @@ class ModelOptions:
         ),
     ] = None
     image_size: ImageSizeOption = None
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labels for a model that has none: one a line, or JSON (a list, id2label, "
+            "ImageNet's class index).",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
+    weights_key: WeightsKeyOption = None
     refresh: RefreshOption = False
     offline: OfflineOption = False
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The labels in --class-names.
+
+        Raises:
+            UsageError: if the file can't be read, or holds none.
+        """
+        from cvt_cli.checkpoint.class_names import read_class_names
+
+        return None if self.class_names is None else read_class_names(self.class_names)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -356,7 +387,15 @@ class ModelOptions:
         from cvt_cli.checkpoint.resolve import resolve
 
         checkpoint = load(
-            resolve(self.model, self.revision, self.refresh, self.offline), self.activation
+            resolve(
+                self.model,
+                self.revision,
+                self.refresh,
+                self.offline,
+                weights_key=self.weights_key,
+            ),
+            self.activation,
+            self.names,
         )
         size = self.input_size
         return checkpoint if size is None else checkpoint.with_image_size(size)
@@ -424,6 +463,8 @@ class Compute:
             refresh=model.refresh,
             offline=model.offline,
             image_size=model.input_size,
+            class_names=model.names,
+            weights_key=model.weights_key,
             exact_decode=self.exact_decode,
             only=only,
             max_pixels=max_pixels or MAX_PIXELS,

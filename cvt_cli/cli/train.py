@@ -268,6 +268,7 @@ def train(
     ],
     start: Start,
     hub: options.Hub,
+    weights_key: options.WeightsKeyOption = None,
     val_fraction: Annotated[
         float | None,
         typer.Option(
@@ -305,7 +306,10 @@ def train(
     if start.model is None:
         network = from_scratch(start.arch or "", dataset.labels, start.image_size, run.seed)
     else:
-        checkpoint = load(resolve(start.model, hub.revision, hub.refresh, hub.offline))
+        files = resolve(
+            start.model, hub.revision, hub.refresh, hub.offline, weights_key=weights_key
+        )
+        checkpoint = load(files)
         network = from_checkpoint(checkpoint, dataset.labels, start.image_size, run.seed)
     most_epochs = run.epochs or (EPOCHS if run.minutes is None else None)
     settings = Settings(

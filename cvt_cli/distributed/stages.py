@@ -102,14 +102,16 @@ class Shipped:
             ModelError: if it can't be had.
         """
         if not self.weights:
-            return replace(like, files=resolve(self.name, self.commit, offline=self.offline))
+            key = like.files.weights_key
+            files = resolve(self.name, self.commit, offline=self.offline, weights_key=key)
+            return replace(like, files=files)
 
         def put(name: str, content: np.ndarray) -> Path:
             content.tofile(folder / name)
             return folder / name
 
         weights = tuple(put(name, content) for name, content in self.weights)
-        return replace(like, files=ResolvedFiles(self.name, None, None, weights))
+        return replace(like, files=replace(like.files, weights=weights))
 
 
 def settled(job: Job, model: tuple[Any], layout: Layout) -> dict[str, Any]:

@@ -100,13 +100,16 @@ class Classifier:
         image_size: tuple[int, int] | None = None,
         exact_decode: bool = False,
         only: Sequence[str] = (),
+        class_names: Sequence[str] | None = None,
+        weights_key: str | None = None,
     ) -> None:
         devices = pick_devices(device)
         self.device, *more = devices
         self.dtype = pick_dtype(dtype, self.device)
         use_exact_float32(self.device, self.dtype)
         if isinstance(model, str):
-            model = load(resolve(model, revision, refresh, offline), hidden_act)
+            files = resolve(model, revision, refresh, offline, weights_key=weights_key)
+            model = load(files, hidden_act, class_names)
         if image_size is not None:
             model = model.with_image_size(image_size)
         self.checkpoint = model

@@ -2,7 +2,7 @@
 published name no file."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,12 +181,13 @@ def inspect(
     image_size: tuple[int, int] | None = None,
     batch_size: int = 1,
     dtype: str = "float32",
+    weights_key: str | None = None,
 ) -> Inspection:
     """Find out about a checkpoint. Of one on the Hub at most the JSON files are fetched; of a
     published one nothing, unless its labels are needed.
 
     Args:
-        name, revision, refresh, offline: as for `resolve`.
+        name, revision, refresh, offline, weights_key: as for `resolve`.
         image_size: (height, width) in pixels; None for the checkpoint's own.
         batch_size, dtype: as for `count`.
 
@@ -200,6 +201,7 @@ def inspect(
         files = resolve(name, revision, refresh, offline, weights=False)
         files = _here(name, files.commit or revision) or files
     if files is not None:
+        files = replace(files, weights_key=weights_key)
         checkpoint = load(files)
         config, preprocessing = checkpoint.config, checkpoint.preprocessing
         labels: tuple[str, ...] | None = checkpoint.labels

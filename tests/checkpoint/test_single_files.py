@@ -1,0 +1,488 @@
+"""Files of weights as people have them: any wrapping, with or without what belongs to them."""
+
+import argparse
+import json
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cvt_cli.checkpoint import imagenet
+from cvt_cli.checkpoint.architecture import config_from_shapes
+from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, CVT_13, CVT_21, CVT_W24
+from cvt_cli.checkpoint.class_names import read_class_names
+from cvt_cli.checkpoint.load import Checkpoint, load
+from cvt_cli.checkpoint.resolve import resolve
+from cvt_cli.errors import ModelError, UsageError
+from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.model.config import CvtConfig
+from tests.tiny import LABELS, microsoft_names, tiny_model
+
+# Heads are width / 64 here, as in what is guessed.
+WIDE: dict[str, Any] = {"embed_dim": [64, 64, 128], "num_heads": [1, 1, 2], "depth": [1, 2, 3]}
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+class QuickGelu(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+@pytest.fixture(scope="module")
+def wide() -> Any:
+    return tiny_model(**WIDE)
+
+
+@pytest.fixture(scope="module")
+def gelu(wide: Any) -> torch.Tensor:
+    """The logits that `transformers` computes."""
+    with torch.inference_mode():
+        logits: torch.Tensor = wide(IMAGES).logits
+    return logits
+
+
+@pytest.fixture(scope="module")
+def quick_gelu(wide: Any) -> torch.Tensor:
+    """Those of the authors' code: the same weights, QuickGELU."""
+    model = tiny_model(**WIDE)
+    for module in model.modules():
+        if type(module).__name__ == "CvtIntermediate":
+            module.activation = QuickGelu()
+    with torch.inference_mode():
+        logits: torch.Tensor = model(IMAGES).logits
+    return logits
+
+
+def opened(path: Path, key: str | None = None) -> Checkpoint:
+    """The checkpoint, whatever it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load(resolve(str(path), weights_key=key))
+
+
+def logits(path: Path, key: str | None = None) -> torch.Tensor:
+    checkpoint = opened(path, key)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result: torch.Tensor = checkpoint.model()(IMAGES)
+    return result
+
+
+def same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def failure(path: Path, key: str | None = None) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        logits(path, key)
+    assert "\n" not in str(caught.value) + caught.value.hint
+    return caught.value
+
+
+def said(path: Path) -> str:
+    """The one warning that opening it gives; empty if there is none."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load(resolve(str(path)))
+    assert len(caught) <= 1
+    return str(caught[0].message) if caught else ""
+
+
+# --- wrappings
+
+
+WRAPPINGS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda weights: weights,
+    "ordered": OrderedDict,
+    **{
+        key: lambda weights, key=key: {"epoch": 3, key: weights, "optimizer": {"state": {0: 1}}}
+        for key in ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+    },
+    **{key: lambda weights, key=key: {key: weights} for key in ("teacher", "net", "module", "ema")},
+    "nested": lambda weights: {"checkpoint": {"model": {"state_dict": weights}}},
+    "lightning": lambda weights: {
+        "epoch": 1,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {f"model.{name}": value for name, value in weights.items()},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(1.0)}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "with-options": lambda weights: {"model": weights, "args": argparse.Namespace(lr=0.1)},
+}
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "backbone.", "module._orig_mod.model.")
+
+
+@pytest.mark.parametrize("names", ["transformers", "microsoft"])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_every_wrapping(
+    wrapping: str,
+    names: str,
+    wide: Any,
+    gelu: torch.Tensor,
+    quick_gelu: torch.Tensor,
+    tmp_path: Path,
+) -> None:
+    weights = wide.state_dict() if names == "transformers" else microsoft_names(wide.state_dict())
+    torch.save(WRAPPINGS[wrapping](weights), tmp_path / "x.pth")
+    same(logits(tmp_path / "x.pth"), gelu if names == "transformers" else quick_gelu)
+
+
+@pytest.mark.parametrize("container", ["plain", "state_dict", "safetensors", "with-config"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_every_prefix_in_every_container(
+    prefix: str, container: str, wide: Any, gelu: torch.Tensor, tmp_path: Path
+) -> None:
+    weights: Any = {prefix + name: value for name, value in wide.state_dict().items()}
+    path = tmp_path / "x.pth"
+    if container == "safetensors":
+        path = tmp_path / "x.safetensors"
+        save_file(weights, path)
+    elif container == "with-config":
+        wide.config.save_pretrained(tmp_path)
+        torch.save(weights, tmp_path / "pytorch_model.bin")
+        path = tmp_path
+    else:
+        torch.save(WRAPPINGS[container](weights), path)
+    same(logits(path), gelu)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth.tar", ".PTH", ".Pt", ".BIN", ".SAFETENSORS"])
+def test_every_suffix(suffix: str, wide: Any, gelu: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".SAFETENSORS":
+        save_file(wide.state_dict(), path)
+    else:
+        torch.save(wide.state_dict(), path)
+    same(logits(path), gelu)
+
+
+def test_a_program_is_refused_by_its_suffix(wide: Any, tmp_path: Path) -> None:
+    torch.save(wide.state_dict(), tmp_path / "x.pt2")
+    assert "program of torch.export" in str(failure(tmp_path / "x.pt2"))
+
+
+def test_one_of_several_networks_is_chosen(
+    wide: Any, gelu: torch.Tensor, quick_gelu: torch.Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pth"
+    both = {"state_dict": wide.state_dict(), "state_dict_ema": microsoft_names(wide.state_dict())}
+    torch.save(both, path)
+    error = failure(path)
+    assert "2 networks: state_dict, state_dict_ema" in str(error)
+    assert "--weights-key state_dict" in error.hint
+    same(logits(path, "state_dict"), gelu)
+    same(logits(path, "state_dict_ema"), quick_gelu)
+    error = failure(path, "ema")
+    assert "no CvT under 'ema'" in str(error) and "state_dict, state_dict_ema" in error.hint
+
+    flat = {
+        f"{who}.{name}": v
+        for who in ("student", "teacher.net")
+        for name, v in wide.state_dict().items()
+    }
+    torch.save({"model": flat}, path)
+    assert "model.student, model.teacher.net" in str(failure(path))
+    same(logits(path, "model.teacher"), gelu)
+    torch.save(
+        {**wide.state_dict(), **{f"ema.{k}": v * 2 for k, v in wide.state_dict().items()}}, path
+    )
+    assert "2 networks: ., ema" in str(failure(path))
+    same(logits(path, "."), gelu)
+
+
+# --- what is left over, or missing
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["total_ops", "cvt.encoder.stages.0.total_params", "loss.weight", "n_averaged", "ema.decay"],
+)
+def test_what_is_no_part_of_the_network_is_a_warning(
+    extra: str, wide: Any, gelu: torch.Tensor, tmp_path: Path
+) -> None:
+    wide.config.save_pretrained(tmp_path)
+    torch.save({**wide.state_dict(), extra: torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.warns(UserWarning, match=f"1 of its tensors .* left out .{extra}"):
+        model = opened_quietly(tmp_path).model()
+    with torch.inference_mode():
+        same(model(IMAGES), gelu)
+
+
+def opened_quietly(path: Path) -> Checkpoint:
+    return load(resolve(str(path)))
+
+
+@pytest.mark.parametrize("names", ["transformers", "microsoft"])
+def test_what_is_left_over_in_the_network_is_an_error(
+    names: str, wide: Any, tmp_path: Path
+) -> None:
+    config = json.loads(wide.config.to_json_string()) | {"depth": [1, 2, 2]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = wide.state_dict()
+    if names == "microsoft":
+        weights = microsoft_names(weights)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert "left over (stages.2.blocks.2." in str(failure(tmp_path))
+    config["depth"] = [1, 2, 3]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    extra = "classifier.weight_g" if names == "transformers" else "head.weight_g"
+    torch.save({**weights, extra: torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    assert "left over (" in str(failure(tmp_path)) and "weight_g" in str(failure(tmp_path))
+    lacking = {
+        k: v
+        for k, v in weights.items()
+        if "stages.1.layers.1" not in k and "stage1.blocks.1" not in k
+    }
+    torch.save(lacking, tmp_path / "pytorch_model.bin")
+    assert "missing (stages.1.blocks.1." in str(failure(tmp_path))
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "base"])
+def test_without_a_head(how: str, wide: Any, tmp_path: Path) -> None:
+    weights = {k: v for k, v in wide.state_dict().items() if not k.startswith("classifier")}
+    path = tmp_path
+    if how == "base":  # what `CvtModel.save_pretrained` writes: no last norm either
+        wide.cvt.save_pretrained(tmp_path)
+    elif how == "folder":
+        wide.config.save_pretrained(tmp_path)
+        torch.save(weights, tmp_path / "pytorch_model.bin")
+    else:
+        path = tmp_path / "x.pth"
+        torch.save(weights, path)
+    error = failure(path)
+    assert "has no head" in str(error) and "cvt train" in error.hint
+    found, has_head = opened(path).weights_to_train()
+    assert not has_head
+    key = "stages.2.blocks.2.mlp.fc2.weight"
+    theirs = wide.state_dict()["cvt.encoder.stages.2.layers.2.output.dense.weight"]
+    assert torch.equal(found[key], theirs)
+    norm = torch.ones(128) if how == "base" else wide.state_dict()["layernorm.weight"]
+    assert torch.equal(found["norm.weight"], norm)
+
+
+# --- the activation
+
+
+def test_a_configuration_beside_an_authors_file_keeps_its_activation(
+    wide: Any, gelu: torch.Tensor, quick_gelu: torch.Tensor, tmp_path: Path
+) -> None:
+    torch.save(microsoft_names(wide.state_dict()), tmp_path / "x.pth")
+    wide.config.save_pretrained(tmp_path)
+    assert opened(tmp_path / "x.pth").labels == LABELS
+    assert opened(tmp_path / "x.pth").layout == "Microsoft"
+    same(logits(tmp_path / "x.pth"), quick_gelu)
+    values = json.loads((tmp_path / "config.json").read_text()) | {"hidden_act": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    same(logits(tmp_path / "x.pth"), gelu)
+
+
+# --- what is assumed
+
+
+def shapes_of(config: CvtConfig) -> dict[str, tuple[int, ...]]:
+    from cvt_cli.model.cvt import Cvt
+
+    with torch.device("meta"):
+        return {name: tuple(v.shape) for name, v in Cvt(config).state_dict().items()}
+
+
+@pytest.mark.parametrize("config", [CVT_13, CVT_21, CVT_W24], ids=["13", "21", "w24"])
+def test_a_published_architecture_is_recognised(config: CvtConfig) -> None:
+    assert config_from_shapes(shapes_of(config), "gelu") == (config, "")
+
+
+def test_a_guess_is_said(wide: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(wide.state_dict(), path)
+    text = said(path)
+    for words in ("heads 1, 1, 2", "strides 4, 2, 2", "key strides 2", "input of 224 × 224"):
+        assert words in text
+    assert "config.json" in text and "YAML" in text
+    torch.save(wide.state_dict(), tmp_path / "cvt-96x96.pth")
+    assert "input of" not in said(tmp_path / "cvt-96x96.pth")
+
+
+def test_the_bundled_file_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((BUNDLED_FOLDER / BUNDLED_MODEL / "model.safetensors").read_bytes())
+    assert said(path) == ""
+    checkpoint, bundled = opened(path), load(resolve(BUNDLED_MODEL))
+    assert checkpoint.labels == bundled.labels and checkpoint.config == bundled.config
+    assert checkpoint.preprocessing == bundled.preprocessing
+
+
+YAML = """
+OUTPUT_DIR: ''
+MODEL:
+  NAME: cls_cvt
+  SPEC:
+    INIT: 'trunc_norm'
+    NUM_STAGES: 3
+    PATCH_SIZE: [7, 3, 3]
+    PATCH_STRIDE: [4, 2, 2]
+    PATCH_PADDING: [2, 1, 1]
+    DIM_EMBED: [64, 64, 128]
+    NUM_HEADS: [2, 1, 4]
+    DEPTH: [1, 2, 3]
+    MLP_RATIO: [4.0, 4.0, 4.0]
+    ATTN_DROP_RATE: [0.0, 0.0, 0.0]
+    DROP_RATE: [0.0, 0.0, 0.0]
+    DROP_PATH_RATE: [0.0, 0.0, 0.1]
+    QKV_BIAS: [True, True, True]
+    CLS_TOKEN: [False, False, True]
+    POS_EMBED: [False, False, False]
+    QKV_PROJ_METHOD: ['dw_bn', 'dw_bn', 'dw_bn']
+    KERNEL_QKV: [3, 3, 3]
+    PADDING_KV: [1, 1, 1]
+    STRIDE_KV: [2, 1, 1]
+    PADDING_Q: [1, 1, 1]
+    STRIDE_Q: [1, 1, 1]
+TEST:
+  BATCH_SIZE_PER_GPU: 32
+  IMAGE_SIZE: [96, 64]
+  CENTER_CROP: False
+  INTERPOLATION: 3
+INPUT:
+  MEAN: [0.4, 0.5, 0.6]
+"""
+
+
+def test_the_authors_yaml_is_read(wide: Any, tmp_path: Path) -> None:
+    from transformers import CvtConfig as TheirConfig
+    from transformers import CvtForImageClassification
+
+    torch.save(microsoft_names(wide.state_dict()), tmp_path / "net.pth")
+    (tmp_path / "net.yaml").write_text(YAML)
+    (tmp_path / "other.yaml").write_text("a: 1")
+    assert said(tmp_path / "net.pth") == ""
+    checkpoint = opened(tmp_path / "net.pth")
+    assert checkpoint.preprocessing == Preprocessing((64, 96), None, None, mean=(0.4, 0.5, 0.6))
+    config = TheirConfig(
+        **(WIDE | {"num_heads": [2, 1, 4], "stride_kv": [2, 1, 1]}), num_labels=len(LABELS)
+    )
+    model = CvtForImageClassification(config).eval()
+    model.load_state_dict(wide.state_dict())
+    for module in model.modules():
+        if type(module).__name__ == "CvtIntermediate":
+            module.activation = QuickGelu()
+    with torch.inference_mode():
+        same(logits(tmp_path / "net.pth"), model(IMAGES).logits)
+    (tmp_path / "net.yaml").write_text(YAML.replace("CENTER_CROP: False", "CENTER_CROP: True"))
+    assert opened(tmp_path / "net.pth").preprocessing.crop == (96, 96)
+    # Under another name it is taken only where it is the only one.
+    (tmp_path / "net.yaml").rename(tmp_path / "cvt.yml")
+    assert "heads 1, 1, 2" in said(tmp_path / "net.pth")
+    (tmp_path / "other.yaml").unlink()
+    assert said(tmp_path / "net.pth") == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("", "MODEL.SPEC has no PATCH_SIZE"),
+        ("MODEL: 5", "MODEL.SPEC has no"),
+        ("[" * 5000, "corrupt"),
+        ("a: !!python/object/apply:os.system ['touch was-run']", "corrupt"),
+        (YAML.replace("STRIDE_KV: [2, 1, 1]", "STRIDE_KV: [2, 1]"), "stride_kv"),
+        (YAML.replace("'dw_bn', 'dw_bn', 'dw_bn'", "'lstm', 'dw_bn', 'dw_bn'"), "lstm"),
+        (YAML.replace("IMAGE_SIZE: [96, 64]", "IMAGE_SIZE: 96"), "IMAGE_SIZE"),
+        (YAML.replace("INTERPOLATION: 3", "INTERPOLATION: cubic"), "INTERPOLATION"),
+        (YAML.replace("MEAN: [0.4, 0.5, 0.6]", "STD: [0.4, 0.5, 0]"), "STD"),
+        (YAML.replace("DEPTH: [1, 2, 3]", "DEPTH: [1, 2, 4]"), "missing"),
+    ],
+    ids=range(10),
+)
+def test_yaml_that_makes_no_sense(content: str, word: str, wide: Any, tmp_path: Path) -> None:
+    torch.save(microsoft_names(wide.state_dict()), tmp_path / "net.pth")
+    (tmp_path / "net.yaml").write_text(content)
+    assert word in str(failure(tmp_path / "net.pth"))
+
+
+# --- names
+
+
+def test_a_head_of_a_thousand_has_the_names_of_imagenet(tmp_path: Path) -> None:
+    model = tiny_model(labels=[str(i) for i in range(1000)], **WIDE)
+    path = tmp_path / "CvT-13-224x224-IN-1k.pth"
+    torch.save(microsoft_names(model.state_dict()), path)
+    assert "the labels of ImageNet-1k" in said(path)
+    labels = opened(path).labels
+    assert labels[0] == "tench, Tinca tinca"
+    assert labels[999] == "toilet tissue, toilet paper, bathroom tissue"
+    names = [f"class {i} of mine" for i in range(1000)]
+    assert load(resolve(str(path)), class_names=names).labels == tuple(names)
+    with pytest.raises(UsageError, match=r"has 2 names, but .* has 1000 classes"):
+        load(resolve(str(path)), class_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\ndog, hound\nbär\n\n",
+        "\ufeffcat\r\ndog, hound\r\nbär",
+        '["cat", "dog, hound", "bär"]',
+        '{"1": "dog, hound", "0": "cat", "2": "bär"}',
+        '{"id2label": {"0": "cat", "1": "dog, hound", "2": "bär"}, "model_type": "cvt"}',
+        '{"0": ["n1", "cat"], "1": ["n2", "dog, hound"], "2": ["n3", "bär"]}',
+        '[["n1", "cat"], ["n2", "dog, hound"], ["n3", "bär"]]',
+    ],
+    ids=range(7),
+)
+def test_class_names(content: str, tmp_path: Path) -> None:
+    (tmp_path / "names").write_bytes(content.encode())
+    assert read_class_names(tmp_path / "names") == ("cat", "dog, hound", "bär")
+
+
+def test_wordnet_ids_become_their_names(tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("n01443537\nn01440764\n")
+    assert read_class_names(tmp_path / "names") == (
+        "goldfish, Carassius auratus",
+        "tench, Tinca tinca",
+    )
+    assert len(imagenet.class_names()) == len(imagenet.SYNSETS) == 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"a\n\nb",
+        b"[]",
+        b"{}",
+        b"[",
+        b"[1, 2]",
+        b'{"1": "a"}',
+        b'{"x": "a"}',
+        b"\xff\xfe",
+    ],
+    ids=range(10),
+)
+def test_class_names_that_are_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(UsageError, match="--class-names: ") as caught:
+        read_class_names(tmp_path / "names")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="no such file"):
+        read_class_names(tmp_path / "nothing")
+
+
+# --- Git LFS
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "config.json"])
+def test_a_git_lfs_pointer_is_called_that(file: str, wide: Any, tmp_path: Path) -> None:
+    wide.config.save_pretrained(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    if file == "config.json":
+        torch.save({}, tmp_path / "pytorch_model.bin")
+    (tmp_path / file).write_text(pointer)
+    error = failure(tmp_path)
+    assert f"{tmp_path / file} is a Git LFS pointer" in str(error)
+    assert "git lfs pull" in error.hint
