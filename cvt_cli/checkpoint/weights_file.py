@@ -43,10 +43,12 @@ class Weights:
     Attributes:
         tensors: under our names, on the CPU.
         layout: whose names the file has.
+        left_out: what lies beside them and is no part of the network, a profiler's or a loss's.
     """
 
     tensors: "dict[str, torch.Tensor]"
     layout: Layout
+    left_out: "dict[str, torch.Tensor]"
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,12 @@ class _Network:
 def read_weights(files: ResolvedFiles) -> Weights:
     """The weights of a checkpoint, memory-mapped where the format allows.
 
-    What is no part of the network is left out with a warning.
-
     Raises:
         ModelError: naming the file, if one is corrupt, truncated, or holds code; or if there are
             several networks and `files.weights_key` names none.
     """
     content = _content(files)
+    left_out: dict[str, torch.Tensor] = {}
     network = _choose(files, list(_networks(content)))
     if network is None:
         tensors = _tensors(content)
@@ -85,11 +86,11 @@ def read_weights(files: ResolvedFiles) -> Weights:
         tensors = layout.to_ours(tensors)
     else:
         layout = network.layout
-        tensors = _own(files.name, network, list(_networks(content)))
+        tensors, left_out = _split(network, list(_networks(content)))
     for key, value in tensors.items():
         if not _is_plain(value):
             raise ModelError(f"{files.name}: {key} is no plain tensor of numbers")
-    return Weights(tensors, layout)
+    return Weights(tensors, layout, left_out)
 
 
 def layout_of(files: ResolvedFiles) -> Layout | None:
@@ -116,8 +117,15 @@ def _names_in_safetensors(path: Path) -> list[str]:
 
 
 def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
-    """The tensors of `read_weights`."""
-    return read_weights(files).tensors
+    """The tensors of `read_weights`. Warns of what is left out."""
+    weights = read_weights(files)
+    if weights.left_out:
+        warnings.warn(
+            f"{files.name}: {len(weights.left_out)} of its tensors are no part of the network and "
+            f"are left out ({first_of(list(weights.left_out))})",
+            stacklevel=2,
+        )
+    return weights.tensors
 
 
 def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
@@ -165,37 +173,23 @@ def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
     return chosen[0] if chosen else None
 
 
-def _own(name: str, network: _Network, all_networks: list[_Network]) -> "dict[str, torch.Tensor]":
-    """The network's tensors under our names. Warns of others in the same dict."""
-    tensors = _tensors(network.container)
-    others = tuple(
-        each.prefix
-        for each in all_networks
-        if each.path == network.path and each.prefix.startswith(network.prefix) and each != network
-    )
-    inside = {
-        key.removeprefix(network.prefix): value
-        for key, value in tensors.items()
-        if key.startswith(network.prefix) and not (others and key.startswith(others))
-    }
-    kept = {
-        key: value
-        for key, value in inside.items()
-        if network.layout.owns(key) and not _PROFILED.fullmatch(key)
-    }
-    prefixes = tuple(each.prefix for each in all_networks if each.path == network.path)
-    left_out = [key for key in inside if key not in kept] + [
-        key
-        for key in tensors
-        if not key.startswith(network.prefix) and not key.startswith(tuple(filter(None, prefixes)))
-    ]
-    if left_out:
-        warnings.warn(
-            f"{name}: {len(left_out)} of its tensors are no part of the network and are left out "
-            f"({first_of(left_out)})",
-            stacklevel=2,
-        )
-    return network.layout.to_ours(kept)
+def _split(
+    network: _Network, all_networks: list[_Network]
+) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
+    """The network's tensors under our names, and others in the same dict that no network has."""
+    prefixes = [each.prefix for each in all_networks if each.path == network.path]
+    own: dict[str, Any] = {}
+    left_out: dict[str, Any] = {}
+    for key, value in _tensors(network.container).items():
+        # A network may lie below another's prefix: the longest one says whose a tensor is.
+        prefix = max((each for each in prefixes if key.startswith(each)), key=len, default=None)
+        if prefix is None:
+            left_out[key] = value
+        elif prefix == network.prefix:
+            name = key.removeprefix(prefix)
+            inside = network.layout.owns(name) and not _PROFILED.fullmatch(name)
+            (own if inside else left_out)[name] = value
+    return network.layout.to_ours(own), left_out
 
 
 def _tensors(content: Mapping[str, Any]) -> "dict[str, torch.Tensor]":

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.resolve import ResolvedFiles
-from cvt_cli.checkpoint.weights_file import state_dict
+from cvt_cli.checkpoint.weights_file import read_weights
 from cvt_cli.errors import ModelError
 from cvt_cli.model.config import CvtConfig
 
@@ -130,7 +130,9 @@ def weights_difference(
 
 
 def _read(files: ResolvedFiles) -> "dict[str, Tensor]":
-    return {name: value for name, value in state_dict(files).items() if not name.endswith(COUNTER)}
+    weights = read_weights(files)
+    everything = {**weights.left_out, **weights.tensors}
+    return {name: value for name, value in everything.items() if not name.endswith(COUNTER)}
 
 
 def _in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
