@@ -124,6 +124,7 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
         "threshold": output.threshold,
         "columns": list(shape.columns),
         "shard": str(part),
+        "default_excludes": search.default_excludes,
     }
     sink = run.open_sinks(targets, shape, description, resume=resume, overwrite=overwrite)
     description["format"] = ", ".join(name for _, name in targets)

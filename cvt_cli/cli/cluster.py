@@ -168,6 +168,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
             "threshold": output.threshold,
             "columns": list(shape.columns),
             "format": target.format,
+            "default_excludes": images.default_excludes,
             "version": __version__,
         }
         all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))

@@ -84,7 +84,10 @@ def embed(
 
     # Torch is loaded only now that all that was typed makes sense.
     classifier = compute.classifier(model, max_pixels=images.max_pixels)
-    description = classifier.description() | {"format": format_}
+    description = classifier.description() | {
+        "format": format_,
+        "default_excludes": images.default_excludes,
+    }
     run.run(
         context.obj,
         lambda: find(images.paths, images.search),

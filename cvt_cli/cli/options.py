@@ -246,6 +246,15 @@ class Input:
             rich_help_panel=INPUT,
         ),
     ] = None
+    default_excludes: Annotated[
+        bool,
+        typer.Option(
+            "--default-excludes/--no-default-excludes",
+            help="Leave out what network drives, waste baskets and thumbnailers put among "
+            "photographs: @eaDir, #recycle, $RECYCLE.BIN, Thumbs.db and the like.",
+            rich_help_panel=INPUT,
+        ),
+    ] = True
     timeout: Annotated[
         float,
         typer.Option(
@@ -296,6 +305,7 @@ class Input:
             null=self.null,
             timeout=self.timeout,
             max_bytes=self.max_bytes,
+            default_excludes=self.default_excludes,
         )
 
 

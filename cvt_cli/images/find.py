@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
 from cvt_cli.images.shard import Shard, key_of
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import (
     IMAGE_SUFFIXES,
     Filter,
@@ -195,12 +196,16 @@ class _Finder:
         self._root = ""  # below which the keys of sources begin
         self._filter = Filter(search)
         self._passed_over = ""  # an archive in the folder that is walked
+        self._skipped = Skipped()
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
         for path in inputs:
             yield from self._typed(path)
         if self._search.files_from is not None:
             yield from self._listed(self._search.files_from)
+        if not self._counting:
+            for line in self._skipped.in_words():
+                warnings.warn(line, stacklevel=2)
 
     def _typed(self, path: str) -> Iterator[Source]:
         if path == STDIN or os.path.lexists(path):
@@ -233,11 +238,18 @@ class _Finder:
         yield from _once(found) if names.may_repeat(path) else found
 
     def _matches(self, pattern: str) -> Iterator[Source]:
-        for each in names.expand_glob(pattern):
+        for each in names.expand_glob(pattern, self._is_left):
             if isinstance(each, names.Unlisted):
                 yield failing(each.path, os_reason(each.error))
             else:
                 yield from self.named(each)
+
+    def _is_left(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a pattern of any names does not mean this one."""
+        if not self._filter.is_junk(entry.name):
+            return False
+        self._leave(entry.path, names.is_folder(entry))
+        return True
 
     def _listed(self, listed: str) -> Iterator[Source]:
         """Names in a list are meant literally: programs write them, no shell has seen them."""
@@ -356,26 +368,43 @@ class _Finder:
                 for entry in scan:
                     if names.is_marked_hidden(entry):
                         continue
-                    if names.is_folder(entry):
-                        if self._search.recursive and not entry.name.startswith("."):
+                    if not names.is_folder(entry):
+                        if self._wants(entry, relative + entry.name):
+                            found.append(entry.name)
+                    elif self._search.recursive and not self._filter.is_hidden(entry.name):
+                        if self._filter.is_junk(entry.name):
+                            self._leave(entry.path, is_folder=True)
+                        else:
                             folders.add(entry.name)
                             found.append(entry.name)
-                    elif self._filter.wants_file(entry.name, relative + entry.name):
-                        found.append(entry.name)
-                    elif kind_of_archive(
-                        entry.name
-                    ) not in _NO_ARCHIVE and self._filter.wants_folder(
-                        entry.name, relative + entry.name
-                    ):
-                        self._passed_over = entry.path
         except OSError as problem:
             error = problem
         found.sort()
+        if not self._counting:
+            self._skipped.add_pairs([name for name in found if name not in folders])
         for name in found:
             path = os.path.join(folder, name)
             yield (path, name) if name in folders else self._local(path)
         if error is not None:
             yield failing(folder, os_reason(error))
+
+    def _wants(self, entry: os.DirEntry[str], relative: str) -> bool:
+        """Whether to take a file; notes why not."""
+        name = entry.name
+        if self._filter.wants_file(name, relative):
+            return True
+        is_archive = kind_of_archive(name) not in _NO_ARCHIVE
+        if is_archive and self._filter.wants_folder(name, relative):
+            self._passed_over = entry.path
+        elif self._filter.is_junk(name):
+            self._leave(entry.path)
+        elif not is_archive and not self._counting and self._filter.is_unknown(name, relative):
+            self._skipped.add_file(name)
+        return False
+
+    def _leave(self, path: str, is_folder: bool = False) -> None:
+        if not self._counting:
+            self._skipped.add_junk(path, is_folder)
 
     def _remote(self, url: str, scheme: str) -> Iterator[Source]:
         if scheme == "file":

@@ -25,17 +25,20 @@ class Format:
     bytes_per_pixel: int
 
 
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".jps", ".insp")
+_JPEG2000 = (".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c")
+
 # In the order in which they are tried: the usual ones first, and last TGA, which has no signature.
 FORMATS = (
-    Format("JPEG", "PIL.JpegImagePlugin", (".jpg", ".jpeg", ".jpe", ".jfif"), 12),
+    Format("JPEG", "PIL.JpegImagePlugin", _JPEG, 12),
     Format("PNG", "PIL.PngImagePlugin", (".png", ".apng"), 12),
     Format("WEBP", "PIL.WebPImagePlugin", (".webp",), 20),
     Format("GIF", "PIL.GifImagePlugin", (".gif",), 12),
     Format("TIFF", "PIL.TiffImagePlugin", (".tif", ".tiff"), 20),
     Format("BMP", "PIL.BmpImagePlugin", (".bmp",), 12),
     Format("DIB", "PIL.BmpImagePlugin", (".dib",), 12),
-    Format("AVIF", "PIL.AvifImagePlugin", (".avif",), 15),
-    Format("JPEG2000", "PIL.Jpeg2KImagePlugin", (".jp2", ".j2k", ".jpx", ".jpf"), 24),
+    Format("AVIF", "PIL.AvifImagePlugin", (".avif", ".avifs"), 15),
+    Format("JPEG2000", "PIL.Jpeg2KImagePlugin", _JPEG2000, 24),
     Format("MPO", "PIL.MpoImagePlugin", (".mpo",), 12),
     Format("PPM", "PIL.PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), 16),
     Format("ICO", "PIL.IcoImagePlugin", (".ico",), 20),
@@ -45,8 +48,15 @@ FORMATS = (
     Format("SGI", "PIL.SgiImagePlugin", (".sgi",), 16),
     Format("QOI", "PIL.QoiImagePlugin", (".qoi",), 16),
     Format("PCX", "PIL.PcxImagePlugin", (".pcx",), 12),
+    Format("FITS", "PIL.FitsImagePlugin", (".fits", ".fit", ".fts"), 16),
     Format("TGA", "PIL.TgaImagePlugin", (".tga",), 12),
 )
+
+# What cameras write beside or in place of pictures.
+RAW_SUFFIXES = (
+    ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".raf", ".rw2", ".orf", ".pef",
+    ".srw", ".3fr", ".iiq", ".rwl",
+)  # fmt: skip
 
 _BY_NAME = {each.name: each for each in FORMATS}
 
@@ -54,6 +64,16 @@ _BY_NAME = {each.name: each for each in FORMATS}
 def suffixes() -> Iterable[str]:
     """Of all formats that are read."""
     return (suffix for each in FORMATS for suffix in each.suffixes)
+
+
+def raw_suffixes() -> tuple[str, ...]:
+    """Of cameras' raw files, whether they are read or not."""
+    return RAW_SUFFIXES
+
+
+def extra_of(suffix: str) -> str | None:
+    """The extra that reads files of a suffix, in lower case, that are not read now."""
+    return "raw" if suffix in RAW_SUFFIXES else None
 
 
 def bytes_per_pixel(name: str | None) -> int:

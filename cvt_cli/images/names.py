@@ -82,19 +82,30 @@ def expand_ranges(path: str) -> Iterator[str]:
             yield f"{path[: match.start()]}{number:0{width}}{rest}"
 
 
-def expand_glob(pattern: str) -> Iterator[str | Unlisted]:
+Leave = Callable[[os.DirEntry[str]], bool]
+
+
+def _nothing(_: os.DirEntry[str]) -> bool:
+    return False
+
+
+def expand_glob(pattern: str, leave: Leave = _nothing) -> Iterator[str | Unlisted]:
     """The paths that match, sorted within each folder, as they are found, and the folders that
     would have to be searched and can't be, each once.
 
     `**` is any number of folders. With it, only files are found: the folders' files are matched
     anyway. Names with a leading dot only match a pattern that has one.
+
+    Args:
+        leave: says of what any name stands for whether to leave it out; asked only of what would
+            match.
     """
     pattern = pattern.replace(os.altsep, os.sep) if os.altsep else pattern
     drive, rest = os.path.splitdrive(pattern)
     start = drive + rest[: len(rest) - len(rest.lstrip(os.sep))]
     parts = [part for part in rest.split(os.sep) if part]
     unlisted: set[str] = set()
-    for path in _glob(start, parts):
+    for path in _glob(start, parts, leave):
         if isinstance(path, Unlisted):
             # `**` comes to a folder to match what is in it, and to go on below it.
             if path.path not in unlisted:
@@ -104,35 +115,36 @@ def expand_glob(pattern: str) -> Iterator[str | Unlisted]:
             yield path
 
 
-def _glob(folder: str, parts: list[str]) -> Iterator[str | Unlisted]:
+def _glob(folder: str, parts: list[str], leave: Leave) -> Iterator[str | Unlisted]:
     part, *rest = parts
     if part == _ANY_DEPTH:
-        for each in _folders(folder):
+        for each in _folders(folder, leave):
             if isinstance(each, Unlisted):
                 yield each
             else:
-                yield from _glob(each, rest or ["*"])
+                yield from _glob(each, rest or ["*"], leave)
         return
-    inside = _matching(folder, part, bool(rest)) if has_magic(part) else _named(folder, part)
+    magic = has_magic(part)
+    inside = _matching(folder, part, bool(rest), leave) if magic else _named(folder, part)
     for path in inside:
         if rest and not isinstance(path, Unlisted):
-            yield from _glob(path, rest)
+            yield from _glob(path, rest, leave)
         else:
             yield path
 
 
-def _matching(folder: str, part: str, folders_only: bool) -> Iterator[str | Unlisted]:
+def _matching(folder: str, part: str, folders_only: bool, leave: Leave) -> Iterator[str | Unlisted]:
     match = re.compile(translate(os.path.normcase(part))).match
 
     def wanted(entry: os.DirEntry[str]) -> bool:
         hidden = entry.name.startswith(".") and not part.startswith(".")
         fits = not hidden and match(os.path.normcase(entry.name)) is not None
-        return fits and (not folders_only or is_folder(entry))
+        return fits and (not folders_only or is_folder(entry)) and not leave(entry)
 
     return _inside(folder, wanted)
 
 
-def _folders(top: str) -> Iterator[str | Unlisted]:
+def _folders(top: str, leave: Leave) -> Iterator[str | Unlisted]:
     """A folder and all below it, links that lead back to where they are left out."""
     # Each with the folders that it lies in. A stack: folders may lie deeper than calls can.
     waiting: list[tuple[str, frozenset[FolderId | None]]] = [(top, frozenset())]
@@ -143,7 +155,10 @@ def _folders(top: str) -> Iterator[str | Unlisted]:
             continue
         yield folder
         within = above | {here}
-        inner = _inside(folder, lambda each: not each.name.startswith(".") and is_folder(each))
+        inner = _inside(
+            folder,
+            lambda each: not each.name.startswith(".") and is_folder(each) and not leave(each),
+        )
         for path in reversed(list(inner)):
             if isinstance(path, Unlisted):
                 yield path
@@ -155,7 +170,7 @@ def _inside(folder: str, wanted: Callable[[os.DirEntry[str]], bool]) -> Iterator
     try:
         with os.scandir(folder or os.curdir) as scan:
             names = sorted(
-                entry.name for entry in scan if wanted(entry) and not is_marked_hidden(entry)
+                entry.name for entry in scan if not is_marked_hidden(entry) and wanted(entry)
             )
     except OSError as error:
         yield from _unlisted(folder, error)

@@ -11,6 +11,7 @@ from typing import BinaryIO, Protocol
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images import formats
+from cvt_cli.images.skipped import is_junk
 from cvt_cli.system.text import reason_of, visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
@@ -147,6 +148,7 @@ class Search:
         timeout: seconds that the network may bring nothing.
         max_bytes: size above which a file, a download, standard input or an archive's member is
             refused.
+        default_excludes: what `skipped.JUNK` names is left out of folders and archives.
     """
 
     recursive: bool = True
@@ -156,6 +158,7 @@ class Search:
     null: bool = False
     timeout: float = TIMEOUT
     max_bytes: int = MAX_BYTES
+    default_excludes: bool = True
 
 
 def kind_of_archive(path: str) -> str | None:
@@ -175,6 +178,7 @@ class Filter:
         self._include = _any_of(search.include)
         self._include_with_suffix = _any_of(with_suffix)
         self._exclude = _any_of(search.exclude)
+        self._default_excludes = search.default_excludes
 
     def wants_file(self, name: str, relative: str) -> bool:
         """Whether to try a file.
@@ -183,7 +187,7 @@ class Filter:
             name: the last part of its path.
             relative: its path below what is searched, with slashes.
         """
-        if name.startswith(".") or _matches(self._exclude, name, relative):
+        if self.is_hidden(name) or self.is_junk(name) or _matches(self._exclude, name, relative):
             return False
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
             return self._all or _matches(self._include, name, relative)
@@ -191,7 +195,29 @@ class Filter:
 
     def wants_folder(self, name: str, relative: str) -> bool:
         """Whether to search a folder."""
-        return not name.startswith(".") and not _matches(self._exclude, name, relative)
+        return (
+            not self.is_hidden(name)
+            and not self.is_junk(name)
+            and not _matches(self._exclude, name, relative)
+        )
+
+    def is_junk(self, name: str) -> bool:
+        """Whether a file or folder is left for its name alone, though it is not excluded."""
+        return self._default_excludes and is_junk(name)
+
+    def is_hidden(self, name: str) -> bool:
+        """Whether a file or folder is left because its name starts with a dot."""
+        return name.startswith(".") and not is_junk(name)
+
+    def is_unknown(self, name: str, relative: str) -> bool:
+        """Whether a file is left only because it does not look like an image."""
+        return (
+            not self.is_hidden(name)
+            and not self.is_junk(name)
+            and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES
+            and not _matches(self._exclude, name, relative)
+            and (self._all or _matches(self._include, name, relative))
+        )
 
     def without_images(self, what: str) -> str:
         """What to say of a folder or an archive with nothing that is wanted."""

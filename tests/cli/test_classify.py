@@ -294,6 +294,7 @@ def test_every_option_reaches_what_it_is_for(run_cvt: RunCvt, tiny_cvt: TinyCvt,
         "max_pixels": 10**5,
         "model": str(model),
         "shard": "1/1",
+        "default_excludes": True,
         "threshold": 0.5,
         "top_k": 4,
     }

@@ -1,0 +1,115 @@
+"""What a search of folders leaves out, and how it is said."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from fnmatch import translate
+from itertools import islice
+
+from cvt_cli.images import formats
+
+# What network drives, waste baskets, thumbnailers and archivers leave among photographs: copies
+# of them, small or thrown away. In lower case.
+JUNK = (
+    "@eadir",
+    "#recycle",
+    "@recycle",
+    "#snapshot",
+    "$recycle.bin",
+    ".trash-*",
+    "system volume information",
+    "lost+found",
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+)
+_JUNK = re.compile("|".join(map(translate, JUNK)))
+# Beyond these a line names no more.
+_MOST_NAMES = 8
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is left by default, wherever it lies."""
+    return _JUNK.match(name.lower()) is not None
+
+
+class Skipped:
+    """Counts what a search leaves out."""
+
+    def __init__(self) -> None:
+        self._by_suffix: Counter[str] = Counter()
+        self._junk: Counter[str] = Counter()
+        self._left: set[str] = set()
+        self._pairs = 0
+        self._pair = ("", "")
+
+    def add_file(self, name: str) -> None:
+        """Count a file that is no image, by its suffix."""
+        self._by_suffix[os.path.splitext(name)[1]] += 1
+
+    def add_junk(self, path: str, is_folder: bool = False) -> None:
+        """Count a file or all in a folder that is left by its name."""
+        if path in self._left:  # a pattern comes by more than once
+            return
+        self._left.add(path)
+        name = os.path.basename(path)
+        files = sum(len(files) for *_, files in os.walk(path)) if is_folder else 1
+        if files:
+            self._junk[name] += files
+
+    def add_pairs(self, names: list[str]) -> None:
+        """Count the pictures that are among the files to be read of a folder as a raw file and as
+        another too."""
+        raw = set(formats.raw_suffixes())
+        split = [(*os.path.splitext(name), name) for name in names]
+        raws = {stem.lower(): name for stem, suffix, name in split if suffix.lower() in raw}
+        if not raws:
+            return
+        others = {stem.lower(): name for stem, suffix, name in split if suffix.lower() not in raw}
+        both = [stem for stem in raws if stem in others]
+        if both and not self._pairs:
+            self._pair = raws[both[0]], others[both[0]]
+        self._pairs += len(both)
+
+    def in_words(self) -> Iterator[str]:
+        """What to say at the end, a line each."""
+        parts = []
+        if count := self._by_suffix.total():
+            files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+            kinds = (_kind(*each) for each in _by_kind(self._by_suffix))
+            parts.append(f"skipped {files}: {_listed(kinds)}")
+        if self._junk:
+            junk = _listed(f"{name} {files}" for name, files in sorted(self._junk.items()))
+            parts.append(f"left out {junk} (--no-default-excludes takes them)")
+        if parts:
+            yield "; ".join(parts)
+        if self._pairs:
+            pictures = "1 picture is" if self._pairs == 1 else f"{self._pairs} pictures are"
+            raw, other = self._pair
+            suffix = os.path.splitext(raw)[1]
+            yield (
+                f"{pictures} there twice, as {raw} and {other}: --exclude '*{suffix}' leaves the "
+                "raw files out"
+            )
+
+
+def _by_kind(by_suffix: Counter[str]) -> list[tuple[str, int]]:
+    """Suffixes that differ in capitals only are one, as most of its files spell it; the most files
+    first."""
+    kinds: dict[str, Counter[str]] = {}
+    for suffix, count in sorted(by_suffix.items()):
+        kinds.setdefault(suffix.lower(), Counter())[suffix] += count
+    found = [(each.most_common(1)[0][0], each.total()) for each in kinds.values()]
+    return sorted(found, key=lambda kind: -kind[1])
+
+
+def _kind(suffix: str, count: int) -> str:
+    extra = formats.extra_of(suffix.lower())
+    return f"{suffix or 'no suffix'} {count}" + (f" (cvt-cli[{extra}])" if extra else "")
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = [*islice(names, _MOST_NAMES + 1)]
+    return ", ".join([*first[:_MOST_NAMES], "..."] if len(first) > _MOST_NAMES else first)
