@@ -57,6 +57,7 @@ class Cases:
     images: Annotated[
         Path | None,
         typer.Option(
+            "--images",
             metavar="FOLDER",
             help="Measure the whole run from the files in this folder, not the network alone.",
             rich_help_panel=MEASURE,
@@ -65,6 +66,7 @@ class Cases:
     baseline: Annotated[
         str | None,
         typer.Option(
+            "--baseline",
             metavar="NAME",
             help="Take turns with transformers, onnxruntime or openvino on the same weights and "
             "inputs. With --images: transformers.",
@@ -85,6 +87,7 @@ class Cases:
     dtype: Annotated[
         str,
         typer.Option(
+            "--dtype",
             metavar="DTYPE,...",
             help="auto, float32, bfloat16, float16: what the network computes in.",
             rich_help_panel=MEASURE,
@@ -93,6 +96,7 @@ class Cases:
     duration: Annotated[
         float,
         typer.Option(
+            "--duration",
             min=0.01,
             metavar="SECONDS",
             help="How long each case is repeated, for each side where there are two.",

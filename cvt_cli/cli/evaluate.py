@@ -61,6 +61,7 @@ def evaluate(
     labels: Annotated[
         Path | None,
         typer.Option(
+            "--labels",
             metavar="FILE",
             help="A CSV file with the columns path and label; for a model of several labels at "
             "once a row for each label of an image, or one with an empty label.",

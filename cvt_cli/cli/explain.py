@@ -75,6 +75,7 @@ class Explanation:
     label: Annotated[
         str | None,
         typer.Option(
+            "--label",
             help="The label to explain. Default: the best of each image.",
             rich_help_panel=options.OUTPUT,
         ),
@@ -82,6 +83,7 @@ class Explanation:
     method: Annotated[
         MethodChoice,
         typer.Option(
+            "--method",
             help="gradcam: which parts speak for the label, coarse. integrated-gradients: which "
             "pixels do, slower. attention: where the class token looks, whatever the label.",
             rich_help_panel=options.OUTPUT,

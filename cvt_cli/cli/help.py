@@ -23,7 +23,11 @@ BELOW = 8
 # Typer's names of types in capitals, as a value is written in a usage line.
 _VALUES = {"INTEGER": "N", "INT": "N", "FLOAT": "X", "PATH": "FILE", "STR": "TEXT"}
 _RANGE = re.compile(r" RANGE\b", re.IGNORECASE)
-_BRACKETED = re.compile(r"; (?:x?[\d.<>=x ]+)(?=\])|\[[\d.]*<?=?x?[<>]=?[\d.]+\]|  \[required\]")
+_NUMBER = r"[\d.e+-]+"
+# The range of a value, which the words say where it matters.
+_BRACKETED = re.compile(
+    rf"(?:; |\[)(?:{_NUMBER}<=?)?x(?:[<>]=?{_NUMBER})?(?=\])(?:(?<!; )\])?|  \[required\]"
+)
 
 
 class Command(TyperCommand):
@@ -98,10 +102,10 @@ def _names(param: Any, context: Any) -> str:
 def _value(param: Any, context: Any) -> str:
     # Typer before 0.27 stands on click, whose parameters have a `type`.
     if hasattr(param, "display_type"):
-        name = str(param.display_type(context)).strip("<>[]")
+        name = str(param.display_type(context))
     else:
-        name = str(param.make_metavar(context)).strip("[]")
-    name = _RANGE.sub("", name.split(" [")[0]).strip()
+        name = str(param.make_metavar(context))
+    name = _RANGE.sub("", name.split(" [")[0]).strip("<>[] ")
     return _VALUES.get(name.upper(), name)
 
 

@@ -98,6 +98,7 @@ class Cost:
     dtype: Annotated[
         str,
         typer.Option(
+            "--dtype",
             metavar="DTYPE",
             help=f"{', '.join(DTYPES)}: of weights and activations.",
             rich_help_panel=COST_PANEL,

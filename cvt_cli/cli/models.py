@@ -34,6 +34,7 @@ def models(
     download: Annotated[
         str | None,
         typer.Option(
+            "--download",
             metavar="NAME",
             help="Fetch a model from the Hub ahead of time and print the folder it lies in.",
             rich_help_panel=options.MODEL,
@@ -42,6 +43,7 @@ def models(
     search: Annotated[
         str | None,
         typer.Option(
+            "--search",
             metavar="TEXT",
             help="List the CvT models on the Hub whose names have this text; '' for all.",
             rich_help_panel=options.MODEL,

@@ -49,7 +49,9 @@ def split_names(names: str | None) -> list[str]:
 
 RevisionOption = Annotated[
     str | None,
-    typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.", rich_help_panel=MODEL),
+    typer.Option(
+        "--revision", metavar="REV", help="Branch, tag or commit on the Hub.", rich_help_panel=MODEL
+    ),
 ]
 RefreshOption = Annotated[
     bool,
@@ -151,6 +153,7 @@ class DecodeChoice(StrEnum):
 DecodeOption = Annotated[
     DecodeChoice,
     typer.Option(
+        "--decode",
         help="fast: large JPEGs are scaled down while they are decoded, greys of 16 "
         "or 32 bits to 8. exact: as Transformers does it.",
         rich_help_panel=PERFORMANCE,
@@ -159,6 +162,7 @@ DecodeOption = Annotated[
 DeviceOption = Annotated[
     str,
     typer.Option(
+        "--device",
         envvar="CVT_DEVICE",
         metavar="DEVICE",
         help="auto, cpu, cuda, cuda:N or mps.",
@@ -168,6 +172,7 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str,
     typer.Option(
+        "--dtype",
         metavar="DTYPE",
         help="auto, float32, bfloat16 or float16: what the network computes in.",
         rich_help_panel=PERFORMANCE,
@@ -258,6 +263,7 @@ class Input:
     timeout: Annotated[
         float,
         typer.Option(
+            "--timeout",
             min=0.1,
             metavar="SECONDS",
             help="How long the network may bring nothing, before each of three tries is given up.",
@@ -267,6 +273,7 @@ class Input:
     max_pixels: Annotated[
         int | None,
         typer.Option(
+            "--max-pixels",
             min=1,
             metavar="N",
             help="Refuse images of more pixels, undecoded. Default: 178956970, Pillow's limit.",
@@ -277,6 +284,7 @@ class Input:
     max_bytes: Annotated[
         int,
         typer.Option(
+            "--max-bytes",
             min=1,
             metavar="N",
             help="Refuse files, downloads and archive members of more bytes.",
@@ -348,6 +356,7 @@ class ModelOptions:
     activation: Annotated[
         Activation | None,
         typer.Option(
+            "--activation",
             help="In place of the activation that the model names.",
             rich_help_panel=MODEL,
         ),
@@ -553,6 +562,7 @@ class Output:
     threshold: Annotated[
         float | None,
         typer.Option(
+            "--threshold",
             metavar="SCORE",
             help="The least score of a label, 0 to 1, or of a regression any number; an image may "
             "be left without one.",
@@ -563,6 +573,7 @@ class Output:
     labels: Annotated[
         str | None,
         typer.Option(
+            "--labels",
             metavar="A,B,...",
             help="Choose among these labels only; scores are their shares.",
             rich_help_panel=OUTPUT,
@@ -571,6 +582,7 @@ class Output:
     columns: Annotated[
         str | None,
         typer.Option(
+            "--columns",
             metavar="A,B,...",
             help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's).",
             rich_help_panel=OUTPUT,
@@ -618,6 +630,7 @@ class Scale:
     engine: Annotated[
         Engine,
         typer.Option(
+            "--engine",
             help="local: this machine. ray: a Ray cluster, or all of this machine by Ray; --output "
             "is a folder of parts then, which cvt merge makes one file of.",
             rich_help_panel=SCALE,
@@ -626,6 +639,7 @@ class Scale:
     ray_address: Annotated[
         str | None,
         typer.Option(
+            "--ray-address",
             envvar="RAY_ADDRESS",
             metavar="HOST:PORT",
             help="The cluster's head, or auto on a node of it. Default: start Ray here.",
@@ -636,6 +650,7 @@ class Scale:
     workers: Annotated[
         str | None,
         typer.Option(
+            "--workers",
             metavar="N|MIN:MAX",
             help="How many copies of the network. Default: what suits the cluster.",
             show_default=False,
@@ -645,6 +660,7 @@ class Scale:
     gpus_per_worker: Annotated[
         float | None,
         typer.Option(
+            "--gpus-per-worker",
             min=0,
             metavar="N",
             help="GPUs of each copy, maybe a part of one. Default: 1 where there are any.",
@@ -655,6 +671,7 @@ class Scale:
     shard: Annotated[
         str | None,
         typer.Option(
+            "--shard",
             metavar="K/N",
             help="Only the inputs that a hash of their path deals to job K of N: 3/64.",
             show_default=False,

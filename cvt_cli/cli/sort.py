@@ -62,6 +62,7 @@ class Placing:
     min_score: Annotated[
         float | None,
         typer.Option(
+            "--min-score",
             metavar="SCORE",
             help="Files whose best label has a lower score go to _uncertain: 0 to 1, or of a "
             "regression any number.",

@@ -45,8 +45,8 @@ EPOCHS = 30
 NAMED_ERRORS = 10
 
 
-def _number(text: str, panel: str, **limits: float) -> Any:
-    return typer.Option(help=text, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
+def _number(name: str, text: str, panel: str, **limits: float) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ class Start:
     arch: Annotated[
         str | None,
         typer.Option(
+            "--arch",
             metavar="NAME",
             help=f"Start from random weights instead: {', '.join(ARCHITECTURES)}.",
             rich_help_panel=options.MODEL,
@@ -74,6 +75,7 @@ class Start:
     image_size: Annotated[
         int | None,
         typer.Option(
+            "--image-size",
             min=1,
             metavar="PIXELS",
             help="Height and width of the input. Default: the checkpoint's; 224 with --arch, "
@@ -104,6 +106,7 @@ class Run:
     epochs: Annotated[
         int | None,
         _number(
+            "--epochs",
             f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave.",
             RUN_PANEL,
             min=1,
@@ -112,6 +115,7 @@ class Run:
     minutes: Annotated[
         float | None,
         _number(
+            "--minutes",
             "Train for no longer: the learning rate follows the number of epochs that the first "
             "ones show there is time for, at least one, at most --epochs.",
             RUN_PANEL,
@@ -122,7 +126,9 @@ class Run:
         int,
         typer.Option("--batch-size", "-b", min=2, help="Images a step.", rich_help_panel=RUN_PANEL),
     ] = 64
-    seed: Annotated[int, _number("Decides everything random.", RUN_PANEL, min=0, max=2**40)] = 0
+    seed: Annotated[
+        int, _number("--seed", "Decides everything random.", RUN_PANEL, min=0, max=2**40)
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +138,7 @@ class Learning:
     lr: Annotated[
         float | None,
         typer.Option(
+            "--lr",
             min=0.0,
             help="The highest learning rate of AdamW, after warm-up; a cosine to 0 follows. "
             f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
@@ -139,21 +146,33 @@ class Learning:
         ),
     ] = None
     warmup_epochs: Annotated[
-        float, _number("Epochs of rising learning rate.", LEARNING_PANEL, min=0.0)
+        float,
+        _number("--warmup-epochs", "Epochs of rising learning rate.", LEARNING_PANEL, min=0.0),
     ] = 1.0
     weight_decay: Annotated[
-        float, _number("Of all but norms, biases and class tokens.", LEARNING_PANEL, min=0.0)
+        float,
+        _number(
+            "--weight-decay", "Of all but norms, biases and class tokens.", LEARNING_PANEL, min=0.0
+        ),
     ] = 0.05
     label_smoothing: Annotated[
         float,
-        _number("Share of a target spread over all labels.", LEARNING_PANEL, min=0.0, max=0.99),
+        _number(
+            "--label-smoothing",
+            "Share of a target spread over all labels.",
+            LEARNING_PANEL,
+            min=0.0,
+            max=0.99,
+        ),
     ] = 0.1
     clip_norm: Annotated[
-        float, _number("Scale gradients down to this norm.", LEARNING_PANEL, min=1e-6)
+        float,
+        _number("--clip-norm", "Scale gradients down to this norm.", LEARNING_PANEL, min=1e-6),
     ] = 1.0
     ema_decay: Annotated[
         float,
         _number(
+            "--ema-decay",
             "Weight of the past in the moving average that is the result.",
             LEARNING_PANEL,
             min=0.0,
@@ -169,6 +188,7 @@ class Augment:
     crop: Annotated[
         str,
         typer.Option(
+            "--crop",
             metavar="KIND",
             help=f"{', '.join(CROPS)}. auto: padded up to 64 pixels of --image-size, else resized.",
             rich_help_panel=AUGMENTATION_PANEL,
@@ -177,6 +197,7 @@ class Augment:
     min_scale: Annotated[
         float,
         _number(
+            "--min-scale",
             "Smallest share of the area that a resized crop keeps.",
             AUGMENTATION_PANEL,
             min=0.01,
@@ -190,11 +211,19 @@ class Augment:
         ),
     ] = True
     rand_augment: Annotated[
-        int, _number("Magnitude of RandAugment; 0: none.", AUGMENTATION_PANEL, min=0, max=29)
+        int,
+        _number(
+            "--rand-augment",
+            "Magnitude of RandAugment; 0: none.",
+            AUGMENTATION_PANEL,
+            min=0,
+            max=29,
+        ),
     ] = 0
     random_erasing: Annotated[
         float,
         _number(
+            "--random-erasing",
             "Share of images of which a rectangle becomes noise.",
             AUGMENTATION_PANEL,
             min=0.0,
@@ -203,11 +232,14 @@ class Augment:
     ] = 0.0
     mixup: Annotated[
         float,
-        _number("Share of images blended with another.", AUGMENTATION_PANEL, min=0.0, max=1.0),
+        _number(
+            "--mixup", "Share of images blended with another.", AUGMENTATION_PANEL, min=0.0, max=1.0
+        ),
     ] = 0.0
     cutmix: Annotated[
         float,
         _number(
+            "--cutmix",
             "Share of images with a rectangle of another pasted in.",
             AUGMENTATION_PANEL,
             min=0.0,
@@ -224,6 +256,7 @@ class TrainCompute:
     dtype: Annotated[
         str,
         typer.Option(
+            "--dtype",
             metavar="DTYPE",
             help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
             "where the device has it.",
@@ -272,6 +305,7 @@ def train(
     val_fraction: Annotated[
         float | None,
         typer.Option(
+            "--val-fraction",
             min=0.0,
             max=0.9,
             help="Validate on this share of the training images, of each class alike, instead of "

@@ -1,7 +1,10 @@
 """`--help`, and what is said where a command or an option is not known."""
 
 import pytest
+from typer.main import get_params_from_function
+from typer.models import OptionInfo
 
+from cvt_cli.cli.app import app
 from tests.conftest import RunCvt
 
 COMMANDS = (
@@ -64,3 +67,19 @@ def test_hints_are_right_or_absent(run_cvt: RunCvt, typed: list[str], said: str)
 def test_format_in_any_case(run_cvt: RunCvt) -> None:
     capitals = run_cvt("models", "--format", "JSON", expect=0).stdout
     assert capitals == run_cvt("models", "--format", "json", expect=0).stdout
+
+
+def test_every_option_says_its_name() -> None:
+    # Typer 0.27 takes the name of a value, DEVICE, for the option's where it has none.
+    for command in app.registered_commands:
+        assert command.callback is not None
+        for name, param in get_params_from_function(command.callback).items():
+            if isinstance(param.default, OptionInfo):
+                assert param.default.param_decls, f"{command.callback.__name__} {name}"
+
+
+def test_ranges_are_left_to_the_words(run_cvt: RunCvt) -> None:
+    for command in ("classify", "train", "benchmark"):
+        text = run_cvt(command, "--help", columns=100, expect=0).stdout
+        assert "x>" not in text and "<=" not in text and "<x" not in text
+        assert "[default: " in text
