@@ -187,7 +187,7 @@ def _import() -> None:
     import safetensors.torch  # noqa: F401
     import torch  # noqa: F401
 
-    import cvt_cli.cli.app
+    import cvt_cli.cli.app  # noqa: F401
     import cvt_cli.inference.classifier  # noqa: F401
 
     PIL.Image.init()

@@ -64,6 +64,7 @@ def _global_options(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, warnings or counts on stderr.")
     ] = False,
+    *,
     version: Annotated[
         bool,
         typer.Option(

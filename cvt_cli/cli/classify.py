@@ -130,7 +130,11 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
     description["format"] = ", ".join(name for _, name in targets)
     run.run(
         settings,
-        lambda: find(images.paths, search, shard=part),
+        run.Sources(
+            find=lambda: find(images.paths, search, shard=part),
+            count=lambda: count(images.paths, search, part),
+            has_others=lambda: part.has_others,
+        ),
         lambda sources: classifier.classify(
             sources,
             shape.top_k,
@@ -144,8 +148,6 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
         run_record=output.run_record,
         errors_file=errors,
         description=description,
-        count_sources=lambda: count(images.paths, search, part),
-        has_others=lambda: part.has_others,
     )
 
 

@@ -129,7 +129,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         target.folder,
         target.format,
         writer_class(target.format),
-        shape,
+        shape=shape,
     )
     folder.check_free(output.resume, output.overwrite)
     reader = ImageReader(

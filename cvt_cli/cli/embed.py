@@ -90,7 +90,10 @@ def embed(
     }
     run.run(
         context.obj,
-        lambda: find(images.paths, images.search),
+        run.Sources(
+            find=lambda: find(images.paths, images.search),
+            count=lambda: count(images.paths, images.search),
+        ),
         classifier.embed,
         sink=run.open_sink(
             path,
@@ -105,7 +108,6 @@ def embed(
         run_record=output.run_record,
         description=description,
         errors_file=errors,
-        count_sources=lambda: count(images.paths, images.search),
     )
 
 

@@ -116,11 +116,11 @@ def evaluate(
     errors: tuple[Record, ...]
     try:
         if several:
-            ranked = rank(records(), targets, classifier.labels, unknown)
+            ranked = rank(records(), targets, classifier.labels, unknown=unknown)
             finding, count, errors = ranked_report(ranked, run), ranked.count, ranked.errors
             result = f"mean average precision {ranked.mean_average_precision:.2%}"
         else:
-            compared = compare(records(), targets, classifier.labels, unknown)
+            compared = compare(records(), targets, classifier.labels, unknown=unknown)
             finding, count, errors = (
                 evaluation_report(compared, run),
                 compared.count,

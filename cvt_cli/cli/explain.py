@@ -192,7 +192,7 @@ def _explain_one(
     elif path is not None:
         from cvt_cli.explanation.picture import draw, save
 
-        image = draw(picture, method, model, explanation)
+        image = draw(picture, method, model, explanation=explanation)
         _write(path, lambda file: save(image, file, path.suffix))
 
 

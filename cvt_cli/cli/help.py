@@ -125,10 +125,10 @@ def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> N
         beside = side_by_side and len(name) <= NAME_WIDTH
         if not beside:
             console.print(label)
-        _print_wrapped(console, text, left, label if beside else Text())
+        _print_wrapped(console, text, left, label=label if beside else Text())
 
 
-def _print_wrapped(console: Console, text: str, left: int, label: Text | None = None) -> None:
+def _print_wrapped(console: Console, text: str, left: int, *, label: Text | None = None) -> None:
     """Print words from column `left` on, the label before the first line of them."""
     start = label or Text()
     for line in Text(text).wrap(console, console.width - left) or [Text()]:

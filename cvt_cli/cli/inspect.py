@@ -121,8 +121,7 @@ def inspect(
     show: Show,
     image_size: options.ImageSizeOption = None,
     cost: Cost,
-    hub: options.Hub,
-    weights_key: options.WeightsKeyOption = None,
+    files: options.CheckpointFiles,
     report: options.Report,
 ) -> None:
     """Tell what a model is and what it costs, without running or downloading it.
@@ -145,6 +144,7 @@ def inspect(
 
         check_plot_file(show.plot)
 
+    from cvt_cli.inspection.facts import Workload
     from cvt_cli.inspection.facts import inspect as find
 
     # Not Typer's envvar: that would split a path at its spaces.
@@ -152,14 +152,17 @@ def inspect(
     found = [
         find(
             name,
-            revision=hub.revision,
-            refresh=hub.refresh,
-            offline=hub.offline,
+            revision=files.revision,
+            refresh=files.refresh,
+            offline=files.offline,
             needs_labels=show.labels,
-            image_size=size,
-            batch_size=1 if show.compare else cost.batch_size,  # the comparison is of one image
-            dtype=cost.dtype,
-            weights_key=weights_key,
+            workload=Workload(
+                image_size=size,
+                # The comparison is of one image.
+                batch_size=1 if show.compare else cost.batch_size,
+                dtype=cost.dtype,
+            ),
+            weights_key=files.weights_key,
         )
         for name in names
     ]

@@ -234,7 +234,7 @@ def _write(records: Iterable[Record], output: Path, name: str, *, shape: RecordS
 
     try:
         if issubclass(writer, ConvertedWriter):
-            writer.convert(records, output, shape, {})
+            writer.convert(records, output, shape, run={})
         else:
             write_atomically(output, write)
     except OSError as error:

@@ -337,6 +337,13 @@ WeightsKeyOption = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointFiles(Hub):
+    """Which files a checkpoint is read from, and which of the networks in them."""
+
+    weights_key: WeightsKeyOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The checkpoint, and what to change in it."""
 

@@ -45,8 +45,6 @@ from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.files import check_file, write_atomically
 from cvt_cli.system.text import counted, reason_of, visible
 
-Search = Callable[[], Iterator[Source]]
-
 # Of the inputs that failed, how many a summary names.
 NAMED_FAILURES = 5
 # More than a run record has, whatever was typed.
@@ -154,7 +152,7 @@ def open_sink(
     if output is None:
         return StreamOutput(sys.stdout, writer_class, shape)
     made_with = {**run, "version": __version__}
-    return Journal(output, writer_class, shape, made_with, resume, overwrite)
+    return Journal(output, writer_class, shape, run=made_with, resume=resume, overwrite=overwrite)
 
 
 def open_sinks(
@@ -187,9 +185,25 @@ def open_sinks(
     return SeveralOutputs(journals) if len(journals) > 1 else sinks[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The sources of a run.
+
+    Attributes:
+        find: starts the search for them.
+        count: counts them; None if nobody knows. Called in a thread of its own.
+        has_others: tells whether there are inputs for other jobs, so that this one may well have
+            none.
+    """
+
+    find: Callable[[], Iterator[Source]]
+    count: Callable[[], int | None] = lambda: None
+    has_others: Callable[[], bool] = lambda: False
+
+
 def run(
     settings: Settings,
-    search: Search,
+    sources: Sources,
     process: Callable[[Iterator[Source]], Iterator[Record]],
     *,
     sink: Journal | SeveralOutputs | StreamOutput,
@@ -198,8 +212,6 @@ def run(
     run_record: Path | None,
     description: Mapping[str, Any],
     errors_file: "ErrorsFile | None" = None,
-    count_sources: Callable[[], int | None] = lambda: None,
-    has_others: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write a record for each source that has none yet.
 
@@ -208,7 +220,7 @@ def run(
 
     Args:
         settings: the global options.
-        search: starts the search for the sources.
+        sources: what to make records of.
         process: makes one record of each source, in order.
         sink: where they go.
         batch_size: the sources that go through the network together.
@@ -216,8 +228,6 @@ def run(
         run_record: a file for what was run and how it went, written at the end, whatever that is.
         description: what the records depend on.
         errors_file: for the names of the inputs that could not be read.
-        count_sources: how many there are, or None if nobody knows; called in a thread of its own.
-        has_others: whether there are inputs for other jobs, so that this one may well have none.
 
     Raises:
         UsageError: if the run record can't be written.
@@ -230,21 +240,21 @@ def run(
     except UsageError:
         sink.abandon()
         raise
-    sources, again = remaining(search, sink.done, batch_size)
+    left, again = remaining(sources.find, sink.done, batch_size)
     tally = _Tally(sink)
-    bar = Progress(is_shown(settings, progress), count_sources, tally.before)
+    bar = Progress(is_shown(settings, progress), sources.count, tally.before)
     start = time.perf_counter()  # never at a stand, as Windows' other clock is between its ticks
     rate = 0.0
     outcome = "interrupted"
     try:
         # The first records of a batch that was cut are computed again, not written again.
-        for record in islice(process(tally.watch(sources)), again, None):
+        for record in islice(process(tally.watch(left)), again, None):
             with bar.paused() if isinstance(sink, StreamOutput) else nullcontext():
                 sink.write([record])
             bar.add(record.error is not None)
             tally.add(record)
         rate = tally.new / (time.perf_counter() - start)
-        if sink.paths and tally.is_nothing(has_others):
+        if sink.paths and tally.is_nothing(sources.has_others):
             outcome = "failed"
             sink.abandon()
             if errors_file is not None:

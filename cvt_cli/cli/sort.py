@@ -132,7 +132,7 @@ def sort(
     shown = sys.stderr.isatty() if progress is None else progress
     tally = _Tally()
     bar = Progress(shown and not quiet, document.count)
-    sorter = Sorter(folder, action, placing.min_score, dry_run)
+    sorter = Sorter(folder, action, placing.min_score, dry_run=dry_run)
     try:
         for outcome in sorter.sort(_checked(document.records(), placing.min_score)):
             tally.add(outcome)

@@ -300,8 +300,7 @@ def train(
         ),
     ],
     start: Start,
-    hub: options.Hub,
-    weights_key: options.WeightsKeyOption = None,
+    files: options.CheckpointFiles,
     val_fraction: Annotated[
         float | None,
         typer.Option(
@@ -340,10 +339,14 @@ def train(
     if start.model is None:
         network = from_scratch(start.arch or "", dataset.labels, start.image_size, run.seed)
     else:
-        files = resolve(
-            start.model, hub.revision, hub.refresh, hub.offline, weights_key=weights_key
+        resolved = resolve(
+            start.model,
+            files.revision,
+            files.refresh,
+            files.offline,
+            weights_key=files.weights_key,
         )
-        checkpoint = load(files)
+        checkpoint = load(resolved)
         network = from_checkpoint(checkpoint, dataset.labels, start.image_size, run.seed)
     most_epochs = run.epochs or (EPOCHS if run.minutes is None else None)
     settings = Settings(

@@ -29,6 +29,7 @@ class Collector:
         parts: Sequence[Part],
         labels: Sequence[str],
         on_record: Callable[[Record], None],
+        *,
         on_part: Callable[[Part], None],
     ) -> None:
         self._labels = labels

@@ -185,7 +185,7 @@ def _import_ray(debug: bool) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        import ray.data
+        import ray.data  # noqa: F401
     except ImportError:
         raise UsageError(
             "--engine ray needs Ray, which is not installed", hint=install_hint("ray")

@@ -40,7 +40,9 @@ class PartFolder:
         UsageError: if the address makes no sense, or needs a package that is not installed.
     """
 
-    def __init__(self, where: str, format_: str, writer: WriterClass, shape: RecordShape) -> None:
+    def __init__(
+        self, where: str, format_: str, writer: WriterClass, *, shape: RecordShape
+    ) -> None:
         self.where = where.rstrip("/") or "/"
         self._format = format_
         self._writer = writer
@@ -193,7 +195,7 @@ class PartFolder:
         if issubclass(self._writer, ConvertedWriter):
             with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
                 path = Path(folder) / "part"
-                self._writer.convert(records, path, self._shape, run)
+                self._writer.convert(records, path, self._shape, run=run)
                 return path.read_bytes()
         text = io.StringIO(newline="")
         writer = self._writer(text, self._shape)

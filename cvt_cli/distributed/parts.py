@@ -60,7 +60,7 @@ class Part:
 
 
 def parts_of(
-    sources: Iterable[Source], size: int, known: Container[str] = (), first: int = 0
+    sources: Iterable[Source], size: int, known: Container[str] = (), *, first: int = 0
 ) -> Iterator[Part]:
     """Inputs in parts.
 

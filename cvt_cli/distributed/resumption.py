@@ -38,7 +38,7 @@ def left_of(
                 stacklevel=2,
             )
             known, count, errors, following = known_inputs(folder)
-            return list(parts_of(_inputs(parts), size, known, following)), count, errors
+            return list(parts_of(_inputs(parts), size, known, first=following)), count, errors
         del left[index]
         count += len(there)
         errors += sum(each.error is not None for each in there)

@@ -190,7 +190,7 @@ class Loads:
 class Worker:
     """The actor that holds the network."""
 
-    def __init__(self, job: Job, model: Any, threads: int, loads: Any) -> None:
+    def __init__(self, job: Job, model: Any, threads: int, *, loads: Any) -> None:
         import ray
 
         self._job = job

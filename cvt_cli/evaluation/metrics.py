@@ -220,6 +220,7 @@ def evaluate(
     records: Iterable[Record],
     targets: Sequence[int],
     labels: Sequence[str],
+    *,
     unknown: tuple[UnknownLabel, ...] = (),
 ) -> Evaluation:
     """Compare predictions with the truth.

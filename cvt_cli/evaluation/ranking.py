@@ -78,6 +78,7 @@ def rank(
     records: Iterable[Record],
     targets: Sequence[frozenset[int]],
     labels: Sequence[str],
+    *,
     unknown: tuple[UnknownLabel, ...] = (),
 ) -> RankedEvaluation:
     """Compare scores with the truth.
@@ -105,7 +106,7 @@ def rank(
         raise UsageError(f"none of {len(errors)} images could be read: {errors[0].error}")
     scores, truth = np.stack(rows), np.array(truths, bool)
     figures = tuple(
-        _ranked(label, index, scores[:, index], truth[:, index])
+        _ranked(label, index, scores[:, index], truth=truth[:, index])
         for index, label in enumerate(labels)
     )
     precisions = [each.average_precision for each in figures if each.average_precision is not None]
@@ -115,7 +116,7 @@ def rank(
     return RankedEvaluation(len(rows), mean, figures, unknown, tuple(errors))
 
 
-def _ranked(label: str, index: int, scores: np.ndarray, truth: np.ndarray) -> RankedLabel:
+def _ranked(label: str, index: int, scores: np.ndarray, *, truth: np.ndarray) -> RankedLabel:
     predicted = scores >= LEAST_SCORE
     return RankedLabel(
         label,

@@ -90,11 +90,13 @@ class Explanation:
         """
         left, top, right, bottom = self.seen
         scales = width / self.picture_size[0], height / self.picture_size[1]
-        columns = self._points(width, left * scales[0], right * scales[0], self.input_size[1])
-        rows = self._points(height, top * scales[1], bottom * scales[1], self.input_size[0])
+        columns = self._points(
+            width, left * scales[0], right * scales[0], inputs=self.input_size[1]
+        )
+        rows = self._points(height, top * scales[1], bottom * scales[1], inputs=self.input_size[0])
         return _interpolated(self.values, rows, columns)
 
-    def _points(self, pixels: int, start: float, end: float, inputs: int) -> np.ndarray:
+    def _points(self, pixels: int, start: float, end: float, *, inputs: int) -> np.ndarray:
         """Where each pixel of a picture's side is, counted in points of the map; NaN outside."""
         part = (np.arange(pixels) + 0.5 - start) / (end - start)
         points = (part * inputs - 0.5 - self.offset) / self.step

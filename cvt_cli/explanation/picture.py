@@ -24,7 +24,7 @@ BAR_WIDTH = 14
 INK, MUTED, GROUND, TRACK, BAR = "#17191c", "#555c66", "#ffffff", "#eceef1", "#b9d2f5"
 
 
-def draw(picture: Image.Image, method: str, model: str, explanation: Explanation) -> Image.Image:
+def draw(picture: Image.Image, method: str, model: str, *, explanation: Explanation) -> Image.Image:
     """The photograph, the map over it with its colour bar, and the best labels.
 
     Args:
@@ -55,7 +55,9 @@ def draw(picture: Image.Image, method: str, model: str, explanation: Explanation
     canvas.paste(photograph, (MARGIN, MARGIN))
     second = (MARGIN * 2 + width, MARGIN) if side_by_side else (MARGIN, MARGIN * 2 + height)
     canvas.paste(overlay, second)
-    _draw_panel(canvas, MARGIN * (across + 1) + width * across, method, model, explanation)
+    _draw_panel(
+        canvas, MARGIN * (across + 1) + width * across, method, model=model, explanation=explanation
+    )
     return canvas
 
 
@@ -81,11 +83,11 @@ def _overlay(photograph: Image.Image, values: np.ndarray) -> Image.Image:
 
 
 def _draw_panel(
-    canvas: Image.Image, left: int, method: str, model: str, explanation: Explanation
+    canvas: Image.Image, left: int, method: str, *, model: str, explanation: Explanation
 ) -> None:
     drawing = ImageDraw.Draw(canvas)
     top = MARGIN
-    title = _fitted(drawing, explanation.label.label, _font(22), PANEL_WIDTH)
+    title = _fitted(drawing, explanation.label.label, _font(22), width=PANEL_WIDTH)
     drawing.text((left, top), title, INK, _font(22))
     has_bars = explanation.score_kind.is_share
 
@@ -94,7 +96,7 @@ def _draw_panel(
 
     drawing.text((left, top + 32), f"{method}, {shown(explanation.label.score)}", MUTED, _font(15))
     drawing.text(
-        (left, top + 52), _fitted(drawing, model, _font(15), PANEL_WIDTH), MUTED, _font(15)
+        (left, top + 52), _fitted(drawing, model, _font(15), width=PANEL_WIDTH), MUTED, _font(15)
     )
     top += 86
     for prediction in explanation.predictions:
@@ -103,7 +105,7 @@ def _draw_panel(
             drawing.rectangle(box, TRACK)
             end = left + round(PANEL_WIDTH * prediction.score)
             drawing.rectangle((left, top, end, top + ROW_HEIGHT - 4), BAR)
-        name = _fitted(drawing, prediction.label, _font(15), PANEL_WIDTH - 86)
+        name = _fitted(drawing, prediction.label, _font(15), width=PANEL_WIDTH - 86)
         drawing.text((left + 8, top + 4), name, INK, _font(15))
         drawing.text(
             (left + PANEL_WIDTH - 8, top + 4), shown(prediction.score), INK, _font(15), "ra"
@@ -125,7 +127,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(
-    drawing: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, width: int
+    drawing: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, *, width: int
 ) -> str:
     """In one line, cut where there is no room."""
     text = visible(text[:200])

@@ -85,7 +85,7 @@ class Classifier:
             no such label.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (public, by keyword)
         self,
         model: str | Checkpoint = DEFAULT_MODEL,
         *,

@@ -172,24 +172,40 @@ class Inspection:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What the cost is counted for.
+
+    Attributes:
+        image_size: (height, width) in pixels; None for the checkpoint's own.
+        batch_size, dtype: as for `model.cost.count`.
+    """
+
+    image_size: tuple[int, int] | None = None
+    batch_size: int = 1
+    dtype: str = "float32"
+
+
+ONE_IMAGE = Workload()
+
+
 def inspect(
     name: str,
+    *,
     revision: str | None = None,
     refresh: bool = False,
     offline: bool = False,
     needs_labels: bool = False,
-    image_size: tuple[int, int] | None = None,
-    batch_size: int = 1,
-    dtype: str = "float32",
     weights_key: str | None = None,
+    workload: Workload = ONE_IMAGE,
 ) -> Inspection:
     """Find out about a checkpoint. Of one on the Hub at most the JSON files are fetched; of a
     published one nothing, unless its labels are needed.
 
     Args:
         name, revision, refresh, offline, weights_key: as for `resolve`.
-        image_size: (height, width) in pixels; None for the checkpoint's own.
-        batch_size, dtype: as for `count`.
+        needs_labels: fetch the configuration of a published one too.
+        workload: what the cost is counted for.
 
     Raises:
         ModelError: if it can't be had, or is no CvT.
@@ -212,27 +228,27 @@ def inspect(
         layout = TRANSFORMERS.name
         config, preprocessing, labels = published.config, published.preprocessing, None
         score_kind = ScoreKind.SOFTMAX
-    if image_size is not None:
-        preprocessing = preprocessing.scaled_to(image_size)
+    if workload.image_size is not None:
+        preprocessing = preprocessing.scaled_to(workload.image_size)
     size = preprocessing.image_size or DEFAULT_IMAGE_SIZE
     try:
-        cost = count(config, size, batch_size, dtype)
+        cost = count(config, size, workload.batch_size, workload.dtype)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     return Inspection(
-        name,
-        _source(name, files),
-        config,
-        labels,
-        preprocessing,
-        size,
-        cost,
-        revision,
-        files,
-        published,
-        layout,
-        _card(files),
-        score_kind,
+        name=name,
+        source=_source(name, files),
+        config=config,
+        labels=labels,
+        preprocessing=preprocessing,
+        image_size=size,
+        cost=cost,
+        revision=revision,
+        files=files,
+        published=published,
+        layout=layout,
+        card=_card(files),
+        score_kind=score_kind,
     )
 
 

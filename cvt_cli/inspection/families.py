@@ -71,7 +71,7 @@ class _Paper:
     gmacs_source: str = ""
 
     def row(
-        self, model: str, parameters: float, gmacs: float, top1: float, image_size: int = 224
+        self, model: str, parameters: float, gmacs: float, *, top1: float, image_size: int = 224
     ) -> Row:
         return Row(
             model,
@@ -96,19 +96,19 @@ _TNT = _Paper("TNT", "arXiv 2103.00112")
 _T2T = _Paper("T2T", "arXiv 2101.11986")
 _PVT = _Paper("PVT", "arXiv 2102.12122")
 OTHERS = (
-    _VIT.row("ViT-B/16", 86, 55.4, 77.9, image_size=384),
-    _DEIT.row("DeiT-S", 22, 4.6, 79.8),
-    _DEIT.row("DeiT-B", 86, 17.5, 81.8),
-    _CPVT.row("CPVT-S", 23, 4.6, 80.5),
-    _CPVT.row("CPVT-B", 88, 17.6, 82.3),
-    _TNT.row("TNT-S", 23.8, 5.2, 81.5),
-    _TNT.row("TNT-B", 65.6, 14.1, 82.9),
-    _T2T.row("T2T-ViT-14", 21.5, 4.8, 81.5),
-    _T2T.row("T2T-ViT-19", 39.2, 8.5, 81.9),
-    _T2T.row("T2T-ViT-24", 64.1, 13.8, 82.3),
-    _PVT.row("PVT-S", 24.5, 3.8, 79.8),
-    _PVT.row("PVT-M", 44.2, 6.7, 81.2),
-    _PVT.row("PVT-L", 61.4, 9.8, 81.7),
+    _VIT.row("ViT-B/16", 86, 55.4, top1=77.9, image_size=384),
+    _DEIT.row("DeiT-S", 22, 4.6, top1=79.8),
+    _DEIT.row("DeiT-B", 86, 17.5, top1=81.8),
+    _CPVT.row("CPVT-S", 23, 4.6, top1=80.5),
+    _CPVT.row("CPVT-B", 88, 17.6, top1=82.3),
+    _TNT.row("TNT-S", 23.8, 5.2, top1=81.5),
+    _TNT.row("TNT-B", 65.6, 14.1, top1=82.9),
+    _T2T.row("T2T-ViT-14", 21.5, 4.8, top1=81.5),
+    _T2T.row("T2T-ViT-19", 39.2, 8.5, top1=81.9),
+    _T2T.row("T2T-ViT-24", 64.1, 13.8, top1=82.3),
+    _PVT.row("PVT-S", 24.5, 3.8, top1=79.8),
+    _PVT.row("PVT-M", 44.2, 6.7, top1=81.2),
+    _PVT.row("PVT-L", 61.4, 9.8, top1=81.7),
 )
 
 

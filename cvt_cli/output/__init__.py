@@ -73,6 +73,7 @@ class ConvertedWriter(Writer, Protocol):
         records: Iterable[Record],
         path: Path,
         shape: RecordShape,
+        *,
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:

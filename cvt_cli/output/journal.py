@@ -65,6 +65,7 @@ class Journal:
         path: Path,
         writer_class: WriterClass,
         shape: RecordShape,
+        *,
         run: Mapping[str, Any],
         resume: bool,
         overwrite: bool = False,
@@ -136,7 +137,7 @@ class Journal:
                 self._write_run(True)  # what is there from now on is ours
             if issubclass(self._writer_class, ConvertedWriter):
                 self._writer_class.convert(
-                    self._records(), self.path, self._shape, self._run, summary
+                    self._records(), self.path, self._shape, run=self._run, summary=summary
                 )
             elif self._replaces:
                 replace(self.part, self.path)

@@ -29,6 +29,7 @@ class NpyWriter(EmbeddingJournal):
         records: Iterable[Record],
         path: Path,
         shape: RecordShape,
+        *,
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:

@@ -35,6 +35,7 @@ class ParquetWriter(JsonLinesWriter):
         records: Iterable[Record],
         path: Path,
         shape: RecordShape,
+        *,
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
@@ -53,7 +54,7 @@ class ParquetWriter(JsonLinesWriter):
             values = [value for each in record.predictions for value in (each.label, each.score)]
             return dict(zip(names, values, strict=False)) | dict(record.columns)
 
-        _write(records, path, fields, row, run, ROWS_PER_GROUP)
+        _write(records, path, fields, row=row, run=run, rows_per_group=ROWS_PER_GROUP)
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
@@ -91,6 +92,7 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
         records: Iterable[Record],
         path: Path,
         shape: RecordShape,
+        *,
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
@@ -100,9 +102,9 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
             records,
             path,
             fields,
-            lambda record: {"embedding": record.embedding},
-            run,
-            EMBEDDINGS_PER_GROUP,
+            row=lambda record: {"embedding": record.embedding},
+            run=run,
+            rows_per_group=EMBEDDINGS_PER_GROUP,
         )
 
 
@@ -120,6 +122,7 @@ def _write(
     records: Iterable[Record],
     path: Path,
     fields: Iterable[tuple[str, pa.DataType]],
+    *,
     row: Callable[[Record], Mapping[str, object]],
     run: Mapping[str, Any],
     rows_per_group: int,

@@ -105,6 +105,7 @@ class Sorter:
         folder: Path,
         action: Action = Action.COPY,
         min_score: float | None = None,
+        *,
         dry_run: bool = False,
     ) -> None:
         self._folder = folder

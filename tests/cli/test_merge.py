@@ -201,7 +201,7 @@ def test_a_broken_part_is_named(
     assert isinstance(content, bytes)
     (tmp_path / name).write_bytes(content)
     good = labels / "whole.jsonl"
-    refused(run_cvt, good, name, "-o", "x.csv", words=(f"{name}: no records of cvt",), code=1)
+    refused(run_cvt, good, name, "-o", "x.csv", words=(f"{name}: no records of cvt",), code=4)
     assert not list(tmp_path.glob("*x.csv*"))
 
 

@@ -68,7 +68,7 @@ def expected(
 
 def written(folder: Path, name: str, records: list[Record], run: dict[str, object]) -> bytes:
     path = folder / f"expected.{name}"
-    journal = Journal(path, writer_class(name), SHAPE, run, resume=False, overwrite=True)
+    journal = Journal(path, writer_class(name), SHAPE, run=run, resume=False, overwrite=True)
     journal.write(records)
     journal.finish()
     return path.read_bytes()

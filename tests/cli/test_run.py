@@ -66,7 +66,7 @@ def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
     process = options.pop("process", lambda found: (record(each.path) for each in found))
     run.run(
         Settings(quiet=True),
-        sources,
+        run.Sources(find=sources),
         process,
         sink=sink,
         batch_size=1,
@@ -79,11 +79,11 @@ def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
 
 def journal(path: Path, done: Sequence[str] = ()) -> Journal:
     """A journal, taken up where an earlier run has done so much."""
-    first = Journal(path, writer_class("csv"), SHAPE, {}, resume=False)
+    first = Journal(path, writer_class("csv"), SHAPE, run={}, resume=False)
     first.write(record(name) for name in done)
     first._stream.close()
     first._lock.close()
-    return Journal(path, writer_class("csv"), SHAPE, {}, resume=True)
+    return Journal(path, writer_class("csv"), SHAPE, run={}, resume=True)
 
 
 @pytest.mark.parametrize("done", [0, 3, 4])
@@ -161,7 +161,10 @@ def test_several_outputs_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def made() -> SeveralOutputs:
         classes = {name: writer_class(name.partition(".")[2]) for name in names}
         return SeveralOutputs(
-            [Journal(tmp_path / name, each, SHAPE, {}, False) for name, each in classes.items()]
+            [
+                Journal(tmp_path / name, each, SHAPE, run={}, resume=False)
+                for name, each in classes.items()
+            ]
         )
 
     made().abandon()

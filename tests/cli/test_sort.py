@@ -40,7 +40,7 @@ def records(tmp_path: Path) -> list[Record]:
 
 
 def save(path: Path, records: list[Record]) -> None:
-    journal = Journal(path, writer_class(path.suffix[1:]), SHAPE, {}, resume=False)
+    journal = Journal(path, writer_class(path.suffix[1:]), SHAPE, run={}, resume=False)
     journal.write(records)
     journal.finish()
 

@@ -74,7 +74,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def folder(where: str, format_: str = "csv") -> PartFolder:
-    return PartFolder(where, format_, writer_class(format_), SHAPE)
+    return PartFolder(where, format_, writer_class(format_), shape=SHAPE)
 
 
 def filled(index: int, paths: list[str]) -> Part:
@@ -161,7 +161,7 @@ def test_what_is_written_is_known_again(where: str, format_: str) -> None:
         source("y.tar", is_archive=True),
         source("z.tar", is_archive=True),
     ]
-    left = [path for part in parts_of(sources, 10, known, following) for path in part.paths]
+    left = [path for part in parts_of(sources, 10, known, first=following) for path in part.paths]
     assert left == ["half", "z.tar"]
 
 

@@ -419,7 +419,7 @@ def answer(*rows: dict[str, object]) -> pa.Table:
 def test_an_archive_that_was_not_read_to_its_end(members: list[str] | None, then: str) -> None:
     part, done = Part(0, ["a.tar"], is_archive=True), []
     collector = Collector(
-        [part], (), lambda record: None, lambda part: done.extend(part.in_order())
+        [part], (), lambda record: None, on_part=lambda part: done.extend(part.in_order())
     )
     assert collector.rows() == [(0, None, "a.tar", True)]
     collector.take(
@@ -438,7 +438,7 @@ def test_exceptions_on_workers_and_nothing_else() -> None:
     paths = list(map(str, range(2 * FAULTS)))
 
     def collector() -> Collector:
-        return Collector([Part(0, paths)], ("cat",), lambda record: None, lambda part: None)
+        return Collector([Part(0, paths)], ("cat",), lambda record: None, on_part=lambda part: None)
 
     def bad(position: int) -> pa.Table:
         return answer({"position": position, "error": None, "fault": "OSError: no"})
@@ -565,7 +565,7 @@ def test_a_record_that_comes_twice_is_taken_once() -> None:
         parts,
         (),
         lambda record: came.append(record.path),
-        lambda part: finished.append([record.path for record in part.in_order()]),
+        on_part=lambda part: finished.append([record.path for record in part.in_order()]),
     )
     rows = [{"part": 0, "position": i, "path": path} for i, path in enumerate((b"a", b"b"))]
     lost = {**rows[0], "fault": "OSError: no"}
@@ -643,7 +643,10 @@ def test_nothing_but_exceptions_to_the_end(run_on: Callable[..., None]) -> None:
 def test_what_went_wrong_before_is_not_why_it_is_given_up() -> None:
     done: list[str | None] = []
     collector = Collector(
-        [Part(0, ["a", "b"])], (), lambda record: done.append(record.error), lambda part: None
+        [Part(0, ["a", "b"])],
+        (),
+        lambda record: done.append(record.error),
+        on_part=lambda part: None,
     )
     collector.take(answer({"position": 0, "fault": "OSError: no"}))
     collector.forget()

@@ -245,7 +245,7 @@ def test_drawn(checkpoints: dict[str, Checkpoint]) -> None:
     for size in ((100, 80), (80, 300), (9, 7), (1, 1)):
         image = picture(*size)
         found = Explainer(checkpoints["class token"], Method.ATTENTION, CPU)(image)
-        drawn = draw(image, "attention", "a/model\n" * 30, found)
+        drawn = draw(image, "attention", "a/model\n" * 30, explanation=found)
         assert drawn.mode == "RGB"
         assert 300 < drawn.width < 1600
         assert 300 < drawn.height < 1600

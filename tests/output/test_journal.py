@@ -27,13 +27,20 @@ def journal(
     run: dict[str, object] | None = None,
     overwrite: bool = False,
 ) -> Journal:
-    return Journal(path, writer_class(path.suffix[1:]), SHAPE, run or RUN, resume, overwrite)
+    return Journal(
+        path,
+        writer_class(path.suffix[1:]),
+        SHAPE,
+        run=run or RUN,
+        resume=resume,
+        overwrite=overwrite,
+    )
 
 
 def write_part(
     path: Path, writer: WriterClass, shape: RecordShape, records: Sequence[Record]
 ) -> bytes:
-    unfinished = Journal(path, writer, shape, RUN, resume=False)
+    unfinished = Journal(path, writer, shape, run=RUN, resume=False)
     for record in records:
         unfinished.write([record])
     return part_of(path).read_bytes()
@@ -43,7 +50,7 @@ def check_every_cut(
     folder: Path, name: str, writer: WriterClass, shape: RecordShape, records: Sequence[Record]
 ) -> None:
     whole_path, path = folder / f"whole.{name}", folder / f"cut.{name}"
-    whole = Journal(whole_path, writer, shape, RUN, resume=False)
+    whole = Journal(whole_path, writer, shape, run=RUN, resume=False)
     whole.write(records)
     whole.finish()
     part = write_part(path, writer, shape, records)
@@ -53,7 +60,7 @@ def check_every_cut(
         part_of(path).write_bytes(part[:size])
         if not part_of(path).with_name(f"{path.name}.part.json").exists():
             part_of(path).with_name(f"{path.name}.part.json").write_text(json.dumps(RUN))
-        again = Journal(path, writer, shape, RUN, resume=True)
+        again = Journal(path, writer, shape, run=RUN, resume=True)
         done = len(again.done)
         assert again.done == paths[:done]
         assert again.errors == sum(record.error is not None for record in records[:done])
@@ -136,7 +143,7 @@ def test_what_has_its_name_is_on_the_disk(
 def test_a_disk_that_is_full_at_the_end_loses_no_record(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = tmp_path / f"labels.{name}"
@@ -182,7 +189,7 @@ def test_an_output_that_another_program_has_open(
 def test_what_could_not_be_written_is_not_tried_again_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     unfinished = journal(tmp_path / "labels.csv")

@@ -25,7 +25,7 @@ def test_columns_types_and_metadata(tmp_path: Path) -> None:
         Record("a.jpg", (Prediction("cat", 0.75, 3),), columns={"width": 9, "seconds": 0.5}),
         Record("caf\udce9.jpg", error="broken"),
     ]
-    ParquetWriter.convert(records, path, SHAPE, RUN)
+    ParquetWriter.convert(records, path, SHAPE, run=RUN)
     table = pq.read_table(path)
     assert table.schema.equals(
         pa.schema(
@@ -53,7 +53,7 @@ def test_columns_types_and_metadata(tmp_path: Path) -> None:
 def test_hostile_text_survives(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     records = hostile_records()
-    ParquetWriter.convert(records, path, SHAPE, RUN)
+    ParquetWriter.convert(records, path, SHAPE, run=RUN)
     with path.open("rb") as file:
         back = list(ParquetWriter.documents(file))
     assert [(each.path, each.error) for each in back] == [(r.path, r.error) for r in records]
@@ -67,7 +67,7 @@ def test_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int)
     monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 10)
     monkeypatch.setattr(parquet, "CHUNK", 4)
     path = tmp_path / "labels.parquet"
-    ParquetWriter.convert((Record(f"{i}.jpg") for i in range(count)), path, RecordShape(1), RUN)
+    ParquetWriter.convert((Record(f"{i}.jpg") for i in range(count)), path, RecordShape(1), run=RUN)
     file = pq.ParquetFile(path)
     assert file.num_row_groups == math.ceil(count / 10)
     assert file.read().column("path").to_pylist() == [f"{i}.jpg" for i in range(count)]
@@ -81,7 +81,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
     path.write_text("before")
     with pytest.raises(OSError, match="No space"):
-        ParquetWriter.convert(records(), path, SHAPE, RUN)
+        ParquetWriter.convert(records(), path, SHAPE, run=RUN)
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
         ("labels.parquet", "before")
     ]
@@ -108,7 +108,7 @@ def embeddings() -> list[Record]:
 def test_embeddings_are_a_fixed_size_list(tmp_path: Path) -> None:
     path = tmp_path / "features.parquet"
     records = embeddings()
-    ParquetEmbeddingWriter.convert(records, path, RecordShape(0, embedding_dim=4), RUN)
+    ParquetEmbeddingWriter.convert(records, path, RecordShape(0, embedding_dim=4), run=RUN)
     table = pq.read_table(path)
     assert table.schema.field("embedding").type.equals(pa.list_(pa.float32(), 4))
     assert table.column("embedding").to_pylist() == [
@@ -119,7 +119,7 @@ def test_embeddings_are_a_fixed_size_list(tmp_path: Path) -> None:
 
 def test_numpy_has_a_row_for_every_input(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
-    NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), RUN)
+    NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), run=RUN)
     matrix = np.load(path)
     assert (matrix.shape, matrix.dtype) == ((3, 4), np.float32)
     assert matrix[0].tolist() == list(embeddings()[0].embedding or ())
@@ -140,7 +140,7 @@ def test_the_numbers_get_their_name_last(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cvt_cli.system.files, "replace", replace)
     path = tmp_path / "features.npy"
-    NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), RUN)
+    NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), run=RUN)
     assert sorted(names[:2]) == ["features.errors.txt", "features.paths.txt"]
     assert names[2:] == ["features.npy"]
 
@@ -148,7 +148,7 @@ def test_the_numbers_get_their_name_last(tmp_path: Path, monkeypatch: pytest.Mon
 def test_numpy_without_errors_or_inputs(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
     (tmp_path / "features.errors.txt").write_text("of the run before")
-    NpyWriter.convert([], path, RecordShape(0, embedding_dim=4), RUN)
+    NpyWriter.convert([], path, RecordShape(0, embedding_dim=4), run=RUN)
     assert np.load(path).shape == (0, 4)
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "features.npy",

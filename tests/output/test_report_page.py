@@ -84,7 +84,7 @@ def make_records(count: int) -> Iterator[Record]:
 
 def make_page(folder: Path, records: Iterator[Record] | list[Record]) -> Path:
     path = folder / "report.html"
-    ReportPageWriter.convert(records, path, SHAPE, RUN, SUMMARY)
+    ReportPageWriter.convert(records, path, SHAPE, run=RUN, summary=SUMMARY)
     return path
 
 
@@ -392,7 +392,7 @@ def test_hostile_names_do_nothing(tmp_path: Path, opened: Callable[..., Browser]
     run = RUN | {"model": ATTACKS[1], "commit": ATTACKS[2], "device": ATTACKS[0]}
     summary = SUMMARY | {"command": f"cvt classify {ATTACKS[1]} {ATTACKS[10]}\n"}
     path = tmp_path / "<b>&\"'#?%41 \u202e.html"
-    ReportPageWriter.convert(records, path, SHAPE, run, summary)
+    ReportPageWriter.convert(records, path, SHAPE, run=run, summary=summary)
     browser = opened(path)
     assert status(browser) == f"{len(records)} of {len(records)} images"
     browser.run(
@@ -588,7 +588,9 @@ def page_of_scores(
     ]
     run = {**RUN, "scores": kind, "threshold": threshold}
     path = folder / "report.html"
-    ReportPageWriter.convert([*records, Record("bad", error="no image")], path, SHAPE, run, SUMMARY)
+    ReportPageWriter.convert(
+        [*records, Record("bad", error="no image")], path, SHAPE, run=run, summary=SUMMARY
+    )
     return path
 
 

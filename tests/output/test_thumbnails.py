@@ -76,7 +76,9 @@ def test_only_more_than_a_page_holds_are_in_a_folder(
     make_thumbnails(tmp_path / "report_files.part")
     (tmp_path / "report_files.part/000009.jpg").touch()
     records = [Record(f"{number}.jpg", thumbnail=b"a picture") for number in range(count)]
-    ReportPageWriter.convert(records, tmp_path / "report.html", RecordShape(1), RUN, SUMMARY)
+    ReportPageWriter.convert(
+        records, tmp_path / "report.html", RecordShape(1), run=RUN, summary=SUMMARY
+    )
     if count > 3:
         assert names(tmp_path) == ["report.html", "report_files"]
         assert names(tmp_path / "report_files") == [

@@ -60,6 +60,7 @@ class ReportPageWriter(JsonLinesJournal):
         records: Iterable[Record],
         path: Path,
         shape: RecordShape,
+        *,
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
@@ -101,7 +102,9 @@ class ReportPageWriter(JsonLinesJournal):
             remove_thumbnails(new_folder)
             if not inline:
                 make_thumbnails(new_folder)
-            for piece in _page(rows(), folder.name, path.stem, shape, run, summary):
+            for piece in _page(
+                rows(), folder.name, path.stem, shape=shape, run=run, summary=summary
+            ):
                 file.write(piece.encode("utf-8", "backslashreplace"))
             remove_thumbnails(folder)
             if not inline:
@@ -130,6 +133,7 @@ def _page(
     rows: Iterator[list[object]],
     folder: str,
     name: str,
+    *,
     shape: RecordShape,
     run: Mapping[str, Any],
     summary: Mapping[str, Any],
