@@ -58,7 +58,8 @@ def classify(
     scale: Scale,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    _ = output.facts, model.input_size  # wrong values are said before anything is looked up
+    # Wrong values are said before anything is looked up.
+    _ = output.facts, output.only, model.input_size
     wanted = Classification(images=images, model=model, output=output, compute=compute, scale=scale)
     if scale.engine is Engine.RAY:
         _classify_on_ray(context.obj, wanted)

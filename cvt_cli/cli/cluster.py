@@ -110,17 +110,18 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
     from cvt_cli.distributed.stages import Job
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
-    from cvt_cli.inference.classifier import describe, indexes_of
+    from cvt_cli.inference.classifier import describe
+    from cvt_cli.inference.labels import pick_indexes
     from cvt_cli.inference.scores import kind_of, record_shape
 
     images, output, scale = wanted.images, wanted.output, wanted.scale
     model, compute = wanted.model, wanted.compute
     check_device(compute.device, scale.gpus_per_worker)
     checkpoint = model.load()
-    only = [checkpoint.labels[index] for index in indexes_of(output.only, checkpoint)]
+    indexes = tuple(pick_indexes(output.only, checkpoint))
     shape = record_shape(
         kind_of(checkpoint),
-        len(only or checkpoint.labels),
+        len(indexes or checkpoint.labels),
         output.top_k,
         output.threshold,
         output.facts,
@@ -146,7 +147,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
                 dtype=compute.dtype,
                 batch_size=compute.batch_size,
                 reader=reader,
-                only=tuple(output.only),
+                only=indexes,
                 top_k=shape.top_k,
                 threshold=output.threshold,
                 columns=shape.columns,
@@ -161,7 +162,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
             job.device,
             job.dtype,
             job.batch_size or 0,
-            only or None,
+            [checkpoint.labels[index] for index in indexes] or None,
             digest=True,
         ) | {
             "top_k": shape.top_k,

@@ -76,7 +76,8 @@ class Explanation:
         str | None,
         typer.Option(
             "--label",
-            help="The label to explain. Default: the best of each image.",
+            help="The label to explain: its name, a synonym, its WordNet id, or #INDEX. Default: "
+            "the best of each image.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None
@@ -137,14 +138,13 @@ def explain(
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.explanation.maps import Explainer, Method
-    from cvt_cli.inference.classifier import indexes_of
     from cvt_cli.inference.devices import pick_device
+    from cvt_cli.inference.labels import pick_index
 
     place = pick_device(device)
     checkpoint = model.load()
-    index = (
-        indexes_of([explanation.label], checkpoint)[0] if explanation.label is not None else None
-    )
+    label = explanation.label
+    index = None if label is None else pick_index(label, checkpoint, "--label")
     explainer = Explainer(checkpoint, Method(explanation.method), place)
 
     names = _Names()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from cvt_cli.images.source import MAX_BYTES, TIMEOUT, Search
 from cvt_cli.output import FORMATS
 from cvt_cli.records import COLUMNS
 from cvt_cli.system.cores import share_cores
+from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
     from cvt_cli.checkpoint.load import Checkpoint
@@ -45,6 +47,19 @@ def split_names(names: str | None) -> list[str]:
         return []
     parts = re.split(r"(?<!\\),", names)
     return [part.replace("\\,", ",").strip() for part in parts if part.strip()]
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} can't be read: {reason_of(error)}", hint="--labels @FILE has a label a line"
+        ) from None
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise UsageError(f"{path} names no label")
+    return lines
 
 
 RevisionOption = Annotated[
@@ -578,11 +593,13 @@ class Output:
         ),
     ] = None
     labels: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--labels",
-            metavar="A,B,...",
-            help="Choose among these labels only; scores are their shares.",
+            metavar="A,B,...|@FILE",
+            help="Choose among these labels only: names, synonyms, WordNet ids or #INDEX, or a "
+            "file with one a line. Scores that are shares are shares of these. Repeatable.",
+            show_default=False,
             rich_help_panel=OUTPUT,
         ),
     ] = None
@@ -604,10 +621,17 @@ class Output:
         """The files, folders and addresses to write to."""
         return self.output or []
 
-    @property
+    @cached_property  # a file may be a pipe, which is read once
     def only(self) -> list[str]:
-        """The labels to choose from; none for all."""
-        return split_names(self.labels)
+        """The labels to choose from, as `inference.labels.pick_indexes` takes them; none for all.
+
+        Raises:
+            UsageError: if a file of them can't be read, or has none.
+        """
+        only: list[str] = []
+        for value in self.labels or ():
+            only += _lines_of(Path(value[1:])) if value.startswith("@") else [value]
+        return only
 
     @property
     def facts(self) -> tuple[str, ...]:

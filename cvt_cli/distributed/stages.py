@@ -52,7 +52,7 @@ class Job:
         device, dtype: "auto" for what the workers' machines are fast at.
         batch_size: images through the network at once; None for what suits.
         reader: decodes for it.
-        only: labels to choose from; empty for all.
+        only: class indexes of the labels to choose from; empty for all.
         search: how archives are read, and downloads bounded.
         offline: ask the Hub for nothing.
         version: of cvt, which nodes that join later are to have too.
@@ -63,7 +63,7 @@ class Job:
     dtype: str
     batch_size: int | None
     reader: ImageReader
-    only: tuple[str, ...]
+    only: tuple[int, ...]
     top_k: int
     threshold: float | None
     columns: tuple[str, ...]

@@ -1,7 +1,6 @@
 """Images become predictions: batches through the network, and the overlapped pipeline around it."""
 
 import copy
-import difflib
 import math
 import threading
 import warnings
@@ -21,18 +20,17 @@ from torch import Tensor
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
-from cvt_cli.errors import UsageError
 from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
+from cvt_cli.inference.labels import pick_indexes
 from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
 from cvt_cli.model.cost import count
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Prediction, Record
-from cvt_cli.system.text import folded
 
 TOO_LARGE = "out of memory, by itself; --image-size gives all images one size"
 NOT_FINITE = (
@@ -70,8 +68,8 @@ class Classifier:
         exact_decode: decode every pixel of a JPEG, and cut greys of 16 and 32 bits off at 255, as
             Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
             size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
-        only: the labels to choose from, instead of all that the model knows: where scores are a
-            softmax, it is over these.
+        only: the labels to choose from, instead of all that the model knows, by name or class index
+            as `pick_indexes` takes them: where scores are a softmax, it is over these.
 
     Attributes:
         reader: decodes for this network.
@@ -99,7 +97,7 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         image_size: tuple[int, int] | None = None,
         exact_decode: bool = False,
-        only: Sequence[str] = (),
+        only: Sequence[str | int] = (),
         class_names: Sequence[str] | None = None,
         weights_key: str | None = None,
     ) -> None:
@@ -118,7 +116,7 @@ class Classifier:
         self._usual_pixels = math.prod(usual_size(model))
         self.max_pixels = max_pixels
         self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
-        self.indexes = indexes_of(only, model) if only else range(len(model.labels))
+        self.indexes = pick_indexes(only, model) if only else range(len(model.labels))
         self._columns = torch.tensor(self.indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
         self._use(FusedCvt(model.model().to(self.device, self.dtype)))
@@ -131,7 +129,7 @@ class Classifier:
                 device=str(each),
                 dtype=str(self.dtype).removeprefix("torch."),
                 batch_size=self.batch_size,
-                only=only,
+                only=self.indexes if only else (),
             ).replicas
 
     def _use(self, network: FusedCvt) -> None:
@@ -503,22 +501,3 @@ def usual_size(checkpoint: Checkpoint) -> tuple[int, int]:
     """(height, width) in pixels of the images in a batch; where the preprocessing leaves each its
     own, of those that fill one."""
     return checkpoint.preprocessing.image_size or (224, 224)
-
-
-def indexes_of(only: Sequence[str], checkpoint: Checkpoint) -> Sequence[int]:
-    """The class indexes of labels, by name in any case; all of those that share a name."""
-    known: dict[str, list[int]] = {}
-    for index, label in enumerate(checkpoint.labels):
-        known.setdefault(folded(label), []).append(index)
-    indexes: set[int] = set()
-    for label in only:
-        named = known.get(folded(label.strip()))
-        if named is None:
-            close = difflib.get_close_matches(folded(label.strip()), known, n=1)
-            hint = f"did you mean {checkpoint.labels[known[close[0]][0]]}? " if close else ""
-            raise UsageError(
-                f"{label.strip()}: {checkpoint.name} knows no such label",
-                hint=f"{hint}`cvt inspect {checkpoint.name} --labels` lists them",
-            )
-        indexes.update(named)
-    return sorted(indexes)

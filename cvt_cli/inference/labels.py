@@ -1,29 +1,51 @@
 """Names that people give to classes, matched with a model's labels."""
 
+import difflib
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cvt_cli.checkpoint.imagenet import SYNSETS
-from cvt_cli.system.text import folded
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.errors import UsageError
+from cvt_cli.inference.scores import kind_of
+from cvt_cli.records import ScoreKind
+from cvt_cli.system.text import folded, visible
+
+# Of the classes that share a name, those that a message lists.
+NAMED = 5
 
 _WORDNET_ID = re.compile(r"n\d{8}")
+_INDEX = re.compile(r"#(\d{1,9})", re.ASCII)
+_COMMA = re.compile(r"(?<!\\),")
+_UNKNOWN = "not one of the model's labels"
 
 
 class LabelMatcher:
     """Finds the class that a name means.
 
-    A name is a whole label or one of its synonyms ("tench" in "tench, Tinca tinca"), capitals
-    and underscores aside, or the WordNet id of an ImageNet-1k class.
+    A name is a whole label, as it is written or with other capitals, underscores and spaces; or one
+    of its synonyms ("tench" in "tench, Tinca tinca"); or the WordNet id of an ImageNet-1k class; or
+    `#638`, a class index. What comes first here is meant.
 
     Args:
         labels: the model's, one for each class index.
+
+    Attributes:
+        most_commas: in any label.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._exact: dict[str, set[int]] = {}
+        for index, label in enumerate(labels):
+            self._exact.setdefault(label, set()).add(index)
         self._whole = _by_name((label, index) for index, label in enumerate(labels))
         self._synonyms = _by_name(
             (synonym, index) for index, label in enumerate(labels) for synonym in label.split(",")
         )
+        self.most_commas = max(label.count(",") for label in labels)
         self._is_imagenet = (
             len(labels) == len(SYNSETS)
             and "tench" in _normal(labels[0])
@@ -31,28 +53,181 @@ class LabelMatcher:
         )
 
     def find(self, name: str) -> int | str:
-        """The class index that the name means, or why it means none."""
+        """The class index that the name means, or why it means none. Warns if it is a label's
+        synonym too, but the label of another."""
+        found = self.classes(name)
+        if len(found) > 1:
+            classes = ", ".join(map(str, sorted(found)))
+            return f"the model has several of that name: classes {classes}"
+        if not found:
+            return self._why_none(name)
+        (index,) = found
+        others = self._synonyms.get(_normal(name), set()) - found
+        if others:
+            warnings.warn(
+                f"{visible(name)}: taken for {self.listed(found)}, whose label that is; also a "
+                f"name of {self.listed(others)}",
+                stacklevel=2,
+            )
+        return index
+
+    def is_label(self, name: str) -> bool:
+        """Whether it is a whole label, in any case."""
+        return _normal(name) in self._whole
+
+    def classes(self, name: str) -> set[int]:
+        """The class indexes of all that the name may mean: several only if nothing tells which."""
         normal = _normal(name)
-        found = self._whole.get(normal) or self._synonyms.get(normal)
-        if found is not None:
-            if len(found) > 1:
-                classes = ", ".join(map(str, sorted(found)))
-                return f"the model has several of that name: classes {classes}"
-            return next(iter(found))
+        for names, key in ((self._exact, name), (self._whole, normal), (self._synonyms, normal)):
+            if key in names:
+                return names[key]
+        if self._is_imagenet and normal in SYNSETS:
+            return {SYNSETS.index(normal)}
+        number = _INDEX.fullmatch(name.strip())
+        if number is not None and int(number[1]) < len(self._labels):
+            return {int(number[1])}
+        return set()
+
+    def listed(self, indexes: Iterable[int]) -> str:
+        """`#134 crane, #517 crane`; with their WordNet ids where they have any."""
+        indexes = sorted(indexes)
+        named = [
+            f"#{index} {visible(self._labels[index])}"
+            + (f" ({SYNSETS[index]})" if self._is_imagenet else "")
+            for index in indexes[:NAMED]
+        ]
+        more = len(indexes) - len(named)
+        return "; ".join([*named, f"{more} more"] if more else named)
+
+    def nearest(self, name: str) -> str | None:
+        """A name of one class that is nearly that one, or has it as a word."""
+        if name.strip().isascii() and name.strip().isdigit() and self.classes(f"#{name.strip()}"):
+            return f"#{name.strip()}"
+        known = [key for key, indexes in self._synonyms.items() if len(indexes) == 1]
+        known += [key for key, indexes in self._whole.items() if len(indexes) == 1]
+        wanted = _normal(name)
+        close = difflib.get_close_matches(wanted, known, n=1) or [
+            key for key in known if wanted and wanted in key.split()
+        ]
+        if not close:
+            return None
+        (index,) = self._whole.get(close[0]) or self._synonyms[close[0]]
+        label = self._labels[index]
+        return next((each for each in _names_of(label) if _normal(each) == close[0]), label)
+
+    def _why_none(self, name: str) -> str:
+        normal = _normal(name)
         if _WORDNET_ID.fullmatch(normal):
             if not self._is_imagenet:
                 return "a WordNet id, but the model's labels are not those of ImageNet-1k"
-            if normal in SYNSETS:
-                return SYNSETS.index(normal)
             return "a WordNet id that is none of ImageNet-1k's"
-        return "not one of the model's labels"
+        number = _INDEX.fullmatch(name.strip())
+        if number is not None:
+            return f"the model has classes #0 to #{len(self._labels) - 1}"
+        return _UNKNOWN
+
+
+def pick_indexes(
+    names: Sequence[str | int], checkpoint: Checkpoint, option: str = "--labels"
+) -> list[int]:
+    """The class indexes of labels to choose from, in order. Warns if there is one alone, of which
+    softmax makes 1.
+
+    Args:
+        names: each a class index; or one label, or several between commas. What is a label as a
+            whole is not taken apart, nor are parts that are one together. A comma with a backslash
+            before it does not part.
+        option: what they were given by, for the advice.
+
+    Raises:
+        UsageError: if a name means no class, or nothing tells which.
+    """
+    matcher = LabelMatcher(checkpoint.labels)
+    indexes: set[int] = set()
+    for each in names:
+        if isinstance(each, int):
+            indexes.add(each)
+            continue
+        parts = list(_parts(each, matcher))
+        if not parts:
+            raise UsageError(f"{option} names no label", hint=_listing(checkpoint))
+        indexes |= {_pick(part, matcher, checkpoint, option) for part in parts}
+    typed = any(isinstance(each, str) for each in names)
+    alone = len(indexes) == 1 < len(checkpoint.labels) and option == "--labels"
+    if typed and alone and kind_of(checkpoint) is ScoreKind.SOFTMAX:
+        warnings.warn(
+            "one label to choose from: its score is 1, whatever an image shows", stacklevel=2
+        )
+    return sorted(indexes)
+
+
+def pick_index(name: str, checkpoint: Checkpoint, option: str) -> int:
+    """The class index of one label. Arguments and errors are those of `pick_indexes`.
+
+    Raises:
+        UsageError: if it names several, too.
+    """
+    found = pick_indexes([name], checkpoint, option)
+    if len(found) > 1:
+        classes = LabelMatcher(checkpoint.labels).listed(found)
+        raise UsageError(f"{option} {visible(name)} names more than one label: {classes}")
+    return found[0]
+
+
+def _pick(name: str, matcher: LabelMatcher, checkpoint: Checkpoint, option: str) -> int:
+    found = matcher.find(name)
+    if isinstance(found, int):
+        return found
+    model = checkpoint.name
+    several = matcher.classes(name)
+    if several:
+        raise UsageError(
+            f"{visible(name)}: {model} has {len(several)} classes of that name: "
+            f"{matcher.listed(several)}",
+            hint=f"{option} {shlex.quote(f'#{min(several)}')} is the first of them",
+        )
+    if found != _UNKNOWN:
+        raise UsageError(f"{visible(name)}: {found}", hint=_listing(checkpoint))
+    nearest = matcher.nearest(name)
+    hint = f"did you mean {option} {shlex.quote(nearest)}? " if nearest is not None else ""
+    raise UsageError(
+        f"{visible(name)}: {model} knows no such label", hint=hint + _listing(checkpoint)
+    )
+
+
+def _parts(value: str, matcher: LabelMatcher) -> Iterator[str]:
+    """The names in a value, the longest that are labels first."""
+    commas = [match.start() for match in _COMMA.finditer(value)]
+    starts = [0, *(comma + 1 for comma in commas)]
+    ends = [*commas, len(value)]
+    first = 0
+    while first < len(starts):
+        last = min(first + matcher.most_commas, len(starts) - 1)
+        while last > first and not matcher.is_label(_plain(value[starts[first] : ends[last]])):
+            last -= 1
+        name = _plain(value[starts[first] : ends[last]]).strip()
+        if name:
+            yield name
+        first = last + 1
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\,", ",")
+
+
+def _listing(checkpoint: Checkpoint) -> str:
+    return f"`cvt inspect {shlex.quote(checkpoint.name)} --labels` lists them"
+
+
+def _names_of(label: str) -> list[str]:
+    return [label, *(synonym.strip() for synonym in label.split(","))]
 
 
 def _normal(name: str) -> str:
     return " ".join(folded(name.replace("_", " ")).split())
 
 
-def _by_name(pairs: Iterable[tuple[str, int]]) -> dict[str, set[int]]:
+def _by_name(pairs: Iterable[tuple[str, int]]) -> Mapping[str, set[int]]:
     found: dict[str, set[int]] = {}
     for name, index in pairs:
         found.setdefault(_normal(name), set()).add(index)

@@ -296,9 +296,37 @@ def test_every_option_reaches_what_it_is_for(run_cvt: RunCvt, tiny_cvt: TinyCvt,
         "shard": "1/1",
         "default_excludes": True,
         "threshold": 0.5,
-        "top_k": 4,
+        "top_k": 2,
     }
     assert {key: run[key] for key in wanted} == wanted
+
+
+def test_labels_to_choose_from(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
+    """Several times, from a file, by synonym and index; what is advised can be pasted."""
+    labels = ("tabby, tabby cat", "dog", "crane", "crane", "owl")
+    model = tiny_cvt(labels=labels)
+    (cat.parent / "names.txt").write_text("\ufefftabby, tabby cat\n\n#3\n", "utf-8")
+    options = ("classify", cat.name, "-m", model, "-f", "jsonl")
+
+    def found(*values: str) -> set[int]:
+        chosen = [each for value in values for each in ("--labels", value)]
+        (record,) = run_cvt(*options, *chosen, expect=0).jsonl()
+        return {each["index"] for each in record["predictions"]}
+
+    assert found("@names.txt", "owl") == {0, 3, 4}
+    done = run_cvt(*options, "--labels", "dog,tabby catt", expect=2)
+    assert "did you mean --labels 'tabby cat'? " in done.stderr
+    assert found("dog", "tabby cat") == {0, 1}
+    assert f"`cvt inspect {model} --labels` lists them" in done.stderr
+    assert "tabby, tabby cat" in run_cvt("inspect", model, "--labels", expect=0).stdout
+    done = run_cvt(*options, "--labels", "crane", expect=2)
+    assert "2 classes of that name: #2 crane; #3 crane; --labels '#2' is the first" in done.stderr
+    for value, message in (
+        ("@gone.txt", "gone.txt can't be read: no such file"),
+        (",", "no label"),
+    ):
+        done = run_cvt(*options, "--labels", value, expect=2)
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 # --- output files

@@ -77,7 +77,10 @@ def test_what_can_t_be_done(
     named = run_cvt("explain", photo, "-m", model, "-o", "why.gif", expect=2)
     assert "names no format" in named.stderr
     label = ("--label", "tensh", "-f", "json")
-    assert "did you mean tench" in run_cvt("explain", photo, "-m", model, *label, expect=2).stderr
+    assert (
+        "did you mean --label tench?"
+        in run_cvt("explain", photo, "-m", model, *label, expect=2).stderr
+    )
     (tmp_path / "why.png").write_bytes(b"mine")
     run_cvt("explain", photo, "-m", model, "-o", "why.png", expect=2)
     assert (tmp_path / "why.png").read_bytes() == b"mine"

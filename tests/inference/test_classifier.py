@@ -250,13 +250,16 @@ def test_greys_of_16_bits_are_those_of_8(folder: Path, tmp_path: Path) -> None:
     assert exact[1].predictions == exact[2].predictions != found[1].predictions
 
 
-def test_labels_that_share_a_name(tiny_cvt: TinyCvt) -> None:
-    """As two of ImageNet's do, the crane and the crane."""
+def test_labels_to_choose_from_by_name_and_index(tiny_cvt: TinyCvt) -> None:
     names = ("crane", "cat", "Crane", "dog", "b\u00e9b\u00e9")
-    only = [" CRANE", "dog ", "be\u0301be\u0301"]
-    found = classifier(tiny_cvt(labels=names), only=only)(picture())
-    assert {p.index for p in found.predictions} == {0, 2, 3, 4}
-    assert sum(p.score for p in found.predictions) == pytest.approx(1)
+    folder = tiny_cvt(labels=names)
+    only = ["dog, be\u0301be\u0301", 0, "#2"]
+    for device in ("cpu", "cpu,cpu"):
+        found = classifier(folder, only=only, device=device)(picture())
+        assert {p.index for p in found.predictions} == {0, 2, 3, 4}
+        assert sum(p.score for p in found.predictions) == pytest.approx(1)
+    with pytest.raises(UsageError, match="2 classes of that name: #0 crane; #2 Crane"):
+        classifier(folder, only=[" CRANE"])
 
 
 @pytest.mark.parametrize("resized", [True, False])
