@@ -83,3 +83,4 @@ def test_ranges_are_left_to_the_words(run_cvt: RunCvt) -> None:
         text = run_cvt(command, "--help", columns=100, expect=0).stdout
         assert "x>" not in text and "<=" not in text and "<x" not in text
         assert "[default: " in text
+        assert text.count("[") == text.count("]")
