@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry
+from cvt_cli.checkpoint.files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint, load
-from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError
 from cvt_cli.inference.devices import pick_dtype
 from cvt_cli.model.cvt import Cvt

@@ -16,9 +16,10 @@ from cvt_cli.checkpoint import imagenet
 from cvt_cli.checkpoint.architecture import config_from_shapes, read_authors_yaml
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, bundled_names
 from cvt_cli.checkpoint.class_names import MAX_LABELS
+from cvt_cli.checkpoint.files import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles, no_cvt
 from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS
 from cvt_cli.checkpoint.processors import read_processor
-from cvt_cli.checkpoint.resolve import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles, resolve
+from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.checkpoint.weights_file import (
     check_for_pointer,
     first_of,
@@ -170,7 +171,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     values = _read_json(files.name, path)
     kind = values.get("model_type")
     if kind != "cvt":
-        raise ModelError(f"{files.name} is not a CvT: its model_type is {kind!r}")
+        raise no_cvt(files.name, kind)
     labels = _labels(files.name, values)
     if not labels:
         labels = _numbered(_count_labels(files, values))

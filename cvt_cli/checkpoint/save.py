@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from cvt_cli.checkpoint.files import CONFIG, MODEL_CARD, PREPROCESSOR, WEIGHTS
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
-from cvt_cli.checkpoint.resolve import CONFIG, MODEL_CARD, PREPROCESSOR, WEIGHTS
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.files import write_atomically

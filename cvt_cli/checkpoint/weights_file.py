@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvt_cli.checkpoint.files import ResolvedFiles
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
-from cvt_cli.checkpoint.resolve import ResolvedFiles
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
 from cvt_cli.system.text import reason_of
@@ -287,7 +287,7 @@ def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
         return ModelError(f"{name}: {path}: {reason_of(error)}")
     return ModelError(
         f"{name}: {path} is corrupt or truncated ({_reason(error)})",
-        hint="fetch or copy it again; a file from the Hub is fetched again once it is deleted",
+        hint="fetch or copy it again; --refresh does so for a file from the Hub",
     )
 
 

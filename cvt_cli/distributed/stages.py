@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import bundled_names
+from cvt_cli.checkpoint.files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.distributed.layout import Layout
 from cvt_cli.distributed.task_tables import IMAGE_SCHEMA, NO_PATH, RECORD_SCHEMA
 from cvt_cli.errors import CvtError, ModelError

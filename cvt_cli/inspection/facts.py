@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry, bundled_names
+from cvt_cli.checkpoint.files import MODEL_CARD, ResolvedFiles
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import load
-from cvt_cli.checkpoint.resolve import MODEL_CARD, ResolvedFiles, resolve
+from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.inference.scores import kind_of

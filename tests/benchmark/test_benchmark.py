@@ -49,8 +49,9 @@ from cvt_cli.benchmark.statistics import (
     take_turns,
     times,
 )
+from cvt_cli.checkpoint.files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint, load
-from cvt_cli.checkpoint.resolve import ResolvedFiles, resolve
+from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.preprocess import Preprocessing

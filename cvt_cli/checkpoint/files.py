@@ -1,0 +1,110 @@
+"""The files of a checkpoint: how they are called, and where they lie on this machine."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvt_cli.checkpoint.integrity import check_digest
+from cvt_cli.errors import ModelError
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+# Newer, and of more than images: what it says of them, in an object of this name, goes first.
+PROCESSOR = "processor_config.json"
+IMAGE_PROCESSOR = "image_processor"
+MODEL_CARD = "README.md"
+# In order of preference; the second of each pair lists the shards of a split one.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True)
+class ResolvedFiles:
+    """Where a checkpoint's files lie on this machine.
+
+    Attributes:
+        name: the checkpoint as it was named, without the revision.
+        config, preprocessor: None where the checkpoint has none. The latter is
+            `processor_config.json` where that one describes the preprocessing.
+        weights: one file, or the shards; empty if they were not asked for.
+        commit: the Hub's commit hash; None for what is not from the Hub.
+        card: the model card; looked for only where there is no preprocessor.
+        authors_yaml: the authors' YAML beside a file that has no configuration.
+        weights_key: which network to take where a file holds several.
+    """
+
+    name: str
+    config: Path | None
+    preprocessor: Path | None
+    weights: tuple[Path, ...]
+    commit: str | None = None
+    card: Path | None = None
+    authors_yaml: Path | None = None
+    weights_key: str | None = None
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights' files, one after the other, in hexadecimal.
+
+        Raises:
+            ModelError: if a file of the Hub's cache has not the digest by which the Hub names it.
+        """
+        digest = hashlib.sha256()
+        for path in self.weights:
+            own = hashlib.sha256()
+            with path.open("rb") as file:
+                while chunk := file.read(2**20):
+                    digest.update(chunk)
+                    own.update(chunk)
+            if self.commit is not None:
+                check_digest(self.name, path, own.hexdigest())
+        return digest.hexdigest()
+
+
+def find_preprocessor(locate: Callable[[str], Path | None]) -> Path | None:
+    """The file that describes the preprocessing."""
+    newer = locate(PROCESSOR)
+    return newer if newer and _describes_images(newer) else locate(PREPROCESSOR)
+
+
+def _describes_images(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True  # whoever reads it says what is wrong
+    return isinstance(values, dict) and values.get(IMAGE_PROCESSOR) is not None
+
+
+def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> tuple[Path, ...]:
+    """The file itself, or the shards that it lists."""
+    if file.suffix != ".json":
+        return (file,)
+    try:
+        shards = json.loads(file.read_text("utf-8"))["weight_map"].values()
+        names = sorted({os.fspath(shard) for shard in shards})
+    # A hostile list may be nested deeper than Python's stack.
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        names = []
+    if not names:
+        raise ModelError(f"{name}: {file.name} is corrupt: it lists no shards")
+    paths = []
+    for shard in names:
+        # The list comes with the checkpoint: it must not lead out of it.
+        if shard != os.path.basename(shard) or shard in ("", os.curdir, os.pardir):
+            raise ModelError(f"{name}: {file.name} lists {shard!r}, which is no file beside it")
+        path = locate(shard)
+        if path is None or not os.path.isfile(path):
+            raise ModelError(f"{name}: {shard}, listed in {file.name}, is missing")
+        paths.append(path)
+    return tuple(paths)
+
+
+def no_cvt(name: str, model_type: object) -> ModelError:
+    """The error for another architecture."""
+    return ModelError(f"{name} is not a CvT: its model_type is {model_type!r}")

@@ -1,0 +1,253 @@
+"""One repository on the Hub, through the cache of `huggingface_hub`."""
+
+import difflib
+import errno
+import json
+import warnings
+from pathlib import Path
+
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, known_names
+from cvt_cli.checkpoint.files import (
+    CONFIG,
+    MODEL_CARD,
+    PREPROCESSOR,
+    PROCESSOR,
+    WEIGHTS,
+    ResolvedFiles,
+    find_preprocessor,
+    no_cvt,
+    with_shards,
+)
+from cvt_cli.checkpoint.integrity import damaged, is_damaged
+from cvt_cli.errors import ModelError
+from cvt_cli.system.signals import interruptible
+from cvt_cli.system.text import reason_of
+
+_AGAIN = "what was fetched is kept: run the same command again"
+# What goes wrong when a file is written.
+_STORING = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
+def did_you_mean(name: str) -> str:
+    """The beginning of a hint: a known name that is close, capitals aside; empty without one."""
+    known = {each.lower(): each for each in known_names()}
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    return f"did you mean {known[close[0]]}? " if close and known[close[0]] != name else ""
+
+
+class HubRepo:
+    """One repository at one revision, through the cache of `huggingface_hub`."""
+
+    def __init__(self, repo: str, revision: str | None, refresh: bool, offline: bool) -> None:
+        self.repo = repo
+        self.revision = revision
+        self.refresh = refresh
+        self.offline = offline
+        self.commit: str | None = None
+
+    def files(self, weights: bool) -> ResolvedFiles:
+        """Configuration first: its commit is the one that all other files are taken from."""
+        config = self.file(CONFIG)
+        if config is None:
+            raise ModelError(
+                f"{self.repo} has no {CONFIG}", hint="is it a model in the Transformers layout?"
+            )
+        self.commit = config.parent.name
+        self.check_type(config)
+        preprocessor = find_preprocessor(self.preprocessor)
+        return ResolvedFiles(
+            self.repo,
+            config,
+            preprocessor,
+            self.weights() if weights else (),
+            self.commit,
+            None if preprocessor else self.optional(MODEL_CARD),
+        )
+
+    def check_type(self, config: Path) -> None:
+        """Refuse another architecture before its weights are fetched."""
+        try:
+            values = json.loads(config.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return  # whoever reads it says what is wrong
+        if isinstance(values, dict) and values.get("model_type") != "cvt":
+            raise no_cvt(self.repo, values.get("model_type"))
+
+    def preprocessor(self, filename: str) -> Path | None:
+        """The file; None if there is none."""
+        if (
+            filename == PROCESSOR
+            and not self.refresh
+            and isinstance(self.cached(PREPROCESSOR), Path)
+        ):
+            # Another program has fetched what it needed; that costs no request now.
+            found = self.cached(PROCESSOR)
+            return found if isinstance(found, Path) else None
+        return self.optional(filename) if filename == PROCESSOR else self.file(filename)
+
+    def optional(self, filename: str) -> Path | None:
+        """The file; None if there is none, or none can be had without a network."""
+        if self.offline:
+            found = self.cached(filename)
+            return found if isinstance(found, Path) else None
+        return self.file(filename)
+
+    def weights(self) -> tuple[Path, ...]:
+        """What the cache holds; else the first of the kinds that the repository has."""
+        cached = [name for name in WEIGHTS if isinstance(self.cached(name), Path)]
+        found = map(self.file, cached[:1] or WEIGHTS)
+        file = next((path for path in found if path is not None), None)
+        if file is None:
+            raise ModelError(f"{self.repo} has none of {', '.join(WEIGHTS[::2])}")
+        return with_shards(self.repo, file, self.file)
+
+    def cached(self, filename: str) -> Path | bool:
+        """The file in the cache; True if the cache knows that there is none, else False."""
+        import huggingface_hub
+
+        found = huggingface_hub.try_to_load_from_cache(
+            self.repo, filename, revision=self.commit or self.revision
+        )
+        return Path(found) if isinstance(found, str) else found is not None
+
+    def file(self, filename: str) -> Path | None:
+        """The file, from the cache or the Hub; None if the repository has none of that name.
+
+        What is damaged is fetched again, once."""
+        path = self.fetch(filename)
+        if path is None or not is_damaged(path, thoroughly=self.refresh):
+            return path
+        if self.is_offline:
+            raise damaged(self.repo, path)
+        warnings.warn(
+            f"{self.repo}: {filename} in the cache was damaged; it is fetched again", stacklevel=2
+        )
+        path = self.fetch(filename, anew=True)
+        if path is not None and is_damaged(path, thoroughly=True):
+            raise damaged(self.repo, path)
+        return path
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether no request may be made."""
+        from huggingface_hub import constants
+
+        return self.offline or bool(constants.HF_HUB_OFFLINE)
+
+    def fetch(self, filename: str, anew: bool = False) -> Path | None:  # noqa: PLR0912
+        """The file, from the cache or the Hub, as it is there.
+
+        Args:
+            anew: from the Hub, in place of what the cache has.
+        """
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+
+        try:
+            # What is in the cache costs no request, unless a newer commit is asked for.
+            if not anew and (self.commit or not self.refresh):
+                found = self.cached(filename)
+                if found:
+                    return found if isinstance(found, Path) else None
+            if self.offline:
+                # Even told to look at local files only, the client has requests of its own.
+                raise self._unreachable(filename, None)
+            if not self.commit:
+                self.ask(filename)
+            with interruptible():
+                path = huggingface_hub.hf_hub_download(
+                    self.repo,
+                    filename,
+                    revision=self.commit or self.revision,
+                    force_download=anew,
+                )
+            return Path(path)
+        except ModelError:
+            raise
+        except errors.LocalEntryNotFoundError as error:
+            raise self._unreachable(filename, error.__cause__) from error
+        except errors.EntryNotFoundError:
+            return None
+        except errors.GatedRepoError as error:
+            raise ModelError(
+                f"{self.repo} is gated: access must be granted on its page on the Hub",
+                hint="ask for access there, then log in with `hf auth login` or set HF_TOKEN",
+            ) from error
+        except errors.RepositoryNotFoundError as error:
+            raise ModelError(
+                f"{self.repo}: no such repository on the Hub, or it is private",
+                hint=f"{did_you_mean(self.repo)}check the name; if private, log in with "
+                "`hf auth login` or set HF_TOKEN",
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise ModelError(f"{self.repo} has no revision {self.revision}") from error
+        except errors.HFValidationError as error:
+            raise ModelError(f"{self.repo}: not a Hub id: {_one_line(error)}") from error
+        except errors.HfHubHTTPError as error:
+            status = error.response.status_code
+            raise ModelError(
+                f"{self.repo}: {filename} could not be fetched: the Hub answers {status} "
+                f"({_one_line(error.server_message or status)})",
+                hint="log in again with `hf auth login`, or set HF_TOKEN to a valid token"
+                if status in (401, 403)
+                else _AGAIN,
+            ) from error
+        except OSError as error:
+            if error.errno not in _STORING:
+                raise self._not_fetched(filename, error) from error
+            raise ModelError(
+                f"{self.repo}: {filename} can't be stored in {constants.HF_HUB_CACHE}: "
+                f"{reason_of(error)}",
+                hint="make room there, or set HF_HOME to a folder that can be written to",
+            ) from error
+        # The client's transport errors differ from release to release: httpx's, requests', OSError.
+        except Exception as error:
+            raise self._not_fetched(filename, error) from error
+
+    def _not_fetched(self, filename: str, error: Exception) -> ModelError:
+        return ModelError(
+            f"{self.repo}: {filename} could not be fetched: {_one_line(error)}", hint=_AGAIN
+        )
+
+    def ask(self, filename: str) -> None:
+        """Ask the Hub for the file's headers, once: a download tries for half a minute before it
+        says that there is no network."""
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+
+        url = huggingface_hub.hf_hub_url(self.repo, filename, revision=self.revision)
+        try:
+            huggingface_hub.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except (errors.HfHubHTTPError, errors.HFValidationError):
+            raise
+        except Exception as error:
+            raise self._unreachable(filename, error) from error
+
+    def _unreachable(self, filename: str, error: BaseException | None) -> ModelError:
+        why = "offline" if self.is_offline else f"the Hub can't be reached ({_one_line(error)})"
+        at = f"@{self.revision}" if self.revision else ""
+        if self.refresh and isinstance(self.cached(filename), Path):
+            return ModelError(
+                f"{self.repo}{at}: can't ask for a newer commit: {why}",
+                hint="without --refresh the one in the cache is used",
+            )
+        return ModelError(
+            f"{self.repo}{at}: {filename} is not in the cache, and {why}",
+            hint=f"fetch it once with a network: `cvt models --download {self.repo}{at}`; "
+            f"or use the model that ships with cvt: `--model {BUNDLED_MODEL}`",
+        )
+
+
+def _one_line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__

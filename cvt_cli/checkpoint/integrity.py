@@ -1,0 +1,83 @@
+"""Whether a file in the Hub's cache is what the Hub sent.
+
+The cache names each file by a digest, the Hub's ETag: SHA-256 for large files, Git's SHA-1 for the
+others. Where links can't be made it does not, and nothing can be told.
+"""
+
+import hashlib
+import json
+import re
+import zipfile
+from pathlib import Path
+
+from cvt_cli.errors import ModelError
+
+_SMALL = 2**20  # up to here the digest costs nothing
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+def is_damaged(path: Path, thoroughly: bool = False) -> bool:
+    """Whether a file of the cache differs from what the Hub has.
+
+    Args:
+        thoroughly: compute the digest even of large files, and not only where the length is wrong.
+    """
+    try:
+        large = path.stat().st_size > _SMALL
+        if large and not thoroughly and _has_its_length(path):
+            return False
+        named = path.resolve().name
+        if _SHA256.fullmatch(named):
+            return _digest(path, hashlib.sha256()) != named
+        if _GIT_SHA1.fullmatch(named):
+            start = b"blob %d\0" % path.stat().st_size
+            return _digest(path, hashlib.sha1(start, usedforsecurity=False)) != named
+        return not _has_its_length(path)
+    except OSError:
+        return False  # whoever reads it says why it can't be read
+
+
+def check_digest(name: str, path: Path, sha256: str) -> None:
+    """Refuse a file of the cache that the Hub names otherwise.
+
+    Args:
+        name: the checkpoint, for the message.
+
+    Raises:
+        ModelError: if it is another one.
+    """
+    named = path.resolve().name
+    if _SHA256.fullmatch(named) and named != sha256:
+        raise damaged(name, path)
+
+
+def damaged(name: str, path: Path) -> ModelError:
+    """The error for a damaged file of the cache."""
+    return ModelError(
+        f"{name}: {path} is damaged: it is not what the Hub sent",
+        hint="--refresh fetches it again, given a network",
+    )
+
+
+def _digest(path: Path, digest: "hashlib._Hash") -> str:
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _has_its_length(path: Path) -> bool:
+    """Whether the file is as long as its own table of contents says; True for formats without."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        if path.name.endswith(".safetensors"):
+            try:
+                header = file.read(min(int.from_bytes(start, "little"), 10**8))
+                entries = json.loads(header)
+                ends = [entry["data_offsets"][1] for entry in entries.values() if "dtype" in entry]
+                return path.stat().st_size == 8 + len(header) + max(ends, default=0)
+            # A damaged header is any JSON, or none.
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+                return False
+    return not start.startswith(b"PK") or zipfile.is_zipfile(path)
