@@ -2,6 +2,7 @@
 
 import glob
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from cvt_cli.cli.options import (
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check, count, find
 from cvt_cli.images.shard import Shard
+from cvt_cli.images.source import Source
 from cvt_cli.output import FILE_FORMATS, check_format, format_of_file, writer_class
 from cvt_cli.output.thumbnails import check_thumbnails, is_marked, thumbnails_of
+from cvt_cli.output.update import Pruning
 from cvt_cli.system.files import TO_STDOUT, check_name
 
 EXAMPLES = """\
@@ -74,6 +77,8 @@ def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
         ("--shard", wanted.scale.shard),
         ("--run-record", wanted.output.run_record),
         ("--errors", wanted.output.errors),
+        ("--update", wanted.output.update or None),
+        ("--prune", wanted.output.prune or None),
     ):
         if value is not None:
             raise UsageError(f"{name} is for --engine local")
@@ -96,12 +101,21 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
     part = Shard.parse(scale.shard) if scale.shard is not None else Shard(1, 1)
     check(images.paths, search)
     for target, name in targets:
-        run.check(target, writer_class(name), images.paths, resume=resume, overwrite=overwrite)
+        run.check(
+            target,
+            writer_class(name),
+            images.paths,
+            resume=resume,
+            overwrite=overwrite,
+            update=output.update,
+        )
+    if output.prune and not output.update:
+        raise UsageError("--prune is for --update")
     run.check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)
     errors = run.ErrorsFile.of(output.errors, images.null)
     if errors is not None:
         others = [*paths, *filter(None, [output.run_record])]
-        errors.check(others, images.inputs_and_list, replace=overwrite or resume)
+        errors.check(others, images.inputs_and_list, replace=overwrite or resume or output.update)
     for page in pages:
         check_thumbnails(page, overwrite or run.is_taken_up(page, resume), images.paths)
 
@@ -127,12 +141,22 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
         "shard": str(part),
         "default_excludes": search.default_excludes,
     }
-    sink = run.open_sinks(targets, shape, description, resume=resume, overwrite=overwrite)
+    pruning = Pruning(images.paths, search.recursive) if output.prune else None
+    sink: run.Sink
+    if output.update:
+        files = [(path, name) for path, name in targets if path is not None]
+        sink = run.open_update(files, shape, run=description, pruning=pruning)
+    else:
+        sink = run.open_sinks(targets, shape, description, resume=resume, overwrite=overwrite)
     description["format"] = ", ".join(name for _, name in targets)
+
+    def sources() -> Iterator[Source]:
+        return find(images.paths, search, shard=part)
+
     run.run(
         settings,
         run.Sources(
-            find=lambda: find(images.paths, search, shard=part),
+            find=lambda: pruning.watch(sources()) if pruning is not None else sources(),
             count=lambda: count(images.paths, search, part),
             has_others=lambda: part.has_others,
         ),

@@ -580,6 +580,23 @@ class Output:
         ),
     ] = None
     resume: ResumeOption = False
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Bring a finished --output up to date: keep the labels of unchanged files, do "
+            "those that are new, have changed or had failed.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune",
+            help="With --update: drop the rows of files that are gone from the folders named.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False
     overwrite: OverwriteOption = False
     threshold: Annotated[
         float | None,

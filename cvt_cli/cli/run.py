@@ -39,11 +39,15 @@ from cvt_cli.output.journal import (
     part_of,
     run_file_of,
 )
+from cvt_cli.output.kept import stamp_of
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.output.update import Pruning, Update, UpdatedJournal, check_update
+from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import check_file, write_atomically
 from cvt_cli.system.text import counted, reason_of, visible
+
+Sink = Journal | SeveralOutputs | StreamOutput | Update
 
 # Of the inputs that failed, how many a summary names.
 NAMED_FAILURES = 5
@@ -58,6 +62,7 @@ def check(
     *,
     resume: bool,
     overwrite: bool,
+    update: bool = False,
 ) -> None:
     """Before anything is started.
 
@@ -65,14 +70,20 @@ def check(
         UsageError: if the output can't be written or would replace what nobody said to replace.
     """
     if output is None:
-        if resume:
-            raise UsageError("--resume needs --output")
+        if resume or update:
+            raise UsageError(f"--{'resume' if resume else 'update'} needs --output")
         if issubclass(writer_class, ConvertedWriter):
             raise UsageError(
                 "this format can't be written to standard output", hint="--output names a file"
             )
         return
-    check_output(output, resume, overwrite)
+    if update:
+        if resume or overwrite:
+            other = "--resume" if resume else "--overwrite"
+            raise UsageError(f"--update and {other} exclude each other")
+        check_update(output, writer_class)
+    # What is there is to be there.
+    check_output(output, resume, overwrite or update)
     check_not_an_input(output, inputs)
 
 
@@ -185,6 +196,30 @@ def open_sinks(
     return SeveralOutputs(journals) if len(journals) > 1 else sinks[0]
 
 
+def open_update(
+    targets: Sequence[tuple[Path, str]],
+    shape: RecordShape,
+    *,
+    run: Mapping[str, Any],
+    pruning: Pruning | None,
+) -> Update:
+    """The same for finished outputs that are brought up to date.
+
+    Args:
+        pruning: which records may go; None for none.
+    """
+    journals: list[UpdatedJournal] = []
+    try:
+        for path, name in targets:
+            made_with = {**run, "format": name, "version": __version__}
+            journals.append(UpdatedJournal(path, writer_class(name), shape, run=made_with))
+    except UsageError:
+        for journal in journals:
+            journal.abandon()
+        raise
+    return Update(journals, pruning.may_drop if pruning is not None else lambda _: False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sources:
     """The sources of a run.
@@ -206,7 +241,7 @@ def run(
     sources: Sources,
     process: Callable[[Iterator[Source]], Iterator[Record]],
     *,
-    sink: Journal | SeveralOutputs | StreamOutput,
+    sink: Sink,
     batch_size: int,
     progress: bool | None,
     run_record: Path | None,
@@ -240,9 +275,9 @@ def run(
     except UsageError:
         sink.abandon()
         raise
-    left, again = remaining(sources.find, sink.done, batch_size)
     tally = _Tally(sink)
     bar = Progress(is_shown(settings, progress), sources.count, tally.before)
+    left, again = _left(sources, sink, batch_size=batch_size, bar=bar)
     start = time.perf_counter()  # never at a stand, as Windows' other clock is between its ticks
     rate = 0.0
     outcome = "interrupted"
@@ -257,8 +292,7 @@ def run(
         if sink.paths and tally.is_nothing(sources.has_others):
             outcome = "failed"
             sink.abandon()
-            if errors_file is not None:
-                errors_file.write(tally.failed)
+            _write_errors(errors_file, tally)
             raise tally.error(sink.paths)
         sink.finish(
             {
@@ -269,14 +303,14 @@ def run(
             }
         )
         outcome = "finished"
-        if errors_file is not None:
-            errors_file.write(tally.failed)
+        _write_errors(errors_file, tally)
     except KeyboardInterrupt:
         if isinstance(sink, StreamOutput):
             sink.finish()  # what was written reads as a whole document
         parts = " and ".join(f"{path}.part" for path in sink.paths)
         keep = "keep" if len(sink.paths) > 1 else "keeps"
-        kept = f"; {parts} {keep} them: --resume goes on" if parts else ""
+        option = "--update" if isinstance(sink, Update) else "--resume"
+        kept = f"; {parts} {keep} them: {option} goes on" if parts else ""
         raise Interrupted(f"interrupted after {counted(tally.count, 'input')}{kept}") from None
     finally:
         bar.close()
@@ -296,7 +330,23 @@ def run(
         errors=tally.errors,
         rate=rate,
         failed=[] if sink.is_seen else tally.failed,
+        kept=sink.kept if isinstance(sink, Update) else 0,
+        done=sink.in_words() if isinstance(sink, Update) else "",
     )
+
+
+def _left(
+    sources: Sources, sink: Sink, *, batch_size: int, bar: Progress
+) -> tuple[Iterator[Source], int]:
+    """The sources to do, and how many of the first have a record already; see `remaining`."""
+    if isinstance(sink, Update):
+        return sink.left(sources.find(), lambda: bar.add(False)), 0
+    return remaining(sources.find, sink.done, batch_size)
+
+
+def _write_errors(file: "ErrorsFile | None", tally: "_Tally") -> None:
+    if file is not None:
+        file.write(tally.failed)
 
 
 class _Tally:
@@ -309,7 +359,8 @@ class _Tally:
         failed: path and error of each of those.
     """
 
-    def __init__(self, sink: Journal | SeveralOutputs | StreamOutput) -> None:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self.before = self.count = len(sink.done)
         self.errors = sink.errors
         self.failed = list(sink.failed)
@@ -328,6 +379,10 @@ class _Tally:
         for source in sources:
             if source.error is not None:
                 self._missing.add(source.path)
+            if isinstance(
+                self._sink, Journal | SeveralOutputs
+            ):  # others have noted it, or need not
+                self._sink.note(as_written(source.path), stamp_of(source.path))
             yield source
 
     def add(self, record: Record) -> None:
@@ -342,6 +397,8 @@ class _Tally:
 
     def is_nothing(self, has_others: Callable[[], bool]) -> bool:
         """Whether no input could be read, or all that was left to read has gone since."""
+        if isinstance(self._sink, Update) and self._sink.kept:
+            return False
         if self.errors == self.count:
             return self.count > 0 or not has_others()
         return self.before > 0 and self._missed == self.new > 0
@@ -512,6 +569,8 @@ def sum_up(
     errors: int,
     rate: float,
     failed: Sequence[tuple[str, str]] = (),
+    kept: int = 0,
+    done: str = "",
 ) -> None:
     """Say how a run went.
 
@@ -521,19 +580,22 @@ def sum_up(
         errors: those that could not be read.
         rate: in images/s.
         failed: path and error of those, the first few of which are named.
+        kept: inputs on top of those whose record was there before.
+        done: what was done with them all, in words.
 
     Raises:
         typer.Exit: with the code that says so if an input could not be read.
     """
     if not settings.quiet:
         if outputs:
-            say(f"{', '.join(outputs)}: {counted(count, 'input')}, {rate:.1f} images/s")
+            what = f"{counted(count + kept, 'input')}" + (f": {done}" if done else "")
+            say(f"{', '.join(outputs)}: {what}, {rate:.1f} images/s")
         if errors:
             for path, error in failed[:NAMED_FAILURES]:
                 say(f"{visible(path)}: {error}")
             more = errors - NAMED_FAILURES
             unnamed = f", {more} of them not named here" if failed and more > 0 else ""
-            of = counted(count, "input")
+            of = counted(count + kept, "input")
             say(f"{errors} of {of} could not be read{unnamed}; each has its error in the output")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)

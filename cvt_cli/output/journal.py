@@ -2,13 +2,15 @@
 
 While a run goes on, its records are in `labels.csv.part`, in the final format, and what they were
 made with is in `labels.csv.part.json`. To finish is to rename the first and delete the second. A
-format that nothing can be appended to has a journal in another format, which is converted.
+format that nothing can be appended to has a journal in another format, which is converted. What a
+later run wants to know of a finished one stays in `labels.csv.run.json`; see `kept`.
 """
 
 import contextlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +18,16 @@ from typing import Any, BinaryIO
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.output.delimited import DelimitedWriter
+from cvt_cli.output.kept import (
+    Kept,
+    Stamp,
+    difference,
+    kept_of,
+    last_digits,
+    read_stamps,
+    stamp_line,
+    stamps_of,
+)
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import (
     check_file,
@@ -28,11 +40,13 @@ from cvt_cli.system.files import (
     sync_folder,
     write_atomically,
 )
-from cvt_cli.system.text import reason_of, what_differs
+from cvt_cli.system.text import reason_of
 
 FSYNC_SECONDS = 5.0
 # Beside what a run is made with: whether what has the output's name is to be replaced.
 _REPLACES = "replaces"
+# Whether it has only what a finished output lacks.
+_UPDATES = "updates"
 
 
 class Journal:
@@ -59,6 +73,7 @@ class Journal:
     """
 
     is_seen = False
+    _updates = False
 
     def __init__(
         self,
@@ -82,6 +97,7 @@ class Journal:
         self.done: list[str] = []
         self.errors = 0
         self.failed: list[tuple[str, str]] = []
+        self._noted: dict[str, Stamp] = {}
         try:
             self._lock, self._is_new = self._take(resume, overwrite)
             if self._is_new:
@@ -91,6 +107,9 @@ class Journal:
             else:
                 self._check_run(run)
                 self._recover()
+            mode = os.O_TRUNC if self._is_new else 0
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | mode
+            self._stamps = os.fdopen(open_itself(stamps_of(path), flags), "ab")
             self._start = self.part.stat().st_size
             self._stream = open_text(self.part, "a", open_itself)
         except BlockingIOError:
@@ -99,6 +118,15 @@ class Journal:
             raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
         self._writer = writer_class(self._stream, self._shape, started=bool(self.done))
 
+    def note(self, path: str, stamp: Stamp | None) -> None:
+        """Tell size and time of a file before it is read.
+
+        Args:
+            path: as output files write it.
+        """
+        if stamp is not None:
+            self._noted[path] = stamp
+
     def write(self, records: Iterable[Record]) -> None:
         """Append records. They survive the end of this process at once, and a power cut within
         seconds.
@@ -106,7 +134,17 @@ class Journal:
         Raises:
             CvtError: if the disk is full or gone; what was written before is kept.
         """
+        records = tuple(records)
+        stamps = [
+            stamp_line(path, stamp)
+            for record in records
+            if (stamp := self._noted.pop(path := as_written(record.path), None)) is not None
+            and record.error is None
+        ]
         try:
+            if stamps:  # before the records: one without its record harms nobody
+                self._stamps.write(b"".join(stamps))
+                self._stamps.flush()
             self._writer.write(records)
             self._stream.flush()
             if time.monotonic() - self._synced > FSYNC_SECONDS:
@@ -130,23 +168,15 @@ class Journal:
             self._stream.flush()
             sync(self._stream.fileno())
             self._stream.close()
+            self._stamps.close()
             written = self.path
             if not self._replaces:
                 if os.path.lexists(self.path):
                     raise FileExistsError
                 self._write_run(True)  # what is there from now on is ours
-            if issubclass(self._writer_class, ConvertedWriter):
-                self._writer_class.convert(
-                    self._records(), self.path, self._shape, run=self._run, summary=summary
-                )
-            elif self._replaces:
-                replace(self.part, self.path)
-            else:
-                rename_new(self.part, self.path)
-            sync_folder(self.path.parent)
-            self.part.unlink(missing_ok=True)
-            self._run_file.unlink(missing_ok=True)
-            self._lock.close()
+            with self._keeping():
+                self._publish(summary)
+            self._remove()
         except FileExistsError:
             self._lock.close()
             raise CvtError(
@@ -157,17 +187,60 @@ class Journal:
         except OSError as error:  # as where another program has the file open, on Windows
             raise self._lost(error, written) from None
 
+    def _publish(self, summary: Mapping[str, Any]) -> None:
+        """Make the document of the journal, under its final name."""
+        if issubclass(self._writer_class, ConvertedWriter):
+            self._writer_class.convert(
+                self._records(), self.path, self._shape, run=self._run, summary=summary
+            )
+        elif self._replaces:
+            replace(self.part, self.path)
+        else:
+            rename_new(self.part, self.path)
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Around `_publish`: what is kept beside the output is never that of another run, whenever
+        this one ends."""
+        kept = Kept(self._run, self._stamps_of_records())
+        if not os.path.lexists(self.path):
+            kept.write(self.path)
+            yield
+        else:
+            before = Kept.read(self.path)
+            if before is None or difference(before.run, self._run, later=True):
+                kept_of(self.path).unlink(missing_ok=True)
+            try:
+                yield
+            except OSError:
+                if before is not None:
+                    before.write(self.path)
+                raise
+            kept.write(self.path)
+        sync_folder(self.path.parent)
+
     def abandon(self) -> None:
         """For a run that ends before it began, or came to nothing: leave what there was, neither
         more nor less, and of a journal without any prediction nothing."""
         with contextlib.suppress(OSError):
             self._stream.close()
+        with contextlib.suppress(OSError):
+            self._stamps.close()
         if self._is_new or (self.done and self.errors == len(self.done)):
-            for path in (self.part, self._run_file):
-                path.unlink(missing_ok=True)
+            self._remove()
         else:
             os.truncate(self.part, self._start)
+            self._lock.close()
+
+    def _remove(self) -> None:
+        """Delete the journal and what belongs to it."""
+        for path in (self.part, self._run_file, stamps_of(self.path)):
+            path.unlink(missing_ok=True)
         self._lock.close()
+
+    def _stamps_of_records(self) -> dict[str, Stamp]:
+        """Of the files whose record is no error."""
+        return dict(read_stamps(stamps_of(self.path)))
 
     def _take(self, resume: bool, overwrite: bool) -> tuple[BinaryIO, bool]:
         """The lock on the journal, and whether that is a new one. A new one is a new file: what
@@ -193,8 +266,9 @@ class Journal:
 
     def _lost(self, error: OSError, written: Path) -> CvtError:
         # What is still buffered can't be written either, and nobody is to try again at exit.
-        with contextlib.suppress(OSError):
-            self._stream.close()
+        for stream in (self._stream, self._stamps):
+            with contextlib.suppress(OSError):
+                stream.close()
         if not self.part.exists():
             return CvtError(
                 f"{self.part} has been deleted meanwhile", hint="run the same command again"
@@ -205,7 +279,10 @@ class Journal:
         )
 
     def _write_run(self, replaces: bool) -> None:
-        text = json.dumps({**self._run, _REPLACES: replaces}, indent=2) + "\n"
+        values = {**self._run, _REPLACES: replaces}
+        if self._updates:
+            values[_UPDATES] = True
+        text = json.dumps(values, indent=2) + "\n"
         write_atomically(self._run_file, lambda file: file.write(text.encode()))
 
     def _check_run(self, run: Mapping[str, Any]) -> None:
@@ -219,18 +296,23 @@ class Journal:
                 hint="--overwrite starts anew",
             ) from None
         self._replaces = bool(before.pop(_REPLACES, True))
-        if not self._replaces and os.path.lexists(self.path):
+        if before.pop(_UPDATES, False) and not self._updates:
+            raise UsageError(
+                f"{self.part} has only what {self.path.name} lacks",
+                hint="--update goes on with it, --overwrite does all anew",
+            )
+        if not self._updates and not self._replaces and os.path.lexists(self.path):
             raise UsageError(
                 f"{self.path} has come there since the run began",
                 hint=f"move it away, and --resume takes up {self.part.name}",
             )
-        for key in sorted(run.keys() | before.keys()):
-            if run.get(key) != before.get(key):
-                raise UsageError(
-                    f"{self.part} is from a run with another {key.replace('_', '-')}: "
-                    f"{what_differs(before.get(key), run.get(key))}",
-                    hint="repeat the options of then, or start anew with --overwrite",
-                )
+        if found := difference(before, run):
+            raise UsageError(
+                f"{self.part} is from a run with another {found[0]}: {found[1]}",
+                hint="repeat the options of then, or start anew with --overwrite",
+            )
+        if said := last_digits(before, run):
+            warnings.warn(f"{self.part} is from a run with {said}", stacklevel=2)
 
     def _recover(self) -> None:
         with self.part.open("r+b") as file:

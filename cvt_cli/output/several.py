@@ -5,6 +5,7 @@ from typing import Any
 
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.journal import Journal
+from cvt_cli.output.kept import Stamp
 from cvt_cli.records import Record, as_written
 
 
@@ -35,6 +36,11 @@ class SeveralOutputs:
                     ahead.remove(path)
                 else:
                     journal.write([record])
+
+    def note(self, path: str, stamp: Stamp | None) -> None:
+        """See `Journal.note`."""
+        for journal in self._journals:
+            journal.note(path, stamp)
 
     def abandon(self) -> None:
         """See `Journal.abandon`."""

@@ -26,6 +26,9 @@ class StreamOutput:
         self._writer.write(records)
         self._stream.flush()
 
+    def note(self, path: str, stamp: object) -> None:
+        """See `Journal.note`: nobody asks for it."""
+
     def abandon(self) -> None:
         """See `Journal.abandon`: nothing was written."""
 

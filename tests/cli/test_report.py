@@ -32,7 +32,11 @@ def rows(page: Path) -> list[list[object]]:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return {
+        path.name
+        for path in folder.iterdir()
+        if path.name[0] != "." and not path.name.endswith(".run.json")
+    }
 
 
 def test_beside_records(tmp_path: Path, model: Path, run_cvt: RunCvt) -> None:

@@ -26,7 +26,11 @@ def make(folder: Path, *names: str) -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return {
+        path.name
+        for path in folder.iterdir()
+        if path.name[0] != "." and not path.name.endswith(".run.json")
+    }
 
 
 def paths(file: Path) -> list[str]:

@@ -12,6 +12,7 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import WriterClass, embedding_writer_class, writer_class
 from cvt_cli.output import journal as module
 from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.output.kept import Kept
 from cvt_cli.output.parquet import ParquetWriter
 from cvt_cli.records import Record, RecordShape, as_written
 from tests.output.records import some_records
@@ -35,6 +36,11 @@ def journal(
         resume=resume,
         overwrite=overwrite,
     )
+
+
+def left(folder: Path) -> set[str]:
+    """What is there, but for what each output keeps."""
+    return {each.name for each in folder.iterdir() if not each.name.endswith(".run.json")}
 
 
 def write_part(
@@ -108,7 +114,7 @@ def test_nothing_has_the_final_name_before_the_end(tmp_path: Path, name: str) ->
     unfinished.write(some_records())
     assert not path.exists()
     unfinished.finish()
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert left(tmp_path) == {path.name}
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -159,7 +165,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_record(
     again = journal(path, resume=True)
     assert again.done == [as_written(record.path) for record in some_records()]
     again.finish()
-    assert list(tmp_path.iterdir()) == [path]
+    assert left(tmp_path) == {path.name}
 
 
 def test_an_output_that_another_program_has_open(
@@ -183,7 +189,7 @@ def test_an_output_that_another_program_has_open(
     again = journal(path, resume=True)
     assert len(again.done) == len(some_records())
     again.finish()
-    assert list(tmp_path.iterdir()) == [path]
+    assert left(tmp_path) == {path.name}
 
 
 def test_what_could_not_be_written_is_not_tried_again_at_the_end(
@@ -214,7 +220,7 @@ def test_killed_between_the_document_and_the_end_of_its_journal(tmp_path: Path) 
     assert len(again.done) == len(some_records())
     again.finish()
     assert path.read_bytes() == finished
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert left(tmp_path) == {path.name}
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -362,7 +368,7 @@ def test_what_came_meanwhile_is_not_replaced(
     again.finish()
     with path.open("rb") as file:
         assert len(list(writer_class(name).documents(file))) == len(some_records())
-    assert {each.name for each in tmp_path.iterdir()} == {path.name, "moved"}
+    assert left(tmp_path) == {path.name, "moved"}
 
 
 def test_what_was_there_at_the_start_is_replaced_once_said(tmp_path: Path) -> None:
@@ -374,7 +380,7 @@ def test_what_was_there_at_the_start_is_replaced_once_said(tmp_path: Path) -> No
     again = journal(path, resume=True)
     again.finish()
     assert path.read_bytes().count(b"\r\n") > len(some_records())
-    assert list(tmp_path.iterdir()) == [path]
+    assert left(tmp_path) == {path.name}
 
 
 def test_cut_between_the_two_steps_of_a_new_name(
@@ -392,7 +398,7 @@ def test_cut_between_the_two_steps_of_a_new_name(
         unfinished.finish()
     unfinished._lock.close()
     journal(path, resume=True).finish()
-    assert list(tmp_path.iterdir()) == [path]
+    assert left(tmp_path) == {path.name}
 
 
 def test_a_journal_that_was_deleted_meanwhile_is_not_said_to_be_kept(tmp_path: Path) -> None:
@@ -416,7 +422,7 @@ def test_what_came_between_the_check_and_the_lock(tmp_path: Path) -> None:
     for resume in (False, True):
         with pytest.raises(UsageError, match=r"exists|is finished"):
             journal(path, resume)
-        assert [each.name for each in tmp_path.iterdir()] == [path.name]
+        assert left(tmp_path) == {path.name}
     path.unlink()
     part_of(path).write_bytes(b"of another")
     with pytest.raises(UsageError, match="there from a run that was interrupted"):
@@ -453,3 +459,31 @@ def test_abandoned(tmp_path: Path, good: int) -> None:
         assert part_of(path).read_bytes() == before
     else:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_output_keeps_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "labels.csv"
+    first = journal(path)
+    for record in (Record("a"), Record("b", error="no image"), Record("c")):
+        first.note(record.path, (1, 2) if record.path != "c" else None)
+        first.write([record])
+    first.finish()
+    assert Kept.read(path) == Kept(RUN, {"a": (1, 2)})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    # That of an output that stays stays; one is not left beside an output of another run.
+    second = journal(path, overwrite=True, run={**RUN, "top_k": 3})
+    second.write(some_records())
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "replace", full)
+        with pytest.raises(CvtError, match="no space left"):
+            second.finish()
+    second._lock.close()
+    assert Kept.read(path) == Kept(RUN, {"a": (1, 2)})
+    third = journal(path, resume=True, run={**RUN, "top_k": 3})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Kept, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        third.finish()
+    assert Kept.read(path) is None

@@ -1,0 +1,354 @@
+"""A finished output that is brought up to date: the records of files that are unchanged stay, the
+others are made anew.
+
+What is new goes to a journal first, as that of any run, which a killed update goes on from. At the
+end both become one document, in the order of a run over all; until then the old one is there.
+"""
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cvt_cli.errors import UsageError
+from cvt_cli.images.source import Source
+from cvt_cli.output import NO_SUMMARY, ConvertedWriter, RowWriter, WriterClass
+from cvt_cli.output.journal import Journal
+from cvt_cli.output.kept import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
+from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.system.files import check_name, lock, write_atomically
+
+
+def check_update(path: Path, writer_class: WriterClass) -> None:
+    """Before anything is started.
+
+    Raises:
+        UsageError: if what is there can't be brought up to date.
+    """
+    check_name(path)
+    if not issubclass(writer_class, RowWriter):
+        raise UsageError(f"{path}: a report can't be updated", hint="leave it out with --update")
+    if os.path.lexists(path) and Kept.read(path) is None:
+        raise UsageError(
+            f"{path} can't be updated: {path.name}.run.json, which says what it was made of, is "
+            "missing or corrupt",
+            hint="--overwrite does all anew",
+        )
+
+
+class UpdatedJournal(Journal):
+    """The journal of what a finished output lacks.
+
+    Args:
+        path: the output, finished or not yet there.
+        writer_class: the format, a `RowWriter`.
+        shape: what a record has room for.
+        run: what the records are made with.
+
+    Raises:
+        UsageError: as `Journal`; if the output is of a run that differs, or is no such document.
+    """
+
+    _updates = True
+
+    def __init__(
+        self, path: Path, writer_class: WriterClass, shape: RecordShape, *, run: Mapping[str, Any]
+    ) -> None:
+        check_update(path, writer_class)
+        self._final_shape = shape
+        # Paths with a record in the output, and whether that has a label.
+        self.old: dict[str, bool] = {}
+        self._old_stamps: Mapping[str, Stamp] = {}
+        self._order: Sequence[str] = ()
+        kept = Kept.read(path) if os.path.lexists(path) else None
+        if kept is not None:
+            check_same(kept.run, run, path)
+        super().__init__(path, writer_class, shape, run=run, resume=True)
+        if kept is not None:
+            self._old_stamps = kept.stamps
+            try:
+                self.old = {as_written(each.path): each.error is None for each in self._finished()}
+            except (OSError, ValueError) as error:
+                self.abandon()
+                raise UsageError(
+                    f"{path} can't be updated: {error}", hint="--overwrite does all anew"
+                ) from None
+        # Of the journal: the last record of a path counts.
+        self._last: dict[str, int] = {}
+        self._good: dict[str, Stamp | None] = {}
+        stamps = dict(read_stamps(stamps_of(path)))
+        for index, record in enumerate(self._records() if self.done else ()):
+            name = as_written(record.path)
+            self._last[name] = index
+            if record.error is None:
+                self._good[name] = stamps.get(name)
+            else:
+                self._good.pop(name, None)
+        self._count = len(self.done)
+
+    def _take(self, resume: bool, overwrite: bool) -> tuple[BinaryIO, bool]:
+        if self.part.exists():
+            return lock(self.part, 0), False
+        return lock(self.part, os.O_CREAT | os.O_EXCL), True
+
+    def _check_run(self, run: Mapping[str, Any]) -> None:
+        super()._check_run(run)
+        self._write_run(True)  # of a run without --update, from now on one with it
+
+    def is_current(self, path: str, stamp: Stamp | None) -> bool:
+        """Whether the output has a label of the file as it is now."""
+        return (
+            stamp is not None and bool(self.old.get(path)) and self._old_stamps.get(path) == stamp
+        )
+
+    def is_done(self, path: str, stamp: Stamp | None) -> bool:
+        """Whether the journal has one."""
+        return stamp is not None and self._good.get(path) == stamp
+
+    def write(self, records: Iterable[Record]) -> None:
+        """See `Journal.write`."""
+        records = tuple(records)
+        noted = {name: self._noted.get(name) for each in records if (name := as_written(each.path))}
+        super().write(records)
+        for record in records:
+            name = as_written(record.path)
+            self._last[name], self._count = self._count, self._count + 1
+            if record.error is None:
+                self._good[name] = noted[name]
+            else:
+                self._good.pop(name, None)
+
+    def gone(self, found: Iterable[str]) -> list[str]:
+        """The paths with a label, here or there, that are not among those."""
+        known = set(found)
+        labelled = [path for path, good in self.old.items() if good and path not in self._last]
+        return [path for path in (*labelled, *self._good) if path not in known]
+
+    def settle(self, order: Sequence[str]) -> None:
+        """Say which paths the document is to have, in order, before `finish`."""
+        self._order = order
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the document is that of before."""
+        return not self._last and list(self.old) == list(self._order)
+
+    def _publish(self, summary: Mapping[str, Any]) -> None:
+        if self.is_unchanged:
+            return
+        if issubclass(self._writer_class, ConvertedWriter):
+            self._writer_class.convert(
+                self._document(), self.path, self._final_shape, run=self._run, summary=summary
+            )
+            return
+        write_atomically(self.path, self._write_document)
+
+    def _write_document(self, file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+        writer = self._writer_class(text, self._final_shape)
+        writer.write(self._document())
+        writer.close()
+        text.flush()
+        text.detach()
+
+    def _document(self) -> Iterator[Record]:
+        new = _InOrder(
+            (as_written(record.path), record)
+            for index, record in enumerate(self._records())
+            if self._last[as_written(record.path)] == index
+        )
+        old = _InOrder((as_written(record.path), record) for record in self._finished())
+        for path in self._order:
+            yield new.take(path) if path in self._last else old.take(path)
+
+    def _finished(self) -> Iterator[Record]:
+        assert issubclass(self._writer_class, RowWriter)
+        with self.path.open("rb") as file:
+            yield from self._writer_class.documents(file, self._final_shape.columns)
+
+    def _stamps_of_records(self) -> dict[str, Stamp]:
+        stamps = {}
+        for path in self._order:
+            if path in self._last:
+                stamp = self._good.get(path)
+            else:
+                stamp = self._old_stamps.get(path) if self.old.get(path) else None
+            if stamp is not None:
+                stamps[path] = stamp
+        return stamps
+
+
+class _InOrder:
+    """Records that are wanted in nearly the order in which they come: what comes too early waits
+    in memory.
+
+    Args:
+        records: each with its path; no path comes twice.
+    """
+
+    def __init__(self, records: Iterator[tuple[str, Record]]) -> None:
+        self._records = records
+        self._waiting: dict[str, Record] = {}
+
+    def take(self, path: str) -> Record:
+        """The record of a path."""
+        while path not in self._waiting:
+            name, record = next(self._records)
+            self._waiting[name] = record
+        return self._waiting.pop(path)
+
+
+class Update:
+    """Several finished outputs of one run that are brought up to date as one.
+
+    Args:
+        journals: of those outputs.
+        may_drop: whether the record of a file that is no longer found may go.
+
+    Attributes:
+        counts: how many inputs are kept, new, changed, or had failed before; and how many are gone,
+            of which some are dropped.
+    """
+
+    done: Sequence[str] = ()
+    errors = 0
+    failed: Sequence[tuple[str, str]] = ()
+    is_seen = False
+
+    def __init__(
+        self, journals: Sequence[UpdatedJournal], may_drop: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self._journals = journals
+        self._may_drop = may_drop
+        self.paths = tuple(journal.path for journal in journals)
+        self.counts: Counter[str] = Counter()
+        # An order that keeps no path twice.
+        self._order: dict[str, None] = {}
+
+    def left(
+        self, sources: Iterable[Source], on_kept: Callable[[], None] = lambda: None
+    ) -> Iterator[Source]:
+        """Those of a search that need a record. Calls `on_kept` for each that has one."""
+        for source in sources:
+            path = as_written(source.path)
+            stamp = stamp_of(source.path)
+            before = [journal.old.get(path) for journal in self._journals]
+            if all(before) and (source.error is not None or (stamp is None and is_gone(source))):
+                continue  # what could be read then is not there now: its record is no worse
+            self._order[path] = None
+            if all(journal.is_current(path, stamp) for journal in self._journals):
+                self.counts["kept"] += 1
+                on_kept()
+                continue
+            category = "new" if None in before else "changed" if all(before) else "failed"
+            self.counts[category] += 1
+            if all(
+                journal.is_done(path, stamp) or journal.is_current(path, stamp)
+                for journal in self._journals
+            ):
+                self.counts["done"] += 1
+                on_kept()
+                continue
+            for journal in self._journals:
+                journal.note(path, stamp)
+            yield source
+
+    @property
+    def kept(self) -> int:
+        """The inputs that have a record without this run."""
+        return self.counts["kept"] + self.counts["done"]
+
+    def note(self, path: str, stamp: object) -> None:
+        """`left` has noted it."""
+
+    def write(self, records: Iterable[Record]) -> None:
+        """See `Journal.write`."""
+        records = tuple(records)
+        for journal in self._journals:
+            journal.write(records)
+
+    def abandon(self) -> None:
+        """See `Journal.abandon`."""
+        for journal in self._journals:
+            journal.abandon()
+
+    def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
+        """Give each output what it lacks.
+
+        Raises:
+            CvtError: as `Journal.finish`.
+        """
+        gone = [journal.gone(self._order) for journal in self._journals]
+        drops = [{path for path in paths if self._may_drop(path)} for paths in gone]
+        if any(drops) and not (self.kept or self.counts["changed"]):
+            warnings.warn(
+                "none of the files that had a label is there any more: no row is dropped",
+                stacklevel=2,
+            )
+            drops = [set() for _ in gone]
+        self.counts["gone"] = len(gone[0])
+        self.counts["dropped"] = len(drops[0])
+        for journal, paths, dropped in zip(self._journals, gone, drops, strict=True):
+            journal.settle([*self._order, *(path for path in paths if path not in dropped)])
+        for journal in sorted(self._journals, key=lambda journal: not journal.is_converted):
+            journal.finish(summary)
+
+    def in_words(self) -> str:
+        """The counts: `40 kept, 8 new, 2 changed, 1 failed before; 3 gone, 1 of them dropped`."""
+        counts = self.counts
+        text = f"{counts['kept']} kept, {counts['new']} new, {counts['changed']} changed"
+        text += f", {counts['failed']} failed before"
+        if counts["gone"]:
+            kept = counts["gone"] - counts["dropped"]
+            text += f"; {counts['gone']} gone: {counts['dropped']} dropped, {kept} kept"
+        return text
+
+
+def is_gone(source: Source) -> bool:
+    """Whether a file is not there."""
+    path = source.path.partition("::")[0]
+    return "://" not in path and not os.path.lexists(path)
+
+
+class Pruning:
+    """Which records may go: of files that are not there any more, below folders that were listed
+    completely.
+
+    Args:
+        inputs: what was typed.
+        recursive: whether folders in folders are searched.
+    """
+
+    def __init__(self, inputs: Sequence[str], recursive: bool) -> None:
+        self._folders = [os.path.join(path, "") for path in inputs if os.path.isdir(path)]
+        self._recursive = recursive
+        self._failed: set[str] = set()
+        self._found_any = False
+
+    def watch(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """The same sources."""
+        for source in sources:
+            if source.error is not None:
+                self._failed.add(as_written(source.path).rstrip(os.sep))
+            else:
+                self._found_any = True
+            yield source
+
+    def may_drop(self, path: str) -> bool:
+        """Whether the record of a file goes."""
+        if not self._found_any:
+            return False
+        for folder in self._folders:
+            start = as_written(folder)
+            below = path.removeprefix(start)
+            if not path.startswith(start) or (not self._recursive and os.sep in below):
+                continue
+            above = [start.rstrip(os.sep)]
+            for part in below.split(os.sep)[:-1]:
+                above.append(f"{above[-1]}{os.sep}{part}")
+            if self._failed.isdisjoint(above) and not os.path.lexists(path):
+                return True
+        return False
