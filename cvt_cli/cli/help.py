@@ -26,7 +26,7 @@ _RANGE = re.compile(r" RANGE\b", re.IGNORECASE)
 _NUMBER = r"[\d.e+-]+"
 # The range of a value, which the words say where it matters.
 _RANGE_FACT = rf"(?:{_NUMBER}<=?)?x(?:[<>]=?{_NUMBER})?"
-_BRACKETED = re.compile(rf"; {_RANGE_FACT}(?=\])|\[{_RANGE_FACT}\]|  \[required\]")
+_BRACKETED = re.compile(rf"; {_RANGE_FACT}(?=\])|  \[{_RANGE_FACT}\]|  \[required\]")
 
 
 class Command(TyperCommand):

@@ -387,6 +387,7 @@ class ModelOptions:
     class_names: Annotated[
         Path | None,
         typer.Option(
+            "--class-names",
             metavar="FILE",
             help="Labels for a model that has none: one a line, or JSON (a list, id2label, "
             "ImageNet's class index).",
