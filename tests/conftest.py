@@ -147,7 +147,7 @@ class RunCvt:
         no_color: bool = False,
         tty: bool = False,
         expect: int | None = None,
-        timeout: float = 120,
+        timeout: float = 600,
     ) -> Completed:
         """Run the command to its end.
 

@@ -7,6 +7,7 @@ nothing and starts no thread, and makes of each copy of itself what a new Python
 
 import contextlib
 import gc
+import importlib
 import io
 import json
 import os
@@ -30,6 +31,12 @@ READ_LATE = frozenset(
     ("COLUMNS", "COMP_CWORD", "COMP_WORDS", "HOME", "LINES", "NO_COLOR", "TERM", "TMPDIR", "TZ")
 )
 READ_LATE_PREFIXES = ("_CVT_", "AWS_", "CVT_", "HF_", "HUGGING", "RAY_")
+# Imported by the server, where they are installed: what huggingface_hub needs among them.
+OFTEN = (
+    *("torch", "numpy", "safetensors.torch", "jinja2", "typer._adapters", "rich.table"),
+    *("cvt_cli.cli.app", "cvt_cli.inference.classifier", "cvt_cli.inspection.facts"),
+    *("httpx", "httpx2", "anyio", "trio", "filelock", "yaml", "tqdm.auto", "attrs"),
+)
 # A variable: tests run as on a processor without bfloat16.
 WITHOUT_BFLOAT16 = "TESTS_WITHOUT_BFLOAT16"
 # A request and a report: lengths of the descriptions, process ids and wait statuses.
@@ -180,16 +187,12 @@ def take_bfloat16_away() -> None:
 
 def _import() -> None:
     """What most commands import, except what reads the environment as it is imported, as
-    huggingface_hub does, and what starts threads."""
-    import jinja2  # noqa: F401
-    import numpy  # noqa: F401
+    huggingface_hub and matplotlib do, and what starts threads."""
     import PIL.Image
-    import safetensors.torch  # noqa: F401
-    import torch  # noqa: F401
 
-    import cvt_cli.cli.app  # noqa: F401
-    import cvt_cli.inference.classifier  # noqa: F401
-
+    for name in OFTEN:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     PIL.Image.init()
     if os.environ.get(WITHOUT_BFLOAT16):
         take_bfloat16_away()
@@ -301,6 +304,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(_script).parent)
     _code = compile(Path(_script).read_bytes(), _script, "exec")
     _import()
+    if sys.platform == "linux":  # a fork has none of the other threads, and all of their locks
+        assert len(os.listdir("/proc/self/task")) == 1
     gc.collect()
     gc.freeze()
     _what, _streams = _serve(_connection)

@@ -38,19 +38,18 @@ def starts(tmp_path: Path, fork_server: ForkServer) -> tuple[RunCvt, RunCvt]:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "tty"),
     [
-        ["--version"],
-        [],
-        ["classify", "--help"],
-        ["classify", "--nonsense"],
-        ["classify", "cat.jpg", "missing.jpg", "-m", "cvt-tiny-cifar10"],
-        ["classify", b"\xff.jpg", "-m", "cvt-tiny-cifar10", "-f", "json"],
-        ["classify", "cat.jpg", "-m", "no/such"],
+        (["--version"], False),
+        ([], True),
+        (["classify", "--help"], True),
+        (["classify", "--nonsense"], False),
+        (["classify", "-m", "no/such", b"\xff.jpg"], False),
+        (["classify", "cat.jpg", b"\xff.jpg", "-m", "cvt-tiny-cifar10", "-f", "json"], False),
+        (["classify", "cat.jpg", "missing.jpg", "-m", "cvt-tiny-cifar10"], True),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("tty", [False, True], ids=["pipe", "terminal"])
 def test_says_the_same(
     starts: tuple[RunCvt, RunCvt], cat: Path, arguments: list[Any], tty: bool
 ) -> None:

@@ -567,4 +567,4 @@ def test_an_interruption_is_no_corrupt_file(
     layout: str, tiny_cvt: TinyCvt, run_python: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     process = run_python(INTERRUPTED, tiny_cvt(layout))
-    assert process.communicate(timeout=250) == ("200\n", "")
+    assert process.communicate(timeout=300) == ("200\n", "")

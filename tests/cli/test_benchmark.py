@@ -252,7 +252,7 @@ def test_ctrl_c_prints_what_there_is(tiny_cvt: MakeCvt, run_cvt: RunCvt, tmp_pat
             if "(2 of 2)" in line:
                 process.send_signal(signal.SIGINT)
                 break
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert not file.exists()
     found = json.loads(out)

@@ -71,7 +71,7 @@ def test_parquet_and_numpy(run_cvt: RunCvt, model: Path, folder: Path, tmp_path:
         assert process.stdin is not None
         process.stdin.write(names[: names.index(b"09.png")])
         process.stdin.flush()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not part_of(output).exists() or part_of(output).read_bytes().count(b"\n") < 4:
             assert time.monotonic() < deadline
             time.sleep(0.02)

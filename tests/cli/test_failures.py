@@ -118,7 +118,7 @@ def test_a_current_folder_that_is_gone(run_cvt: RunCvt, cat: Path) -> None:
         *("classify", cat, "-m", "cvt-tiny-cifar10"),
         preexec_fn=lambda: (os.chdir("gone"), os.rmdir("../gone")),
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     done = Completed(process.args, process.returncode, out, err)
     check_line(done, 2, "the current folder has been deleted")
 
@@ -129,7 +129,7 @@ def test_no_memory_for_torch_itself(run_cvt: RunCvt, cat: Path) -> None:
         *("classify", cat, "-m", "cvt-tiny-cifar10"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (room, room)),
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     done = Completed(process.args, process.returncode, out, err)
     assert "bug" not in check_line(done, 4, "memory")
 
@@ -179,7 +179,7 @@ def test_a_folder_that_is_not_for_this_user(
     (cat.parent / "private").mkdir(mode=mode)
     (cat.parent / "labels.csv").write_text("path,label,score,error\ncat.jpg,cat,0.5,\n")
     process = run_cvt.start(*arguments.split(), preexec_fn=as_anybody)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     done = Completed(process.args, process.returncode, out, err)
     check_line(done, 2, "private", "permission denied")
     assert out == ""
@@ -196,7 +196,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: P
             env={"PYTHONDONTWRITEBYTECODE": "1"},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
         )
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         done = Completed(process.args, process.returncode, out, err)
         check_line(done, 4, "x.json can't be written", "it went to standard output instead")
         assert {"run", "machine"} & done.json().keys()
@@ -423,7 +423,8 @@ def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[
     done = run_cvt(*arguments, "--format", "jsonl")
     failed = sum(map(bool, bad_inputs.values()))
     assert done.returncode == 1
-    *named, total = done.stderr.splitlines()
+    skipped, *named, total = done.stderr.splitlines()
+    assert skipped == "cvt: warning: skipped 1 file that is no image: .txt 1"
     bad = [f"cvt: {name}: " for name, word in bad_inputs.items() if word]
     assert len(named) == 5
     assert all(line.startswith(start) for line, start in zip(named, bad, strict=False))
@@ -437,7 +438,10 @@ def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[
             assert record["predictions"] == []
         else:
             assert record["error"] is None
-            assert record["predictions"] == records[0]["predictions"]
+            for found, wanted in zip(
+                record["predictions"], records[0]["predictions"], strict=True
+            ):  # what is beside it in a batch changes the last digit
+                assert found == {**wanted, "score": pytest.approx(wanted["score"], abs=1e-5)}
 
     # The same in lines for pipes: no name breaks a line.
     done = run_cvt(*arguments, "--no-progress")
@@ -476,7 +480,7 @@ def interrupt(
     assert process.stdout is not None
     first = "".join(process.stdout.readline() for _ in range(after))
     process.send_signal(kind)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return first + out, err
 
 
@@ -505,7 +509,7 @@ def test_interrupted(kind: signal.Signals, run_cvt: RunCvt, tiny_cvt: TinyCvt, m
 
 
 def wait_for(part: Path, size: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not part.exists() or part.stat().st_size < size:
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -522,7 +526,7 @@ def test_interrupted_with_an_output_file(run_cvt: RunCvt, tiny_cvt: TinyCvt, man
     for _ in range(50):
         process.send_signal(signal.SIGINT)
         time.sleep(0.002)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert out == ""
     assert not (folder / "x.jsonl").exists()
@@ -538,7 +542,7 @@ def test_an_interruption_waits_for_no_reader(run_cvt: RunCvt, tiny_cvt: TinyCvt)
         wait_for(run_cvt.cwd / "x.jsonl.part", 0, process)
         time.sleep(1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 130
+        assert process.wait(timeout=300) == 130
         assert process.stderr is not None
         assert "interrupted after 0 inputs" in process.stderr.read()
 
@@ -557,7 +561,7 @@ def test_ctrl_c_is_not_for_what_runs_in_the_background(
         assert process.stdin is not None
         process.stdin.buffer.write(cat.read_bytes())
         process.stdin.close()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
 
 
 def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
@@ -566,7 +570,7 @@ def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline().startswith(str(many))
     process.stdout.close()
-    assert process.wait(timeout=60) in (141, -signal.SIGPIPE)
+    assert process.wait(timeout=300) in (141, -signal.SIGPIPE)
     assert process.stderr.read() == ""
     process.stderr.close()
 
@@ -575,7 +579,7 @@ def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path)
 def test_a_full_disk(run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
     with Path("/dev/full").open("w") as full:
         process = run_cvt.start("classify", cat, "-m", tiny_cvt(), stdout=full)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode not in (0, None)
     assert "Traceback" not in err and "bug" not in err
     assert "no space left" in err.lower()
@@ -587,7 +591,7 @@ def test_a_terminal_that_goes_away(run_cvt: RunCvt) -> None:
     os.close(ours)
     process = run_cvt.start("--version", stdout=theirs)
     os.close(theirs)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (1, "cvt: error: input/output error\n")
 
 
@@ -603,7 +607,7 @@ def test_no_message_is_worth_a_run(
         stderr=theirs, env={"PYTHONUNBUFFERED": "1" if gone == "reader" else ""},
     )  # fmt: skip
     os.close(theirs)
-    assert process.communicate(timeout=60) == ("", None)
+    assert process.communicate(timeout=300) == ("", None)
     assert process.returncode == 1
     lines = (run_cvt.cwd / "x.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["path", str(cat), "missing.jpg"]
@@ -625,7 +629,7 @@ def test_a_stream_that_is_closed(
         *("classify", cat, *(["-"] if closed == 0 else []), "-m", tiny_cvt(), "-o", "x.csv"),
         preexec_fn=lambda: os.close(closed),
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == (1 if closed == 0 else 0), err
     assert "Traceback" not in err
     assert out == ""
@@ -640,7 +644,7 @@ def test_a_stream_that_is_closed(
 )
 def test_results_for_a_closed_standard_output(arguments: str, run_cvt: RunCvt, cat: Path) -> None:
     process = run_cvt.start(*arguments.split(), preexec_fn=lambda: os.close(1))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     said = "cvt: error: can't write: standard output is closed\n"
     assert (process.returncode, err) == (4, said)
 

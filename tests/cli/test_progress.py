@@ -70,6 +70,10 @@ def test_a_warning_has_a_line_of_its_own(
     assert [last_line(line) for line in written.split("\n")] == ["a", "b", ""]
 
 
-def test_a_short_run_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_has_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert progress.DELAY_SECONDS > 0
+    monkeypatch.setattr(progress, "DELAY_SECONDS", 1e6)
     some_records(updates=True)
     assert capsys.readouterr().err == "a\nb\nc\n"

@@ -90,7 +90,7 @@ def stop(
         process.stdin.flush()
         # A batch goes through the network when another is there.
         due = len(paths) // BATCH * BATCH - BATCH
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while (count := records_in(part)) < due:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline

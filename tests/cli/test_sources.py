@@ -118,7 +118,7 @@ def test_everything_bad_is_one_record(
         *("-m", model, "-f", "jsonl", "--timeout", "5"),
         expect=1,
     )
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300
     records = done.jsonl()
     assert all(record["error"] and not record["predictions"] for record in records)
     renamed = {
@@ -209,7 +209,7 @@ def test_a_folder_that_a_pattern_can_not_search(
         (folder / "p" / name / "a.jpg").write_bytes(jpeg())
     (folder / "p/q").chmod(0)
     process = run_cvt.start("classify", pattern, "-m", "cvt-tiny-cifar10", preexec_fn=as_anybody)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     lines = out.splitlines()
     assert "p/q\t\t\tpermission denied" in lines
@@ -248,7 +248,7 @@ def test_standard_input_that_is_closed(run_cvt: RunCvt) -> None:
         *("classify", "--files-from", "-", "-m", "cvt-tiny-cifar10"),
         preexec_fn=lambda: os.close(0),
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert (out, err) == ("", "cvt: error: --files-from -: standard input is closed\n")
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_a_reader_that_goes_away(
     process = run_cvt.start("classify", cat, "-m", tiny_cvt())
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait(timeout=300) == 141
     assert process.stderr.read() == ""
     process.stderr.close()
 
@@ -100,8 +101,9 @@ def test_nothing_is_left_behind_that_is_warned_of(
 ) -> None:
     system(SPAWN)
     done = run_cvt("classify", cat, "-m", tiny_cvt(), "-o", "labels.csv", "--progress", expect=0)
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("cvt: labels.csv: 1 input, ")
+    # A slow run has a bar, which is drawn over.
+    (line,) = re.findall(r"^(?!.*images/s\]).*\S.*$", done.stderr.replace("\r", "\n"), re.MULTILINE)
+    assert line.startswith("cvt: labels.csv: 1 input, ")
 
 
 def test_torch_without_the_library_that_it_needs(

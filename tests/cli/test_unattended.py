@@ -190,7 +190,7 @@ def test_the_list_with_null_and_after_a_resume(run_cvt: RunCvt, tmp_path: Path) 
         process.stdin.write(listed)
         process.stdin.flush()
         part = tmp_path / "a.csv.part"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not part.exists() or part.read_bytes().count(b"\r\n") < 4:
             assert process.poll() is None
             assert time.monotonic() < deadline

@@ -155,9 +155,9 @@ def test_a_silent_file_has_the_processors_defaults(photos: dict[str, Path]) -> N
 def test_an_extreme_aspect_is_not_blown_up() -> None:
     """1 x 60,000 pixels would be 256 x 15,360,000 before the crop."""
     image = picture(60_000, 1)
-    start = time.monotonic()
+    start = time.process_time()
     pixels = Preprocessing.convnext(224).pixels(image)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert pixels.shape == (224, 224, 3)
     # The pixels in the middle, each far wider than the crop.
     middle = np.asarray(image)[0, 29_990:30_010].reshape(-1, 3)

@@ -164,7 +164,7 @@ def test_who_stops_waits_neither_for_a_device_nor_for_an_input(folder: Path) -> 
     gate = threading.Event()
 
     def slowly(value: Any) -> Any:
-        gate.wait(5)
+        gate.wait(200)
         return value
 
     classify = classifier(folder, batch_size=1, device="cpu,cpu")
@@ -176,7 +176,7 @@ def test_who_stops_waits_neither_for_a_device_nor_for_an_input(folder: Path) -> 
         next(records)
         start = time.monotonic()
         records.close()  # type: ignore[attr-defined]
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 60
         classify = classifier(folder, batch_size=1)
     gate.set()
 
@@ -659,9 +659,9 @@ def test_images_of_any_size_are_bounded(tiny_cvt: TinyCvt) -> None:
     """What the preprocessing does not bound: attention would take hours."""
     folder = tiny_cvt(processor=KEEPS_ASPECT)
     images = [picture(1, 20_000), picture(40, 30)]
-    start = time.monotonic()
+    start = time.process_time()
     bad, good = classifier(folder)(images)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     assert bad.error is not None and good.error is None
     assert "640000x32 pixels" in bad.error and "--image-size" in bad.error
     assert all(record.error is None for record in classifier(folder, image_size=(32, 32))(images))
