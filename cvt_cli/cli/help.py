@@ -123,7 +123,9 @@ def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> N
         label = Text(" " * INDENT + name, style="cyan")
         beside = side_by_side and len(name) <= NAME_WIDTH
         if not beside:
-            console.print(label)
+            for line in label.wrap(console, console.width):
+                line.rstrip()
+                console.print(line)
         _print_wrapped(console, text, left, label=label if beside else Text())
 
 

@@ -344,6 +344,7 @@ class Hub:
 WeightsKeyOption = Annotated[
     str | None,
     typer.Option(
+        "--weights-key",
         metavar="KEY",
         help="Which network to take from a file of weights that holds several, as model_ema.",
         rich_help_panel=MODEL,
