@@ -372,7 +372,8 @@ def _lines() -> TextIO:
 def _decoded(classifier: Classifier, source: Source) -> Image.Image:
     with source.open() as file:
         reader = classifier.reader
-        return decode(file, classifier.max_pixels, reader.reduce_to, reader.exact)
+        edge = reader.preprocessing.resized_edge
+        return decode(file, classifier.max_pixels, reader.reduce_to, reader.exact, enough=edge)
 
 
 def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) -> Stages:

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import BinaryIO
 
 import numpy as np
@@ -17,16 +17,21 @@ from PIL.IcoImagePlugin import IcoFile
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images import formats
+from cvt_cli.images.raw import ENOUGH, is_raw, open_raw
 from cvt_cli.images.reduction import set_reduction
 from cvt_cli.images.source import one_line
+from cvt_cli.system.extras import install_hint
 
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
 
-# What cameras and browsers write, and Pillow does not read of itself.
-_UNSUPPORTED = {
-    "HEIC": re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
-    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+# What Pillow does not read of itself: how it begins, its name in `formats`, and the extra.
+_OTHERS = {
+    "HEIC": (
+        re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
+        ("HEIF", "heif"),
+    ),
+    "JPEG XL": (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), ("JXL", "jxl")),
 }
 
 # What greys of 32 bits may have for white.
@@ -50,6 +55,7 @@ def decode(
     reduce_to: int | None = None,
     exact: bool = False,
     checked: Callable[[Image.Image], None] | None = None,
+    enough: int = ENOUGH,
 ) -> Image.Image:
     """The first frame of an image, as `to_rgb` makes it.
 
@@ -61,6 +67,7 @@ def decode(
         exact: as in `to_rgb`.
         checked: is called with the open image, whose size is within the limit, before a pixel of
             it is decoded.
+        enough: pixels that the shorter side of the picture embedded in a raw file must have.
 
     Raises:
         ImageError: if these are no image's bytes, or too many pixels; says which.
@@ -69,7 +76,10 @@ def decode(
     with _image_errors(max_pixels):
         _check_icon(file, max_pixels)
         try:
-            image = Image.open(file, formats=_formats())
+            if is_raw(file):
+                image = open_raw(file, enough, partial(_check_pixels, limit=max_pixels))
+            else:
+                image = _open(file, max_pixels)
         except UnidentifiedImageError:
             raise ImageError(_unidentified(file)) from None
         with image:
@@ -119,15 +129,21 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     """Raises: ImageError."""
     if image.format == "ICNS":
         _check_icns(image, max_pixels)
-    width, height = image.size
-    if width * height > max_pixels:
-        raise _too_large(f"{width}x{height} pixels, more", max_pixels)
+    _check_pixels(*image.size, max_pixels)
+
+
+def _check_pixels(width: int, height: int, limit: int) -> None:
+    if width * height > limit:
+        raise _too_large(f"{width}x{height} pixels, more", limit)
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, int]:
     """Turned as EXIF says, and what it says; the image itself where there is nothing to turn."""
     image.load()  # PNG may have its EXIF at the end
     orientation = image.getexif().get(Base.Orientation, 1)
+    # JPEG XL is turned by its decoder, unless a JPEG's own data is in it.
+    if image.format == "JXL" and not image.jpeg:  # type: ignore[attr-defined]
+        return image, 1
     if orientation == 1:
         return image, 1
     return ImageOps.exif_transpose(image), orientation
@@ -163,6 +179,20 @@ def _raise_pillows_limit(max_pixels: int) -> None:
 @cache
 def _formats() -> list[str]:
     return formats.register()
+
+
+def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
+    if formats.is_installed("JXL"):
+        from cvt_cli.images import jxl
+
+        size = jxl.size_of(file)
+        if size is not None:
+            _check_pixels(*size, max_pixels)
+            try:
+                return Image.open(file, formats=["JXL"])
+            except RuntimeError:  # in which libjxl says how to build it
+                raise ImageError("a broken JPEG XL, or of a kind that is not supported") from None
+    return Image.open(file, formats=_formats())
 
 
 def _check_icon(file: BinaryIO, max_pixels: int) -> None:
@@ -263,9 +293,11 @@ def _unidentified(file: BinaryIO) -> str:
         return "empty file"
     if b"\0" not in start and _is_text(start):
         return "text, not an image"
-    for name, signature in _UNSUPPORTED.items():
+    for name, (signature, (format_, extra)) in _OTHERS.items():
         if signature.match(start):
-            return f"{name}, a format that is not supported: convert it to JPEG or PNG"
+            if formats.is_installed(format_):
+                return f"a broken {name}, or of a kind that is not supported"
+            return f"{name} needs a package: {install_hint(extra)}"
     return "not an image, or in a format that is not supported"
 
 

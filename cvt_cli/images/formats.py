@@ -16,6 +16,8 @@ class Format:
         module: is imported to register it with Pillow; the format is left out where the package
             is not installed.
         suffixes: that files in folders and archives have to be taken for one.
+        extra: of cvt that installs it, where that is not always so.
+        package: that has to be there; None for the module's own.
         bytes_per_pixel: of memory at the peak, from the encoded file to 8 bits of RGB.
     """
 
@@ -23,9 +25,17 @@ class Format:
     module: str
     suffixes: tuple[str, ...]
     bytes_per_pixel: int
+    extra: str | None = None
+    package: str | None = None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it can be read here."""
+        return find_spec(self.package or self.module.partition(".")[0]) is not None
 
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".jps", ".insp")
+_HEIF = (".heic", ".heif", ".hif", ".heics")
 _JPEG2000 = (".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c")
 
 # In the order in which they are tried: the usual ones first, and last TGA, which has no signature.
@@ -38,6 +48,8 @@ FORMATS = (
     Format("BMP", "PIL.BmpImagePlugin", (".bmp",), 12),
     Format("DIB", "PIL.BmpImagePlugin", (".dib",), 12),
     Format("AVIF", "PIL.AvifImagePlugin", (".avif", ".avifs"), 15),
+    Format("HEIF", "pi_heif.HeifImagePlugin", _HEIF, 15, "heif"),
+    Format("JXL", "cvt_cli.images.jxl", (".jxl",), 24, "jxl", "pillow_jxl"),
     Format("JPEG2000", "PIL.Jpeg2KImagePlugin", _JPEG2000, 24),
     Format("MPO", "PIL.MpoImagePlugin", (".mpo",), 12),
     Format("PPM", "PIL.PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), 16),
@@ -62,8 +74,11 @@ _BY_NAME = {each.name: each for each in FORMATS}
 
 
 def suffixes() -> Iterable[str]:
-    """Of all formats that are read."""
-    return (suffix for each in FORMATS for suffix in each.suffixes)
+    """Of all formats that are read. Those of a format whose extra is missing are among them, for a
+    record to say so; those of raw files, which often have a picture beside them, are not then."""
+    yield from (suffix for each in FORMATS for suffix in each.suffixes)
+    if find_spec("rawpy") is not None:
+        yield from RAW_SUFFIXES
 
 
 def raw_suffixes() -> tuple[str, ...]:
@@ -74,6 +89,11 @@ def raw_suffixes() -> tuple[str, ...]:
 def extra_of(suffix: str) -> str | None:
     """The extra that reads files of a suffix, in lower case, that are not read now."""
     return "raw" if suffix in RAW_SUFFIXES else None
+
+
+def is_installed(name: str) -> bool:
+    """Whether the format of this name can be read here."""
+    return _BY_NAME[name].is_installed
 
 
 def bytes_per_pixel(name: str | None) -> int:
@@ -91,7 +111,7 @@ def register() -> list[str]:
     from PIL import Image
 
     for each in FORMATS:
-        if find_spec(each.module.partition(".")[0]) is not None:
+        if each.is_installed:
             import_module(each.module)
     # An MPO is opened as the JPEG that it starts with.
-    return [each.name for each in FORMATS if each.name in Image.OPEN]
+    return [each.name for each in FORMATS if each.is_installed and each.name in Image.OPEN]

@@ -141,8 +141,12 @@ class Preprocessing:
     def reduce_to(self) -> int | None:
         """The shorter side in pixels down to which a decoder may reduce a picture beforehand:
         twice what the resize needs, so that the resize hides how it was done."""
-        edge = max(self.resize_to) if self.resize_to is not None else self.shortest_edge
-        return 2 * edge if edge is not None else None
+        return 2 * self.resized_edge or None
+
+    @property
+    def resized_edge(self) -> int:
+        """The shorter side in pixels from which on the resize does not enlarge; 0 for none."""
+        return max(self.resize_to) if self.resize_to is not None else self.shortest_edge or 0
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Resize and crop: an RGB image of any size to (H, W, 3) uint8."""

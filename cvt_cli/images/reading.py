@@ -121,7 +121,13 @@ class ImageReader:
             if isinstance(source, Source):
                 with source.open() as file:
                     result.columns |= _file_facts(file, columns)
-                    image = decode(file, self.max_pixels, self.reduce_to, self.exact)
+                    image = decode(
+                        file,
+                        self.max_pixels,
+                        self.reduce_to,
+                        self.exact,
+                        enough=self.preprocessing.resized_edge,
+                    )
             else:
                 image = to_rgb(source, self.max_pixels, exact=self.exact)
             width, height = full_size(image)

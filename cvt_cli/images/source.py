@@ -15,8 +15,8 @@ from cvt_cli.images.skipped import is_junk
 from cvt_cli.system.text import reason_of, visible
 
 # Only folders and archives are searched by suffix; a file named outright is tried whatever it is
-# called. The last three are found to say that they can't be read.
-IMAGE_SUFFIXES = (*formats.suffixes(), ".heic", ".heif", ".jxl")
+# called.
+IMAGE_SUFFIXES = tuple(formats.suffixes())
 
 _ARCHIVE_SUFFIXES = {
     ".zip": "zip",

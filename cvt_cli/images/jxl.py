@@ -1,0 +1,71 @@
+"""JPEG XL for Pillow, and what size such a picture has: the plug-in decodes all of it to say so."""
+
+from collections.abc import Callable
+from typing import BinaryIO
+
+from pillow_jxl import JpegXLImagePlugin
+
+# Images are decoded beside each other already.
+JpegXLImagePlugin.DECODE_THREADS = 0
+
+_CODESTREAM = b"\xff\x0a"
+_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+_MAX_BOXES = 64
+# Width to height, by their number in the file.
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def size_of(file: BinaryIO) -> tuple[int, int] | None:
+    """The (width, height) in pixels that the file from its start says; None if it is no JPEG XL or
+    does not say. The file is left where it was."""
+    start = file.tell()
+    try:
+        header = _codestream(file)
+    finally:
+        file.seek(start)
+    if header is None or len(header) < 12:
+        return None
+    bits = int.from_bytes(header[2:], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value = bits & ((1 << count) - 1)
+        bits >>= count
+        return value
+
+    in_eights = take(1) == 1
+    height = _side(take, in_eights)
+    ratio = take(3)
+    if ratio == 0:
+        return _side(take, in_eights), height
+    across, down = _RATIOS[ratio - 1]
+    return height * across // down, height
+
+
+def _side(take: Callable[[int], int], in_eights: bool) -> int:
+    if in_eights:
+        return 8 * (1 + take(5))
+    return 1 + take((9, 13, 18, 30)[take(2)])
+
+
+def _codestream(file: BinaryIO) -> bytes | None:
+    """The first bytes of the picture itself."""
+    start = file.read(12)
+    if start.startswith(_CODESTREAM):
+        return start + file.read(12)
+    if start != _CONTAINER:
+        return None
+    for _ in range(_MAX_BOXES):
+        box = file.read(8)
+        if len(box) < 8:
+            return None
+        size, header = int.from_bytes(box[:4], "big"), 8
+        if size == 1:
+            size, header = int.from_bytes(file.read(8), "big"), 16
+        if box[4:] in (b"jxlc", b"jxlp"):
+            file.seek(4 if box[4:] == b"jxlp" else 0, 1)
+            return file.read(24)
+        if size < header:
+            return None
+        file.seek(size - header, 1)
+    return None

@@ -1,0 +1,158 @@
+"""Cameras' raw files: the picture that the camera put into them, else a quick development.
+
+Read by LibRaw, for which rawpy has to be installed.
+"""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import Image
+from PIL.ExifTags import Base
+
+from cvt_cli.errors import ImageError
+from cvt_cli.images import formats
+from cvt_cli.images.reduction import set_reduction
+from cvt_cli.images.source import one_line
+from cvt_cli.system.extras import install_hint
+
+if TYPE_CHECKING:
+    import rawpy
+
+# Pixels of the shorter side that a preview must have where nobody says how many are needed.
+ENOUGH = 512
+
+# How the files of makers begin that do not take plain TIFF.
+_SIGNATURES = (
+    b"FUJIFILMCCD-RAW",
+    b"IIU\0",  # Panasonic, Leica
+    b"IIRO",  # Olympus
+    b"IIRS",
+    b"MMOR",
+    b"II\x1a\0\0\0HEAPCCDR",  # Canon's before 2004
+)
+_TIFF = {b"II*\0": "<", b"MM\0*": ">"}
+_PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 262, 330, 50706
+_COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
+_MAX_IFDS = 16
+_MAX_ENTRIES = 512
+# What LibRaw calls a picture's turn, as EXIF does.
+_ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}
+
+
+def is_raw(file: BinaryIO) -> bool:
+    """Whether a file holds what a sensor saw, whatever it is called. It is left at its start."""
+    file.seek(0)
+    start = file.read(32)
+    found = (
+        start.startswith(_SIGNATURES)
+        or start[4:11] == b"ftypcrx"
+        or (start[:4] in _TIFF and (start[8:10] == b"CR" or _has_sensor_data(file, start)))
+    )
+    file.seek(0)
+    return found
+
+
+def _has_sensor_data(file: BinaryIO, start: bytes) -> bool:
+    order = _TIFF[start[:4]]
+    waiting = [struct.unpack(order + "L", start[4:8])[0]] if len(start) >= 8 else []
+    seen: set[int] = set()
+    while waiting and len(seen) < _MAX_IFDS:
+        at = waiting.pop(0)
+        if not at or at in seen:
+            continue
+        seen.add(at)
+        file.seek(at)
+        count = min(_number(file.read(2), order), _MAX_ENTRIES)
+        entries = file.read(12 * count)
+        waiting.append(_number(file.read(4), order))
+        for tag, kind, many, value in struct.iter_unpack(
+            order + "HHL4s", entries[: len(entries) // 12 * 12]
+        ):
+            if tag == _DNG_VERSION:
+                return True
+            if tag == _PHOTOMETRIC and kind == 3:
+                if _number(value[:2], order) in (_COLOUR_FILTER_ARRAY, _LINEAR_RAW):
+                    return True
+            elif tag == _SUB_IFDS and kind in (4, 13):
+                waiting += _offsets(file, order, many, value)
+    return False
+
+
+def _offsets(file: BinaryIO, order: str, many: int, value: bytes) -> list[int]:
+    if many > 1:
+        file.seek(_number(value, order))
+        value = file.read(4 * min(many, _MAX_IFDS))
+    return [each for (each,) in struct.iter_unpack(order + "L", value[: len(value) // 4 * 4])]
+
+
+def _number(data: bytes, order: str) -> int:
+    return int.from_bytes(data, "little" if order == "<" else "big")
+
+
+def open_raw(file: BinaryIO, enough: int, check_size: Callable[[int, int], None]) -> Image.Image:
+    """The largest picture that the camera embedded, not decoded yet, if it is large enough; else
+    one of half the sensor's width and height.
+
+    Args:
+        file: for which `is_raw` holds.
+        enough: pixels that the shorter side of the embedded picture must have.
+        check_size: is called with the sensor's width and height before its pixels are read.
+
+    Raises:
+        ImageError: if it can't be read, or rawpy is not installed.
+    """
+    try:
+        import rawpy
+    except ImportError:
+        raise ImageError("a raw file needs rawpy", hint=install_hint("raw")) from None
+    try:
+        with rawpy.imread(file) as raw:
+            preview = _preview(raw)
+            if preview is not None and min(preview.size) >= enough:
+                return preview
+            check_size(raw.sizes.width, raw.sizes.height)
+            return _developed(raw)
+    except rawpy.LibRawError as error:
+        raise ImageError(f"a broken raw file: {_reason(error)}") from None
+
+
+def _preview(raw: "rawpy.RawPy") -> Image.Image | None:
+    import rawpy
+
+    try:
+        thumb = raw.extract_thumb()
+    except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+        return None
+    if not isinstance(thumb.data, bytes):
+        image = Image.fromarray(thumb.data)
+    else:
+        formats.register()
+        try:
+            image = Image.open(io.BytesIO(thumb.data), formats=["JPEG"])
+        except OSError:
+            return None
+    exif = image.getexif()
+    # Few previews say how they are turned; they lie as the sensor does.
+    if Base.Orientation not in exif:
+        exif[Base.Orientation] = _ORIENTATIONS.get(raw.sizes.flip, 1)
+    return image
+
+
+def _developed(raw: "rawpy.RawPy") -> Image.Image:
+    size = raw.sizes.width, raw.sizes.height
+    pixels = raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8)
+    image = Image.fromarray(pixels)
+    half = size[0] / 2, size[1] / 2
+    turned = _ORIENTATIONS.get(raw.sizes.flip, 1)
+    expected = (-(-size[0] // 2), -(-size[1] // 2))
+    if image.size in (expected, expected[::-1]):  # not where pixels are no squares
+        set_reduction(image, size, half, turned)
+    return image
+
+
+def _reason(error: Exception) -> str:
+    # LibRaw's words come as bytes.
+    words = error.args[0] if error.args else ""
+    return words.decode(errors="replace") if isinstance(words, bytes) else one_line(error)
