@@ -140,7 +140,7 @@ def main() -> NoReturn:
 
 
 def _end_in_order() -> None:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt, and so does each later one, should the end take
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt, and so each later one, should the end take
     its time."""
 
     def interrupt() -> None:
@@ -159,9 +159,9 @@ def _end_at_once() -> None:
 
 
 def _open_streams() -> None:
-    """What was closed, as by `>&-`, Python takes for None, and the system gives its number to the
-    next file that is opened. To read or write what is closed is an error still; for messages there
-    is no other place."""
+    """Open streams that were closed, as by `>&-`: Python takes them for None, and the system gives
+    their number to the next file that is opened. To read or write what is closed is an error still;
+    for messages there is no other place."""
     streams = (
         ("stdin", "r", os.O_WRONLY),
         ("stdout", "w", os.O_RDONLY),
@@ -231,7 +231,8 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
 
 
 def _is_of_a_library(error: Exception) -> bool:
-    """Whether a compiled library is missing or broken; torch tells of its own by an OSError."""
+    """Tell whether a compiled library is missing or broken; torch tells of its own by an
+    OSError."""
     if type(error) is OSError and not error.filename:
         return "torch" not in sys.modules
     return isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
@@ -260,7 +261,7 @@ def _in_order(arguments: list[str]) -> list[str]:
 
 
 def _reader_is_gone(error: Exception) -> bool:
-    """Whether it says that nobody reads standard output any more."""
+    """Tell whether an error says that nobody reads standard output any more."""
     if isinstance(error, OSError) and error.errno == errno.EINVAL:
         # Windows' word for that, and for other things; only here it takes nothing any more.
         try:
@@ -271,7 +272,8 @@ def _reader_is_gone(error: Exception) -> bool:
 
 
 def _leave_stdout() -> ExitCode:
-    """Where its reader is gone, as in `| head`, nothing is left to say, or to flush.
+    """Leave standard output where its reader is gone, as in `| head`: nothing is left to say, or to
+    flush.
 
     Returns:
         The exit code of a program that ends there.

@@ -228,8 +228,8 @@ def _write(
     output: Path | None,
     plot: Path | None,
 ) -> None:
-    """Measure, and write what comes of it. Raises `Interrupted` on Ctrl-C, once what there is has
-    been printed: a file is whole or not written."""
+    """Measure, and write the report. Raises `Interrupted` on Ctrl-C, once what there is has been
+    printed: a file is whole or not written."""
     from cvt_cli.benchmark.benchmark_tables import benchmark_report
     from cvt_cli.benchmark.network import Measurement
     from cvt_cli.benchmark.plot import plot as draw
@@ -250,7 +250,7 @@ def _write(
 
 
 def _check(cases: Cases, decode: DecodeChoice, plot: Path | None) -> None:
-    """Raises `UsageError` if what was asked for can't be measured together."""
+    """Check that what was asked for can be measured together. Raises `UsageError` if not."""
     if cases.images is None:
         if decode is DecodeChoice.EXACT:
             raise UsageError("--decode is for files: it needs --images")

@@ -190,7 +190,7 @@ def _check_paths(names: list[str]) -> list[Path]:
 
 
 def _pick_targets(name: str | None, outputs: list[Path]) -> list[tuple[Path | None, str]]:
-    """Each output with its format; without any, standard output."""
+    """Pair each output with its format; without any, standard output."""
     if name is not None:
         check_format(name)
     if not outputs:

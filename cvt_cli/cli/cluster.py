@@ -30,7 +30,8 @@ PART_INPUTS = 10_000
 
 
 def parse_workers(text: str | None) -> tuple[int | None, int | None]:
-    """`8`, or `2:16` for a pool that grows and shrinks, to fewest and most; None for what suits.
+    """Parse `8`, or `2:16` for a pool that grows and shrinks, into fewest and most; None for what
+    suits.
 
     Raises:
         UsageError: if it is neither.
@@ -55,7 +56,7 @@ class Target:
 
 
 def check(images: Input, output: Output) -> Target:
-    """Before anything is started.
+    """See that the inputs can be labelled on a cluster, before anything is started.
 
     Raises:
         UsageError: if this can't be done on a cluster.
@@ -81,7 +82,7 @@ def check(images: Input, output: Output) -> Target:
 
 
 def check_device(device: str, gpus: float | None) -> None:
-    """Raises: UsageError, if a worker can't have that device with so many GPUs."""
+    """Check that workers can have that device with so many GPUs. Raises `UsageError` if not."""
     if "," in device or device.startswith("cuda:"):
         raise UsageError(
             f"--device {device}: Ray picks the GPU of each worker", hint="--device cuda"

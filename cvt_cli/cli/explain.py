@@ -210,7 +210,8 @@ class _Names:
         self._taken: set[str] = set()
 
     def next(self, path: str, format_: FormatChoice) -> str:
-        """`photos/cat.jpg` is explained in `cat.png`, the next cat in `cat-2.png`."""
+        """Name the file for an image: `photos/cat.jpg` is explained in `cat.png`, the next cat in
+        `cat-2.png`."""
         suffix = ".json" if format_ is FormatChoice.JSON else ".png"
         # A name from an archive or an address is made safe.
         stem = re.sub(r"[^\w.() -]", "_", os.path.splitext(os.path.basename(path))[0])[:150]

@@ -54,7 +54,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(group: Any) -> list[Parameter]:
-    """Parameters for the fields of a group that are options."""
+    """List parameters for the fields of a group that are options."""
     hints = get_type_hints(group, include_extras=True)
     return [
         Parameter(

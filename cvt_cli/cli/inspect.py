@@ -179,7 +179,7 @@ def inspect(
 
 
 def _check(models: list[str], show: Show) -> None:
-    """Raises `UsageError` if what was asked for can't be shown together."""
+    """Check that what was asked for can be shown together. Raises `UsageError` if not."""
     details = show.layers or show.weights
     if sum((show.labels, details, show.diff, show.compare)) > 1:
         raise UsageError(

@@ -133,7 +133,7 @@ class _Part:
 
     @property
     def place(self) -> str:
-        """The same for two names of one file."""
+        """Real path or address, the same for two names of one file."""
         if isinstance(self._folder, LocalFolder):
             return os.path.realpath(self._folder.path(self._file))
         return self.name
@@ -184,7 +184,7 @@ def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]
 
 
 def _parts(where: str) -> list[_Part]:
-    """The files behind what was typed.
+    """List the files behind what was typed.
 
     Raises:
         UsageError: if there are none, or a run there is not finished.
@@ -214,7 +214,7 @@ def _parts(where: str) -> list[_Part]:
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """A key by which part-2 comes before part-10."""
+    """Return a key by which part-2 comes before part-10."""
     return [
         (int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split("([0-9]+)", name)
     ]

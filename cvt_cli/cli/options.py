@@ -481,7 +481,7 @@ class Compute:
     def classifier(
         self, model: ModelOptions, *, max_pixels: int | None = None, only: Sequence[str] = ()
     ) -> "Classifier":
-        """Load torch and the network; the cores are shared between them and the decoders.
+        """Load torch and the network. The cores are shared between them and the decoders.
 
         Args:
             model: the checkpoint.
@@ -530,7 +530,7 @@ class Report:
     overwrite: OverwriteOption = False
 
     def pick_format(self) -> str:
-        """The format that was asked for, or else that of the file's suffix.
+        """Return the format that was asked for, or else that of the file's suffix.
 
         Raises:
             UsageError: if there is no such format, or the file can't be written.

@@ -55,7 +55,7 @@ class Progress:
         self._bar.total = count()
 
     def add(self, failed: bool) -> None:
-        """One more input is done."""
+        """Count one more input."""
         if failed:
             self._errors += 1
             self._bar.set_postfix_str(counted(self._errors, "error"), refresh=False)
@@ -63,7 +63,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The bar makes room for what is printed meanwhile."""
+        """Make room for what is printed meanwhile."""
         if self._is_drawn():
             with tqdm.external_write_mode(file=sys.stderr):
                 yield
@@ -88,7 +88,7 @@ class Progress:
 
 
 def _screen(stream: TextIO) -> tuple[int | None, int | None]:
-    """Columns that the bar may have, and rows."""
+    """Return the columns that the bar may have, and rows."""
     with suppress(OSError, ValueError):
         size = os.get_terminal_size(stream.fileno())
         return size.columns - MARGIN_COLUMNS, size.lines

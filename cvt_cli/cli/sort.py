@@ -212,7 +212,7 @@ class _Tally:
         return text
 
     def print(self) -> None:
-        """The counts of each folder: a table on a terminal, else tab-separated lines."""
+        """Print the counts of each folder: a table on a terminal, else tab-separated lines."""
         rows = sorted(self._folders.items())
         if not sys.stdout.isatty():
             for name, (files, new) in rows:
@@ -254,7 +254,7 @@ class _Document:
         self._writer = writer
 
     def records(self) -> Iterator[Record]:
-        """Its records.
+        """Read the records.
 
         Raises:
             UsageError: if it is not there, or what it should be.
@@ -272,7 +272,7 @@ class _Document:
             raise UsageError(f"{self._name} can't be read: {error}") from None
 
     def count(self) -> int | None:
-        """How many there are, if that can be known beforehand."""
+        """Count the records, if that can be known beforehand."""
         if self._name == STDIN:
             return None
         try:

@@ -452,7 +452,7 @@ def _compile(trainer: "Trainer", quiet: bool) -> None:
 
 
 def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
-    """Every epoch that is left, with a bar on a terminal and a line for each."""
+    """Train every epoch that is left, with a bar on a terminal and a line for each."""
     from tqdm import tqdm
 
     from cvt_cli.training.loop import deferred_interrupts

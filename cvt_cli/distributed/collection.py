@@ -22,7 +22,7 @@ CHANGED = "the archive is another one each time it is read"
 
 
 class Collector:
-    """Where records come together, in any order, and maybe twice."""
+    """The place where records come together, in any order, and maybe twice."""
 
     def __init__(
         self,
@@ -47,23 +47,23 @@ class Collector:
                 self._finish(part)
 
     def rows(self) -> list[Row]:
-        """What is still to do."""
+        """List what is still to do."""
         return [row for part in self._unfinished.values() for row in rows_of(part)]
 
     def unfinished(self) -> list[Part]:
-        """The parts that lack records."""
+        """List the parts that lack records."""
         return list(self._unfinished.values())
 
     def unlisted(self) -> list[Part]:
-        """Those of archives of which nobody knows what is in them."""
+        """List the parts of archives of which nobody knows what is in them."""
         return [part for part in self.unfinished() if part.is_archive and part.members is None]
 
     def forget(self) -> None:
-        """What went wrong is tried again."""
+        """Forget what went wrong: it is tried again."""
         self._faults.clear()
 
     def take(self, table: pa.Table) -> None:
-        """What a worker made of some inputs.
+        """Take in what a worker made of some inputs.
 
         Args:
             table: of the schema `RECORD_SCHEMA`.
@@ -102,7 +102,7 @@ class Collector:
             raise CvtError(f"the workers could classify nothing: {reason}")
 
     def give_up(self, parts: Iterable[Part]) -> None:
-        """Error records for what went wrong each time, or what no worker survived."""
+        """Make error records for what went wrong each time, or what no worker survived."""
         for part in parts:
             for position, record in lost_records(part):
                 reason = self._faults.get((part.index, position))
@@ -119,7 +119,7 @@ class Collector:
 
 
 def rows_of(part: Part) -> Iterator[Row]:
-    """What is still to do of a part."""
+    """List what is still to do of a part."""
     if part.size is None:
         yield part.index, None, part.paths[0], True
     for position in part.missing():
@@ -143,8 +143,8 @@ def record_of(row: dict[str, Any], labels: Sequence[str]) -> Record:
 
 
 def lost_records(part: Part) -> list[tuple[int, Record]]:
-    """Error records for what no worker survived. Where nobody knows the names of the images that
-    are missing, their archive has one for all."""
+    """Make error records for what no worker survived. Where nobody knows the names of the images
+    that are missing, their archive has one for all."""
     if part.is_archive and part.members is None:
         return [(part.following, Record(part.paths[0], error=DIED))]
     if part.size is not None and part.size < part.following:

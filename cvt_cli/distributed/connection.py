@@ -79,7 +79,7 @@ class Cluster:
         self.ray.shutdown()
 
     def settle(self, job: Job, workers: Workers) -> tuple[Job, Layout]:
-        """What is left open, decided by the machines that are to do it.
+        """Decide what is left open, by the machines that are to do it.
 
         Returns:
             The job with device, dtype and batch size; the layout.
@@ -145,7 +145,7 @@ class Cluster:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def _answer(self, asked: Any) -> Any:
-        """What a task returns. Says so if it takes long. Raises: RayError."""
+        """Wait for what a task returns, and say so if it takes long. Raises: RayError."""
         if not self.ray.wait([asked], timeout=PATIENCE_SECONDS)[0]:
             warnings.warn(
                 "still waiting for a worker: `ray status` shows whether the cluster is full",
@@ -155,7 +155,7 @@ class Cluster:
 
 
 def _check_address(address: str) -> None:
-    """Ray itself would try for minutes.
+    """See that something listens at the address: Ray itself would try for minutes.
 
     Raises:
         UsageError: if nothing listens there.
@@ -181,7 +181,7 @@ def _check_address(address: str) -> None:
 
 
 def _import_ray(debug: bool) -> Any:
-    """Raises: UsageError, if Ray is not installed."""
+    """Import Ray, and keep it quiet. Raises: UsageError, if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -207,7 +207,7 @@ def _import_ray(debug: bool) -> Any:
 
 
 def unwrapped(error: BaseException) -> CvtError:
-    """Our own error where one is behind it, else its last line."""
+    """Return our own error where one is behind it, else its last line."""
     cause: BaseException | None = error
     while cause is not None:
         # What Ray raises is of the class of its cause too, but its text is a traceback.

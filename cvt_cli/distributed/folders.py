@@ -25,25 +25,25 @@ class LocalFolder:
         self._path = Path(where)
 
     def path(self, name: str) -> Path:
-        """Where a file of that name is."""
+        """Return where a file of that name is."""
         return self._path / name
 
     def is_file(self) -> bool:
-        """Whether it is no folder at all."""
+        """Tell whether it is no folder at all."""
         return self._path.is_file()
 
     def names(self) -> Sequence[str]:
-        """What is in it; nothing if it is not there."""
+        """List what is in it; nothing if it is not there."""
         return self._try(
             lambda: [each.name for each in self._path.iterdir()] if self._path.exists() else []
         )
 
     def open(self, name: str) -> BinaryIO:
-        """A file, to read."""
+        """Open a file, to read."""
         return self._try(lambda: self.path(name).open("rb"), name)
 
     def write(self, name: str, data: bytes) -> None:
-        """A file, whole or not at all."""
+        """Write a file, whole or not at all."""
 
         def write() -> None:
             self._path.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class LocalFolder:
             yield True
 
     def delete(self, name: str) -> None:
-        """Take a file away."""
+        """Delete a file."""
         self._try(self.path(name).unlink, name)
 
     def _try(self, work: Callable[[], T], name: str = "", hint: str = "") -> T:
@@ -80,7 +80,7 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """The same where fsspec leads. Stores take an object whole or not at all; where files can be
+    """A folder where fsspec leads. Stores take an object whole or not at all; where files can be
     renamed they may be cut, and are written under another name."""
 
     def __init__(self, url: str) -> None:
@@ -95,11 +95,11 @@ class RemoteFolder:
         self._is_store = self._fs.async_impl or not renames
 
     def is_file(self) -> bool:
-        """As `LocalFolder` has it."""
+        """Tell whether it is no folder at all."""
         return self._try(lambda: bool(self._fs.isfile(self._path)))
 
     def names(self) -> Sequence[str]:
-        """As `LocalFolder` has it."""
+        """List what is in it; nothing if it is not there."""
 
         def names() -> list[str]:
             self._fs.invalidate_cache()
@@ -112,11 +112,11 @@ class RemoteFolder:
         return self._try(names)
 
     def open(self, name: str) -> BinaryIO:
-        """As `LocalFolder` has it."""
+        """Open a file, to read."""
         return self._try(lambda: io.BytesIO(self._fs.cat_file(f"{self._path}/{name}")), name)
 
     def write(self, name: str, data: bytes) -> None:
-        """As `LocalFolder` has it."""
+        """Write a file, whole or not at all."""
         path = f"{self._path}/{name}"
 
         def write() -> None:
@@ -133,7 +133,7 @@ class RemoteFolder:
         self._try(write, name, KEPT)
 
     def delete(self, name: str) -> None:
-        """As `LocalFolder` has it."""
+        """Delete a file."""
         self._try(lambda: self._fs.rm_file(f"{self._path}/{name}"), name)
 
     def _try(self, work: Callable[[], T], name: str = "", hint: str = "") -> T:
@@ -146,7 +146,7 @@ class RemoteFolder:
 
 
 def open_folder(where: str) -> LocalFolder | RemoteFolder:
-    """The folder of that name or address, there or not."""
+    """Return the folder of that name or address, there or not."""
     if where.lower().startswith("file://"):
         return LocalFolder(local_path(where))
     return RemoteFolder(where) if "://" in where else LocalFolder(where)

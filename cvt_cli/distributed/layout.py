@@ -25,7 +25,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the job is on this cluster."""
+    """What the job is on a cluster: how many workers, and what each has."""
 
     fewest: int
     most: int
@@ -34,7 +34,7 @@ class Layout:
     cores: int
 
     def facts(self) -> dict[str, int | float]:
-        """For a record of the run."""
+        """Return the layout for a record of the run."""
         return {
             "workers": self.most,
             "fewest_workers": self.fewest,

@@ -28,7 +28,7 @@ _PART = re.compile(r"part-(\d{6,})\.([a-z]+)")
 
 
 class PartFolder:
-    """Where the parts are.
+    """The folder of the parts, on this machine or at an address.
 
     Args:
         where: a folder on this machine, or an address that fsspec takes (`s3://bucket/labels`).
@@ -52,7 +52,7 @@ class PartFolder:
         self._written: dict[int, tuple[int, int]] = {}
 
     def check_free(self, resume: bool, overwrite: bool) -> None:
-        """Before anything is started.
+        """See that the run may write here, before anything is started.
 
         Raises:
             Finished: if nothing is left to resume.
@@ -83,7 +83,7 @@ class PartFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No other run on this machine may write here meanwhile.
+        """Keep other runs on this machine from writing here meanwhile.
 
         Raises:
             UsageError: if one does.
@@ -148,7 +148,7 @@ class PartFolder:
         self._files.write(RUN, (json.dumps(run, indent=2) + "\n").encode())
 
     def finished(self) -> Iterator[tuple[int, Iterator[Record]]]:
-        """The parts that are there: number and records of each.
+        """Read the parts that are there: number and records of each.
 
         Raises:
             UsageError: if one is no such part.
@@ -183,7 +183,7 @@ class PartFolder:
         self._files.write(name, self._document(part.in_order(), run))
 
     def written(self) -> tuple[int, int]:
-        """How many records are in parts written by this process, and how many of them are errors.
+        """Count the records in parts written by this process, and the errors among them.
 
         Raises:
             CvtError: if the folder can't be read.

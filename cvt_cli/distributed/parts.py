@@ -36,33 +36,33 @@ class Part:
         return max(self.records, default=-1) + 1
 
     def missing(self) -> list[int]:
-        """The positions without a record, of those that are known."""
+        """List the positions without a record, of those that are known."""
         return [i for i in range(self.size or 0) if i not in self.records]
 
     def name(self, position: int) -> str:
-        """What the input there is called; in an archive, if its members were listed."""
+        """Return what the input there is called; in an archive, if its members were listed."""
         return (self.paths if self.members is None else self.members)[position]
 
     def has_records_of(self, paths: Sequence[str]) -> bool:
-        """Whether records of these paths, as output files write them, are all of it."""
+        """Tell whether records of these paths, as output files write them, are all of it."""
         if not self.is_archive:
             return list(map(as_written, self.paths)) == paths
         path = as_written(self.paths[0])
         return all(each == path or each.startswith(f"{path}::") for each in paths)
 
     def list_members(self, names: list[str]) -> None:
-        """What is in the archive, in its order."""
+        """Set what is in the archive, in its order."""
         self.members, self.size = names, len(names)
 
     def in_order(self) -> Iterator[Record]:
-        """The records, in the order of the inputs."""
+        """Yield the records in the order of the inputs."""
         return (self.records[position] for position in sorted(self.records))
 
 
 def parts_of(
     sources: Iterable[Source], size: int, known: Container[str] = (), *, first: int = 0
 ) -> Iterator[Part]:
-    """Inputs in parts.
+    """Divide inputs into parts.
 
     Args:
         sources: the inputs, archives whole.

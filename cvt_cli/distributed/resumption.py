@@ -13,8 +13,8 @@ from cvt_cli.records import as_written
 def left_of(
     parts: Sequence[Part], folder: PartFolder, size: int
 ) -> tuple[Sequence[Part], int, int]:
-    """What a run that is taken up has to do. Warns where the inputs have changed since: then those
-    without a record are in parts behind the others.
+    """Find what a run that is taken up has to do. Warn where the inputs have changed since: then
+    those without a record are in parts behind the others.
 
     Args:
         parts: of all inputs.
@@ -56,7 +56,7 @@ def _inputs(parts: Iterable[Part]) -> Iterator[Source]:
 
 
 def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
-    """What finished parts have.
+    """List the inputs that finished parts have.
 
     Returns:
         The inputs with a record, as output files write them, and `archive::` for its members; how

@@ -85,7 +85,7 @@ class Shipped:
 
     @classmethod
     def of(cls, files: ResolvedFiles, offline: bool) -> "Shipped":
-        """What to send."""
+        """Return what to send of a model."""
         if files.commit is not None or files.name in bundled_names():
             return cls(files.name, files.commit, offline)
 
@@ -93,7 +93,7 @@ class Shipped:
         return cls(files.name, None, offline, weights)
 
     def checkpoint(self, like: Checkpoint, folder: Path) -> Checkpoint:
-        """The same model here.
+        """Load the same model here.
 
         Args:
             like: the driver's.
@@ -116,7 +116,7 @@ class Shipped:
 
 
 def settled(job: Job, model: tuple[Any], layout: Layout) -> dict[str, Any]:
-    """Runs where a worker will run: what it will be like there. Loads the model, once."""
+    """Find out, where a worker will run, what it will be like there. Loads the model, once."""
     from cvt_cli.inference.classifier import auto_batch_size
     from cvt_cli.inference.devices import pick_device, pick_dtype
 
@@ -169,21 +169,21 @@ class Loads:
         self._stuck: set[str] = set()
 
     def begin(self, worker: str) -> bool:
-        """Whether it may try: if it never had the model nothing waits for it, and it may as long
-        as others can work."""
+        """Tell whether a worker may try: if it never had the model nothing waits for it, and it may
+        as long as others can work."""
         self._tries[worker] += 1
         if self._tries[worker] <= 1 + RETRIES:
             return True
         return worker not in self._had_it and not self.give_up(worker)
 
     def end(self, worker: str) -> None:
-        """It has the model."""
+        """Note that a worker has the model."""
         self._had_it.add(worker)
         self._stuck.discard(worker)
         del self._tries[worker]
 
     def give_up(self, worker: str) -> bool:
-        """Whether none is left that can work."""
+        """Tell whether none is left that can work."""
         self._stuck.add(worker)
         return len(self._stuck) >= self._fewest
 
@@ -211,7 +211,7 @@ class Worker:
         self._fault = f"no worker can load the model any more: {one_line(error)}"
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Pixels to records."""
+        """Turn pixels into records."""
         rows = table.drop_columns("pixels").to_pylist()
         pixels = table.column("pixels").combine_chunks() if rows else []
         images, places = [], []
@@ -260,7 +260,7 @@ def decode(
     folder: str,
     version: str,
 ) -> Iterator[pa.Table]:
-    """The task: paths to pixels, a table a batch."""
+    """Turn paths into pixels, a table a batch: the task."""
     # Relative paths are the driver's. A node without that folder can't have the files either.
     with suppress(OSError):
         os.chdir(folder)
@@ -288,7 +288,7 @@ def decode(
 
 
 def _check_version(version: str) -> None:
-    """Raises: CvtError, on a node that joined the cluster later with another one."""
+    """Raise CvtError on a node that joined the cluster later with another version."""
     if version != __version__:
         raise CvtError(f"the node {platform.node()} has cvt {__version__}, the run is {version}'s")
 
@@ -296,7 +296,7 @@ def _check_version(version: str) -> None:
 def _sources(
     rows: Sequence[dict[str, Any]], search: Search, places: list[tuple[int, int]]
 ) -> Iterator[Source]:
-    """What a task reads. Puts part and position of each into `places`."""
+    """Yield the sources that a task reads. Puts part and position of each into `places`."""
     if not rows[0]["archive"]:
         for row in rows:
             path = os.fsdecode(row["path"])
@@ -313,7 +313,7 @@ def _sources(
 
 
 def members(path: str, search: Search, folder: str) -> list[str]:
-    """The names of the images in an archive. Decodes none."""
+    """List the names of the images in an archive. Decodes none."""
     with suppress(OSError):
         os.chdir(folder)
     return [source.path for source in find_named(path, search)]

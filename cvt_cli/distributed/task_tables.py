@@ -51,13 +51,14 @@ RECORD_SCHEMA = pa.schema(
 
 
 def inputs_per_task(count: int, batch_size: int, cores: int) -> int:
-    """Few enough that every core has something to do until the end; whole batches."""
+    """Count the inputs of a task: few enough that every core has something to do until the end, and
+    whole batches."""
     each = min(TASK_INPUTS, math.ceil(count / (cores * TASKS_PER_CORE)))
     return max(1, math.ceil(each / batch_size)) * batch_size
 
 
 def tables(rows: Iterable[Row], size: int) -> Iterator[pa.Table]:
-    """Inputs for one task each, so many at most. None has those of an archive and others."""
+    """Yield inputs for one task each, so many at most. None has those of an archive and others."""
     for _, same in groupby(rows, key=lambda row: row[2] if row[3] else None):
         while group := list(islice(same, size)):
             yield pa.Table.from_pylist(

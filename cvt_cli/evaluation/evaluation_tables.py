@@ -33,7 +33,7 @@ _CONFUSION_COLUMNS = (
 
 
 def evaluation_report(evaluation: Evaluation, run: Mapping[str, Any]) -> Report:
-    """Summary, labels and confusions; the CSV has a row a label.
+    """Build the report of an evaluation: summary, labels and confusions; its CSV has a row a label.
 
     Args:
         run: what the figures were measured with.

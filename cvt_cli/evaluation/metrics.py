@@ -34,7 +34,7 @@ class LabelledSource:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One class.
+    """The figures of one class.
 
     Attributes:
         index: its class index.
@@ -51,18 +51,18 @@ class LabelFigures:
 
     @property
     def precision(self) -> float | None:
-        """Of the images taken for it, the share that is; None where there are none."""
+        """Share of the images taken for it that are of it; None where none was."""
         return self.correct / self.predicted if self.predicted else None
 
     @property
     def recall(self) -> float | None:
-        """Of the images of it, the share taken for it; None where there are none."""
+        """Share of its images that were taken for it; None where there are none."""
         return self.correct / self.count if self.count else None
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many images of one class were taken for another."""
+    """How many images of one class were taken for another."""
 
     label: str
     predicted: str
@@ -104,8 +104,8 @@ class Evaluation:
 
 
 def from_folders(folder: Path) -> list[LabelledSource]:
-    """The images of a folder with a sub-folder for each class, named by its label. Warns of images
-    beside the sub-folders.
+    """List the images of a folder with a sub-folder for each class, named by its label. Warn of
+    images beside the sub-folders.
 
     Raises:
         UsageError: if there is no such folder, or no image in a sub-folder.
@@ -134,7 +134,7 @@ def from_folders(folder: Path) -> list[LabelledSource]:
 
 
 def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
-    """The images that a CSV file names, in its order.
+    """List the images that a CSV file names, in its order.
 
     Args:
         folder: what the paths are relative to.

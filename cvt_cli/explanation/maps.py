@@ -66,7 +66,7 @@ class Explanation:
     score_kind: ScoreKind = ScoreKind.SOFTMAX
 
     def to_dict(self) -> dict[str, Any]:
-        """The raw map, with what is needed to lay it over the picture."""
+        """Return the raw map as JSON has it, with what is needed to lay it over the picture."""
         return {
             "label": self.label.label,
             "score": float(score_text(self.label.score, {"scores": self.score_kind})),
@@ -82,7 +82,7 @@ class Explanation:
         }
 
     def over_picture(self, width: int, height: int) -> np.ndarray:
-        """The map over the whole picture, at a size of that many pixels.
+        """Interpolate the map over the whole picture, at a size of that many pixels.
 
         Returns:
             (height, width) float32, bilinear between the points; NaN where the network saw
@@ -97,7 +97,7 @@ class Explanation:
         return _interpolated(self.values, rows, columns)
 
     def _points(self, pixels: int, start: float, end: float, *, inputs: int) -> np.ndarray:
-        """Where each pixel of a picture's side is, counted in points of the map; NaN outside."""
+        """Place each pixel of a picture's side, counted in points of the map; NaN outside."""
         part = (np.arange(pixels) + 0.5 - start) / (end - start)
         points = (part * inputs - 0.5 - self.offset) / self.step
         return np.where((part >= 0) & (part <= 1), points, np.nan)
@@ -190,8 +190,8 @@ class Explainer:
 
 
 def token_positions(config: CvtConfig) -> tuple[float, float]:
-    """Where the last stage's tokens are on the input: the centre of the first one's patch from
-    the centre of the first pixel, and the distance from one to the next; in pixels.
+    """Place the last stage's tokens on the input, in pixels: the centre of the first one's patch
+    from the centre of the first pixel, and the distance from one to the next.
 
     The paddings of CvT are not even: with 16 pixels a token, the first one's centre is at pixel 1.
     """
@@ -205,7 +205,8 @@ def token_positions(config: CvtConfig) -> tuple[float, float]:
 
 
 def key_positions(config: CvtConfig) -> tuple[float, float]:
-    """The same for what the last stage's attention looks at: tokens after the projection."""
+    """Place the keys of the last stage's attention in the same way: its tokens after the
+    projection."""
     offset, step = token_positions(config)
     if config.qkv_projection_method[-1] == "linear":
         return offset, step
@@ -214,8 +215,8 @@ def key_positions(config: CvtConfig) -> tuple[float, float]:
 
 
 class _TokensInView(nn.Module):
-    """The same function as the network, with the tokens that the label is made of laid out as an
-    image (B, C, H, W) where a hook can take them: the `tokens` layer.
+    """The network as one function, with the tokens that the label is made of laid out as an image
+    (B, C, H, W) where a hook can take them: the `tokens` layer.
 
     A class token reads the others in the last block's attention: there they are taken, after the
     norm. Without a class token they are averaged at the end, and taken there.
@@ -242,8 +243,9 @@ class _TokensInView(nn.Module):
         return logits
 
     def class_attention(self, x: Tensor) -> Tensor:
-        """What the class token of the last block gives to each key that is no class token, as a
-        mean over the heads. (B, num_channels, H, W) -> (B, rows, columns), of a sum below 1."""
+        """Return the attention that the class token of the last block gives to each key that is no
+        class token, as a mean over the heads. (B, num_channels, H, W) -> (B, rows, columns), of a
+        sum below 1."""
         x, height, width = self._before_last_block(x)
         block = self._blocks[-1]
         attn = block.attn
@@ -262,7 +264,7 @@ class _TokensInView(nn.Module):
 
     @property
     def _blocks(self) -> list[Block]:
-        """Of the last stage."""
+        """The blocks of the last stage."""
         return cast(list[Block], list(self._stage.blocks))
 
     def _before_last_block(self, x: Tensor) -> tuple[Tensor, int, int]:
@@ -279,18 +281,19 @@ class _TokensInView(nn.Module):
 
 
 def _split(x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """(B, T, C) -> the class token (B, 0 or 1, C) and the others as an image (B, C, H, W)."""
+    """Split (B, T, C) into the class token (B, 0 or 1, C) and the others as an image (B, C, H,
+    W)."""
     cls_token, x = x.split([x.shape[1] - height * width, height * width], dim=1)
     return cls_token, x.transpose(1, 2).unflatten(2, (height, width))
 
 
 def _flat(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W, C)."""
+    """Flatten an image of tokens: (B, C, H, W) -> (B, H * W, C)."""
     return image.flatten(2).transpose(1, 2)
 
 
 def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Values at fractional rows and columns; the outermost ones go on to the edge."""
+    """Interpolate at fractional rows and columns; the outermost values go on to the edge."""
     seen = np.isfinite(rows)[:, None] & np.isfinite(columns)
     low_rows, part_rows = _neighbours(rows, values.shape[0])
     low_columns, part_columns = _neighbours(columns, values.shape[1])
@@ -305,7 +308,7 @@ def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
 
 
 def _neighbours(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The point before each position, and how far it is to the next."""
+    """Find the point before each position, and how far it is to the next."""
     inside = np.clip(np.nan_to_num(points), 0, count - 1)
     low = np.floor(inside).astype(np.intp)
     return low, inside - low

@@ -25,7 +25,7 @@ INK, MUTED, GROUND, TRACK, BAR = "#17191c", "#555c66", "#ffffff", "#eceef1", "#b
 
 
 def draw(picture: Image.Image, method: str, model: str, *, explanation: Explanation) -> Image.Image:
-    """The photograph, the map over it with its colour bar, and the best labels.
+    """Draw the photograph, the map over it with its colour bar, and the best labels.
 
     Args:
         picture: upright, RGB.
@@ -62,7 +62,7 @@ def draw(picture: Image.Image, method: str, model: str, *, explanation: Explanat
 
 
 def save(image: Image.Image, file: BinaryIO, suffix: str) -> None:
-    """Encode, as the suffix of the file says.
+    """Encode the picture as the suffix of its file says.
 
     Raises:
         OSError: if it can't be written.
@@ -129,7 +129,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _fitted(
     drawing: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, *, width: int
 ) -> str:
-    """In one line, cut where there is no room."""
+    """Shorten a text to one line that has room."""
     text = visible(text[:200])
     if drawing.textlength(text, font) <= width:
         return text

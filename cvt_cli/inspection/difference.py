@@ -28,7 +28,8 @@ class Difference:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Of the configuration and the preprocessing. The number of labels is among the labels."""
+        """Settings of configuration and preprocessing that differ. The number of labels is among
+        the labels."""
         pairs = (
             ("configuration", self.first.config, self.second.config),
             ("preprocessing", self.first.preprocessing, self.second.preprocessing),
@@ -47,7 +48,7 @@ class Difference:
 
     @cached_property
     def labels(self) -> list[Setting]:
-        """Of the class indexes that either has, those with another label; None for no label."""
+        """Class indexes whose labels differ, with both labels; None for no label."""
         first, second = self.first.labels or (), self.second.labels or ()
         return [
             Setting("labels", str(index), *pair)
@@ -57,12 +58,13 @@ class Difference:
 
     @property
     def not_here(self) -> list[str]:
-        """The names of those whose weights are not on this machine, so that none are compared."""
+        """Names of the checkpoints whose weights are not on this machine, so that none are
+        compared."""
         return [one.name for one in (self.first, self.second) if not one.is_here]
 
     @cached_property
     def weights(self) -> list[TensorDifference] | None:
-        """Weight by weight; None if any are not on this machine.
+        """Every weight of one beside that of the other; None if any are not on this machine.
 
         Raises:
             ModelError: naming the file, if one is corrupt, truncated, or holds code.
@@ -72,7 +74,7 @@ class Difference:
         return weights_difference(self.first.config, self.first.files, self.second.files)
 
     def as_json(self) -> dict[str, Any]:
-        """Only what differs, and every weight."""
+        """Return the settings and labels that differ, and every weight, as JSON has them."""
         return {
             "models": [self.first.name, self.second.name],
             "parameters": [one.cost.total.parameters for one in (self.first, self.second)],

@@ -34,12 +34,12 @@ class FileFacts:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.path.stat().st_size
 
     @cached_property
     def sha256(self) -> str:
-        """Read off the Hub's cache, which names large files by it; else computed."""
+        """Digest, read off the Hub's cache, which names large files by it; else computed."""
         blob = self.path.resolve()
         if blob.parent.name == "blobs" and len(blob.name) == SHA256_DIGITS:
             return blob.name
@@ -47,7 +47,7 @@ class FileFacts:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """The facts as JSON has them."""
+        """Return the facts as JSON has them."""
         return {
             "name": self.path.name,
             "path": str(self.path),
@@ -92,14 +92,14 @@ class Inspection:
 
     @cached_property
     def file_facts(self) -> list[FileFacts]:
-        """Of the files that are on this machine, the weights last."""
+        """Facts of the files that are on this machine, the weights last."""
         if self.files is None:
             return []
         paths = (self.files.config, self.files.preprocessor, *self.files.weights)
         return [FileFacts(path) for path in paths if path is not None]
 
     def as_json(self, layers: bool = False) -> dict[str, Any]:
-        """Everything, numbers raw. `layers` adds a list of all layers."""
+        """Return all facts as JSON has them, numbers raw. `layers` adds a list of all layers."""
         total = self.cost.total
         document: dict[str, Any] = {
             "model": self.name,
@@ -138,7 +138,7 @@ class Inspection:
         return sum((layer.total for layer in self.cost.last), Total())
 
     def stage_records(self) -> list[dict[str, Any]]:
-        """One flat record a stage, numbered from 1 as in the paper."""
+        """Return a flat record for each stage, numbered from 1 as in the paper."""
         config = self.config
         records = []
         for stage in self.cost.stages:
@@ -254,7 +254,8 @@ def inspect(
 
 
 def _here(name: str, revision: str | None) -> ResolvedFiles | None:
-    """What this machine has of a checkpoint: with its weights, without, or nothing."""
+    """Return the files of a checkpoint that this machine has: with its weights, without, or
+    None."""
     for weights in (True, False):
         try:
             return resolve(name, revision, offline=True, weights=weights)
@@ -274,7 +275,7 @@ def _source(name: str, files: ResolvedFiles | None) -> str:
 
 
 def _card(files: ResolvedFiles | None) -> dict[str, Any]:
-    """The header of the model card beside the configuration; empty without one."""
+    """Read the header of the model card beside the configuration; empty without one."""
     if files is None or files.config is None:
         return {}
     card = files.config.parent / MODEL_CARD
@@ -290,7 +291,7 @@ def _card(files: ResolvedFiles | None) -> dict[str, Any]:
 
 
 def layer_record(layer: "Layer") -> dict[str, Any]:
-    """A flat record; shapes are lists with the batch first."""
+    """Return a flat record of a layer; shapes are lists with the batch first."""
     return {
         "name": layer.name,
         "kind": layer.kind,

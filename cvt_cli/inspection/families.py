@@ -113,7 +113,7 @@ OTHERS = (
 
 
 def rows() -> list[Row]:
-    """The other families' models as published, then the published CvTs, counted."""
+    """List the other families' models as published, then the published CvTs, counted."""
     cvts = [
         replace(
             counted_row(
@@ -130,7 +130,7 @@ def rows() -> list[Row]:
 
 
 def counted_row(name: str, cost: Cost) -> Row:
-    """The row of a CvT whose accuracy nobody has published. `cost` is that of one image."""
+    """Make the row of a CvT whose accuracy nobody has published. `cost` is that of one image."""
     total = cost.total
     return Row(
         name, "CvT", cost.image_size, "", total.parameters, total.macs / 1e9, None, "", COUNTED
@@ -152,8 +152,8 @@ def check_plot_file(path: Path) -> None:
 
 
 def plot(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:
-    """Accuracy over multiply-adds, the paper's claim as a picture. Rows without accuracy are left
-    out; a hollow mark is a model that was pre-trained on more than ImageNet-1k.
+    """Draw accuracy over multiply-adds, the paper's claim as a picture. Rows without accuracy are
+    left out; a hollow mark is a model that was pre-trained on more than ImageNet-1k.
 
     Args:
         format_: one of `PLOT_SUFFIXES`.
@@ -204,7 +204,7 @@ def _plot_marks(axes: "Axes", rows: list[Row]) -> dict[str, str]:
 
 
 def _plot_labels(axes: "Axes", rows: list[Row], colors: dict[str, str]) -> None:
-    """Beside its mark, where no other mark and no earlier label is."""
+    """Put each label beside its mark, where no other mark and no earlier label is."""
     from matplotlib.transforms import Bbox
 
     places = {"right": (6, -3), "left": (-6, -3), "above": (0, 6), "below": (0, -12)}

@@ -15,7 +15,7 @@ NOTE = (
 
 
 def comparison_report(rows: Sequence[Row]) -> Report:
-    """The models with their figures, then the families with their designs."""
+    """Build the report of the models with their figures, then the families with their designs."""
     numbers = (
         Column("model"),
         Column("input", right=True),

@@ -30,7 +30,8 @@ PROJECTIONS = {"dw_bn": "{0}×{0} conv.", "avg": "{0}×{0} avg.", "linear": "non
 
 
 def inspection_report(inspection: Inspection, layers: bool, weights: WeightsFacts | None) -> Report:
-    """Summary, stages and kinds of layers; every layer and every weight on request."""
+    """Build the report of a checkpoint: summary, stages and kinds of layers; every layer and every
+    weight on request."""
     document = inspection.as_json(layers=layers)
     records: list[dict[str, Any]] = inspection.stage_records()
     # The head is in no stage: without it the columns would not add up.
@@ -54,7 +55,7 @@ def inspection_report(inspection: Inspection, layers: bool, weights: WeightsFact
 
 
 def labels_report(inspection: Inspection) -> Report:
-    """The labels by class index."""
+    """Build the report of the labels by class index."""
     labels = inspection.labels or ()
     columns = (Column(right=True), Column(wraps=True))
     rows = [(str(index), label) for index, label in enumerate(labels)]
@@ -66,7 +67,7 @@ def labels_report(inspection: Inspection) -> Report:
 
 
 def difference_report(difference: Difference) -> Report:
-    """What differs between two checkpoints."""
+    """Build the report of what differs between two checkpoints."""
     weights = difference.weights
     empty = dict.fromkeys(("aspect", "name", "first", "second", "status", "largest"), "")
     records = [
@@ -84,7 +85,7 @@ def difference_report(difference: Difference) -> Report:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Shapes as `1x64x56x56`, for a cell of a CSV."""
+    """Write shapes as `1x64x56x56`, for a cell of a CSV."""
     return {
         key: "x".join(map(str, value)) if isinstance(value, list) else value
         for key, value in record.items()
@@ -133,7 +134,7 @@ def _whereabouts(one: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _stages(one: Inspection, width: int | None) -> Iterator[Section]:
-    """A column a stage; where the terminal has not the room for all, in several tables."""
+    """Lay out the stages, a column each; in several tables where the terminal has not the room."""
     total = one.cost.total
     columns = [_stage_column(one, record) for record in one.stage_records()]
     columns.append(["head", *[""] * 8, *_cost_cells(one.head_total, total)])
@@ -209,7 +210,8 @@ def _kinds(one: Inspection, width: int | None) -> Section:
 
 
 def _layers(one: Inspection, width: int | None) -> Iterator[Section]:
-    """Under a heading a block on a terminal; in plain text every line has its full name."""
+    """Lay out the layers: under a heading a block on a terminal; in plain text every line has its
+    full name."""
     columns = (
         Column("layer"),
         Column("kind", from_width=115),

@@ -13,7 +13,7 @@ NOTE = (
 
 
 def catalogue_report(inspections: Sequence[Inspection]) -> Report:
-    """The known models with their figures and the state of the local cache."""
+    """Build the report of the known models with their figures and the state of the local cache."""
     records = [_record(one) for one in inspections]
     flat = [record | {"image_size": "x".join(map(str, record["image_size"]))} for record in records]
     columns = (
@@ -43,7 +43,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
 
 
 def found_report(records: Sequence[dict[str, Any]]) -> Report:
-    """What the Hub answered, most downloaded first as it comes."""
+    """Build the report of what the Hub answered, in its order: most downloaded first."""
     columns = (
         Column("model", wraps=True),
         Column("downloads", right=True),

@@ -55,7 +55,7 @@ class WeightsFacts:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """The number of tensors of each dtype."""
+        """Number of tensors of each dtype."""
         counts: dict[str, int] = {}
         for tensor in self.tensors:
             counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
@@ -63,11 +63,11 @@ class WeightsFacts:
 
     @property
     def not_finite(self) -> tuple[TensorFacts, ...]:
-        """Those with a NaN or an infinite value."""
+        """Tensors with a NaN or an infinite value."""
         return tuple(tensor for tensor in self.tensors if tensor.nan or tensor.infinite)
 
     def as_json(self) -> dict[str, Any]:
-        """The facts as JSON has them."""
+        """Return the facts as JSON has them."""
         return {
             "dtypes": self.dtypes,
             "missing": list(self.missing),
@@ -136,13 +136,14 @@ def _read(files: ResolvedFiles) -> "dict[str, Tensor]":
 
 
 def _in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """In the order of the network, whatever the file's; what the network lacks comes last."""
+    """Sort weights in the order of the network, whatever the file's; what the network lacks comes
+    last."""
     present = dict.fromkeys(names)
     return list({name: None for name in wanted if name in present} | present)
 
 
 def _wanted(config: CvtConfig, tensors: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each weight of the network."""
+    """List name and shape of each weight of the network."""
     import torch
 
     from cvt_cli.model.cvt import Cvt

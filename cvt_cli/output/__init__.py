@@ -31,7 +31,7 @@ class Writer(Protocol):
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """The whole records of a document, finished or not, each with the offset of its end in
+        """Read the whole records of a document, finished or not, each with the offset of its end in
         bytes. Formats for people's eyes can't be read back.
 
         Raises:
@@ -46,7 +46,8 @@ class RowWriter(Writer, Protocol):
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """The records of a finished document, also of one that another program has written anew.
+        """Read the records of a finished document, also of one that another program has written
+        anew.
 
         Args:
             file: seekable where the format needs that.
@@ -59,7 +60,7 @@ class RowWriter(Writer, Protocol):
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """What the records of a finished document have room for. Raises: as `documents`."""
+        """Read what the records of a finished document have room for. Raises: as `documents`."""
         ...
 
 
@@ -120,7 +121,7 @@ EMBEDDING_FORMATS = tuple(_EMBEDDING_WRITERS)
 
 
 def check_format(name: str) -> str:
-    """The name itself.
+    """Return the name of a format.
 
     Raises:
         UsageError: if there is no such format.
@@ -131,7 +132,7 @@ def check_format(name: str) -> str:
 
 
 def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
-    """The format that a file's suffix names.
+    """Return the format that a file's suffix names.
 
     Raises:
         UsageError: if it names none.
@@ -145,7 +146,7 @@ def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
 
 
 def writer_class(name: str) -> WriterClass:
-    """The writer of that format.
+    """Return the writer of a format.
 
     Raises:
         UsageError: if it needs a package that is not installed.
@@ -154,7 +155,7 @@ def writer_class(name: str) -> WriterClass:
 
 
 def embedding_writer_class(name: str) -> WriterClass:
-    """The same for embeddings."""
+    """Return the writer of a format of embeddings."""
     return _load(name, _EMBEDDING_WRITERS[name])
 
 
@@ -172,8 +173,8 @@ def _load(name: str, where: tuple[str, str]) -> WriterClass:
 def open_text(
     path: Path, mode: Literal["w", "a"], opener: Callable[[str, int], int] | None = None
 ) -> TextIO:
-    """A file for a writer: UTF-8, line ends as written. A byte of a file name that is no UTF-8
-    becomes the text `\\udc..`, as `as_written` has it. `opener` is as for `open`."""
+    """Open a file for a writer: UTF-8, line ends as written. A byte of a file name that is no UTF-8
+    becomes the text `\\udc..`, as `as_written` has it."""
     return cast(
         TextIO,
         open(path, mode, encoding="utf-8", errors="backslashreplace", newline="", opener=opener),

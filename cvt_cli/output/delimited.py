@@ -41,11 +41,11 @@ class DelimitedWriter:
             self._write_row([*cells, record.error or ""])
 
     def close(self) -> None:
-        """Nothing ends a CSV."""
+        """Do nothing: nothing ends a CSV."""
 
     @classmethod
     def read(cls, file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """The whole rows. A CSV does not keep class indexes: they read as -1.
+        """Read the whole rows. A CSV does not keep class indexes: they read as -1.
 
         Raises:
             ValueError: if the header is not that of a `DelimitedWriter`.
@@ -59,7 +59,7 @@ class DelimitedWriter:
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """The records of a finished document, whose columns may have been moved or added to.
+        """Read the records of a finished document, whose columns may have been moved or added to.
 
         Raises:
             ValueError: if it has no columns of paths, labels and scores.
@@ -76,7 +76,7 @@ class DelimitedWriter:
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """By the header."""
+        """Read the shape off the header."""
         with _rows(file, cls.delimiter) as rows:
             return shape_of(next(rows, []))
 
@@ -92,7 +92,7 @@ class DelimitedWriter:
 
 
 def score_text(score: float, facts: Mapping[str, object]) -> str:
-    """A score as documents have it.
+    """Write a score as documents have it.
 
     Args:
         facts: the columns of its record.
@@ -114,26 +114,26 @@ class TsvWriter(DelimitedWriter):
 
 
 def prediction_names(top_k: int) -> list[str]:
-    """`label`, `score`, `label_2`, `score_2`, …"""
+    """Name the columns of predictions: `label`, `score`, `label_2`, `score_2`, …"""
     numbered = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "score")]
     return ["label", "score", *numbered]
 
 
 def prediction_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The columns of labels among those names, each with its column of scores."""
+    """Pair the columns of labels among those names with their columns of scores."""
     pairs = [(name, name.replace("label", "score")) for name in names if _LABEL.fullmatch(name)]
     return [(label, score) for label, score in pairs if score in names]
 
 
 def shape_of(names: Sequence[str]) -> RecordShape:
-    """The shape of records under a header, or in a table with those columns."""
+    """Read the shape of records off a header, or off the columns of a table."""
     return RecordShape(
         max(1, len(prediction_pairs(names))), tuple(name for name in names if name in COLUMNS)
     )
 
 
 def header(shape: RecordShape) -> list[str]:
-    """The names of a row's cells."""
+    """Name the cells of a row."""
     return ["path", *prediction_names(shape.top_k), *shape.columns, "error"]
 
 
@@ -143,7 +143,7 @@ _LABEL = re.compile(r"label(_\d+)?")
 def _row_reader(
     names: Sequence[str], facts: Iterable[str] = ()
 ) -> Callable[[Sequence[str]], Record]:
-    """What makes a record of a row under that header, with those facts."""
+    """Return a function that makes a record of a row under that header, with those facts."""
     if not {"path", "label", "score"} <= set(names):
         # Which shows whether cells are separated by something else.
         header = textwrap.shorten(" ".join(map(repr, names)), MAX_HEADER, placeholder=" …")

@@ -12,7 +12,7 @@ class EmbeddingJournal(JsonLinesJournal):
     """A record a line: its path, its embedding as base64 of float32, its error."""
 
     def values(self, record: Record) -> dict[str, Any]:
-        """What a line holds."""
+        """Return what a line holds of a record."""
         return {
             "path": record.path,
             "embedding": None
@@ -23,7 +23,7 @@ class EmbeddingJournal(JsonLinesJournal):
 
     @staticmethod
     def record(values: Any) -> Record:
-        """The record of a line's values. Raises: ValueError."""
+        """Make a record of a line's values. Raises: ValueError."""
         try:
             encoded = values["embedding"]
             embedding = None if encoded is None else tuple(array("f", b64decode(encoded)))

@@ -14,8 +14,8 @@ MAX_OBJECT = 2**24
 
 
 def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
-    """The record as JSON has it. Half a surrogate pair, as Python has it for a byte that is no
-    UTF-8, would make all of the document unreadable to some programs."""
+    """Return the record as JSON has it. Half a surrogate pair, as Python has it for a byte that is
+    no UTF-8, would make all of the document unreadable to some programs."""
     return {
         "path": as_written(record.path),
         "predictions": [
@@ -43,20 +43,20 @@ class JsonLinesJournal:
             self._stream.write(json.dumps(self.values(record), ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Nothing ends JSON Lines."""
+        """Do nothing: nothing ends JSON Lines."""
 
     def values(self, record: Record) -> dict[str, Any]:
-        """What a line holds."""
+        """Return what a line holds of a record."""
         return as_json(record, self._shape)
 
     @staticmethod
     def record(values: Any) -> Record:
-        """The record of a line's values. Raises: ValueError."""
+        """Make a record of a line's values. Raises: ValueError."""
         return parse_record(values)
 
     @classmethod
     def read(cls, file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """The whole lines.
+        """Read the whole lines.
 
         Raises:
             ValueError: if one is not a record.
@@ -73,12 +73,12 @@ class JsonLinesWriter(JsonLinesJournal):
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """The records of a finished document; see `parse`. With all facts that are there."""
+        """Read the records of a finished document, with all facts that are there; see `parse`."""
         return parse(file)
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """By all records: none says what another one has."""
+        """Find the shape by all records: none says what another one has."""
         top_k, columns = 1, dict[str, None]()
         for record in parse(file):
             top_k = max(top_k, len(record.predictions))
@@ -107,7 +107,7 @@ class JsonWriter:
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """The whole elements of an array, one a line, as this writer writes it.
+        """Read the whole elements of an array, one a line, as this writer writes it.
 
         Raises:
             ValueError: if one is not a record.
@@ -128,12 +128,12 @@ class JsonWriter:
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """The records of a finished document; see `parse`. With all facts that are there."""
+        """Read the records of a finished document, with all facts that are there; see `parse`."""
         return parse(file)
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """By all records: none says what another one has."""
+        """Find the shape by all records: none says what another one has."""
         top_k, columns = 1, dict[str, None]()
         for record in parse(file):
             top_k = max(top_k, len(record.predictions))
@@ -142,8 +142,8 @@ class JsonWriter:
 
 
 def parse(file: BinaryIO) -> Iterator[Record]:
-    """The records of an array or of a sequence of JSON objects, however they are laid out; a piece
-    of it is in memory at any time.
+    """Read the records of an array or of a sequence of JSON objects, however they are laid out; a
+    piece of it is in memory at any time.
 
     Raises:
         ValueError: if it is something else.
@@ -190,7 +190,7 @@ def _skip(buffer: str, at: int, in_array: bool) -> int:
 
 
 def parse_record(values: Any) -> Record:
-    """The record that `as_json` made the value of.
+    """Make the record that `as_json` made the value of.
 
     Raises:
         ValueError: if it is something else.

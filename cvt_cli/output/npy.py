@@ -75,12 +75,12 @@ class NpyWriter(EmbeddingJournal):
 
 
 def paths_of(path: Path) -> Path:
-    """The file of the paths that is beside a NumPy file."""
+    """Name the file of the paths beside a NumPy file."""
     return path.with_suffix(".paths.txt")
 
 
 def errors_of(path: Path) -> Path:
-    """The file of the errors, if there are any."""
+    """Name the file of the errors beside a NumPy file, which is there if there are any."""
     return path.with_suffix(".errors.txt")
 
 

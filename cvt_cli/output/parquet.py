@@ -58,7 +58,7 @@ class ParquetWriter(JsonLinesWriter):
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """The records of a finished document. Class indexes read as -1.
+        """Read the records of a finished document. Class indexes read as -1.
 
         Raises:
             ValueError: if it is no Parquet, or not of images' labels.
@@ -80,7 +80,7 @@ class ParquetWriter(JsonLinesWriter):
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """By the schema."""
+        """Read the shape off the schema."""
         return shape_of(_open(file).schema_arrow.names)
 
 
@@ -96,7 +96,7 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
-        """As that of `ParquetWriter`."""
+        """Write the document, as `ParquetWriter` does."""
         fields = [("embedding", pa.list_(pa.float32(), shape.embedding_dim))]
         _write(
             records,

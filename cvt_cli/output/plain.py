@@ -32,9 +32,9 @@ class PlainWriter:
             self._stream.write("\t".join(cells).rstrip("\t") + "\n")
 
     def close(self) -> None:
-        """Nothing ends plain lines."""
+        """Do nothing: nothing ends plain lines."""
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """Not possible: raises ValueError."""
+        """Raise ValueError: plain lines can't be read back."""
         raise ValueError("plain lines can't be read back")

@@ -10,7 +10,7 @@ from cvt_cli.records import Record, as_written
 
 
 class SeveralOutputs:
-    """Has `write` and `finish` as each of its journals does.
+    """Several journals as one: has `write` and `finish` as each of them does.
 
     A run may have been cut between the journals, and one may have been added since: what is done
     is what the shortest has, and the others leave out what they have already.
@@ -43,7 +43,7 @@ class SeveralOutputs:
             journal.note(path, stamp)
 
     def abandon(self) -> None:
-        """See `Journal.abandon`."""
+        """Abandon each; see `Journal.abandon`."""
         for journal in self._journals:
             journal.abandon()
 

@@ -9,7 +9,7 @@ from cvt_cli.records import Record, RecordShape
 
 
 class StreamOutput:
-    """Standard output, say: what has `write` and `finish` as a `Journal` does."""
+    """A stream such as standard output, with `write` and `finish` as a `Journal` has them."""
 
     paths: Sequence[Path] = ()
     done: Sequence[str] = ()
@@ -30,7 +30,7 @@ class StreamOutput:
         """See `Journal.note`: nobody asks for it."""
 
     def abandon(self) -> None:
-        """See `Journal.abandon`: nothing was written."""
+        """Do nothing: nothing was written. See `Journal.abandon`."""
 
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
         """End the document."""

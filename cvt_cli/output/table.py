@@ -42,11 +42,11 @@ class TableWriter:
                 self._console.print(self._table(record))
 
     def close(self) -> None:
-        """Nothing ends a table."""
+        """Do nothing: nothing ends a table."""
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """Not possible: raises ValueError."""
+        """Raise ValueError: a table can't be read back."""
         raise ValueError("a table can't be read back")
 
     def _table(self, record: Record) -> Table:

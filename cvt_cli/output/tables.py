@@ -83,7 +83,8 @@ class Report:
 
 
 def pick_format(name: str | None, output: Path | None) -> str:
-    """The format that was asked for, else what the output's suffix says, else a table.
+    """Return the format that was asked for, else the one that the output's suffix names, else a
+    table.
 
     Raises:
         UsageError: if there is no such format.
@@ -121,7 +122,7 @@ def check_new(path: Path | None, overwrite: bool, instead: str = TO_STDOUT) -> N
 
 
 def write_report(report: Report, format_: str, output: Path | None) -> None:
-    """To the file, whole or not at all, or to standard output.
+    """Write a report to the file, whole or not at all, or to standard output.
 
     Raises:
         CvtError: if the file can't be written; what was to be in it is on standard output then.
@@ -141,7 +142,7 @@ def write_report(report: Report, format_: str, output: Path | None) -> None:
 
 
 def as_text(report: Report, format_: str) -> str:
-    """The whole report as text that no terminal's width limits."""
+    """Write the whole report as text that no terminal's width limits."""
     if format_ == "json":
         return json.dumps(report.document, indent=2, ensure_ascii=False) + "\n"
     if format_ == "table":
@@ -155,7 +156,7 @@ def as_text(report: Report, format_: str) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """A file that appears whole or not at all.
+    """Write a file that appears whole or not at all.
 
     Raises:
         CvtError: if it can't be written.
@@ -167,7 +168,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _plain(section: Section) -> str:
-    """Aligned columns, as wide as they are."""
+    """Write aligned columns, as wide as they are."""
     header = [column.name for column in section.columns]
     rows = [[_plain_cell(cell) for cell in row] for row in section.rows]
     if rows and any(header):
@@ -233,7 +234,7 @@ def _table(section: Section, console_width: int) -> Table:
 
 
 def _longest_word(section: Section, column: int) -> int:
-    """Words are broken only where one alone is longer than a line ought to be."""
+    """Return the length of the longest word, up to that of a line: only longer ones are broken."""
     cells = [section.columns[column].name, *(row[column] for row in section.rows if len(row) > 1)]
     words = " ".join(cell for cell in cells if isinstance(cell, str)).split()
     return min(MAX_WORD, max(map(cell_len, words), default=0))
@@ -246,7 +247,7 @@ def _rich_cell(cell: Cell) -> Text | Bar:
 
 
 def si(value: float) -> str:
-    """Three digits and a prefix: 19,997,480 is "20.0 M"."""
+    """Write a number with three digits and a prefix: 19,997,480 is "20.0 M"."""
     prefixes = ["", "k", "M", "G", "T", "P", "E"]
     whole = value == int(value) and value < 1000
     while value >= 999.5 and len(prefixes) > 1:
@@ -259,11 +260,11 @@ def si(value: float) -> str:
 
 
 def si_unit(value: float, unit: str) -> str:
-    """The same with a unit: "80.1 MB", "4.57 GMACs"."""
+    """Write a number with three digits, a prefix and a unit: "80.1 MB", "4.57 GMACs"."""
     number, _, prefix = si(value).partition(" ")
     return f"{number} {prefix}{unit}"
 
 
 def size_in_words(size: Sequence[int]) -> str:
-    """`512 × 384`."""
+    """Write a size as `512 × 384`."""
     return " × ".join(map(str, size))

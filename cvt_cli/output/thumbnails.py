@@ -17,17 +17,17 @@ _OURS = re.compile(r"[0-9]{6,}\.jpg|\.cvt-thumbnails|\.DS_Store|Thumbs\.db|deskt
 
 
 def thumbnails_of(path: Path) -> Path:
-    """The folder of thumbnails beside a page."""
+    """Name the folder of thumbnails beside a page."""
     return path.with_name(f"{path.stem}_files")
 
 
 def unfinished(folder: Path) -> Path:
-    """Its name while it is made."""
+    """Name the folder while it is made."""
     return folder.with_name(folder.name + ".part")
 
 
 def file_name(number: int) -> str:
-    """Of a thumbnail; `page.js` knows it too."""
+    """Name the file of a thumbnail; `page.js` knows the rule too."""
     return f"{number:06d}.jpg"
 
 

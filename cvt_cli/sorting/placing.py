@@ -122,7 +122,7 @@ class Sorter:
         self._next_number: dict[str, int] = {}
 
     def sort(self, records: Iterable[Record]) -> Iterator[Outcome]:
-        """One outcome for each record, in order, once its file is in place.
+        """Yield one outcome for each record, in order, once its file is in place.
 
         Raises:
             CvtError: if the disk is full or read-only, or a label's folder can't be made; what was
@@ -211,7 +211,7 @@ class Sorter:
             raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
 
     def _free_places(self, folder: str, name: str) -> Iterator[Path]:
-        """Where a file of that name may go; nothing of this run is there."""
+        """Yield the places where a file of that name may go; nothing of this run is there."""
         first = folded(f"{folder}/{name}")
         start = self._next_number.get(first, 1)
         while folded(f"{folder}/{numbered(name, start)}") in self._taken:
@@ -254,14 +254,14 @@ class Sorter:
 
 
 def folder_name(label: str) -> str:
-    """The folder of a label, a name on every file system. A label that can't be one as it is gets
-    some digits of its own, so that no two labels share a folder."""
+    """Name the folder of a label, so that every file system takes it. A label that can't be one as
+    it is gets some digits of its own, so that no two labels share a folder."""
     name = _clean(label)
     return name if name == label != UNCERTAIN else f"{name}-{_digest(label)}"
 
 
 def numbered(name: str, number: int) -> str:
-    """`name.jpg`, `name-2.jpg`, `name-3.jpg`…"""
+    """Yield `name.jpg`, `name-2.jpg`, `name-3.jpg`…"""
     if number == 1:
         return name
     stem, suffix = os.path.splitext(name)
@@ -272,7 +272,7 @@ def numbered(name: str, number: int) -> str:
 
 
 def existing(path: str) -> Path | None:
-    """The file of a record, if it is there. Output files write a byte that is no UTF-8 as an
+    """Find the file of a record, if it is there. Output files write a byte that is no UTF-8 as an
     escape, which may stand for the byte or for itself.
 
     Raises:
@@ -294,12 +294,12 @@ def _gone(path: str) -> SortError:
 
 
 def _is_inside(path: str) -> bool:
-    """Whether it may be an archive's member, or somewhere else than on a disk."""
+    """Tell whether it may be an archive's member, or somewhere else than on a disk."""
     return "::" in path or "://" in path
 
 
 class _Elsewhere:
-    """What is in archives or on the network. Members of an archive are read in one go if they are
+    """Sources in archives or on the network. Members of an archive are read in one go if they are
     asked for in its order."""
 
     def __init__(self) -> None:
@@ -307,7 +307,7 @@ class _Elsewhere:
         self._members: Iterator[Source] = iter(())
 
     def find(self, path: str) -> Source:
-        """What a record was made of.
+        """Find the source that a record was made of.
 
         Raises:
             SortError: if it is not there any more.
@@ -339,7 +339,7 @@ def _named(sources: Iterator[Source], path: str) -> Source | None:
 
 @contextlib.contextmanager
 def _extracted(source: Source) -> Iterator[Path]:
-    """A copy of what is no file of its own, for as long as the context lasts.
+    """Copy what is no file of its own, for as long as the context lasts.
 
     Raises:
         ImageError: if it can't be read.
@@ -361,7 +361,7 @@ def _base_name(path: str, file: Path | None) -> str:
 
 
 def _clean(text: str) -> str:
-    """What is left of a text when it is to be a name on every file system."""
+    """Reduce a text to a name that every file system takes."""
     name = "".join(
         "_"
         if character in _FORBIDDEN or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
@@ -468,7 +468,7 @@ def _remove_moved(file: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """A temporary file in the folder of the target, gone when the context ends."""
+    """Make a temporary file in the folder of the target, gone when the context ends."""
     path = new_beside(target)
     try:
         yield path
@@ -477,8 +477,8 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _copy_times(file: Path, copy: Path) -> None:
-    """And permissions. Once it has its name: a photograph that the camera has locked is locked
-    where it is, by macOS, and can't be renamed."""
+    """Copy times and permissions. Only once the file has its name: a photograph that the camera has
+    locked is locked where it is, by macOS, and can't be renamed."""
     # Some file systems have no permissions, or none of this kind.
     with contextlib.suppress(OSError):
         shutil.copystat(file, copy)

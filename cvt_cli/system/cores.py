@@ -11,7 +11,7 @@ FEW = "1000"
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -33,7 +33,7 @@ def share_cores() -> None:
 
 @contextmanager
 def unshared() -> Iterator[None]:
-    """Without what `share_cores` sets, for a process of others that is started within."""
+    """Undo what `share_cores` sets, for a process of others that is started within."""
     if os.environ.get(SPIN_COUNT) != FEW:
         yield
         return

@@ -78,7 +78,7 @@ def check_file(path: Path, instead: str = _FILE_ONLY) -> None:
 
 
 def check_folder(folder: Path, path: Path | None = None) -> None:
-    """The same for the files of a folder.
+    """See that files can be written in a folder, before the work that is to fill them.
 
     Args:
         path: what is to be written there, for the message.
@@ -168,7 +168,7 @@ def unlink_renamed(file: Path, path: Path) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether nothing is there but a file: root can put one in place of `/dev/null`, too.
+    """Tell whether nothing is there but a file: root can put one in place of `/dev/null`, too.
 
     Raises:
         OSError: if nothing can be there: a name that is too long, or a folder that is not for this
@@ -181,8 +181,9 @@ def is_replaceable(path: Path) -> bool:
 
 
 def new_beside(path: Path) -> Path:
-    """A name in the folder of a file that no other process has, and that nobody can know before it
-    is there: on other machines, and in other containers, processes have the same numbers."""
+    """Return a name in the folder of a file that no other process has, and that nobody can know
+    before it is there: on other machines, and in other containers, processes have the same
+    numbers."""
     return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
 
 
@@ -231,7 +232,7 @@ def open_itself(path: str | Path, flags: int) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process has a file that is there. Raises OSError as `lock`."""
+    """Tell whether another process has a file that is there. Raises OSError as `lock`."""
     try:
         lock(path, 0).close()
     except BlockingIOError:

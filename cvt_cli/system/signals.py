@@ -22,8 +22,8 @@ class _Last:
 
 
 def once(act: Callable[[], None]) -> Handler:
-    """A handler that acts. What sends a signal on, as `timeout` does, may send it twice: those
-    that come at once are one."""
+    """Return a signal handler that acts. What sends a signal on, as `timeout` does, may send it
+    twice: those that come at once are one."""
     last = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -38,8 +38,8 @@ def once(act: Callable[[], None]) -> Handler:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Around code in C++ or Rust, which may make an error of its own out of the KeyboardInterrupt
-    that a handler of `once` raised within it: that is a KeyboardInterrupt again."""
+    """Run code in C++ or Rust, which may make an error of its own out of the KeyboardInterrupt that
+    a handler of `once` raised within it: that is a KeyboardInterrupt again."""
     start = time.monotonic()
     try:
         yield

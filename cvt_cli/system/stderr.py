@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 
 class _Unfailing(io.RawIOBase):
-    """Drops what can't be written."""
+    """A stream that drops what can't be written."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream  # closes its file when nothing refers to it

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 
 def visible(text: str) -> str:
-    """Control characters as escapes, so that a name can't steer the terminal."""
+    """Escape control characters, so that a name can't steer the terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -13,23 +13,25 @@ def visible(text: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """What the operating system says went wrong, or the error itself where that says nothing."""
+    """Return what the operating system says went wrong, or the error itself where that says
+    nothing."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def folded(name: str) -> str:
-    """Equal for names that people or some file system take for the same: capitals aside, and an
-    accent in its letter or, as macOS has it, behind it."""
+    """Fold a name so that those that people or some file system take for the same are equal:
+    capitals aside, and an accent in its letter or, as macOS has it, behind it."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
+    """Write a number of things: `1 file`, `2 files`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def what_differs(before: object, now: object) -> str:
-    """`2 then, 3 now`; of mappings the keys alone that differ: `size.height 32 then, 64 now`."""
+    """Tell two values apart: `2 then, 3 now`; of mappings the keys alone that differ: `size.height
+    32 then, 64 now`."""
     return "; ".join(f"{name} {values}".lstrip() for name, values in _differences(before, now))
 
 

@@ -43,7 +43,7 @@ class ReportPageWriter(JsonLinesJournal):
     """Its journal is JSON Lines: a record a line, with the thumbnail as base64."""
 
     def values(self, record: Record) -> dict[str, Any]:
-        """What a line holds."""
+        """Return what a line holds of a record."""
         values = super().values(record)
         if record.thumbnail is not None:
             values["thumbnail"] = base64.b64encode(record.thumbnail).decode()
@@ -51,7 +51,7 @@ class ReportPageWriter(JsonLinesJournal):
 
     @staticmethod
     def record(values: Any) -> Record:
-        """The record of a line's values. Raises: ValueError."""
+        """Make a record of a line's values. Raises: ValueError."""
         thumbnail = values.get("thumbnail") and base64.b64decode(values["thumbnail"])
         return replace(parse_record(values), thumbnail=thumbnail)
 
@@ -77,7 +77,7 @@ class ReportPageWriter(JsonLinesJournal):
         numbers = count()
 
         def thumbnail(record: Record) -> str | int | None:
-            """What the script finds it by: itself, or its number in the folder."""
+            """Return what the script finds a thumbnail by: itself, or its number in the folder."""
             if record.thumbnail is None:
                 return None
             if inline:
@@ -117,7 +117,7 @@ class ReportPageWriter(JsonLinesJournal):
 
 
 def _link(path: str, base: Path) -> str | None:
-    """Where the page finds the image itself, if it is a file: a relative address."""
+    """Return the relative address by which the page finds the image itself, if it is a file."""
     # os.path: a name may be too long to ask for, which Path takes for an error.
     if not os.path.isfile(path):
         return None
@@ -177,5 +177,5 @@ def _page(
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names a script."""
+    """Hash a script as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()
