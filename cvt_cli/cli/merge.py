@@ -1,13 +1,14 @@
 """`cvt merge`: the parts of a run, or the files of several, become one file."""
 
 import io
+import json
 import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 
@@ -16,6 +17,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.distributed.folders import LocalFolder, RemoteFolder, open_folder
 from cvt_cli.distributed.part_folder import RUN, SUCCESS
 from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.images.shard import Shard
 from cvt_cli.output import (
     ROW_FORMATS,
     ConvertedWriter,
@@ -25,9 +27,10 @@ from cvt_cli.output import (
     writer_class,
 )
 from cvt_cli.output.journal import check_output
+from cvt_cli.output.kept import difference, is_run_record, kept_of
 from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.files import check_name, write_atomically
-from cvt_cli.system.text import counted, reason_of
+from cvt_cli.system.text import counted, reason_of, what_differs
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -39,6 +42,8 @@ cvt merge s3://bucket/labels -o labels.parquet
 cvt merge job-1.csv job-2.csv job-3.csv -o labels.csv
 """
 
+# Of missing shards, how many are named.
+NAMED = 5
 # CSV and Parquet have no class indexes, JSON must.
 _INDEXED = ("json", "jsonl")
 
@@ -76,9 +81,21 @@ def merge(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Merge shards of which some are missing, or that are of different runs.",
+            rich_help_panel=options.INPUT,
+        ),
+    ] = False,
     overwrite: options.OverwriteOption = False,
 ) -> None:
-    """Make one file of the parts that cvt classify wrote on a cluster, or in shards."""
+    """Make one file of the parts that cvt classify wrote on a cluster, or in shards.
+
+    A shard that is missing is an error. Of a failed and a repaired record of one input the good one
+    is kept.
+    """
     check_name(output)
     name = check_format(format_) if format_ is not None else format_of_file(output)
     if name not in ROW_FORMATS:
@@ -87,6 +104,8 @@ def merge(
         )
     check_output(output, resume=False, overwrite=overwrite)
     parts = [part for each in inputs for part in _parts(each)]
+    if not parts:
+        raise UsageError(f"{inputs[0]} tells of a run and has no records", hint="name the others")
     shape = RecordShape(1)
     for part in parts:
         if output.exists() and part.is_file(output):
@@ -102,20 +121,37 @@ def merge(
     named = Counter(part.place for part in parts)
     for part in {part.place: part for part in parts if named[part.place] > 1}.values():
         warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
-    through = _Counted(_records(parts, shape.columns))
+    if not partial:
+        _check_set({part.place: part for part in parts}.values())
+    repaired = _repaired(parts)
+    through = _Counted(_records(parts, shape.columns), repaired)
     _write(through, output, name, shape=shape)
     if not context.obj.quiet:
+        if through.left_out:
+            say(f"{counted(through.left_out, 'failed record')} left out: another has the labels")
         records, files = counted(through.count, "record"), counted(len(parts), "file")
         say(f"{output}: {records} of {files}, {counted(through.errors, 'error')}")
 
 
 class _Counted:
-    def __init__(self, records: Iterator[Record]) -> None:
+    """Records, but for the failed ones among those that are repaired elsewhere.
+
+    Attributes:
+        count: the records.
+        errors: how many of them are errors.
+        left_out: failed records that are not among them.
+    """
+
+    def __init__(self, records: Iterator[Record], repaired: Container[str]) -> None:
         self._records = records
-        self.count = self.errors = 0
+        self._repaired = repaired
+        self.count = self.errors = self.left_out = 0
 
     def __iter__(self) -> Iterator[Record]:
         for record in self._records:
+            if record.error is not None and record.path in self._repaired:
+                self.left_out += 1
+                continue
             self.count += 1
             self.errors += record.error is not None
             yield record
@@ -143,6 +179,26 @@ class _Part:
             self._folder.path(self._file)
         )
 
+    def run(self) -> Mapping[str, Any]:
+        """What the records were made with; nothing where the file does not tell."""
+        if self.format == "parquet":
+            from cvt_cli.output.parquet import run_of
+
+            with self._open() as file:
+                if run := run_of(file):
+                    return run
+        return self._folder_run()
+
+    def _folder_run(self) -> Mapping[str, Any]:
+        if kept_of(Path(self._file)).name not in self._folder.names():
+            return {}
+        with self._folder.open(kept_of(Path(self._file)).name) as file:
+            try:
+                run = json.load(file)["run"]
+            except (ValueError, TypeError, KeyError):
+                return {}
+        return run if isinstance(run, dict) else {}
+
     def shape(self) -> RecordShape:
         assert issubclass(self._writer, RowWriter)
         with self._open() as file:
@@ -165,6 +221,61 @@ class _Part:
 
     def _broken(self, error: ValueError | OSError) -> CvtError:
         return CvtError(f"{self.name}: no records of cvt classify: {error}")
+
+
+def _check_set(parts: Collection[_Part]) -> None:
+    """See that what some jobs share is there as a whole, and of one run.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    hint = "--partial merges what is there"
+    runs = [(part, part.run()) for part in parts]
+    shards = [(part, run, Shard.of_run(run.get("shard"))) for part, run in runs]
+    known = [(part, run, shard) for part, run, shard in shards if shard is not None]
+    if not known:
+        return
+    (first, first_run, first_shard), *_ = known
+    there: dict[int, _Part] = {}
+    for part, run, shard in shards:
+        if shard is None:
+            raise UsageError(f"{part.name} is no shard, as {first.name} is", hint=hint)
+        other = difference(_without_place(first_run), _without_place(run), later=True)
+        if shard.of != first_shard.of:
+            other = "number of shards", what_differs(first_shard.of, shard.of)
+        if other is not None:
+            raise UsageError(
+                f"{part.name} is from a run with another {other[0]} than {first.name}", hint=hint
+            )
+        if shard.number in there:
+            raise UsageError(
+                f"{part.name} and {there[shard.number].name} are the same shard, "
+                f"{shard.number} of {shard.of}",
+                hint=hint,
+            )
+        there[shard.number] = part
+    missing = [str(n) for n in range(1, first_shard.of + 1) if n not in there]
+    if missing:
+        which = ", ".join(missing[:NAMED]) + (" …" if len(missing) > NAMED else "")
+        raise UsageError(
+            f"{len(missing)} of {counted(first_shard.of, 'shard')} "
+            f"{'is' if len(missing) == 1 else 'are'} missing: {which}",
+            hint=f"run {'that job' if len(missing) == 1 else 'those jobs'}, or {hint}",
+        )
+
+
+def _without_place(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What the shards of a run have in common, of what one was made with."""
+    return {key: value for key, value in run.items() if key not in ("shard", "format")}
+
+
+def _repaired(parts: Sequence[_Part]) -> set[str]:
+    """The inputs with a failed record and one with labels."""
+    failed = {record.path for part in parts for record in part.records(()) if record.error}
+    if not failed:
+        return failed
+    good = (record.path for part in parts for record in part.records(()) if not record.error)
+    return failed.intersection(good)
 
 
 def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]:
@@ -192,7 +303,10 @@ def _parts(where: str) -> list[_Part]:
     folder = open_folder(where)
     if folder.is_file():
         parent, slash, name = where.rstrip("/").rpartition("/")
-        return [_Part(open_folder(parent + slash or "."), parent + slash, name)]
+        parent_folder = open_folder(parent + slash or ".")
+        if _is_run_record(parent_folder, name):  # as of labels/*
+            return []
+        return [_Part(parent_folder, parent + slash, name)]
     names = folder.names()
     if RUN in names and SUCCESS not in names:
         raise UsageError(
@@ -205,12 +319,29 @@ def _parts(where: str) -> list[_Part]:
                 hint="the command that wrote it goes on with --resume",
             )
     suffixes = tuple(f".{name}" for name in ROW_FORMATS)
-    found = [name for name in names if name.endswith(suffixes) and name != RUN]
+    found = [
+        name
+        for name in names
+        if name.endswith(suffixes) and name != RUN and not _is_run_record(folder, name)
+    ]
     if not found:
         raise UsageError(
             f"{where}: no files of records there", hint=f"they end in {', '.join(suffixes)}"
         )
     return [_Part(folder, where, name) for name in sorted(found, key=_by_number)]
+
+
+def _is_run_record(folder: LocalFolder | RemoteFolder, name: str) -> bool:
+    """Whether a file tells of a run, and has no records."""
+    if name.endswith(".run.json"):
+        return True
+    if not name.endswith(".json"):
+        return False
+    try:
+        with folder.open(name) as file:
+            return is_run_record(file)
+    except CvtError:  # which whoever reads it will say
+        return False
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
@@ -233,6 +364,7 @@ def _write(records: Iterable[Record], output: Path, name: str, *, shape: RecordS
         text.detach()
 
     try:
+        kept_of(output).unlink(missing_ok=True)  # that of what is replaced
         if issubclass(writer, ConvertedWriter):
             writer.convert(records, output, shape, run={})
         else:

@@ -24,6 +24,8 @@ Stamp = tuple[int, int]
 _MAY_DIFFER = ("max_pixels", "batch_size", "device")
 # And those of a file that has the labels of several runs, which search as they like.
 _MAY_DIFFER_LATER = (*_MAY_DIFFER, "version", "default_excludes")
+# More than a run record has, whatever was typed.
+_MAX_BYTES = 2**24
 # Of the same weights, whatever they are called.
 _NAMES = ("model", "commit")
 
@@ -102,6 +104,19 @@ def read_stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
                     continue
     except FileNotFoundError:
         return
+
+
+def is_run_record(file: BinaryIO) -> bool:
+    """Whether a file is the JSON of a run: what --run-record writes, or what an output keeps."""
+    start = file.read(_MAX_BYTES)
+    if not start.lstrip().startswith(b"{"):  # records are an array
+        return False
+    try:
+        values = json.loads(start)
+    except (ValueError, RecursionError):
+        return False
+    names = set(values)
+    return {"command", "outcome"} <= names or {"run", "files"} <= names
 
 
 def stamp_line(path: str, stamp: Stamp) -> bytes:

@@ -108,6 +108,16 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
         )
 
 
+def run_of(file: BinaryIO) -> dict[str, Any] | None:
+    """What the records were made with, as the metadata tells; None if it doesn't."""
+    try:
+        metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
+        run = json.loads(metadata[METADATA_KEY.encode()])
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError):
+        return None
+    return run if isinstance(run, dict) else None
+
+
 def _open(file: BinaryIO) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(file)

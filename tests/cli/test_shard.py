@@ -205,3 +205,56 @@ def test_an_interrupted_shard_goes_on_as_that_shard_only(
     mine = [name for name in names if Shard(2, 3).has(name)]
     run_cvt(*command, "2/3", "--resume", stdin=listed, expect=int("4.png" in mine))
     assert paths(tmp_path / "x.csv") == mine
+
+
+def test_a_job_that_never_ran_is_missed(run_cvt: RunCvt, photos: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for job in (1, 3):
+        outputs = ("-o", labels / f"{job}.csv", "-o", tmp_path / f"{job}.parquet")
+        run_cvt(*COMMAND, photos, "--shard", f"{job}/3", *outputs)
+    said = check_line(run_cvt("merge", labels, "-o", "all.csv"), 2, "1 of 3 shards is missing: 2")
+    assert "--partial merges what is there" in said
+    # Parquet tells by itself.
+    for file in tmp_path.glob("*.parquet.run.json"):
+        file.unlink()
+    check_line(run_cvt("merge", "1.parquet", "3.parquet", "-o", "all.csv"), 2, "is missing: 2")
+    done = run_cvt("merge", labels, "-o", "all.csv", "--partial", expect=0)
+    assert len(paths(tmp_path / "all.csv")) == len(
+        paths(labels / "1.csv") + paths(labels / "3.csv")
+    )
+    assert "of 2 files" in done.stderr
+
+    run_cvt(*COMMAND, photos, "--shard", "2/3", "-k", 2, "-o", labels / "2.csv")
+    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "2.csv is from a run with another top-k")
+    run_cvt(*COMMAND, photos, "--shard", "2/4", "-o", labels / "2.csv", "--overwrite")
+    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "2.csv", "another number of shards")
+    run_cvt(*COMMAND, photos, "-o", labels / "2.csv", "--overwrite", expect=1)
+    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "2.csv is no shard, as")
+    for suffix in ("", ".run.json"):
+        (labels / f"2.csv{suffix}").write_bytes((labels / f"1.csv{suffix}").read_bytes())
+    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "are the same shard, 1 of 3")
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_records_of_runs_are_passed_over_and_repaired_ones_kept(
+    run_cvt: RunCvt, photos: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    recorded = ("--run-record", labels / "record.json", "--errors", tmp_path / "failed.txt")
+    run_cvt(*COMMAND, photos, "-o", labels / "a.csv", *recorded, expect=1)
+    mended = tmp_path / "mended.png"
+    picture(16, 16, 4).save(mended)
+    row = run_cvt(*COMMAND, mended, "-f", "csv", expect=0).stdout
+    (labels / "b.csv").write_text(row.replace(str(mended), str(photos / "4.png")))
+    done = run_cvt("merge", labels, "-o", "all.csv", expect=0)
+    assert done.stderr == (
+        "cvt: 1 failed record left out: another has the labels\n"
+        "cvt: all.csv: 10 records of 2 files, 0 errors\n"
+    )
+    found = paths(tmp_path / "all.csv")
+    assert sorted(found) == sorted(str(path) for path in photos.iterdir())
+    # As a shell has it.
+    run_cvt("merge", *sorted(labels.iterdir()), "-o", "again.csv", expect=0)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "all.csv").read_bytes()
