@@ -15,6 +15,8 @@ from cvt_cli.system.text import folded, visible
 
 # Of the classes that share a name, those that a message lists.
 NAMED = 5
+# Of the names that have a word in common, those that are suggested.
+SUGGESTED = 3
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _INDEX = re.compile(r"#(\d{1,9})", re.ASCII)
@@ -99,21 +101,32 @@ class LabelMatcher:
         more = len(indexes) - len(named)
         return "; ".join([*named, f"{more} more"] if more else named)
 
-    def nearest(self, name: str) -> str | None:
-        """A name of one class that is nearly that one, or has it as a word."""
-        if name.strip().isascii() and name.strip().isdigit() and self.classes(f"#{name.strip()}"):
-            return f"#{name.strip()}"
-        known = [key for key, indexes in self._synonyms.items() if len(indexes) == 1]
-        known += [key for key, indexes in self._whole.items() if len(indexes) == 1]
+    def nearest(self, name: str, most: int = 1) -> list[str]:
+        """Names of one class each that have that one as a word; else the one that is nearly that
+        one. No name has a comma unless it is a whole label.
+
+        Args:
+            most: how many, of which none is of the same class.
+        """
+        name = name.strip()
+        if name.isascii() and name.isdigit() and self.classes(f"#{name}"):
+            return [f"#{name}"]
         wanted = _normal(name)
-        close = difflib.get_close_matches(wanted, known, n=1) or [
-            key for key in known if wanted and wanted in key.split()
-        ]
-        if not close:
-            return None
-        (index,) = self._whole.get(close[0]) or self._synonyms[close[0]]
+        names = {**self._synonyms, **self._whole}
+        classes = {key: next(iter(found)) for key, found in names.items() if len(found) == 1}
+        with_word = {
+            index: key for key, index in reversed(classes.items()) if wanted in key.split()
+        }
+        if with_word:
+            keys = sorted(with_word.values(), key=lambda key: ("," in key, classes[key]))[:most]
+        else:
+            keys = difflib.get_close_matches(wanted, classes, n=1)
+        return [self._as_written(key, classes[key]) for key in keys]
+
+    def _as_written(self, key: str, index: int) -> str:
         label = self._labels[index]
-        return next((each for each in _names_of(label) if _normal(each) == close[0]), label)
+        names = (label, *(synonym.strip() for synonym in label.split(",")))
+        return next((each for each in names if _normal(each) == key), label)
 
     def _why_none(self, name: str) -> str:
         normal = _normal(name)
@@ -188,8 +201,8 @@ def _pick(name: str, matcher: LabelMatcher, checkpoint: Checkpoint, option: str)
         )
     if found != _UNKNOWN:
         raise UsageError(f"{visible(name)}: {found}", hint=_listing(checkpoint))
-    nearest = matcher.nearest(name)
-    hint = f"did you mean {option} {shlex.quote(nearest)}? " if nearest is not None else ""
+    nearest = ",".join(matcher.nearest(name, SUGGESTED if option == "--labels" else 1))
+    hint = f"did you mean {option} {shlex.quote(nearest)}? " if nearest else ""
     raise UsageError(
         f"{visible(name)}: {model} knows no such label", hint=hint + _listing(checkpoint)
     )
@@ -217,10 +230,6 @@ def _plain(name: str) -> str:
 
 def _listing(checkpoint: Checkpoint) -> str:
     return f"`cvt inspect {shlex.quote(checkpoint.name)} --labels` lists them"
-
-
-def _names_of(label: str) -> list[str]:
-    return [label, *(synonym.strip() for synonym in label.split(","))]
 
 
 def _normal(name: str) -> str:

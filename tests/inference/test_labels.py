@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cvt_cli.checkpoint.imagenet import SYNSETS
+from cvt_cli.checkpoint.imagenet import SYNSETS, class_names
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import ResolvedFiles
 from cvt_cli.errors import UsageError
@@ -125,7 +125,7 @@ def test_a_label_is_meant_before_a_synonym_and_the_other_is_named() -> None:
         ),
         ("tigercat", "knows no such label", "did you mean --labels 'tiger cat'? "),
         ("bathrom tissue", "knows no such label", "did you mean --labels 'bathroom tissue'? "),
-        ("cat", "knows no such label", "did you mean --labels 'tabby cat'? "),
+        ("cat", "knows no such label", "did you mean --labels 'tabby cat,tiger cat'? "),
         ("700", "knows no such label", "did you mean --labels '#700'? "),
         ("#1000", "#1000: the model has classes #0 to #999", ""),
         ("n00000001", "a WordNet id that is none of ImageNet-1k's", ""),
@@ -165,3 +165,20 @@ def test_one_label_of_a_softmax_is_certain_whatever_it_is() -> None:
             UsageError, match=r"more than one label: #0 tench, Tinca tinca .*; #282"
         ):
             pick_index("tench,tiger cat", checkpoint(IMAGENET), "--label")
+
+
+def test_every_class_of_imagenet_has_a_name() -> None:
+    labels = class_names()
+    matcher = LabelMatcher(labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [matcher.find(label) for label in labels]
+        assert [matcher.find(each) for each in SYNSETS] == list(range(1000))
+        assert [matcher.find(f"#{index}") for index in range(1000)] == list(range(1000))
+    cranes = [index for index, label in enumerate(labels) if label == "crane"]
+    assert len(cranes) == 2
+    assert [index for index in range(1000) if found[index] != index] == cranes
+    # What people type first is no label; what is suggested is one of each.
+    suggested = matcher.nearest("cat", 3)
+    assert len({matcher.find(each) for each in suggested}) == 3
+    assert all("cat" in each.split() for each in suggested)
