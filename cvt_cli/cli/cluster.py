@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvt_cli import __version__
 from cvt_cli.cli.options import Classification, Input, Output, Settings
-from cvt_cli.cli.progress import Progress
-from cvt_cli.cli.run import NAMED_FAILURES, command, is_shown, sum_up, versions
+from cvt_cli.cli.progress import Progress, how_shown
+from cvt_cli.cli.run import NAMED_FAILURES, command, sum_up, versions
 from cvt_cli.errors import InputsError, Interrupted, UsageError
 from cvt_cli.images import find
 from cvt_cli.images.find import STDIN
@@ -180,7 +180,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         parts, before, errors_before = left_of(all_parts, folder, PART_INPUTS)
         has_archives = any(part.is_archive for part in parts)
         total = None if has_archives else before + sum(len(part.paths) for part in parts)
-        bar = Progress(is_shown(settings, output.progress), lambda: total, before)
+        bar = Progress(how_shown(settings.quiet, output.progress), lambda: total, before)
         account = _Account(folder, before, errors_before)
 
         def on_record(record: Record) -> None:

@@ -1,6 +1,5 @@
 """`cvt evaluate`: labelled images in, accuracy out."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.progress import Progress
+from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import ExitCode, UsageError
 from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import counted
@@ -102,8 +101,7 @@ def evaluate(
     if len(unknown) > NAMED and not quiet:
         say(f"not counted: {counted(len(unknown) - NAMED, 'more label')}")
 
-    shown = sys.stderr.isatty() if progress is None else progress
-    bar = Progress(shown and not quiet, lambda: len(known))
+    bar = Progress(how_shown(quiet, progress), lambda: len(known))
     top_k = len(classifier.labels) if several else TOP_K
 
     def records() -> Iterator[Record]:

@@ -128,7 +128,7 @@ ProgressOption = Annotated[
     bool | None,
     typer.Option(
         "--progress/--no-progress",
-        help="A progress bar on stderr. Default: on a terminal.",
+        help="A progress bar on stderr. Default: on a terminal; elsewhere a line a minute.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),

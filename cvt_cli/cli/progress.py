@@ -1,15 +1,19 @@
-"""The progress bar of a run: done, total, images/s, time left, errors."""
+"""The progress of a run: done, total, images/s, time left, errors. A bar on a terminal, a line a
+minute in a log."""
 
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from cvt_cli.cli.messages import say
 from cvt_cli.system.text import counted
 
 # For the ^C that a terminal writes behind the bar.
@@ -17,22 +21,52 @@ MARGIN_COLUMNS = 3
 # A run that is over in no time needs no bar.
 DELAY_SECONDS = 1.0
 
+# Of a log. The first comes after as much: what is over by then needs none, and cron mails each.
+LOG_SECONDS = 60.0
+
 # Its own is for processes too: where those are not forked, as on macOS, it starts one more, which
 # ends with a warning on stderr.
 tqdm.set_lock(threading.RLock())
 
 
-class Progress:
-    """A bar on stderr.
+class Shown(StrEnum):
+    """How progress is shown."""
+
+    BAR = "bar"
+    LINES = "lines"
+    NOTHING = "nothing"
+
+
+def how_shown(quiet: bool, wanted: bool | None) -> Shown:
+    """Decide how to show progress.
 
     Args:
-        shown: False for no bar at all.
+        quiet: whether nothing but errors is said.
+        wanted: whether there is to be a bar; None where nobody said.
+    """
+    if quiet or wanted is False:
+        return Shown.NOTHING
+    return Shown.BAR if wanted or sys.stderr.isatty() else Shown.LINES
+
+
+class Progress:
+    """A bar on stderr, or a line every minute.
+
+    Args:
+        how: how it is shown; True for a bar, False for nothing.
         count: counts the inputs (None: nobody can tell); runs in a thread of its own, so that the
             first image does not wait for it.
         done: inputs that an earlier run has done.
     """
 
-    def __init__(self, shown: bool, count: Callable[[], int | None], done: int = 0) -> None:
+    def __init__(self, how: Shown | bool, count: Callable[[], int | None], done: int = 0) -> None:
+        shown = how in (True, Shown.BAR)
+        self._before = self._done = done
+        self._start = time.monotonic()
+        self._total: int | None = None
+        self._ended = threading.Event()
+        if how is Shown.LINES:
+            threading.Thread(target=self._log, args=[count], daemon=True).start()
         self._bar = tqdm(
             disable=not shown,
             unit=" images",
@@ -54,8 +88,31 @@ class Progress:
     def _set_total(self, count: Callable[[], int | None]) -> None:
         self._bar.total = count()
 
+    def _log(self, count: Callable[[], int | None]) -> None:
+        # Counting reads all folders once more: not for what is over in no time.
+        if self._ended.wait(LOG_SECONDS / 2):
+            return
+        threading.Thread(target=self._count, args=[count], daemon=True).start()
+        while not self._ended.wait(LOG_SECONDS - (time.monotonic() - self._start) % LOG_SECONDS):
+            say(self.in_words())
+
+    def _count(self, count: Callable[[], int | None]) -> None:
+        self._total = count()
+
+    def in_words(self) -> str:
+        """`12,400 of 60,000, 41 images/s, 19 min left, 3 errors`."""
+        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        of = "" if self._total is None else f" of {self._total:,}"
+        parts = [f"{self._done:,}{of}", f"{in_rate(rate)} images/s"]
+        if self._total is not None and rate:
+            parts.append(f"{in_time(max(0, self._total - self._done) / rate)} left")
+        if self._errors:
+            parts.append(f"{self._errors:,} error{'s' if self._errors > 1 else ''}")
+        return ", ".join(parts)
+
     def add(self, failed: bool) -> None:
         """Count one more input."""
+        self._done += 1
         if failed:
             self._errors += 1
             self._bar.set_postfix_str(counted(self._errors, "error"), refresh=False)
@@ -75,7 +132,8 @@ class Progress:
             self._show_warning(*warning, **more)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Take the bar away, and say no more."""
+        self._ended.set()
         warnings.showwarning = self._show_warning
         if self._is_drawn():
             self._bar.clear()  # tqdm leaves one that only `paused` has drawn
@@ -85,6 +143,19 @@ class Progress:
 
     def _is_drawn(self) -> bool:
         return not self._bar.disable and self._bar.format_dict["elapsed"] >= DELAY_SECONDS
+
+
+def in_rate(rate: float) -> str:
+    """`1,240`, `41`, `3.2`."""
+    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}"
+
+
+def in_time(seconds: float) -> str:
+    """`45 s`, `19 min`, `5 h`, `3 days`."""
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < most:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def _screen(stream: TextIO) -> tuple[int | None, int | None]:

@@ -22,7 +22,7 @@ import typer
 from cvt_cli import __version__
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
-from cvt_cli.cli.progress import Progress
+from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import (
     CvtError,
     ExitCode,
@@ -276,7 +276,7 @@ def run(
         sink.abandon()
         raise
     tally = _Tally(sink)
-    bar = Progress(is_shown(settings, progress), sources.count, tally.before)
+    bar = Progress(how_shown(settings.quiet, progress), sources.count, tally.before)
     left, again = _left(sources, sink, batch_size=batch_size, bar=bar)
     start = time.perf_counter()  # never at a stand, as Windows' other clock is between its ticks
     rate = 0.0
@@ -542,11 +542,6 @@ class RunRecord:
             write_atomically(self.path, lambda file: file.write(text.encode()))
         except OSError as error:
             raise UsageError(f"{self.path} can't be written: {reason_of(error)}") from None
-
-
-def is_shown(settings: Settings, progress: bool | None) -> bool:
-    """Whether there is to be a bar; `progress` is None where nobody said."""
-    return not settings.quiet and (sys.stderr.isatty() if progress is None else progress)
 
 
 def command() -> str:

@@ -13,7 +13,7 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.progress import Progress
+from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
 from cvt_cli.records import Record, ScoreKind
@@ -129,9 +129,8 @@ def sort(
     }
     action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
     dry_run, quiet = placing.dry_run, context.obj.quiet
-    shown = sys.stderr.isatty() if progress is None else progress
     tally = _Tally()
-    bar = Progress(shown and not quiet, document.count)
+    bar = Progress(how_shown(quiet, progress), document.count)
     sorter = Sorter(folder, action, placing.min_score, dry_run=dry_run)
     try:
         for outcome in sorter.sort(_checked(document.records(), placing.min_score)):

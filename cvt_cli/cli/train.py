@@ -12,6 +12,7 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.progress import LOG_SECONDS, Shown, how_shown, in_rate, in_time
 from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
 from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZES
 
@@ -470,9 +471,10 @@ def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
                 leave=False,  # a line follows
                 file=sys.stderr,
             )
+            log = _Log(f"epoch {number}/{epochs}", trainer.images_per_epoch, quiet)
             try:
                 with bar:
-                    metrics = training.epoch(partial(_show, bar), interrupted.is_set)
+                    metrics = training.epoch(partial(_show, bar, log), interrupted.is_set)
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"interrupted in epoch {number} of {epochs}; "
@@ -486,10 +488,37 @@ def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
     training.finish()
 
 
-def _show(bar: "tqdm[Any]", progress: "Progress") -> None:
+class _Log:
+    """A line every minute where there is no terminal for a bar.
+
+    Args:
+        what: is done.
+        total: of images.
+        quiet: say nothing.
+    """
+
+    def __init__(self, what: str, total: int, quiet: bool) -> None:
+        self._what = what
+        self._total = total
+        self._shown = how_shown(quiet, None) is Shown.LINES
+        self._start = self._last = time.monotonic()
+
+    def tell(self, images: int, facts: str) -> None:
+        """Say how far it is, if a minute has gone by."""
+        now = time.monotonic()
+        if not self._shown or now - self._last < LOG_SECONDS:
+            return
+        self._last = now
+        rate = images / (now - self._start)
+        left = f", {in_time((self._total - images) / rate)} left" if rate else ""
+        say(f"{self._what}: {images:,} of {self._total:,}, {in_rate(rate)} images/s{left}, {facts}")
+
+
+def _show(bar: "tqdm[Any]", log: _Log, progress: "Progress") -> None:
     text = f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.1%}"
     bar.set_postfix_str(text, refresh=False)
     bar.update(progress.images - bar.n)
+    log.tell(progress.images, text)
 
 
 def _tell(metrics: dict[str, Any], epochs: int) -> None:

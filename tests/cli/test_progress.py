@@ -1,13 +1,14 @@
 """What a progress bar leaves on the screen: nothing."""
 
+import re
 import sys
 import time
 import warnings
 
 import pytest
 
-from cvt_cli.cli import progress
-from cvt_cli.cli.progress import Progress
+from cvt_cli.cli import progress, train
+from cvt_cli.cli.progress import Progress, Shown, in_time
 
 
 def last_line(written: str) -> str:
@@ -77,3 +78,60 @@ def test_a_short_run_has_none(
     monkeypatch.setattr(progress, "DELAY_SECONDS", 1e6)
     some_records(updates=True)
     assert capsys.readouterr().err == "a\nb\nc\n"
+
+
+def test_a_log_has_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.4)
+    counting = []
+    bar = Progress(Shown.LINES, lambda: counting.append("once") or 60_000, done=12_000)  # type: ignore[func-returns-value]
+    for number in range(400):
+        bar.add(failed=number < 3)
+    assert counting == []  # what is over in no time need not be counted
+    time.sleep(1.0)
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    time.sleep(0.6)
+    assert capsys.readouterr().err == ""
+    assert len(lines) == 2
+    for line in lines:
+        assert re.fullmatch(
+            r"cvt: 12,400 of 60,000, [0-9,.]+ images/s, [0-9]+ (s|min|h) left, 3 errors", line
+        )
+    assert counting == ["once"]
+
+
+def test_a_log_where_nobody_can_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = Progress(Shown.LINES, lambda: None)
+    bar.add(failed=True)
+    assert re.fullmatch(r"1, [0-9,.]+ images/s, 1 error", bar.in_words())
+    bar.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (1140, "19 min"), (18_000, "5 h"), (3e5, "3 days")],
+)
+def test_times(seconds: float, expected: str) -> None:
+    assert in_time(seconds) == expected
+
+
+def test_training_tells_a_log_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for quiet in (True, False):
+        log = train._Log("epoch 3/10", 60_000, quiet)
+        log.tell(100, "loss 1.234, accuracy 45.1%")
+        assert capsys.readouterr().err == ""
+        log._start = log._last = time.monotonic() - 100
+        log.tell(12_400, "loss 1.234, accuracy 45.1%")
+        log.tell(12_500, "loss 1.234, accuracy 45.1%")
+        said = capsys.readouterr().err
+        if quiet:
+            assert said == ""
+        else:
+            assert said == (
+                "cvt: epoch 3/10: 12,400 of 60,000, 124 images/s, 6 min left, loss 1.234, "
+                "accuracy 45.1%\n"
+            )

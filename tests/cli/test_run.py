@@ -14,6 +14,7 @@ import typer
 
 from cvt_cli.cli import run
 from cvt_cli.cli.options import Settings
+from cvt_cli.cli.progress import Shown, how_shown
 from cvt_cli.errors import Interrupted
 from cvt_cli.images.find import Search, Source
 from cvt_cli.images.source import Bytes
@@ -128,7 +129,7 @@ def test_an_interrupted_document_reads_as_a_whole_one(bar: Bar) -> None:
     assert [each["path"] for each in json.loads(stream.getvalue())] == ["x.zip::a.jpg"]
 
 
-class Shown(io.StringIO):
+class Reader(io.StringIO):
     """What who reads has got."""
 
     text = ""
@@ -139,7 +140,7 @@ class Shown(io.StringIO):
 
 def test_records_reach_who_waits_for_each() -> None:
     for name in ("jsonl", "json", "plain"):
-        stream = Shown()
+        stream = Reader()
         output = StreamOutput(stream, writer_class(name), SHAPE)
         output.write([record("bad.jpg")])
         assert "bad.jpg" in stream.text
@@ -147,12 +148,12 @@ def test_records_reach_who_waits_for_each() -> None:
         assert name != "json" or json.loads(stream.text)[0]["path"] == "bad.jpg"
 
 
-def test_quiet_is_without_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal in (False, True):
         monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal))  # noqa: B023
-        assert not any(run.is_shown(Settings(quiet=True), each) for each in (None, False, True))
-        shown = [run.is_shown(Settings(), each) for each in (None, False, True)]
-        assert shown == [terminal, False, True]
+        assert {how_shown(True, each) for each in (None, False, True)} == {Shown.NOTHING}
+        shown = [how_shown(False, each) for each in (None, False, True)]
+        assert shown == [Shown.BAR if terminal else Shown.LINES, Shown.NOTHING, Shown.BAR]
 
 
 def test_several_outputs_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
