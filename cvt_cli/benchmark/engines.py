@@ -21,6 +21,7 @@ from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import UsageError
 from cvt_cli.inference.devices import DTYPES, use_exact_float32
+from cvt_cli.model.cuda import with_kernels
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
 
@@ -179,7 +180,8 @@ def ours(
     else:
         network = FusedCvt(model)
     if device.type == "cuda":
-        network = Graphed(network)
+        faster = with_kernels(network) if isinstance(network, FusedCvt) else None
+        network = Graphed(network, faster)
     return TorchEngine(network, device, dtype)
 
 

@@ -27,6 +27,7 @@ from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float3
 from cvt_cli.inference.labels import pick_indexes
 from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
 from cvt_cli.model.cost import count
+from cvt_cli.model.cuda import with_kernels
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
@@ -143,7 +144,11 @@ class Classifier:
         self._pool = ThreadPoolExecutor(1, "network")
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
-            self._graphs = Graphed(network), Graphed(network.forward_features)
+            faster = with_kernels(network)
+            self._graphs = (
+                Graphed(network, faster),
+                Graphed(network.forward_features, faster and faster.forward_features),
+            )
             self._model, self._features = self._graphs
             self._stream = torch.cuda.Stream(self.device)
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights

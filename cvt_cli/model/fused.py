@@ -84,6 +84,17 @@ class Depthwise:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
 
+    @property
+    def kernel(self) -> Tensor:
+        """(C, 1, rows, columns) with the batch norm's factor in it.
+
+        Raises:
+            ValueError: of a projection without a convolution.
+        """
+        if self.weight is None:
+            raise ValueError("no convolution")
+        return self.weight
+
     def __call__(self, image: Tensor) -> Tensor:
         if self.weight is None:
             y: Tensor = self._plain(image)
@@ -137,6 +148,13 @@ class FusedAttention:
     def __call__(
         self, x: Tensor, residual: Tensor, height: int, width: int, cls_only: bool = False
     ) -> Tensor:
+        y = self.attend(*self.project(x, height, width, cls_only))
+        return self.proj(y, residual[:, :1] if cls_only else residual)
+
+    def project(
+        self, x: Tensor, height: int, width: int, cls_only: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, T', C) of normalised tokens."""
         cls_token = x[:, :1] if self.with_cls_token else None
         # One copy where a class token is in the way; else a view.
         image = x[:, x.shape[1] - height * width :].contiguous()
@@ -148,13 +166,17 @@ class FusedAttention:
 
         if cls_only:
             assert cls_token is not None
-            q, residual = self.proj_q(self.conv_q.skip(cls_token)), residual[:, :1]
+            q = self.proj_q(self.conv_q.skip(cls_token))
         else:
             q = self.proj_q(tokens(self.conv_q))
         if self.same_kv:
             k, v = self.proj_kv[0](tokens(self.conv_k)).chunk(2, dim=-1)
         else:
             k, v = self.proj_kv[0](tokens(self.conv_k)), self.proj_kv[1](tokens(self.conv_v))
+        return q, k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of all heads: (B, T, C) each, to (B, T, C) as queries have it."""
         q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
         # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD.
         is_long = q.shape[2] >= MIN_QUERIES
@@ -164,7 +186,7 @@ class FusedAttention:
             y = ((q @ k.mT).softmax(-1) @ v).transpose(1, 2)
         else:
             y = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2)
-        return self.proj(y.flatten(2), residual)
+        return y.flatten(2)
 
 
 def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -225,12 +247,17 @@ class FusedStage:
         # are all that is needed of that block (7% of CvT-13's multiply-adds are not).
         self.cls_only_at = len(self.blocks) - 1 if last and self.cls_token is not None else -1
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, int, int]:
+    def embed(self, x: Tensor) -> tuple[Tensor, int, int]:
+        """The tokens before the first block."""
         x = self.proj(x).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = self.norm(x.flatten(1, 2))
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        return x, height, width
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, int, int]:
+        x, height, width = self.embed(x)
         for index, block in enumerate(self.blocks):
             x = block(x, height, width, index == self.cls_only_at)
         return x, height, width

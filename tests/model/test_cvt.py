@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvt_cli.checkpoint.catalog import CVT_13, CVT_21, CVT_W24
-from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS, config_from_shapes
+from cvt_cli.checkpoint.architecture import config_from_shapes
+from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt, DropPath, quick_gelu
 from tests.tiny import microsoft_names, tiny_model
@@ -449,7 +450,7 @@ def test_microsoft_names_both_ways() -> None:
 def test_the_architecture_off_the_shapes(config: CvtConfig) -> None:
     with torch.device("meta"):
         shapes = {name: tuple(v.shape) for name, v in Cvt(config).state_dict().items()}
-    found = config_from_shapes(shapes)
+    found, _ = config_from_shapes(shapes, "quick_gelu")
     for name in ("embed_dim", "num_heads", "depth", "mlp_ratio", "cls_token", "qkv_bias"):
         assert getattr(found, name) == getattr(config, name), name
     assert found.qkv_projection_method == config.qkv_projection_method
@@ -481,4 +482,4 @@ def test_the_architecture_off_the_shapes(config: CvtConfig) -> None:
 )
 def test_shapes_of_no_cvt(shapes: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(ValueError):
-        config_from_shapes(shapes)
+        config_from_shapes(shapes, "quick_gelu")
