@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvt_cli.checkpoint.catalog import CVT_13, CVT_21, CVT_W24
 from cvt_cli.checkpoint.architecture import config_from_shapes
+from cvt_cli.checkpoint.catalog import CVT_13, CVT_21, CVT_W24
 from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt, DropPath, quick_gelu
