@@ -72,6 +72,13 @@ COLUMNS: Mapping[str, type] = {
     "sha256": str,  # of the encoded file, hexadecimal
     "seconds": float,  # from opening the file to its pixels
     "index": int,  # class index of the best label
+    "taken": str,  # EXIF's date of the exposure, ISO 8601, with the offset where there is one
+    "latitude": float,  # degrees, north and east positive
+    "longitude": float,
+    "altitude": float,  # metres above sea level
+    "camera": str,  # make and model
+    "lens": str,
+    "orientation": int,  # EXIF's, 1 to 8; the picture is turned by it
     "scores": str,  # a `ScoreKind`: what made the scores
 }
 

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 from PIL import Image
 
-_LONG, _SHORT, _BYTE, _ASCII, _RATIONAL, _SRATIONAL = 4, 3, 1, 2, 5, 10
-_SIZES = {_BYTE: 1, _ASCII: 1, _SHORT: 2, _LONG: 4, _RATIONAL: 8, _SRATIONAL: 8}
+LONG, SHORT, BYTE, ASCII, RATIONAL, SRATIONAL = 4, 3, 1, 2, 5, 10
+_SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, SRATIONAL: 8}
 _NO_TURN = 1
 
 Entry = tuple[int, int, object]
@@ -48,48 +48,55 @@ def dng(
     sensor = _directory(
         data,
         [
-            (254, _LONG, 0),
-            (256, _LONG, scene.width),
-            (257, _LONG, scene.height),
-            (258, _SHORT, 16),
-            (259, _SHORT, 1),
-            (262, _SHORT, 32803),
-            (273, _LONG, sensor_at),
-            (277, _SHORT, 1),
-            (278, _LONG, scene.height),
-            (279, _LONG, mosaic.nbytes),
-            (33421, _SHORT, (2, 2)),
-            (33422, _BYTE, (0, 1, 1, 2)),
-            (50717, _LONG, 65535),
+            (254, LONG, 0),
+            (256, LONG, scene.width),
+            (257, LONG, scene.height),
+            (258, SHORT, 16),
+            (259, SHORT, 1),
+            (262, SHORT, 32803),
+            (273, LONG, sensor_at),
+            (277, SHORT, 1),
+            (278, LONG, scene.height),
+            (279, LONG, mosaic.nbytes),
+            (33421, SHORT, (2, 2)),
+            (33422, BYTE, (0, 1, 1, 2)),
+            (50717, LONG, 65535),
         ],
     )
     width, height = preview.size if preview is not None else (1, 1)
     first = [
-        (254, _LONG, 1),
-        (256, _LONG, width),
-        (257, _LONG, height),
-        (258, _SHORT, (8, 8, 8)),
-        (259, _SHORT, 7),
-        (262, _SHORT, 6),
-        (271, _ASCII, b"Acme\0"),
-        (272, _ASCII, b"Acme One\0"),
-        (273, _LONG, jpeg_at),
-        (274, _SHORT, orientation),
-        (277, _SHORT, 3),
-        (278, _LONG, height),
-        (279, _LONG, len(jpeg)),
-        (330, _LONG, sensor),
-        (50706, _BYTE, (1, 4, 0, 0)),
-        (50708, _ASCII, b"Acme One\0"),
-        (50721, _SRATIONAL, tuple((10000 * (i in (0, 4, 8)), 10000) for i in range(9))),
-        (50728, _RATIONAL, ((1, 1), (1, 1), (1, 1))),
-        (50778, _SHORT, 21),
+        (254, LONG, 1),
+        (256, LONG, width),
+        (257, LONG, height),
+        (258, SHORT, (8, 8, 8)),
+        (259, SHORT, 7),
+        (262, SHORT, 6),
+        (271, ASCII, b"Acme\0"),
+        (272, ASCII, b"Acme One\0"),
+        (273, LONG, jpeg_at),
+        (274, SHORT, orientation),
+        (277, SHORT, 3),
+        (278, LONG, height),
+        (279, LONG, len(jpeg)),
+        (330, LONG, sensor),
+        (50706, BYTE, (1, 4, 0, 0)),
+        (50708, ASCII, b"Acme One\0"),
+        (50721, SRATIONAL, tuple((10000 * (i in (0, 4, 8)), 10000) for i in range(9))),
+        (50728, RATIONAL, ((1, 1), (1, 1), (1, 1))),
+        (50778, SHORT, 21),
     ]
     if preview is None:
         first = [each for each in first if each[0] not in (256, 257, 258, 259, 262, 273, 278, 279)]
     made = {entry[0] for entry in extra}
     at = _directory(data, sorted([e for e in first if e[0] not in made] + list(extra)))
     struct.pack_into("<L", data, 4, at)
+    return bytes(data)
+
+
+def tiff(*entries: Entry) -> bytes:
+    """A TIFF of one directory: tag, type, value of each entry."""
+    data = bytearray(b"II*\0\0\0\0\0")
+    struct.pack_into("<L", data, 4, _directory(data, list(entries)))
     return bytes(data)
 
 
@@ -100,10 +107,10 @@ def _directory(data: bytearray, entries: list[Entry]) -> int:
         values = value if isinstance(value, tuple | bytes) else (value,)
         if isinstance(values, bytes):
             packed = values
-        elif kind in (_RATIONAL, _SRATIONAL):
+        elif kind in (RATIONAL, SRATIONAL):
             packed = b"".join(struct.pack("<ll", *each) for each in values)
         else:
-            letter = {_BYTE: "B", _SHORT: "H", _LONG: "L"}[kind]
+            letter = {BYTE: "B", SHORT: "H", LONG: "L"}[kind]
             packed = struct.pack(f"<{len(values)}{letter}", *values)
         count = len(packed) // _SIZES[kind]
         if len(packed) > 4:

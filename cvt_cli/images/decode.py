@@ -74,12 +74,11 @@ def decode(
     """
     _raise_pillows_limit(max_pixels)
     with _image_errors(max_pixels):
-        _check_icon(file, max_pixels)
         try:
             if is_raw(file):
                 image = open_raw(file, enough, partial(_check_pixels, limit=max_pixels))
             else:
-                image = _open(file, max_pixels)
+                image = open_checked(file, max_pixels)
         except UnidentifiedImageError:
             raise ImageError(_unidentified(file)) from None
         with image:
@@ -181,17 +180,30 @@ def _formats() -> list[str]:
     return formats.register()
 
 
+def open_checked(file: BinaryIO, max_pixels: int) -> Image.Image:
+    """An image that is no raw file, its size within the limit and no pixel of it decoded yet.
+
+    Raises:
+        ImageError, and what Pillow raises.
+    """
+    _check_icon(file, max_pixels)
+    image = _open(file, max_pixels)
+    _check_size(image, max_pixels)
+    return image
+
+
 def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
-    if formats.is_installed("JXL"):
+    if formats.is_installed("JXL") and _OTHERS["JPEG XL"][0].match(file.read(12)):
         from cvt_cli.images import jxl
 
+        file.seek(0)
         size = jxl.size_of(file)
         if size is not None:
             _check_pixels(*size, max_pixels)
-            try:
+            with suppress(RuntimeError):  # in which libjxl says how to build it
                 return Image.open(file, formats=["JXL"])
-            except RuntimeError:  # in which libjxl says how to build it
-                raise ImageError("a broken JPEG XL, or of a kind that is not supported") from None
+        raise ImageError("a broken JPEG XL, or of a kind that is not supported")
+    file.seek(0)
     return Image.open(file, formats=_formats())
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.decode import MAX_PIXELS, decode, to_rgb
+from cvt_cli.images.exif import photo_facts
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.reduction import full_size
 from cvt_cli.images.source import Source, in_words, one_line, os_reason
@@ -121,6 +122,7 @@ class ImageReader:
             if isinstance(source, Source):
                 with source.open() as file:
                     result.columns |= _file_facts(file, columns)
+                    result.columns |= photo_facts(file, columns, self.max_pixels)
                     image = decode(
                         file,
                         self.max_pixels,
@@ -129,6 +131,7 @@ class ImageReader:
                         enough=self.preprocessing.resized_edge,
                     )
             else:
+                result.columns |= photo_facts(source, columns, self.max_pixels)
                 image = to_rgb(source, self.max_pixels, exact=self.exact)
             width, height = full_size(image)
             facts = {"width": width, "height": height}
