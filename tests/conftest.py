@@ -48,6 +48,14 @@ if os.environ.get(WITHOUT_BFLOAT16):
     take_bfloat16_away()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Of several processes one runs all tests of a file: what a module shares is made once, a Ray
+    cluster above all."""
+    if config.getoption("numprocesses", None) and config.getoption("dist") == "no":
+        config.option.dist = "loadfile"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `cuda` run where torch has a CUDA device."""
     marked = [item for item in items if item.get_closest_marker("cuda")]
