@@ -29,7 +29,7 @@ from cvt_cli.output import (
 from cvt_cli.output.journal import check_output
 from cvt_cli.output.kept import difference, is_run_record, kept_of
 from cvt_cli.records import Record, RecordShape
-from cvt_cli.system.files import check_name, write_atomically
+from cvt_cli.system.files import check_name, make_parent, write_atomically
 from cvt_cli.system.text import counted, reason_of, what_differs
 
 EXAMPLES = """\
@@ -364,6 +364,7 @@ def _write(records: Iterable[Record], output: Path, name: str, *, shape: RecordS
         text.detach()
 
     try:
+        make_parent(output)
         kept_of(output).unlink(missing_ok=True)  # that of what is replaced
         if issubclass(writer, ConvertedWriter):
             writer.convert(records, output, shape, run={})

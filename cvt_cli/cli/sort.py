@@ -14,7 +14,7 @@ from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown
-from cvt_cli.errors import CvtError, ExitCode, Interrupted, UsageError
+from cvt_cli.errors import CvtError, ExitCode, InputsError, Interrupted, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
 from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import counted, reason_of, visible
@@ -130,6 +130,7 @@ def sort(
     action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
     dry_run, quiet = placing.dry_run, context.obj.quiet
     tally = _Tally()
+    elsewhere = _Elsewhere()
     bar = Progress(how_shown(quiet, progress), document.count)
     sorter = Sorter(folder, action, placing.min_score, dry_run=dry_run)
     try:
@@ -137,9 +138,9 @@ def sort(
             tally.add(outcome)
             bar.add(outcome.status is Status.FAILED)
             with bar.paused():
-                if outcome.status is Status.FAILED and tally.failed <= NAMED_FAILURES:
-                    say(f"{outcome.path}: {outcome.error}")
-                elif outcome.status is Status.DONE and dry_run:
+                for failed in elsewhere.named(outcome):
+                    say(f"{failed.path}: {failed.error}")
+                if outcome.status is Status.DONE and dry_run:
                     print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
     except KeyboardInterrupt:
         raise Interrupted(
@@ -147,6 +148,7 @@ def sort(
         ) from None
     finally:
         bar.close()
+    elsewhere.check(labels)
     if not dry_run:
         tally.print()
     if not quiet:
@@ -173,6 +175,50 @@ def _checked(records: Iterable[Record], min_score: float | None) -> Iterator[Rec
 
 
 _PAST = {"copy": "copied", "move": "moved", "link": "linked", "symlink": "linked"}
+
+
+class _Elsewhere:
+    """Tells files that are gone from a folder that is another than the labels were written in, of
+    which it is said once."""
+
+    def __init__(self) -> None:
+        self._missing = 0
+        self._waiting: list[Outcome] = []
+        self._found = False
+        self._named = 0
+
+    def named(self, outcome: "Outcome") -> "list[Outcome]":
+        """What failed and is to be named now."""
+        from cvt_cli.sorting.placing import Status
+
+        if outcome.status is Status.FAILED:
+            path = outcome.path
+            relative = not (os.path.isabs(path) or path == STDIN or "::" in path or "://" in path)
+            if not self._found and relative and not os.path.lexists(outcome.path):
+                self._missing += 1
+                if len(self._waiting) < NAMED_FAILURES:
+                    self._waiting.append(outcome)
+                return []
+            self._waiting.append(outcome)
+        if outcome.status is not Status.LEFT:
+            self._found = True
+        named, self._waiting = self._waiting[: NAMED_FAILURES - self._named], []
+        self._named += len(named)
+        return named
+
+    def check(self, labels: str) -> None:
+        """Raises `InputsError` if not one of the files is here."""
+        if self._found or not self._missing:
+            return
+        path = visible(self._waiting[0].path)
+        if self._missing == 1:
+            raise InputsError(f"{path}: no such file", hint=_FROM.format(labels))
+        raise InputsError(
+            f"none of the {self._missing} files is here, as {path}", hint=_FROM.format(labels)
+        )
+
+
+_FROM = "the paths in {} are as seen from the folder where cvt classify ran: cd there"
 
 
 class _Tally:

@@ -33,9 +33,11 @@ from cvt_cli.system.files import (
     check_file,
     is_locked,
     lock,
+    make_parent,
     open_itself,
     rename_new,
     replace,
+    sweep,
     sync,
     sync_folder,
     write_atomically,
@@ -98,8 +100,11 @@ class Journal:
         self.errors = 0
         self.failed: list[tuple[str, str]] = []
         self._noted: dict[str, Stamp] = {}
+        self._made_folder = False
         try:
+            self._made_folder = make_parent(path)
             self._lock, self._is_new = self._take(resume, overwrite)
+            sweep(path.parent)
             if self._is_new:
                 # What comes there later is somebody else's.
                 self._replaces = os.path.lexists(path)
@@ -237,6 +242,9 @@ class Journal:
         for path in (self.part, self._run_file, stamps_of(self.path)):
             path.unlink(missing_ok=True)
         self._lock.close()
+        if self._made_folder:
+            with contextlib.suppress(OSError):  # which it is not, where something is in it
+                self.path.parent.rmdir()
 
     def _stamps_of_records(self) -> dict[str, Stamp]:
         """Of the files whose record is no error."""
@@ -356,8 +364,8 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
     none can be written."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
-    check_file(path)
-    check_file(part_of(path))
+    check_file(path, with_folder=True)
+    check_file(part_of(path), with_folder=True)
     if os.path.islink(part_of(path)):
         raise UsageError(
             f"{part_of(path)} is a link, and the records would go there until the end",

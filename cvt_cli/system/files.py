@@ -2,15 +2,26 @@
 
 import contextlib
 import errno
+import hashlib
 import os
+import platform
+import re
 import secrets
 import stat
+import time
+import uuid
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from cvt_cli.errors import UsageError
 from cvt_cli.system.text import reason_of
+
+# What `write_atomically` writes to, with the machine that does.
+_TEMPORARY = re.compile(r"\.cvt-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
+_DAY = 86400.0
+_MOMENT = 1.0
 
 try:
     import fcntl
@@ -57,12 +68,13 @@ def check_name(path: Path, instead: str = _FILE_ONLY) -> None:
         raise UsageError(f"{path} is a folder", hint="name a file in it")
 
 
-def check_file(path: Path, instead: str = _FILE_ONLY) -> None:
+def check_file(path: Path, instead: str = _FILE_ONLY, *, with_folder: bool = False) -> None:
     """See that a file can be written there, before the work that is to fill it. Leaves nothing
     behind.
 
     Args:
         instead: as `check_name` has it.
+        with_folder: whether its folder will be made, if there is none.
 
     Raises:
         UsageError: if it can't, or what is there is no file; as `check_name`.
@@ -74,7 +86,10 @@ def check_file(path: Path, instead: str = _FILE_ONLY) -> None:
         raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
     if not replaceable:
         raise UsageError(f"{path} is not a regular file")
-    check_folder(path.parent, path)
+    folder = path.parent
+    while with_folder and not os.path.lexists(folder):
+        folder = folder.parent
+    check_folder(folder, path)
 
 
 def check_folder(folder: Path, path: Path | None = None) -> None:
@@ -107,18 +122,75 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
             there; the old content is still there.
     """
-    beside = new_beside(path)
+    beside = path.with_name(f".cvt-{_machine()}-{secrets.token_hex(8)}.tmp")
     try:
         with beside.open("xb") as file:
+            # As long as it is locked, `sweep` leaves it alone.
+            with contextlib.suppress(BlockingIOError):
+                take(file.fileno())
             write(file)
             file.flush()
             sync(file.fileno())
-        replace(beside, path)
+            if os.name != "nt":  # which renames nothing that is open
+                replace(beside, path)
+        if os.name == "nt":
+            replace(beside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
     sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what `write_atomically` left there when its process was killed: on this machine at
+    once, of other machines after a day."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            with contextlib.suppress(OSError):
+                if found and entry.is_file(follow_symlinks=False):
+                    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY
+                    if old or (found[1] == _machine() and _is_left(entry.path)):
+                        os.unlink(entry.path)
+
+
+def _is_left(path: str) -> bool:
+    """Whether no process writes a file any more; False where nobody can tell."""
+    if fcntl is None:
+        return False
+    handle = open_itself(path, os.O_WRONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # One that is being made is locked a moment later.
+        return time.time() - os.fstat(handle).st_ctime > _MOMENT
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+@cache
+def _machine() -> str:
+    """What tells the processes of this system from those of others, whose locks may not be seen
+    here, and from those of before it was started."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")
+    except OSError:
+        boot = f"{platform.node()} {uuid.getnode()}"
+    return hashlib.blake2b(boot.encode(), digest_size=4).hexdigest()
+
+
+def make_parent(path: Path) -> bool:
+    """Make the folder of a file, and those that it lies in: whether it was not there.
+
+    Raises:
+        OSError: if it can't be made.
+    """
+    if os.path.isdir(path.parent):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return True
 
 
 def replace(file: Path, path: Path) -> None:

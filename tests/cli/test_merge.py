@@ -232,5 +232,6 @@ def test_a_folder_with_a_files_name(labels: Path, run_cvt: RunCvt, tmp_path: Pat
 
 def test_an_output_that_can_not_be_written(labels: Path, run_cvt: RunCvt) -> None:
     for name in ("x.csv", "x.parquet"):
-        words = (f"no/{name} can't be written: no is no folder",)
-        refused(run_cvt, labels / "whole.csv", "-o", f"no/{name}", words=words)
+        words = (f"{labels}/whole.csv/{name} can't be written: not a directory",)
+        output = labels / "whole.csv" / name
+        refused(run_cvt, labels / "whole.csv", "-o", output, words=words)

@@ -255,12 +255,13 @@ def test_a_run_that_another_is_busy_with(
     assert sum(1 for _ in output.open(newline="")) > len(images)
 
 
-@pytest.mark.parametrize("wrong", [("--run-record", "no/run.json"), ("-o", "no/b.jsonl")])
+@pytest.mark.parametrize("wrong", [("--run-record", "no/run.json"), ("-o", "file/b.jsonl")])
 def test_a_run_that_cannot_begin_leaves_nothing(
     run_cvt: RunCvt, images: list[str], model: Path, tmp_path: Path, wrong: tuple[str, str]
 ) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
+    (tmp_path / "file").touch()
     command = arguments(model, folder / "labels.csv")
     found = run_cvt(*command, *wrong, stdin=listed(images), expect=2)
     assert f"{wrong[1]} can't be written" in found.stderr

@@ -201,3 +201,25 @@ def test_the_list_with_null_and_after_a_resume(run_cvt: RunCvt, tmp_path: Path) 
     assert "cvt: photos/x\\ny.png: text, not an image" in done.stderr
     expected = [os.fsencode(f"photos/{name}") for name in names_[1:3]]
     assert (tmp_path / "failed.txt").read_bytes().split(b"\0") == [*expected, b""]
+
+
+def test_the_folder_of_an_output_is_made(run_cvt: RunCvt, tmp_path: Path) -> None:
+    make(tmp_path / "photos", "a.png")
+    check_line(run_cvt(*COMMAND, "gone", "-o", "new/part-3.csv"), 1, "gone: no such file")
+    assert names(tmp_path) == {"photos"}
+    run_cvt(*COMMAND, "photos", "-o", "labels/of/part-3.csv", expect=0)
+    assert names(tmp_path / "labels" / "of") == {"part-3.csv"}
+    run_cvt("merge", "labels/of", "-o", "merged/all.csv", expect=0)
+    assert paths(tmp_path / "merged" / "all.csv") == ["photos/a.png"]
+    refused = run_cvt(*COMMAND, "photos", "-o", "merged/all.csv/x.csv")
+    check_line(refused, 2, "merged/all.csv/x.csv can't be written: not a directory")
+
+
+def test_labels_that_are_sorted_from_another_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
+    rows = "".join(f"photos/{n}.png,cat,0.9,\n" for n in range(30))
+    (tmp_path / "labels.csv").write_text("path,label,score,error\n" + rows)
+    said = check_line(run_cvt("sort", "labels.csv", "sorted"), 1, "none of the 30 files is here")
+    assert "as photos/0.png; the paths in labels.csv are as seen from the folder where" in said
+    make(tmp_path / "photos", "2.png")
+    some = run_cvt("sort", "labels.csv", "sorted", expect=1)
+    assert "cvt: photos/0.png: no such file" in some.stderr.splitlines()

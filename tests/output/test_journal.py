@@ -253,6 +253,7 @@ def test_a_journal_that_was_renamed_meanwhile_is_not_written(
     flock = fcntl.flock
 
     def after_the_end(*arguments: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
         first.finish()
         flock(*arguments)
 
@@ -410,9 +411,14 @@ def test_a_journal_that_was_deleted_meanwhile_is_not_said_to_be_kept(tmp_path: P
     assert raised.value.hint == "run the same command again"
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="can't be written: no such file"):
-        journal(tmp_path / "nowhere" / "labels.csv")
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "labels.csv"
+    journal(path).abandon()
+    assert list(tmp_path.iterdir()) == []
+    again = journal(path)
+    again.write(some_records())
+    again.finish()
+    assert left(tmp_path / "new") == {path.name}
 
 
 def test_what_came_between_the_check_and_the_lock(tmp_path: Path) -> None:

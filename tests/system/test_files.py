@@ -2,6 +2,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -10,7 +11,14 @@ import pytest
 
 import cvt_cli.system.files
 from cvt_cli.errors import UsageError
-from cvt_cli.system.files import check_file, is_locked, lock, rename_new, write_atomically
+from cvt_cli.system.files import (
+    check_file,
+    is_locked,
+    lock,
+    rename_new,
+    sweep,
+    write_atomically,
+)
 
 
 def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_nothing_is_written_through_a_name_that_was_guessed(
 ) -> None:
     monkeypatch.setattr(cvt_cli.system.files.secrets, "token_hex", lambda size: "0" * 2 * size)
     (tmp_path / "victim").write_bytes(b"precious")
-    (tmp_path / ".cvt-0000000000000000.tmp").symlink_to("victim")
+    (tmp_path / f".cvt-{cvt_cli.system.files._machine()}-0000000000000000.tmp").symlink_to("victim")
     with pytest.raises(FileExistsError):
         write_atomically(tmp_path / "file", lambda file: file.write(b"content"))
     assert (tmp_path / "victim").read_bytes() == b"precious"
@@ -199,3 +207,31 @@ def test_where_to_rename_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         rename_new(tmp_path / "file", tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == b"content"
     assert (tmp_path / "file").read_bytes() == b"more"
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    others = [tmp_path / name for name in (".cvt-1.tmp", ".cvt-00000000000000ff.tmp", "x.tmp")]
+    for other in others:
+        other.write_text("somebody's")
+        os.utime(other, (0, 0))
+    process = os.fork()
+    if not process:
+        write_atomically(path, lambda file: (file.flush(), os.kill(os.getpid(), 9)))
+    os.waitpid(process, 0)
+    (left,) = set(tmp_path.iterdir()) - set(others)
+    elsewhere = tmp_path / ".cvt-00000000-0000000000000000.tmp"
+    elsewhere.touch()
+    time.sleep(1.1)
+
+    def write(file: BinaryIO) -> None:
+        (ours,) = set(tmp_path.iterdir()) - {left, elsewhere, *others}
+        time.sleep(1.1)
+        sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {ours, elsewhere, *others}
+        os.utime(elsewhere, (0, 0))
+        sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {ours, *others}
+
+    write_atomically(path, write)
+    assert set(tmp_path.iterdir()) == {path, *others}
