@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
+    from cvt_cli.training.calibration import TemperatureFit
     from cvt_cli.training.loop import Progress, TimeLimit, Trainer
     from cvt_cli.training.run import Training
 
@@ -31,6 +32,8 @@ cvt train data/ -o my-cvt --model microsoft/cvt-13
 cvt train data/ -o my-cvt --model microsoft/cvt-13 --resume
 
 cvt train data/ -o my-cvt --arch cvt-tiny --image-size 32 --val-fraction 0.1
+
+cvt train data/ -o calibrated --model my-cvt --epochs 0 --calibrate
 """
 
 RUN_PANEL = "Run"
@@ -108,9 +111,10 @@ class Run:
         int | None,
         _number(
             "--epochs",
-            f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave.",
+            f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave. "
+            "0, with --model and --calibrate: none.",
             RUN_PANEL,
-            min=1,
+            min=0,
         ),
     ] = None
     minutes: Annotated[
@@ -130,6 +134,15 @@ class Run:
     seed: Annotated[
         int, _number("--seed", "Decides everything random.", RUN_PANEL, min=0, max=2**40)
     ] = 0
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="At the end, divide the logits by the temperature with which scores suit the "
+            "validation images best; no label changes by it.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,11 +334,19 @@ def train(
     """Train a CvT on your own labels, from a checkpoint or from scratch."""
     quiet = context.obj.quiet
     _check_options(start, augmentation, compute.dtype)
+    if run.epochs == 0 and not (run.calibrate and start.model):
+        raise UsageError(
+            "--epochs 0 trains nothing", hint="with --model and --calibrate it calibrates a model"
+        )
     _check_output(output, run.resume, run.overwrite)
 
     from cvt_cli.training.dataset import find_dataset
 
     dataset = find_dataset(data, val_fraction, run.seed)
+    if run.calibrate and not dataset.val:
+        raise UsageError(
+            "--calibrate needs validation images", hint="--val-fraction 0.1 sets some aside"
+        )
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.checkpoint.load import load
@@ -349,9 +370,14 @@ def train(
         )
         checkpoint = load(resolved)
         network = from_checkpoint(checkpoint, dataset.labels, start.image_size, run.seed)
-    most_epochs = run.epochs or (EPOCHS if run.minutes is None else None)
+        if run.epochs == 0 and network.new_head:
+            raise UsageError(
+                f"--epochs 0: the labels of {start.model} are not those of {data}, in this order",
+                hint="one epoch at least trains a new last layer",
+            )
+    most_epochs = EPOCHS if run.epochs is None and run.minutes is None else run.epochs
     settings = Settings(
-        epochs=most_epochs or EPOCHS,
+        epochs=EPOCHS if most_epochs is None else most_epochs,
         batch_size=run.batch_size,
         learning_rate=learning.lr or (SCRATCH_LR if start.model is None else FINE_TUNE_LR),
         weight_decay=learning.weight_decay,
@@ -387,6 +413,7 @@ def train(
         if compute.compile_ and not trainer.is_done:
             _compile(trainer, quiet)
         _run(training, limit, quiet)
+        training.finish(_fit(trainer, quiet) if run.calibrate else None)
     except OSError as error:
         raise CvtError(f"{output}: {error.strerror or error}") from error
     print(output)
@@ -485,7 +512,16 @@ def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
             if not quiet:
                 _tell(metrics, trainer.settings.epochs)
                 _name_errors(training.new_errors())
-    training.finish()
+
+
+def _fit(trainer: "Trainer", quiet: bool) -> "TemperatureFit":
+    fit = trainer.fit_temperature()
+    if not quiet:
+        say(
+            f"calibrated on {fit.images} images: temperature {fit.temperature:.4f}, expected "
+            f"calibration error {fit.ece_after:.4f}, {fit.ece_before:.4f} before"
+        )
+    return fit
 
 
 class _Log:

@@ -78,6 +78,26 @@ class UnknownLabel:
     reason: str
 
 
+class Calibration:
+    """Sums up how far the best scores of images are from the share of them that is right."""
+
+    def __init__(self) -> None:
+        self._bins = [[0.0, 0.0] for _ in range(CALIBRATION_BINS)]  # scores, correct
+        self._count = 0
+
+    def add(self, score: float, is_right: bool) -> None:
+        """Count an image: its best score, 0 to 1, and whether that label is the true one."""
+        place = self._bins[min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
+        place[0] += score
+        place[1] += is_right
+        self._count += 1
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, 0 to 1, of at least one image."""
+        return sum(abs(scores - correct) for scores, correct in self._bins) / self._count
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """All figures of one evaluation.
@@ -237,7 +257,7 @@ def evaluate(
     """
     pairs: Counter[tuple[int, int]] = Counter()
     in_top_k = 0
-    calibration = [[0, 0.0, 0] for _ in range(CALIBRATION_BINS)]  # images, scores, correct
+    calibration = Calibration()
     errors = []
     for record, target in zip(records, targets, strict=True):
         if record.error is not None:
@@ -246,10 +266,7 @@ def evaluate(
         best = record.predictions[0]
         pairs[target, best.index] += 1
         in_top_k += any(each.index == target for each in record.predictions[:TOP_K])
-        place = calibration[min(int(best.score * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
-        place[0] += 1
-        place[1] += best.score
-        place[2] += best.index == target
+        calibration.add(best.score, best.index == target)
     count = sum(pairs.values())
     if count == 0:
         raise UsageError(f"none of {len(errors)} images could be read: {errors[0].error}")
@@ -258,7 +275,7 @@ def evaluate(
         count=count,
         top1=sum(n for (target, index), n in pairs.items() if target == index) / count,
         top5=in_top_k / count,
-        ece=sum(abs(scores - correct) for _, scores, correct in calibration) / count,
+        ece=calibration.error,
         labels=tuple(_label_figures(pairs, labels)),
         confusions=tuple(
             Confusion(labels[target], labels[index], n)

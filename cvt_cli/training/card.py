@@ -5,34 +5,67 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvt_cli import __version__
-from cvt_cli.model.config import CvtConfig
+from cvt_cli.training.calibration import TemperatureFit
 from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.loop import Settings
+from cvt_cli.training.start import Start
 
 
 def model_card(
     command: Sequence[str],
-    start_from: str,
-    config: CvtConfig,
-    image_size: tuple[int, int],
+    start: Start,
     dataset: Dataset,
     settings: Settings,
     history: Sequence[dict[str, Any]],
+    fit: TemperatureFit | None = None,
 ) -> str:
     """Markdown with the front matter that the Hub reads.
 
     Args:
         command: the words of the command line.
-        start_from: the checkpoint or the architecture that training began with.
-        image_size: height and width of the input in pixels.
-        history: the metrics of each epoch; the last one's are given.
+        start: what training began with.
+        history: the metrics of each epoch; the last one's are given. Without one, `fit` is.
+        fit: the temperature that the logits were divided by.
     """
-    last = history[-1]
-    minutes = sum(metrics["seconds"] for metrics in history) / 60
-    validation = (
-        f"{last['val_accuracy']:.2%} of {len(dataset.val)} validation images"
-        if "val_accuracy" in last
-        else "not measured: there was no validation set"
+    config, image_size = start.model.config, start.preprocessing.image_size or (0, 0)
+    last = history[-1] if history else {}
+    accuracy = last.get("val_accuracy") if fit is None else fit.accuracy
+    rows = []
+    if history:
+        minutes = sum(metrics["seconds"] for metrics in history) / 60
+        rows += [
+            (
+                "training images",
+                f"{len(dataset.train)}, of which {last['unreadable']} could not be read",
+            ),
+            ("epochs", f"{len(history)} of {settings.epochs}, {minutes:.0f} minutes of training"),
+        ]
+    rows += [
+        ("seed", str(settings.seed)),
+        (
+            "top-1 accuracy",
+            "not measured: there was no validation set"
+            if accuracy is None
+            else f"{accuracy:.2%} of {len(dataset.val)} validation images",
+        ),
+    ]
+    if fit is not None:
+        rows += [
+            (
+                "calibration",
+                f"logits divided by {fit.temperature:.4f}, the temperature that suits the best "
+                "scores of the validation images",
+            ),
+            (
+                "expected calibration error",
+                f"{fit.ece_after:.4f} on these, {fit.ece_before:.4f} before",
+            ),
+        ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    made = (
+        "The weights are the moving average of those of all steps, the last ones counting most."
+        if history
+        else "The weights are those it started from, but for the last layer, which was calibrated."
     )
     shown = ", ".join(f"`{label}`" for label in dataset.labels[:20])
     more = f" and {len(dataset.labels) - 20} more" if len(dataset.labels) > 20 else ""
@@ -49,16 +82,12 @@ tags: [cvt, image-classification]
 
 | | |
 | --- | --- |
-| started from | {start_from} |
+| started from | {start.origin} |
 | stages | widths {_list(config.embed_dim)}, depths {_list(config.depth)} |
 | input | {image_size[0]}x{image_size[1]} pixels |
-| training images | {len(dataset.train)}, of which {last["unreadable"]} could not be read |
-| epochs | {len(history)} of {settings.epochs}, {minutes:.0f} minutes of training |
-| seed | {settings.seed} |
-| top-1 accuracy | {validation} |
+{table}
 
-The weights are the moving average of those of all steps, the last ones counting most. Made by
-cvt {__version__}:
+{made} Made by cvt {__version__}:
 
     {shlex.join(command)}
 

@@ -29,6 +29,7 @@ from cvt_cli.model.cvt import Cvt
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.signals import interruptible, once
 from cvt_cli.training.augment import Augmentation, Augmenter
+from cvt_cli.training.calibration import TemperatureFit, fit_temperature
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
 
@@ -297,19 +298,36 @@ class Trainer:
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         """Loss and accuracy of the averaged weights; empty without a validation set."""
-        indexes = torch.arange(len(self._val.samples)).split(2 * self.settings.batch_size)
         images, loss, right = 0, 0.0, 0
+        for logits, targets in self._validation():
+            loss += F.cross_entropy(logits, targets, reduction="sum").item()
+            right += int((logits.argmax(1) == targets).sum())
+            images += len(targets)
+        return {"val_loss": loss / images, "val_accuracy": right / images} if images else {}
+
+    @torch.inference_mode()
+    def fit_temperature(self) -> TemperatureFit:
+        """Find what the averaged weights' logits of the validation images are to be divided by.
+
+        Raises:
+            InputsError: if none of these could be read.
+        """
+        batches = list(self._validation())
+        if not batches:
+            raise InputsError("no validation image could be read")
+        logits, targets = zip(*batches, strict=True)
+        return fit_temperature(torch.cat(logits), torch.cat(targets))
+
+    def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (B, C) float32 and targets (B,) of the validation images, on the CPU, by the
+        averaged weights."""
+        indexes = torch.arange(len(self._val.samples)).split(2 * self.settings.batch_size)
         model = Cvt(self.model.config).to(self._device).eval()
         model.load_state_dict(self.average.state)
         for pixels, targets in self._val.batches(indexes):
-            if len(targets) == 0:
-                continue
-            logits = model(self._preprocessing.normalize(pixels.to(self._device))).cpu()
-            wanted = targets.cpu()
-            loss += F.cross_entropy(logits, wanted, reduction="sum").item()
-            right += int((logits.argmax(1) == wanted).sum())
-            images += len(targets)
-        return {"val_loss": loss / images, "val_accuracy": right / images} if images else {}
+            if len(targets):
+                logits = model(self._preprocessing.normalize(pixels.to(self._device)))
+                yield logits.cpu(), targets.cpu()
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on from here."""
@@ -440,13 +458,17 @@ def save_state(folder: Path, trainer: Trainer) -> None:
     write_metrics(folder, trainer)
 
 
-def write_metrics(folder: Path, trainer: Trainer) -> None:
+def write_metrics(folder: Path, trainer: Trainer, fit: TemperatureFit | None = None) -> None:
     """Write `metrics.jsonl`, whole or not at all.
+
+    Args:
+        fit: becomes its last line.
 
     Raises:
         OSError: if it can't be written.
     """
-    lines = "".join(json.dumps(metrics) + "\n" for metrics in trainer.history)
+    calibration = [] if fit is None else [{"epoch": trainer.epochs_done, **fit.metrics()}]
+    lines = "".join(json.dumps(metrics) + "\n" for metrics in [*trainer.history, *calibration])
     write_atomically(folder / METRICS, lambda file: file.write(lines.encode()))
 
 

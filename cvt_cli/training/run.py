@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cvt_cli.checkpoint.save import save_checkpoint
+from cvt_cli.training.calibration import TemperatureFit, with_temperature
 from cvt_cli.training.card import model_card
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import Dataset
@@ -117,29 +118,35 @@ class Training:
         self._named += len(errors)
         return errors
 
-    def finish(self) -> None:
-        """Leave the result alone in the folder."""
-        write_metrics(self._output, self.trainer)
-        self._save_result()
+    def finish(self, fit: TemperatureFit | None = None) -> None:
+        """Leave the result alone in the folder.
+
+        Args:
+            fit: what its logits are divided by.
+        """
+        write_metrics(self._output, self.trainer, fit)
+        self._save_result(fit)
         (self._output / STATE).unlink(missing_ok=True)
 
-    def _save_result(self) -> None:
+    def _save_result(self, fit: TemperatureFit | None = None) -> None:
         trainer, start = self.trainer, self._start
+        weights = trainer.average.state
+        if fit is not None:
+            weights = with_temperature(weights, fit.temperature)
         config = start.model.config
         card = model_card(
             self._command,
-            start.origin,
-            config,
-            start.preprocessing.image_size or (0, 0),
+            start,
             self._dataset,
             trainer.settings,
             trainer.history,
+            fit,
         )
         save_checkpoint(
             self._output,
             config,
             self._dataset.labels,
             start.preprocessing,
-            trainer.average.state,
+            weights,
             card,
         )

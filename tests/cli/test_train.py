@@ -179,3 +179,60 @@ def test_minutes_end_a_run_after_the_epochs_that_fit(run_cvt, tmp_path):
     assert 1 <= len(metrics(tmp_path / "out")) < 30
     run_cvt(*options, "--minutes", 5, "--epochs", 2, "--overwrite", expect=0)
     assert len(metrics(tmp_path / "out")) == 2
+
+
+def test_calibration_moves_scores_and_no_label(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=10, val=10)
+    run_cvt("train", data, "-o", "raw", *FROM_SCRATCH, "--epochs", 2, expect=0)
+    done = run_cvt("train", data, "-o", "calibrated", "-m", "raw", "--epochs", 0, "--calibrate")
+    assert (done.returncode, done.stdout) == (0, "calibrated\n")
+    assert "calibrated on 20 images: temperature " in done.stderr
+    raw, result = tmp_path / "raw", tmp_path / "calibrated"
+    (fit,) = metrics(result)
+    assert (fit["epoch"], fit["calibration_images"]) == (0, 20)
+    assert fit["calibration_accuracy"] == metrics(raw)[-1]["val_accuracy"]
+    assert fit["calibration_loss_after"] < fit["calibration_loss_before"]
+    card = (result / "README.md").read_text()
+    assert f"{fit['calibration_ece_after']:.4f} on these" in card and "--calibrate" in card
+    # What is measured afterwards is what was foretold.
+    command = ("evaluate", data / "val", "--dtype", "float32", "--device", "cpu", "-f", "json")
+    before, after = (run_cvt(*command, "-m", each, expect=0).json() for each in (raw, result))
+    assert before["ece"] == pytest.approx(fit["calibration_ece_before"], abs=1e-3)
+    assert after["ece"] == pytest.approx(fit["calibration_ece_after"], abs=1e-3)
+    assert after["top1"] == before["top1"] == fit["calibration_accuracy"]
+
+
+def test_a_training_is_calibrated_at_its_end(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=4, val=2)
+    options = ("train", data, *FROM_SCRATCH, "--epochs", 1)
+    run_cvt(*options, "-o", "raw", expect=0)
+    run_cvt(*options, "-o", "calibrated", "--calibrate", expect=0)
+    *epochs, fit = metrics(tmp_path / "calibrated")
+    assert epochs == metrics(tmp_path / "raw") and fit["epoch"] == 1
+    from safetensors.torch import load_file
+
+    raw, calibrated = (
+        load_file(tmp_path / each / "model.safetensors") for each in ("raw", "calibrated")
+    )
+    changed = {name for name in raw if not raw[name].equal(calibrated[name])}
+    assert changed == {"classifier.weight", "classifier.bias"} or (
+        changed == {"classifier.weight"} and not raw["classifier.bias"].any()
+    )
+    ratio = raw["classifier.weight"] / calibrated["classifier.weight"]
+    assert ratio.mean().item() == pytest.approx(fit["calibration_temperature"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--arch", "cvt-tiny", "--epochs", 0, "--calibrate"), "--epochs 0 trains nothing; with"),
+        (("--model", BUNDLED_MODEL, "--epochs", 0), "--epochs 0 trains nothing; with"),
+        (("--model", BUNDLED_MODEL, "--epochs", 0, "--calibrate"), "are not those of data"),
+        (("--arch", "cvt-tiny", "--calibrate", "--val-fraction", 0), "needs validation images"),
+    ],
+)
+def test_what_can_not_be_calibrated_is_refused(run_cvt, tmp_path, options, message):
+    save_split(tmp_path / "data", train=2, val=2)
+    done = run_cvt("train", "data", "-o", "out", *options, expect=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
