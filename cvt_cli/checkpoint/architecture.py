@@ -137,7 +137,8 @@ def config_from_shapes(
     architecture with the same shapes, or else a guess.
 
     Args:
-        shapes: the shape of each weight, under our names. Without a head there is one label.
+        shapes: the shape of each weight, under our names. Without a head there are two labels,
+            Transformers' default.
 
     Returns:
         The architecture, and what of it is guessed, in words; empty for a published one.
@@ -233,5 +234,5 @@ def _guess(shapes: Mapping[str, tuple[int, ...]], hidden_act: str) -> CvtConfig:
         padding_q=tuple((kernel - 1) // 2 for kernel in kernels),
         stride_q=(1,) * every,
         hidden_act=hidden_act,
-        num_labels=shape("head.weight", 2)[0] if "head.weight" in shapes else 1,
+        num_labels=shape("head.weight", 2)[0] if "head.weight" in shapes else 2,
     )

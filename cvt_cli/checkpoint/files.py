@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cvt_cli.checkpoint.integrity import check_digest
 from cvt_cli.errors import ModelError
@@ -23,6 +24,9 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,44 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
 def no_cvt(name: str, model_type: object) -> ModelError:
     """The error for another architecture."""
     return ModelError(f"{name} is not a CvT: its model_type is {model_type!r}")
+
+
+def read_json(name: str, path: Path) -> dict[str, Any]:
+    """The object in a file of JSON.
+
+    Args:
+        name: of the checkpoint, for messages.
+
+    Raises:
+        ModelError: if it can't be read, or is none.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ModelError(f"{name}: {path}: {error.strerror}") from None
+    except RecursionError:
+        raise ModelError(f"{name}: {path} is corrupt: nested too deep") from None
+    except ValueError as error:
+        check_for_pointer(name, path)
+        raise ModelError(f"{name}: {path} is corrupt: {error}") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{name}: {path} is corrupt: not a JSON object")
+    return values
+
+
+def check_for_pointer(name: str, path: Path) -> None:
+    """Refuse what Git leaves in the place of a file that Git LFS has not fetched.
+
+    Raises:
+        ModelError: if it is one.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS))
+    except OSError:
+        return  # whoever reads it says so
+    if start == _LFS:
+        raise ModelError(
+            f"{name}: {path} is a Git LFS pointer, not the file that it stands for",
+            hint="`git lfs pull` in its folder fetches that",
+        )

@@ -3,9 +3,6 @@
 What a file does not tell and is assumed is said in one warning.
 """
 
-import json
-import os
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +13,15 @@ from cvt_cli.checkpoint import imagenet
 from cvt_cli.checkpoint.architecture import config_from_shapes, read_authors_yaml
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, bundled_names
 from cvt_cli.checkpoint.class_names import MAX_LABELS
-from cvt_cli.checkpoint.files import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles, no_cvt
+from cvt_cli.checkpoint.files import ResolvedFiles, no_cvt, read_json
 from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS
-from cvt_cli.checkpoint.processors import read_processor
+from cvt_cli.checkpoint.preparation import (
+    DEFAULT_IMAGE_SIZE,
+    image_size_in_name,
+    preprocessing_of,
+)
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.checkpoint.weights_file import (
-    check_for_pointer,
     first_of,
     layout_of,
     read_weights,
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MANY_MACS = 10**11  # some seconds of a CPU
-DEFAULT_IMAGE_SIZE = 224
-MAX_IMAGE_SIZE = 2048
-# In a name, other numbers are those of layers, classes or epochs.
-_IMAGE_SIZES = frozenset({"224", "256", "288", "320", "384", "448", "512"})
 
 
 @dataclass(frozen=True)
@@ -168,7 +164,7 @@ def load(
 
 
 def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
-    values = _read_json(files.name, path)
+    values = read_json(files.name, path)
     kind = values.get("model_type")
     if kind != "cvt":
         raise no_cvt(files.name, kind)
@@ -184,7 +180,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
         raise ModelError(f"{files.name}: {path.name}: {error}") from None
     _check_channels(files.name, config)
     problem_type = _problem_type(files.name, path, values, len(labels))
-    preprocessing = _preprocessing(files, values)
+    preprocessing = preprocessing_of(files, values)
     return Checkpoint(files, config, labels, preprocessing, problem_type, layout.name)
 
 
@@ -266,69 +262,6 @@ def _has_head(weights: Mapping[str, Any]) -> bool:
 def _check_channels(name: str, config: CvtConfig) -> None:
     if config.num_channels != 3:
         raise ModelError(f"{name}: its images have {config.num_channels} channels, not RGB's 3")
-
-
-def _preprocessing(files: ResolvedFiles, config: Mapping[str, Any]) -> Preprocessing:
-    path = files.preprocessor
-    if path is None:
-        size, source = _image_size_of(files)
-        warnings.warn(
-            f"{files.name} has no preprocessor_config.json: assumed are {size} × {size} pixels "
-            f"({source}), prepared as for the published models",
-            stacklevel=2,
-        )
-        return Preprocessing.convnext(size)
-    values = _read_json(files.name, path)
-    if path.name == PROCESSOR:
-        values = values[IMAGE_PROCESSOR]
-        if not isinstance(values, dict):
-            raise ModelError(f"{files.name}: {path.name}: its {IMAGE_PROCESSOR} is no object")
-    try:
-        return read_processor(values, config)
-    except ValueError as error:
-        raise ModelError(f"{files.name}: {path.name}: {error}") from None
-
-
-def _image_size_of(files: ResolvedFiles) -> tuple[int, str]:
-    """The side of the input in pixels that the name or the model card tells, and which it was."""
-    size = image_size_in_name(files.name)
-    if size is not None:
-        return size, "as its name says"
-    try:
-        card = files.card.read_text("utf-8", "replace") if files.card is not None else ""
-    except OSError:
-        card = ""
-    found = re.search(r"\b(\d{2,4}) ?[x×] ?\1\b", card)
-    if found and 32 <= int(found[1]) <= MAX_IMAGE_SIZE:
-        return int(found[1]), "as its model card says"
-    return DEFAULT_IMAGE_SIZE, "the usual size"
-
-
-def image_size_in_name(name: str) -> int | None:
-    """The side of the input in pixels that a name tells, `CvT-13-384x384-IN-1k.pth` or
-    `org/cvt-13-384`; None where it doesn't."""
-    base = os.path.basename(name)
-    square = re.search(r"(?<!\d)(\d{2,4})x\1(?!\d)", base)
-    if square:
-        return int(square[1])
-    named = re.search(r"cvt.*?[-_](\d{3})(?![^-_.])", base, re.IGNORECASE)
-    counted = named and re.search(r"(epoch|step|checkpoint)s?[-_]\d+$", base[: named.end()], re.I)
-    return int(named[1]) if named and named[1] in _IMAGE_SIZES and not counted else None
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ModelError(f"{name}: {path}: {error.strerror}") from None
-    except RecursionError:
-        raise ModelError(f"{name}: {path} is corrupt: nested too deep") from None
-    except ValueError as error:
-        check_for_pointer(name, path)
-        raise ModelError(f"{name}: {path} is corrupt: {error}") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{name}: {path} is corrupt: not a JSON object")
-    return values
 
 
 def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:

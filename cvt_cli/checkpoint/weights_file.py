@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvt_cli.checkpoint.files import ResolvedFiles
+from cvt_cli.checkpoint.files import ResolvedFiles, check_for_pointer
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
@@ -30,7 +30,6 @@ MAX_DEPTH = 4  # of dicts in dicts
 ROOT = "."  # how a network without any wrapping is called
 
 _ZIP = b"PK"
-_LFS = b"version https://git-lfs.github.com/spec/"
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 # What a profiler (thop) leaves in every module.
 _PROFILED = re.compile(r"(?:.*\.)?total_(?:ops|params)")
@@ -221,24 +220,6 @@ def _read_file(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(name, path)
     return _read_pickle(name, path, mmap and _is_zip(path))
-
-
-def check_for_pointer(name: str, path: Path) -> None:
-    """Refuse what Git leaves in the place of a file that Git LFS has not fetched.
-
-    Raises:
-        ModelError: if it is one.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_LFS))
-    except OSError:
-        return  # whoever reads it says so
-    if start == _LFS:
-        raise ModelError(
-            f"{name}: {path} is a Git LFS pointer, not the file that it stands for",
-            hint="`git lfs pull` in its folder fetches that",
-        )
 
 
 def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":

@@ -71,6 +71,8 @@ class Classifier:
             size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
         only: the labels to choose from, instead of all that the model knows, by name or class index
             as `pick_indexes` takes them: where scores are a softmax, it is over these.
+        class_names: labels by class index, in place of the checkpoint's own.
+        weights_key: which network to take from a file that holds several.
 
     Attributes:
         reader: decodes for this network.

@@ -95,7 +95,8 @@ class Inspection:
         """Facts of the files that are on this machine, the weights last."""
         if self.files is None:
             return []
-        paths = (self.files.config, self.files.preprocessor, *self.files.weights)
+        files = self.files
+        paths = (files.config, files.preprocessor, files.authors_yaml, *files.weights)
         return [FileFacts(path) for path in paths if path is not None]
 
     def as_json(self, layers: bool = False) -> dict[str, Any]:

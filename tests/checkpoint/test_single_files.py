@@ -257,6 +257,7 @@ def test_without_a_head(how: str, wide: Any, tmp_path: Path) -> None:
         torch.save(weights, path)
     error = failure(path)
     assert "has no head" in str(error) and "cvt train" in error.hint
+    assert opened(path).config.num_labels != 1  # which would be scored by a sigmoid
     found, has_head = opened(path).weights_to_train()
     assert not has_head
     key = "stages.2.blocks.2.mlp.fc2.weight"
@@ -304,6 +305,7 @@ def test_a_guess_is_said(wide: Any, tmp_path: Path) -> None:
     for words in ("heads 1, 1, 2", "strides 4, 2, 2", "key strides 2", "input of 224 × 224"):
         assert words in text
     assert "config.json" in text and "YAML" in text
+    assert opened(path).layout == "Transformers"
     torch.save(wide.state_dict(), tmp_path / "cvt-96x96.pth")
     assert "input of" not in said(tmp_path / "cvt-96x96.pth")
 
