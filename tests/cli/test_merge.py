@@ -9,17 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.test_failures import check_line
-from tests.conftest import Completed, RunCvt
+from tests.conftest import NOWHERE, Completed, RunCvt
+from tests.fork_server import ForkServer
 from tests.photos import picture
 
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet")
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def labels(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Path:
     """`whole.csv` and so on, of one run; `part-1.csv` and so on, of two that share its inputs."""
     folder = tmp_path_factory.mktemp("labels")
-    run = RunCvt(folder, "http://127.0.0.1:9")
+    run = RunCvt(folder, NOWHERE, fork_server)
     names = [*map(str, range(5)), 'comma, "quotes" and\nline', os.fsdecode(b"caf\xe9")]
     paths = [folder / f"{name}.png" for name in names]
     for seed, path in enumerate(paths):

@@ -15,7 +15,8 @@ import pytest
 from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
 from cvt_cli.records import Record, RecordShape
-from tests.conftest import RunCvt
+from tests.conftest import NOWHERE, RunCvt
+from tests.fork_server import ForkServer
 from tests.photos import picture
 
 BATCH = 4
@@ -53,11 +54,14 @@ def listed(paths: Sequence[str]) -> bytes:
 
 @pytest.fixture(scope="module")
 def expected(
-    images: list[str], model: Path, tmp_path_factory: pytest.TempPathFactory
+    images: list[str],
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    fork_server: ForkServer,
 ) -> list[Record]:
     """The records of a run that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    run = RunCvt(folder, "http://127.0.0.1:9")
+    run = RunCvt(folder, NOWHERE, fork_server)
     run(*arguments(model, folder / "whole.jsonl"), stdin=listed(images), expect=1)
     with (folder / "whole.jsonl").open("rb") as file:
         records = list(writer_class("jsonl").documents(file))
