@@ -72,6 +72,7 @@ COLUMNS: Mapping[str, type] = {
     "sha256": str,  # of the encoded file, hexadecimal
     "seconds": float,  # from opening the file to its pixels
     "index": int,  # class index of the best label
+    "truncated": int,  # 1 where the end of a JPEG was missing, else 0
     "taken": str,  # EXIF's date of the exposure, ISO 8601, with the offset where there is one
     "latitude": float,  # degrees, north and east positive
     "longitude": float,

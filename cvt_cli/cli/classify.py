@@ -62,7 +62,7 @@ def classify(
 ) -> None:
     """Label images: the best classes of each, with scores."""
     # Wrong values are said before anything is looked up.
-    _ = output.facts, output.only, model.input_size
+    _ = output.facts, output.only, model.input_size, images.background_colour
     wanted = Classification(images=images, model=model, output=output, compute=compute, scale=scale)
     if scale.engine is Engine.RAY:
         _classify_on_ray(context.obj, wanted)
@@ -122,9 +122,7 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.inference.scores import record_shape
 
-    classifier = wanted.compute.classifier(
-        wanted.model, max_pixels=images.max_pixels, only=output.only
-    )
+    classifier = wanted.compute.classifier(wanted.model, images=images, only=output.only)
     shape = record_shape(
         classifier.score_kind,
         len(classifier.indexes),

@@ -139,6 +139,8 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         checkpoint.preprocessing,
         images.max_pixels or MAX_PIXELS,
         compute.exact_decode,
+        images.background_colour,
+        images.accept_truncated,
     )
     with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(

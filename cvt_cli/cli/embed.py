@@ -66,7 +66,7 @@ def embed(
     path, resume, overwrite = output.output, output.resume, output.overwrite
     check_name(path)
     format_ = format_of_file(path, EMBEDDING_FORMATS)
-    _ = model.input_size
+    _ = model.input_size, images.background_colour
     writer = embedding_writer_class(format_)
     check(images.paths, images.search)
     run.unfinished([path], resume and not overwrite)
@@ -83,7 +83,7 @@ def embed(
         errors.check(others, images.inputs_and_list, replace=overwrite or resume)
 
     # Torch is loaded only now that all that was typed makes sense.
-    classifier = compute.classifier(model, max_pixels=images.max_pixels)
+    classifier = compute.classifier(model, images=images)
     description = classifier.description() | {
         "format": format_,
         "default_excludes": images.default_excludes,

@@ -24,6 +24,7 @@ from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
     from cvt_cli.checkpoint.load import Checkpoint
+    from cvt_cli.images.background import Colour
     from cvt_cli.inference.classifier import Classifier
 
 INPUT = "Input"
@@ -202,6 +203,13 @@ class Activation(StrEnum):
     QUICK_GELU = "quick_gelu"
 
 
+class TruncatedChoice(StrEnum):
+    """What becomes of a JPEG whose end is missing."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Input:
     """The images to read, and how."""
@@ -306,6 +314,45 @@ class Input:
             rich_help_panel=INPUT,
         ),
     ] = MAX_BYTES
+
+    background: Annotated[
+        str | None,
+        typer.Option(
+            "--background",
+            metavar="COLOUR",
+            help="Lay transparent pictures on this colour: white, '#808080'. Default: the colours "
+            "that are hidden under transparency, as Transformers has it.",
+            show_default=False,
+            rich_help_panel=INPUT,
+        ),
+    ] = None
+    truncated: Annotated[
+        TruncatedChoice,
+        typer.Option(
+            "--truncated",
+            help="refuse: a JPEG whose end is missing is an error. accept: take what there is of "
+            "it; the column truncated tells.",
+            rich_help_panel=INPUT,
+        ),
+    ] = TruncatedChoice.REFUSE
+
+    @property
+    def background_colour(self) -> "Colour | None":
+        """Red, green and blue to lay transparent pictures on.
+
+        Raises:
+            UsageError: if --background is no colour.
+        """
+        if self.background is None:
+            return None
+        from cvt_cli.images.background import parse_colour
+
+        return parse_colour(self.background)
+
+    @property
+    def accept_truncated(self) -> bool:
+        """Whether to take what there is of a JPEG whose end is missing."""
+        return self.truncated is TruncatedChoice.ACCEPT
 
     @property
     def paths(self) -> list[str]:
@@ -479,19 +526,21 @@ class Compute:
         return self.decode is DecodeChoice.EXACT
 
     def classifier(
-        self, model: ModelOptions, *, max_pixels: int | None = None, only: Sequence[str] = ()
+        self, model: ModelOptions, *, images: Input | None = None, only: Sequence[str] = ()
     ) -> "Classifier":
         """Load torch and the network. The cores are shared between them and the decoders.
 
         Args:
             model: the checkpoint.
-            max_pixels: width times height above which an image is refused; None for the default.
+            images: how they are read; None for the defaults.
             only: the labels to choose from; empty for all.
 
         Raises:
             ModelError: if the checkpoint can't be had.
             UsageError: if the device, the dtype or a label does not exist.
         """
+        images = images or Input()
+        background = images.background_colour
         share_cores()
         from cvt_cli.images.decode import MAX_PIXELS
         from cvt_cli.inference.classifier import Classifier
@@ -510,7 +559,9 @@ class Compute:
             weights_key=model.weights_key,
             exact_decode=self.exact_decode,
             only=only,
-            max_pixels=max_pixels or MAX_PIXELS,
+            max_pixels=images.max_pixels or MAX_PIXELS,
+            background=background,
+            accept_truncated=images.accept_truncated,
         )
 
 

@@ -16,7 +16,8 @@ from PIL.ExifTags import Base
 from PIL.IcoImagePlugin import IcoFile
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images import formats
+from cvt_cli.images import formats, truncated
+from cvt_cli.images.background import Colour, laid_on
 from cvt_cli.images.raw import ENOUGH, is_raw, open_raw
 from cvt_cli.images.reduction import set_reduction
 from cvt_cli.images.source import one_line
@@ -56,6 +57,8 @@ def decode(
     exact: bool = False,
     checked: Callable[[Image.Image], None] | None = None,
     enough: int = ENOUGH,
+    background: Colour | None = None,
+    accept_truncated: bool = False,
 ) -> Image.Image:
     """The first frame of an image, as `to_rgb` makes it.
 
@@ -68,6 +71,8 @@ def decode(
         checked: is called with the open image, whose size is within the limit, before a pixel of
             it is decoded.
         enough: pixels that the shorter side of the picture embedded in a raw file must have.
+        background: as in `to_rgb`.
+        accept_truncated: decode what there is of a JPEG whose end is missing; the rest is grey.
 
     Raises:
         ImageError: if these are no image's bytes, or too many pixels; says which.
@@ -85,7 +90,17 @@ def decode(
             if checked is not None:
                 _check_size(image, max_pixels)
                 checked(image)
-            return to_rgb(image, max_pixels, reduce_to, exact)
+            try:
+                return to_rgb(image, max_pixels, reduce_to, exact, background)
+            except ImageError as error:
+                if not truncated.is_cut(image, error.__cause__):
+                    raise
+        if not accept_truncated:
+            raise ImageError(
+                "a truncated JPEG", hint="--truncated accept takes what there is of it"
+            )
+        with open_checked(truncated.completed(file), max_pixels) as image:
+            return truncated.mark(to_rgb(image, max_pixels, reduce_to, exact, background))
 
 
 def to_rgb(
@@ -93,6 +108,7 @@ def to_rgb(
     max_pixels: int = MAX_PIXELS,
     reduce_to: int | None = None,
     exact: bool = False,
+    background: Colour | None = None,
 ) -> Image.Image:
     """An open image, turned as its EXIF orientation says, in RGB.
 
@@ -103,6 +119,8 @@ def to_rgb(
         max_pixels, reduce_to: as in `decode`.
         exact: cut greys of 16 or 32 bits off at 255, as Pillow and so Transformers do; they are
             scaled to 8 bits otherwise, those of 32 as `_scaled` says.
+        background: what lies behind transparent parts; None for the colours that are hidden there,
+            as Transformers has it.
 
     Raises:
         ImageError: as `decode`.
@@ -117,6 +135,8 @@ def to_rgb(
             upright = upright.convert("I").point(lambda grey: grey * (1 / 257) + 0.5)
         elif not exact and upright.mode in ("I", "F"):
             upright = _scaled(upright, unsigned)
+        if background is not None:
+            upright = laid_on(upright, background)
         # `convert` would copy what is RGB already, half a GB for a large picture.
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
         if reduced is not None:

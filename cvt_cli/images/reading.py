@@ -15,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images.background import Colour
 from cvt_cli.images.decode import MAX_PIXELS, decode, to_rgb
 from cvt_cli.images.exif import photo_facts
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.reduction import full_size
 from cvt_cli.images.source import Source, in_words, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
+from cvt_cli.images.truncated import is_marked
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.cores import DECODE_THREADS
 
@@ -57,6 +59,8 @@ class ImageReader:
         preprocessing: what its input looks like.
         max_pixels: width times height above which an image is refused.
         exact_decode: decode as Transformers does; see `Classifier`.
+        background: what lies behind transparent parts; None for the colours that are hidden there.
+        accept_truncated: take what there is of a JPEG whose end is missing.
 
     Attributes:
         exact: it does.
@@ -69,11 +73,15 @@ class ImageReader:
         preprocessing: Preprocessing,
         max_pixels: int = MAX_PIXELS,
         exact_decode: bool = False,
+        background: Colour | None = None,
+        accept_truncated: bool = False,
     ) -> None:
         self.config = config
         self.preprocessing = preprocessing
         self.max_pixels = max_pixels
         self.exact = exact_decode
+        self.background = background
+        self.accept_truncated = accept_truncated
         self.reduce_to = None if exact_decode else preprocessing.reduce_to
         if self.reduce_to is not None:
             # Tiny networks' too: whether thumbnails are made must change no score.
@@ -129,12 +137,16 @@ class ImageReader:
                         self.reduce_to,
                         self.exact,
                         enough=self.preprocessing.resized_edge,
+                        background=self.background,
+                        accept_truncated=self.accept_truncated,
                     )
             else:
                 result.columns |= photo_facts(source, columns, self.max_pixels)
-                image = to_rgb(source, self.max_pixels, exact=self.exact)
+                image = to_rgb(
+                    source, self.max_pixels, exact=self.exact, background=self.background
+                )
             width, height = full_size(image)
-            facts = {"width": width, "height": height}
+            facts = {"width": width, "height": height, "truncated": int(is_marked(image))}
             result.columns |= {name: facts[name] for name in columns if name in facts}
             self.check_size(image)
             pixels = self.preprocessing.pixels(image)

@@ -20,6 +20,7 @@ from torch import Tensor
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
+from cvt_cli.images.background import Colour
 from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import DecodedImage, ImageReader
@@ -69,6 +70,9 @@ class Classifier:
         exact_decode: decode every pixel of a JPEG, and cut greys of 16 and 32 bits off at 255, as
             Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
             size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
+        background: red, green and blue, 0 to 255, of what lies behind transparent parts; None for
+            the colours that are hidden there, as Transformers has it.
+        accept_truncated: take what there is of a JPEG whose end is missing; the rest is grey.
         only: the labels to choose from, instead of all that the model knows, by name or class index
             as `pick_indexes` takes them: where scores are a softmax, it is over these.
         class_names: labels by class index, in place of the checkpoint's own.
@@ -100,6 +104,8 @@ class Classifier:
         max_pixels: int = MAX_PIXELS,
         image_size: tuple[int, int] | None = None,
         exact_decode: bool = False,
+        background: tuple[int, int, int] | None = None,
+        accept_truncated: bool = False,
         only: Sequence[str | int] = (),
         class_names: Sequence[str] | None = None,
         weights_key: str | None = None,
@@ -118,7 +124,14 @@ class Classifier:
         self.batch_size = batch_size or auto_batch_size(model, self.device)
         self._usual_pixels = math.prod(usual_size(model))
         self.max_pixels = max_pixels
-        self.reader = ImageReader(model.config, model.preprocessing, max_pixels, exact_decode)
+        self.reader = ImageReader(
+            model.config,
+            model.preprocessing,
+            max_pixels,
+            exact_decode,
+            None if background is None else Colour(background),
+            accept_truncated,
+        )
         self.indexes = pick_indexes(only, model) if only else range(len(model.labels))
         self._columns = torch.tensor(self.indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
@@ -483,6 +496,8 @@ def describe(
         "device": device,
         "dtype": dtype,
         "decode": "exact" if reader.exact else "fast",
+        "background": reader.background and "#{:02x}{:02x}{:02x}".format(*reader.background),
+        "truncated": "accept" if reader.accept_truncated else "refuse",
         "batch_size": batch_size,
         "max_pixels": reader.max_pixels,
         "labels": only,
