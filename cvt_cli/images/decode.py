@@ -50,7 +50,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode(
+def decode(  # noqa: PLR0913 (by keyword)
     file: BinaryIO,
     max_pixels: int = MAX_PIXELS,
     reduce_to: int | None = None,

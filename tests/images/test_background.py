@@ -27,15 +27,13 @@ def half_hidden() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "RGBa"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGBa"])
 def test_what_is_hidden_is_the_colour(mode: str) -> None:
     image = half_hidden()
     if mode == "P":
         image = picture().quantize(8)
         image.paste(0, (0, 0, 48, 64))
         image.info["transparency"] = 0
-    elif mode == "PA":
-        image = image.convert("LA").convert("PA")
     else:
         image = image.convert(mode)
     found = np.asarray(to_rgb(image, background=GREY))
@@ -60,7 +58,7 @@ def test_of_a_png_and_of_what_hides_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "colour"),
     [
-        ("white", (255, 255, 255)),
+        ("white", (255,) * 3),
         ("#808284", GREY),
         ("#fff", (255,) * 3),
         ("rgb(1,2,3)", (1, 2, 3)),
@@ -84,15 +82,14 @@ def test_truncated_jpegs(options: dict[str, bool], share: float | None) -> None:
     whole = np.asarray(decode(file)).astype(int)
     data = file.getvalue()
     cut = io.BytesIO(data[: int(len(data) * share)] if share else data[:-2])
-    if share:
-        with pytest.raises(ImageError) as caught:
-            decode(cut)
-        assert in_words(caught.value) == (
-            "a truncated JPEG; --truncated accept takes what there is of it"
-        )
+    with pytest.raises(ImageError) as caught:
+        decode(cut)
+    assert in_words(caught.value) == (
+        "a truncated JPEG; --truncated accept takes what there is of it"
+    )
     for reduce_to in (None, 50):
         found = decode(cut, accept_truncated=True, reduce_to=reduce_to)
-        assert is_marked(found) == bool(share)
+        assert is_marked(found)
     found_ = np.asarray(decode(cut, accept_truncated=True)).astype(int)
     rows = int(200 * (share or 1) * 0.5)
     assert np.abs(found_[:rows] - whole[:rows]).mean() < (1 if not options else 40)
