@@ -293,8 +293,8 @@ class _Document:
             raise UsageError(
                 f"{format_} can't be read back", hint=f"one of {', '.join(ROW_FORMATS)}"
             )
-        if name == STDIN and format_ == "parquet":
-            raise UsageError("parquet can't be read from standard input")
+        if name == STDIN and format_ in ("parquet", "xlsx"):
+            raise UsageError(f"{format_} can't be read from standard input")
         self._name = name
         self._writer = writer
 

@@ -106,6 +106,7 @@ _WRITERS = {
     "json": ("cvt_cli.output.jsons", "JsonWriter"),
     "jsonl": ("cvt_cli.output.jsons", "JsonLinesWriter"),
     "parquet": ("cvt_cli.output.parquet", "ParquetWriter"),
+    "xlsx": ("cvt_cli.output.xlsx", "XlsxWriter"),
     "html": ("cvt_cli.output.report_page", "ReportPageWriter"),
 }
 FORMATS = tuple(_WRITERS)

@@ -53,7 +53,7 @@ class DelimitedWriter:
         rows = _whole_rows(file, cls.delimiter)
         names, _ = next(rows, ([], 0))
         if names:
-            record = _row_reader(names, COLUMNS)
+            record = row_reader(names, COLUMNS)
             for row, end in rows:
                 yield record(row), end
 
@@ -65,7 +65,7 @@ class DelimitedWriter:
             ValueError: if it has no columns of paths, labels and scores.
         """
         with _rows(file, cls.delimiter) as rows:
-            record = _row_reader(next(rows, []), facts)
+            record = row_reader(next(rows, []), facts)
             for number, row in enumerate(rows, 2):
                 if row:
                     try:
@@ -140,7 +140,7 @@ def header(shape: RecordShape) -> list[str]:
 _LABEL = re.compile(r"label(_\d+)?")
 
 
-def _row_reader(
+def row_reader(
     names: Sequence[str], facts: Iterable[str] = ()
 ) -> Callable[[Sequence[str]], Record]:
     """Return a function that makes a record of a row under that header, with those facts."""

@@ -1,0 +1,118 @@
+"""Spreadsheets, also those that a person has saved."""
+
+import io
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from cvt_cli.output import xlsx
+from cvt_cli.output.xlsx import XlsxWriter
+from cvt_cli.records import Prediction, Record, RecordShape
+from tests.conftest import RunCvt
+from tests.photos import picture
+
+SHAPE = RecordShape(2, ("width", "sha256"))
+# What a spreadsheet takes for something else, if it is let.
+TEXTS = (
+    "=1+1",
+    "NA",
+    "007",
+    "1e5",
+    "TRUE",
+    "a;b,c",
+    "http://x.org",
+    "_x0041_.png",
+    "tab\there.png",
+)
+
+
+def records(count: int = len(TEXTS)) -> list[Record]:
+    good = [
+        Record(
+            TEXTS[n % len(TEXTS)],
+            (Prediction(TEXTS[(n + 1) % len(TEXTS)], 0.815, -1), Prediction("b", 0.1, -1)),
+            columns={"width": 96, "sha256": "0012"},
+        )
+        for n in range(count - 1)
+    ]
+    return [*good, Record("bad.png", error="=no image")]
+
+
+def written(path: Path, rows: list[Record]) -> Path:
+    XlsxWriter.convert(rows, path, SHAPE, run={})
+    return path
+
+
+def read(path: Path) -> list[Record]:
+    with path.open("rb") as file:
+        return list(XlsxWriter.documents(file, SHAPE.columns))
+
+
+def test_texts_are_texts_and_numbers_numbers(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.xlsx", records())
+    assert read(path) == records()
+    with path.open("rb") as file:
+        assert XlsxWriter.shape(file) == SHAPE
+    sheet = openpyxl.load_workbook(path).active
+    assert sheet.freeze_panes == "A2"
+    assert sheet.auto_filter.ref == f"A1:H{len(records()) + 1}"
+    for row in sheet.iter_rows(min_row=2):
+        kinds = [cell.data_type for cell in row if cell.value is not None]
+        assert "f" not in kinds
+        assert set(kinds) <= {"s", "n", "inlineStr"}
+    assert sheet["C2"].value == 0.815
+    assert [each.name for each in tmp_path.iterdir()] == ["a.xlsx"]
+
+
+def test_more_rows_than_a_sheet_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xlsx, "ROWS_PER_SHEET", 3)
+    path = written(tmp_path / "a.xlsx", records(8))
+    assert len(openpyxl.load_workbook(path).sheetnames) == 3
+    assert read(path) == records(8)
+
+
+def test_a_text_that_no_cell_holds(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="32,767 characters"):
+        written(path, [Record("x" * 32_768)])
+    assert path.read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_person_has_saved(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["note", "score", "label", "path", "error"])
+    book.active.append(["mine", 0.5, 7, 2024, None])
+    book.active.append([None, None, None, None, None])
+    book.active.append([None, None, None, "b.jpg", "no image"])
+    book.create_sheet("empty")
+    book.save(tmp_path / "a.xlsx")
+    assert read(tmp_path / "a.xlsx") == [
+        Record("2024", (Prediction("7", 0.5, -1),)),
+        Record("b.jpg", error="no image"),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"path,label,score\n", b"PK\x03\x04 and no more"])
+def test_what_is_no_spreadsheet(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"it is no \.xlsx file"):
+        list(XlsxWriter.documents(io.BytesIO(content)))
+
+
+def test_classify_merge_and_sort(run_cvt: RunCvt, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        picture(16, 16, number).save(tmp_path / "photos" / f"00{number}.png")
+    command = ("classify", "photos", "-m", "cvt-tiny-cifar10", "-o", "a.xlsx", "-o", "a.csv")
+    run_cvt(*command, expect=0)
+    run_cvt("merge", "a.xlsx", "-o", "b.csv", expect=0)
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+    picture(16, 16, 7).save(tmp_path / "photos" / "002.png")
+    done = run_cvt(*command, "--update", expect=0)
+    assert "3 inputs: 2 kept, 1 new" in done.stderr
+    assert [record.path for record in read(tmp_path / "a.xlsx")] == [
+        f"photos/00{number}.png" for number in range(3)
+    ]
+    assert "copied 3 files" in run_cvt("sort", "a.xlsx", "sorted", expect=0).stderr
