@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from cvt_cli.images.preprocess import Preprocessing
 
 DEFAULT_MODEL = "microsoft/cvt-13"
-BUNDLED_MODEL = "cvt-tiny-cifar10"
+# What newcomers are pointed to: it ships with the package.
+BUNDLED_MODEL = "cvt-small-everyday100"
+# Ships too: the least there is to compute, for ten labels.
+CIFAR10_MODEL = "cvt-tiny-cifar10"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
 CVT_13 = CvtConfig()

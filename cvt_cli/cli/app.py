@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import cvt_cli
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import hints
 from cvt_cli.cli.help import Command, Group
 from cvt_cli.cli.messages import report, say
@@ -28,7 +29,7 @@ app = typer.Typer(
     name="cvt",
     cls=Group,
     help="Classify image files with CvT, the convolutional vision transformer.",
-    epilog="Start with: cvt classify cat.jpg. Without a network: --model cvt-tiny-cifar10.",
+    epilog=f"Start with: cvt classify cat.jpg. Without a network: --model {BUNDLED_MODEL}.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -111,7 +112,7 @@ def main() -> NoReturn:
         say(f"{finished}; {finished.hint}")
         code = finished.exit_code
     except CvtError as error:
-        _report(str(error), error.hint, debug)
+        _report(str(error), hints.with_whole_command(error.hint, sys.argv[1:]), debug)
         code = error.exit_code
     except SystemExit as error:  # what Typer makes of a broken pipe
         if not isinstance(error.__context__, BrokenPipeError):

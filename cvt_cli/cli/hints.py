@@ -2,9 +2,12 @@
 
 import difflib
 import os
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 
 # What people type from habit, and how it is said here.
 SYNONYMS = {
@@ -46,6 +49,10 @@ COMMAND_SYNONYMS = {
     "check": "doctor",
     "checks": "doctor",
 }
+# They take --model, and have a default for it.
+_MODEL_COMMANDS = ("benchmark", "classify", "embed", "evaluate", "explain")
+# So many characters of a command are read, and copied, with ease.
+_READABLE = 200
 # Of difflib's ratio: --recursve is --recursive, --json is not --revision.
 CLOSE = 0.75
 
@@ -102,3 +109,17 @@ def _options(command: Any, context: Any) -> set[str]:
         for name in (*param.opts, *param.secondary_opts)
         if name.startswith("-")
     }
+
+
+def with_whole_command(hint: str, arguments: Sequence[str]) -> str:
+    """The hint, with the command to type in place of `--model` and the bundled model's name, where
+    `arguments` asked for a model by asking for none, and are not too many to read."""
+    option = f"--model {BUNDLED_MODEL}"
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    before, after = arguments[:end], arguments[end:]
+    named = "CVT_MODEL" in os.environ or any(each.startswith(("-m", "--mo")) for each in before)
+    has_option = any(each in _MODEL_COMMANDS for each in before)
+    command = shlex.join(["cvt", *before, *option.split(), *after])
+    if named or not has_option or len(command) > _READABLE:
+        return hint
+    return hint.replace(f"`{option}`", f"`{command}`")

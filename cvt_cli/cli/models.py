@@ -53,8 +53,8 @@ def models(
     refresh: options.RefreshOption = False,
     report: options.Report,
 ) -> None:
-    """List the published models and the one that ships with cvt: size, cost, accuracy, cached or
-    not."""
+    """List the published models and those that ship with cvt: labels, size, cost, accuracy, cached
+    or not."""
     if download is not None and search is not None:
         raise UsageError("--download and --search exclude each other")
     if download is None and (revision or refresh):

@@ -8,7 +8,8 @@ from cvt_cli.output.tables import Column, Report, Section, si, si_unit, size_in_
 
 NOTE = (
     "top-1: % of the ImageNet-1k validation set, as published. size: of the weights; of those that "
-    "are not here, in float32. `cvt models --download NAME` fetches one."
+    "are not here, in float32. `cvt models --download NAME` fetches one. A model knows its labels "
+    "and nothing else: whatever a picture shows, one of them is the answer."
 )
 
 
@@ -18,6 +19,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
     flat = [record | {"image_size": "x".join(map(str, record["image_size"]))} for record in records]
     columns = (
         Column("model"),
+        Column("labels", right=True),
         Column("params", right=True),
         Column("GMACs", right=True),
         Column("input", right=True),
@@ -29,6 +31,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
     rows = [
         (
             record["model"],
+            f"{record['labels']:,}",
             si(record["parameters"]),
             f"{record['macs'] / 1e9:.{1 if record['macs'] >= 1e9 else 3}f}",
             size_in_words(sorted(set(record["image_size"]))),
@@ -73,6 +76,7 @@ def _record(one: Inspection) -> dict[str, Any]:
     return {
         "model": one.name,
         "source": one.source,
+        "labels": one.config.num_labels,
         "parameters": total.parameters,
         "macs": total.macs,
         "image_size": list(one.image_size),

@@ -8,6 +8,7 @@ import pickle
 import pty
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import time
@@ -18,7 +19,9 @@ from typing import Any
 import pytest
 import torch
 
+from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli.app import _in_words
+from cvt_cli.cli.hints import with_whole_command
 from cvt_cli.records import as_written
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
@@ -267,6 +270,34 @@ def test_offline_and_not_cached(how: str, run_cvt: RunCvt, hub: HubServer) -> No
 def test_no_network(run_cvt: RunCvt) -> None:
     done = without_a_model(run_cvt, REPO)
     check_line(done, 3, REPO, "can't be reached", "cvt models --download")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "command"),
+    [
+        ("classify 'a cat.jpg' -f csv", {}, "cvt classify 'a cat.jpg' -f csv --model BUNDLED"),
+        ("explain -o x.png -- cat.jpg", {}, "cvt explain -o x.png --model BUNDLED -- cat.jpg"),
+        ("classify cat.jpg -m org/name", {}, "--model BUNDLED"),
+        ("classify cat.jpg", {"CVT_MODEL": "org/name"}, "--model BUNDLED"),
+        ("models --download org/name", {}, "--model BUNDLED"),
+        (f"classify {'cat.jpg ' * 30}", {}, "--model BUNDLED"),
+    ],
+)
+def test_the_model_that_ships_is_offered_by_the_whole_command(
+    arguments: str, env: dict[str, str], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    hint = f"fetch it; or use `--model {BUNDLED_MODEL}`"
+    found = with_whole_command(hint, shlex.split(arguments))
+    assert found == f"fetch it; or use `{command.replace('BUNDLED', BUNDLED_MODEL)}`"
+
+
+def test_the_command_that_is_offered_without_the_default_model_works(run_cvt: RunCvt) -> None:
+    picture().save(run_cvt.cwd / "cat.jpg")
+    done = run_cvt("classify", "cat.jpg", "-f", "plain", "--offline", expect=3)
+    command = re.findall(r"`cvt ([^`]*--model[^`]*)`", done.stderr)[0]
+    assert run_cvt(*command.split(), expect=0).stdout.startswith("cat.jpg\t")
 
 
 def test_a_download_that_breaks_off(run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt) -> None:

@@ -27,7 +27,7 @@ def test_the_catalogue(hub: HubServer, run_cvt: RunCvt) -> None:
     by_name = {model["model"]: model for model in models}
     w24 = by_name["microsoft/cvt-w24-384-22k"]
     assert (w24["parameters"], w24["top1"], w24["published_gmacs"]) == (277_196_392, 87.6, 193.2)
-    assert w24["image_size"] == [384, 384]
+    assert (w24["labels"], w24["image_size"]) == (1000, [384, 384])
     assert w24["macs"] / 1e9 == pytest.approx(193.2, rel=0.02)
     for model in models:
         assert model["cached"] == (model["source"] == "bundled")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
+from cvt_cli.checkpoint.catalog import CIFAR10_MODEL
 from tests.labelled import save_shapes, save_split
 
 FROM_SCRATCH = ("--arch", "cvt-tiny", "--batch-size", 8, "--dtype", "float32", "--device", "cpu")
@@ -80,7 +80,7 @@ def test_fine_tuning_the_bundled_model_on_two_labels(run_cvt, tmp_path):
     data = save_split(tmp_path / "data", train=30, val=20)
     (data / "train" / "circle" / "broken.png").write_bytes(b"\x89PNG broken")
     done = run_cvt(
-        *("train", data, "-o", "mine", "--model", BUNDLED_MODEL, "--epochs", 8),
+        *("train", data, "-o", "mine", "--model", CIFAR10_MODEL, "--epochs", 8),
         *("--batch-size", 10, "--lr", 0.001),
         expect=0,
     )
@@ -124,7 +124,7 @@ def test_transformers_reads_the_result_with_equal_logits(run_cvt, tmp_path):
     ("options", "message"),
     [
         ((), "--model or --arch"),
-        (("--model", BUNDLED_MODEL, "--arch", "cvt-tiny"), "--model or --arch"),
+        (("--model", CIFAR10_MODEL, "--arch", "cvt-tiny"), "--model or --arch"),
         (("--arch", "cvt-99"), "cvt-99: no such architecture; one of cvt-13, cvt-21"),
         (("--arch", "cvt-tiny", "--crop", "square"), "square: no such crop; one of auto, padded"),
         (("--arch", "cvt-tiny", "--dtype", "int8"), "int8: no such dtype"),
@@ -226,8 +226,8 @@ def test_a_training_is_calibrated_at_its_end(run_cvt, tmp_path):
     ("options", "message"),
     [
         (("--arch", "cvt-tiny", "--epochs", 0, "--calibrate"), "--epochs 0 trains nothing; with"),
-        (("--model", BUNDLED_MODEL, "--epochs", 0), "--epochs 0 trains nothing; with"),
-        (("--model", BUNDLED_MODEL, "--epochs", 0, "--calibrate"), "are not those of data"),
+        (("--model", CIFAR10_MODEL, "--epochs", 0), "--epochs 0 trains nothing; with"),
+        (("--model", CIFAR10_MODEL, "--epochs", 0, "--calibrate"), "are not those of data"),
         (("--arch", "cvt-tiny", "--calibrate", "--val-fraction", 0), "needs validation images"),
     ],
 )

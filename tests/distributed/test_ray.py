@@ -30,7 +30,7 @@ pytest.importorskip("ray", reason="needs cvt-cli[ray]")
 from ray.cluster_utils import Cluster
 
 from cvt_cli import __version__
-from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL
+from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, CIFAR10_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
@@ -56,7 +56,7 @@ from tests.photos import picture
 TIMEOUT = 300
 pytestmark = [pytest.mark.timeout(3 * TIMEOUT)]
 
-MODEL = ("-m", BUNDLED_MODEL, "--dtype", "float32")
+MODEL = ("-m", CIFAR10_MODEL, "--dtype", "float32")
 # One image at a time through the network: what is beside it changes the last digit of a score.
 ALONE = ("-b", 1)
 
@@ -221,7 +221,7 @@ def test_the_local_engines_records_byte_for_byte(
             for member in ("0002.png", "0003.png", "0007.png"):
                 archive.add(photos / member, f"in/{member}")
     # The weights of a folder's model are sent to the workers.
-    model = shutil.copytree(BUNDLED_FOLDER / BUNDLED_MODEL, tmp_path / "model")
+    model = shutil.copytree(BUNDLED_FOLDER / CIFAR10_MODEL, tmp_path / "model")
     # Several labels at once: the parts name the scores, and keep all that reach the threshold.
     config = json.loads((model / "config.json").read_text())
     several = config | {"problem_type": "multi_label_classification"}
@@ -489,7 +489,7 @@ def test_who_may_load_the_model_again() -> None:
 
 
 def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = load(resolve(BUNDLED_MODEL))
+    checkpoint = load(resolve(CIFAR10_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     only = ("cat", "dog")
     job = Job(
@@ -528,7 +528,7 @@ def test_relative_names_are_the_drivers(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     (table,) = tables([(0, 0, cat.name, False), (0, 1, cat.name, False)], 2)
-    checkpoint = load(resolve(BUNDLED_MODEL))
+    checkpoint = load(resolve(CIFAR10_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     common: dict[str, Any] = {
         **{"reader": reader, "search": Search(), "batch_size": 2, "columns": ()},
@@ -936,7 +936,7 @@ def test_wrong_usage(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     before = sorted(tmp_path.rglob("*"))
-    done = run_cvt("classify", *arguments.split(), "--engine", "ray", "-m", BUNDLED_MODEL)
+    done = run_cvt("classify", *arguments.split(), "--engine", "ray", "-m", CIFAR10_MODEL)
     check_line(done, 2, *words)
     assert done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
