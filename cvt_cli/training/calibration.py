@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvt_cli.evaluation.metrics import Calibration
+from cvt_cli.inference.calibration import Calibration
 
 # Powers of 2 between which the temperature is looked for, and how finely at first.
 EXPONENTS = (-4.0, 4.0)

@@ -1,0 +1,24 @@
+"""How well scores say how often labels are right."""
+
+# Equal widths of the score, as in arXiv 1706.04599.
+CALIBRATION_BINS = 15
+
+
+class Calibration:
+    """Sums up how far the best scores of images are from the share of them that is right."""
+
+    def __init__(self) -> None:
+        self._bins = [[0.0, 0.0] for _ in range(CALIBRATION_BINS)]  # scores, correct
+        self._count = 0
+
+    def add(self, score: float, is_right: bool) -> None:
+        """Count an image: its best score, 0 to 1, and whether that label is the true one."""
+        place = self._bins[min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)]
+        place[0] += score
+        place[1] += is_right
+        self._count += 1
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, 0 to 1, of at least one image."""
+        return sum(abs(scores - correct) for scores, correct in self._bins) / self._count
