@@ -133,7 +133,7 @@ def test_options_reach_the_model(
         seen.append(given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvt_cli.checkpoint.resolve.resolve", lambda *given: given)
+    monkeypatch.setattr("cvt_cli.checkpoint.resolve.resolve", lambda *given, **_: given)
     monkeypatch.setattr("cvt_cli.checkpoint.load.load", load)
     with pytest.raises(KeyboardInterrupt):
         command.explain(
@@ -142,7 +142,7 @@ def test_options_reach_the_model(
             **{"model": "m", "revision": "r", "refresh": True, "offline": False, "device": "cpu"},
             **{"activation": "gelu", "output": tmp_path / "why.png"},
         )
-    assert seen == [(("m", "r", True, False), "gelu")]
+    assert seen == [(("m", "r", True, False), "gelu", None)]
 
 
 def test_without_the_extra(

@@ -227,7 +227,7 @@ def test_wrong_usage(arguments: str, words: list[str], run_cvt: RunCvt, tmp_path
 def test_a_folder_with_a_files_name(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
     folder = link(tmp_path / "parts", {"1.csv": labels / "whole.csv"})
     (folder / "2.csv").mkdir()
-    done = refused(run_cvt, "parts", "-o", "x.csv", words=("parts/2.csv: is a directory",), code=1)
+    done = refused(run_cvt, "parts", "-o", "x.csv", words=("parts/2.csv: is a directory",), code=4)
     assert "--resume" not in done.stderr
 
 

@@ -228,6 +228,6 @@ def test_a_folder_that_is_not_for_this_user_is_named(
     _, err = process.communicate(timeout=300)
     (tmp_path / "sorted").chmod(0o700)
     assert (process.returncode, err) == (
-        1,
+        4,
         "cvt: error: sorted/dog can't be made: permission denied\n",
     )
