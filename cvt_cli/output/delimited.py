@@ -1,12 +1,13 @@
 """CSV (RFC 4180) and its tab-separated sibling: a row a record, a pair of columns a prediction."""
 
+import codecs
 import csv
 import io
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind
 
@@ -137,6 +138,8 @@ def header(shape: RecordShape) -> list[str]:
     return ["path", *prediction_names(shape.top_k), *shape.columns, "error"]
 
 
+# Bytes that tell how a document is written.
+_START = 4096
 _LABEL = re.compile(r"label(_\d+)?")
 
 
@@ -157,7 +160,7 @@ def row_reader(
         if len(row) != len(names):
             raise ValueError(f"a row has {len(row)} cells and the header {len(names)}")
         predictions = tuple(
-            Prediction(row[label], float(row[score]), -1) for label, score in pairs if row[label]
+            Prediction(row[label], _number(row[score]), -1) for label, score in pairs if row[label]
         )
         columns = {name: COLUMNS[name](row[at]) for at, name in fact_cells if row[at]}
         return Record(
@@ -182,13 +185,44 @@ def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int
 
 @contextmanager
 def _rows(file: BinaryIO, delimiter: str) -> Iterator[Iterator[list[str]]]:
-    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    """The rows of a document, also as spreadsheets save it: in UTF-16, with other separators."""
+    buffered = cast(io.BufferedReader, file if hasattr(file, "peek") else io.BufferedReader(file))
+    start = buffered.peek(_START)[:_START]
+    is_utf_16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf_16 else "utf-8-sig"
+    text = io.TextIOWrapper(buffered, encoding, newline="")
     try:
-        yield _reader(text, delimiter)
+        yield _reader(text, _separator(start.decode(encoding, "replace"), delimiter))
     except csv.Error as error:
         raise ValueError(str(error)) from None
+    except UnicodeDecodeError:
+        raise ValueError('it is not UTF-8; a spreadsheet saves it so as "CSV UTF-8"') from None
     finally:
         text.detach()
+        if buffered is not file:
+            buffered.detach()
+
+
+def _separator(start: str, delimiter: str) -> str:
+    """What is between the cells of the header: the delimiter, or what it became in a spreadsheet of
+    a country where the comma is the decimal sign."""
+    line = start.splitlines()[0] if start else ""
+    for each in (delimiter, ";", "\t", ","):
+        if {"path", "label", "score"} <= set(next(_reader([line], each), [])):
+            return each
+    return delimiter
+
+
+def _number(text: str) -> float:
+    """A score, also as a spreadsheet saves it: `0,815` or `81,5%`."""
+    try:
+        return float(text)
+    except ValueError:
+        number = text.strip().removesuffix("%").strip().replace(",", ".")
+        try:
+            return float(number) / (100 if text.strip().endswith("%") else 1)
+        except ValueError:
+            raise ValueError(f"{text!r} is no score") from None
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:

@@ -78,18 +78,52 @@ def test_documents_of_spreadsheets_and_data_frames(tmp_path: Path) -> None:
     ],
 )
 def test_another_file_is_refused(document: str) -> None:
-    with pytest.raises(ValueError, match=r"columns|cells|float"):
+    with pytest.raises(ValueError, match=r"columns|cells|no score"):
         list(writer_class("csv").documents(io.BytesIO(document.encode())))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("path;label;score\r\nx;y;0.5\r\n", r"and `score`, but 'path;label;score'$"),
-        ("path,label,score\r\nx,y,0.5\r\nx,y,half\r\n", "^row 3: could not convert .* 'half'"),
+        ("path|label|score\r\nx|y|0.5\r\n", r"and `score`, but 'path\|label\|score'$"),
+        ("path,label,score\r\nx,y,0.5\r\nx,y,half\r\n", "^row 3: 'half' is no score"),
         ("path,label,score\r\nx,y\r\n", "^row 2: a row has 2 cells and the header 3"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         list(writer_class("csv").documents(io.BytesIO(text.encode())))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("path,label,score,error\na.jpg,cat,0.815,\n", "utf-8-sig"),
+        ("path;label;score;error\r\na.jpg;cat;0,815;\r\n", "utf-8-sig"),
+        ("path;label;score;error\r\na.jpg;cat;81,5%;\r\n", "utf-8"),
+        ("path\tlabel\tscore\terror\r\na.jpg\tcat\t81.5 %\t\r\n", "utf-16"),
+        ("path,label,score,error\na.jpg,cat,0.815,\n", "utf-16"),
+    ],
+)
+def test_what_a_spreadsheet_has_saved(text: str, encoding: str) -> None:
+    for file in (
+        io.BytesIO(text.encode(encoding)),
+        io.BufferedReader(io.BytesIO(text.encode(encoding))),
+    ):
+        (record,) = writer_class("csv").documents(file)  # type: ignore[attr-defined]
+        assert record == Record("a.jpg", (Prediction("cat", pytest.approx(0.815), -1),))  # type: ignore[arg-type]
+        file.seek(0)
+        assert writer_class("csv").shape(file) == RecordShape(1)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("path,label,score,error\ncaf\u00e9.jpg,cat,0.5,\n".encode("cp1252"), "it is not UTF-8; a"),
+        (b"path,label,score,error\na.jpg,cat,much,\n", "row 2: 'much' is no score"),
+        (b"a;b\n1;2\n", "it has no columns"),
+    ],
+)
+def test_what_is_refused_in_words(data: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        list(writer_class("csv").documents(io.BytesIO(data)))  # type: ignore[attr-defined]
