@@ -128,7 +128,11 @@ def test_everything_bad_is_one_record(
     }
     wanted = bad | {renamed.get(path, path) for path in typed} | {"none/2.jpg", *names}
     assert Counter(record["path"] for record in records) == Counter(map(as_written, wanted))
-    assert sum("convert it to JPEG or PNG" in record["error"] for record in records) == 2
+    said = {record["path"]: record["error"] for record in records}
+    for name, format_ in (("bad/phone.HEIC", "HEIC"), ("bad/web.jxl", "JPEG XL")):
+        # With what reads it, and without.
+        broken = f"a broken {format_}, or of a kind that is not supported"
+        assert said[name] == broken or said[name].startswith(f"{format_} needs a package: ")
     assert "Traceback" not in done.stderr
     assert f"{len(wanted)} of {len(wanted)} inputs" in done.stderr
 
