@@ -18,6 +18,7 @@ from PIL.IcoImagePlugin import IcoFile
 from cvt_cli.errors import ImageError
 from cvt_cli.images import formats, truncated
 from cvt_cli.images.background import Colour, laid_on
+from cvt_cli.images.greys import Greys, greys_of, kind_of_tiff
 from cvt_cli.images.raw import ENOUGH, is_raw, open_raw
 from cvt_cli.images.reduction import set_reduction
 from cvt_cli.images.source import one_line
@@ -37,8 +38,16 @@ _OTHERS = {
 
 # What greys of 32 bits may have for white.
 _WHITES = (1.0, 255.0, 65535.0)
-_SAMPLE_FORMAT = 339  # a TIFF's tag
 _BLOCK = 2**20
+_BYTES = re.compile(r"\bb'([^']*)'")
+# How files begin that can be nothing else.
+_BEGINNINGS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"GIF8": "GIF",
+}
 _ICO = b"\0\0\1\0"
 
 # Bytes by which a file that is no image is judged.
@@ -129,12 +138,16 @@ def to_rgb(
         _check_size(image, max_pixels)
         size = image.size
         reduced = _draft(image, reduce_to) if reduce_to is not None else None
-        sixteen, unsigned = _has_16_bits(image), _is_unsigned(image)
+        sixteen, greys = _has_16_bits(image), greys_of(image)
         upright, orientation = _upright(image)
         if not exact and sixteen:
-            upright = upright.convert("I").point(lambda grey: grey * (1 / 257) + 0.5)
+            scale = 255 / (greys.white or 65535)
+            if greys.inverted:
+                upright = upright.convert("I").point(lambda grey: grey * -scale + 255.5)
+            else:
+                upright = upright.convert("I").point(lambda grey: grey * scale + 0.5)
         elif not exact and upright.mode in ("I", "F"):
-            upright = _scaled(upright, unsigned)
+            upright = _scaled(upright, greys)
         if background is not None:
             upright = laid_on(upright, background)
         # `convert` would copy what is RGB already, half a GB for a large picture.
@@ -146,6 +159,8 @@ def to_rgb(
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     """Raises: ImageError."""
+    if image.format == "FITS" and image.tile[0][0] == "fits_gzip":  # type: ignore[attr-defined]
+        raise ImageError("a FITS whose pixels are compressed, which is not supported")
     if image.format == "ICNS":
         _check_icns(image, max_pixels)
     _check_pixels(*image.size, max_pixels)
@@ -178,7 +193,7 @@ def _image_errors(max_pixels: int) -> Iterator[None]:
         raise _too_large("more pixels", max_pixels) from None
     # Hostile bytes make Pillow's plug-ins raise nearly anything; each is this image's own.
     except Exception as error:
-        raise ImageError(f"broken image: {one_line(error)}") from error
+        raise ImageError(f"broken image: {_words(error)}") from error
 
 
 def _too_large(what: str, limit: int) -> ImageError:
@@ -288,33 +303,29 @@ def _has_16_bits(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
 
 
-def _is_unsigned(image: Image.Image) -> bool:
-    """Whether a TIFF says that its integers are: Pillow takes those of 32 bits for signed."""
-    tags = getattr(image, "tag_v2", None)
-    return image.mode == "I" and tags is not None and tags.get(_SAMPLE_FORMAT, (1,)) == (1,)
-
-
-def _scaled(image: Image.Image, unsigned: bool) -> Image.Image:
+def _scaled(image: Image.Image, said: Greys) -> Image.Image:
     """Greys of 32 bits, integers or floats, in 8.
 
-    The file does not say what white is. Greys that all fit 0..1, 0..255 or 0..65535 have the
+    Signed greys of 16 bits have the greatest such number for white, unless some are below 0. Of
+    others the file does not say what white is. Greys that all fit 0..1, 0..255 or 0..65535 have the
     narrowest of these for black and white, as programs of the trade write them; others are
     stretched from the least to the greatest, as viewers do it. NaN is black.
     """
     greys = np.asarray(image).reshape(-1)
-    if unsigned:
+    if said.unsigned:
         greys = greys.view(np.uint32)
     finite = greys[np.isfinite(greys)] if image.mode == "F" else greys
     least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if least >= 0 and most <= _WHITES[-1]:
-        least, most = 0.0, next(white for white in _WHITES if most <= white)
+    whites = (float(said.white),) if said.white else _WHITES
+    if least >= 0 and most <= whites[-1]:
+        least, most = 0.0, next(white for white in whites if most <= white)
     scaled = np.empty(greys.shape, np.uint8)
     for start in range(0, greys.size, _BLOCK):
         # Doubles: the extremes of floats may lie further apart than any float.
         block = np.subtract(greys[start : start + _BLOCK], least, dtype=np.float64)
         block *= 255 / (most - least or 1)
         block = np.clip(np.nan_to_num(block, copy=False), 0, 255)
-        scaled[start : start + _BLOCK] = np.rint(block)
+        scaled[start : start + _BLOCK] = np.rint(255 - block if said.inverted else block)
     return Image.fromarray(scaled.reshape(image.size[::-1]))
 
 
@@ -324,13 +335,42 @@ def _unidentified(file: BinaryIO) -> str:
     if not start:
         return "empty file"
     if b"\0" not in start and _is_text(start):
-        return "text, not an image"
+        is_svg = b"<svg" in start
+        return "SVG is no photograph: convert it to PNG" if is_svg else "text, not an image"
+    if (name := _name_of(start)) is not None:
+        kind = kind_of_tiff(file) if name == "TIFF" else ""
+        return f"a TIFF of a kind that is not supported: {kind}" if kind else _broken(name, file)
     for name, (signature, (format_, extra)) in _OTHERS.items():
         if signature.match(start):
             if formats.is_installed(format_):
                 return f"a broken {name}, or of a kind that is not supported"
             return f"{name} needs a package: {install_hint(extra)}"
     return "not an image, or in a format that is not supported"
+
+
+def _name_of(start: bytes) -> str | None:
+    """The format of bytes that plainly are of one."""
+    return next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), None)
+
+
+def _broken(name: str, file: BinaryIO) -> str:
+    """With what the PNG reader says, which `Image.open` keeps to itself; others say nothing that
+    would tell anybody anything."""
+    said = ""
+    if name == "PNG":
+        file.seek(0)
+        try:
+            PngImagePlugin.PngImageFile(file)
+        except SyntaxError as error:
+            said = _words(error)
+        except Exception:
+            said = ""
+    return f"a broken {name}" + (f": {said}" if said.startswith("broken") else "")
+
+
+def _words(error: BaseException) -> str:
+    # Names of chunks come as Python writes bytes.
+    return _BYTES.sub(r"\1", one_line(error))
 
 
 def _is_text(start: bytes) -> bool:

@@ -284,6 +284,8 @@ def test_the_description_has_all_that_predictions_depend_on(folder: Path) -> Non
         "device": "cpu",
         "dtype": "float32",
         "decode": "fast",
+        "background": None,
+        "truncated": "refuse",
         "batch_size": 3,
         "max_pixels": 10**6,
         "labels": list(LABELS[:2]),

@@ -1,0 +1,69 @@
+"""What a file says of its greys beyond 8 bits: which is white, and whether 0 is."""
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+_BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 262, 281, 339  # a TIFF's tags
+_MIN_IS_WHITE = 0
+_SIGNED = 2
+_KINDS = {1: "", 2: " signed", 3: " float", 4: "", 5: " complex", 6: " complex float"}
+_COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
+
+
+@dataclass(frozen=True, slots=True)
+class Greys:
+    """The greys of an image.
+
+    Attributes:
+        white: the value of the brightest grey, where the file says so.
+        inverted: the brightest grey is 0.
+        unsigned: integers of 32 bits are, which Pillow takes for signed.
+    """
+
+    white: int | None = None
+    inverted: bool = False
+    unsigned: bool = False
+
+
+def greys_of(image: Image.Image) -> Greys:
+    """What the file of an open image says; nothing for what is no TIFF."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return Greys()
+
+    def value(tag: int, default: int) -> int:
+        found = tags.get(tag, default)
+        found = found[0] if isinstance(found, tuple) and found else found
+        return found if isinstance(found, int) else default
+
+    bits, sample_format = value(_BITS, 1), value(_SAMPLE_FORMAT, 1)
+    white = None
+    if 8 < bits <= 16:
+        most = 2 ** (bits - (sample_format == _SIGNED)) - 1
+        said = value(_MAX_SAMPLE, most)
+        # Some write the greatest value of one picture, which may be black all over.
+        white = said if 255 < said < most else most
+    return Greys(
+        white,
+        bits > 8 and value(_PHOTOMETRIC, 1) == _MIN_IS_WHITE,
+        image.mode == "I" and sample_format == 1,
+    )
+
+
+def kind_of_tiff(file: BinaryIO) -> str:
+    """What a TIFF's first directory says that its pixels are, "32-bit float RGB"; empty if there is
+    none."""
+    file.seek(0)
+    try:
+        tags = ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits, formats = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
+        colours = _COLOURS.get(tags[_PHOTOMETRIC], "of unknown colours")
+        return f"{bits[0]}-bit{_KINDS.get(formats[0], '')} {colours}"
+    # As hostile as any; who asks knows already that it can't be read.
+    except Exception:
+        return ""
