@@ -14,6 +14,7 @@ from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import LOG_SECONDS, Shown, how_shown, in_rate, in_time
 from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
+from cvt_cli.system.text import counted
 from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZES
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def train(
         raise UsageError(
             "--epochs 0 trains nothing", hint="with --model and --calibrate it calibrates a model"
         )
-    _check_output(output, run.resume, run.overwrite)
+    _check_output(output, run.resume, run.overwrite, epochs=run.epochs)
 
     from cvt_cli.training.dataset import find_dataset
 
@@ -447,7 +448,7 @@ def _fast_dtype(device: "torch.device") -> str:
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | None) -> None:
     if resume and overwrite:
         raise UsageError("--resume goes on and --overwrite begins anew: one of them")
     if output.exists() and not output.is_dir():
@@ -461,6 +462,14 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
         )
     if not (output / "training.pt").is_file():
         if all((output / name).is_file() for name in ("metrics.jsonl", "model.safetensors")):
+            with (output / "metrics.jsonl").open("rb") as lines:
+                done = sum(1 for _ in lines)
+            if epochs is not None and epochs > done:
+                raise UsageError(
+                    f"{output} is finished after {counted(done, 'epoch')}, and what it would take "
+                    "to go on is gone",
+                    hint=f"train on in another folder with --model {output}",
+                )
             raise Finished(str(output))
         raise UsageError(
             f"{output}: nothing to resume: no training wrote it", hint="--overwrite begins anew"

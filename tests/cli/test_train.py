@@ -170,6 +170,10 @@ def test_a_folder_with_files_needs_a_word(run_cvt, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULT | {"notes.txt"}
     done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, "--resume", expect=0)
     assert "out: finished, nothing to resume" in done.stderr
+    more = ("--epochs", 3, "--resume")
+    done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, *more, expect=2)
+    assert "out is finished after 2 epochs, and what it would take to go on" in done.stderr
+    assert "--model out" in done.stderr
 
 
 def test_minutes_end_a_run_after_the_epochs_that_fit(run_cvt, tmp_path):
