@@ -175,7 +175,7 @@ def open_text(
     path: Path, mode: Literal["w", "a"], opener: Callable[[str, int], int] | None = None
 ) -> TextIO:
     """Open a file for a writer: UTF-8, line ends as written. A byte of a file name that is no UTF-8
-    becomes the text `\\udc..`, as `as_written` has it."""
+    becomes the text `\\udc..`, as `as_written` has it. `opener` is as for `open`."""
     return cast(
         TextIO,
         open(path, mode, encoding="utf-8", errors="backslashreplace", newline="", opener=opener),
