@@ -161,7 +161,7 @@ class OpenVinoEngine(ExportedEngine):
 
 
 def ours(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, compiled: bool = False
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
 ) -> Engine:
     """The network as `cvt classify` runs it, or as torch.compile makes it.
 
@@ -185,7 +185,9 @@ def ours(
     return TorchEngine(network, device, dtype)
 
 
-def baseline(name: str, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Engine:
+def baseline(
+    name: str, checkpoint: Checkpoint, device: torch.device, *, dtype: torch.dtype
+) -> Engine:
     """The peer of that name, with the same weights.
 
     Args:
@@ -193,7 +195,7 @@ def baseline(name: str, checkpoint: Checkpoint, device: torch.device, dtype: tor
     """
     if device.type == "cpu":
         return ApartEngine(name, checkpoint, dtype)
-    return _peer(name, checkpoint, device, dtype)
+    return _peer(name, checkpoint, device, dtype=dtype)
 
 
 class _Peer:
@@ -211,13 +213,13 @@ class _Peer:
         return logits
 
 
-def _peer_apart(name: str, checkpoint: Checkpoint, dtype: torch.dtype, threads: int) -> _Peer:
+def _peer_apart(name: str, checkpoint: Checkpoint, dtype: torch.dtype, *, threads: int) -> _Peer:
     torch.set_num_threads(threads)
     import_baseline(name)
-    return _Peer(_peer(name, checkpoint, torch.device("cpu"), dtype))
+    return _Peer(_peer(name, checkpoint, torch.device("cpu"), dtype=dtype))
 
 
-def _peer(name: str, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Engine:
+def _peer(name: str, checkpoint: Checkpoint, device: torch.device, *, dtype: torch.dtype) -> Engine:
     if name == "onnxruntime":
         return OnnxRuntimeEngine(checkpoint)
     if name == "openvino":
@@ -245,7 +247,7 @@ def transformers_model(checkpoint: Checkpoint) -> Any:
 
 
 def check_baseline(
-    name: str, checkpoint: Checkpoint, device: torch.device, dtypes: Sequence[str]
+    name: str, checkpoint: Checkpoint, device: torch.device, *, dtypes: Sequence[str]
 ) -> None:
     """Whether the peer can run this network.
 

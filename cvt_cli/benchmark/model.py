@@ -30,6 +30,7 @@ def find_model(
     name: str,
     revision: str | None = None,
     hidden_act: str | None = None,
+    *,
     weights_key: str | None = None,
 ) -> Checkpoint:
     """The checkpoint if it is on this machine; of a published one else only the architecture. No

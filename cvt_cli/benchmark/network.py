@@ -136,7 +136,7 @@ class Measurement:
             self._take(dtype, measure_peak(plan.device, DTYPES[dtype], seconds))
             for batch_size in plan.batch_sizes:
                 say(f"{dtype}, batch size {batch_size} ({len(self.cases) + 1} of {self.planned})")
-                self.cases.append(_measure_case(plan, batch_size, dtype, say))
+                self.cases.append(_measure_case(plan, batch_size, dtype, say=say))
                 free_memory(plan.device)
             # Again: what else runs on this machine may have slowed the first.
             self._take(dtype, measure_peak(plan.device, DTYPES[dtype], seconds))
@@ -255,7 +255,7 @@ def _products(
     return products
 
 
-def _measure_case(plan: Plan, batch_size: int, dtype: str, say: Say) -> Case:
+def _measure_case(plan: Plan, batch_size: int, dtype: str, *, say: Say) -> Case:
     case = Case(batch_size, dtype)
     try:
         if _fits(plan, batch_size, dtype):
@@ -276,7 +276,7 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     if plan.compiled:
         say("compiling")
         _compile_anew()
-    engine = ours(plan.checkpoint, plan.device, dtype, plan.compiled)
+    engine = ours(plan.checkpoint, plan.device, dtype, compiled=plan.compiled)
     engine.feed(images)
     start = time.perf_counter()
     engine.run()
@@ -286,7 +286,7 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     case.memory_bytes = peak_memory(plan.device)  # before a peer takes any
     if plan.peer is not None:
         try:
-            _compare(plan, case, engine, images)
+            _compare(plan, case, engine, images=images)
         except (RuntimeError, MemoryError) as error:
             case.comparison, case.error = None, f"{plan.peer}: {_reason(error)}"
     if case.comparison is None:
@@ -296,20 +296,20 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
         case.latency = Latency.of(times(engine.run, plan.duration))
 
 
-def _compare(plan: Plan, case: Case, engine: Engine, images: Tensor) -> None:
+def _compare(plan: Plan, case: Case, engine: Engine, *, images: Tensor) -> None:
     assert plan.peer is not None
-    peer = baseline(plan.peer, plan.checkpoint, plan.device, DTYPES[case.dtype])
+    peer = baseline(plan.peer, plan.checkpoint, plan.device, dtype=DTYPES[case.dtype])
     with closing(peer):
         peer.feed(images)
         peer.run()
         _warm_up(peer, plan.duration)
         turns = take_turns(engine.run, peer.run, plan.duration)
-        agree, difference = _check(engine, peer, plan, case.batch_size)
+        agree, difference = _check(engine, peer, plan, batch_size=case.batch_size)
     case.latency, theirs = (Latency.of([s for each in side for s in each]) for side in turns)
     case.comparison = Comparison(theirs, Ratio.of(*turns), agree, difference)
 
 
-def _check(engine: Engine, peer: Engine, plan: Plan, batch_size: int) -> tuple[float, float]:
+def _check(engine: Engine, peer: Engine, plan: Plan, *, batch_size: int) -> tuple[float, float]:
     """Share of images with the same best label, and the largest difference of logits, over at
     least `CHECKED_IMAGES`."""
     agree, difference, images = 0, 0.0, 0
@@ -340,7 +340,7 @@ def _fits(plan: Plan, batch_size: int, dtype: str) -> bool:
     """Whether there is a chance. On a CPU the system would end the whole process if not."""
     if plan.device.type == "cuda":
         return True  # says so itself
-    cost = count(plan.checkpoint.config, plan.image_size, batch_size, dtype)
+    cost = count(plan.checkpoint.config, plan.image_size, batch_size, dtype=dtype)
     available = available_memory()
     return available is None or cost.peak_activation_bytes + cost.weight_bytes < available
 

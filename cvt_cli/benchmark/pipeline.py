@@ -187,7 +187,7 @@ class PipelineMeasurement:
                 sources = self._find(classifier)
             case = f"{dtype}, batch size {batch_size}, {len(sources)} images"
             say(f"{case} ({len(self.cases) + 1} of {self.planned})")
-            self.cases.append(_measure_case(plan, classifier, sources, dtype))
+            self.cases.append(_measure_case(plan, classifier, sources, dtype=dtype))
             del classifier
             free_memory(plan.device)
 
@@ -242,7 +242,7 @@ def _readable(classifier: Classifier, sources: list[Source]) -> list[Source]:
 
 
 def _measure_case(
-    plan: PipelinePlan, classifier: Classifier, sources: list[Source], dtype: str
+    plan: PipelinePlan, classifier: Classifier, sources: list[Source], *, dtype: str
 ) -> PipelineCase:
     case = PipelineCase(classifier.batch_size, dtype, len(sources))
     try:
@@ -321,6 +321,7 @@ class _PeerRun:
         checkpoint: Checkpoint,
         device: torch.device,
         dtype: torch.dtype,
+        *,
         batch_size: int,
         paths: list[str],
         scaled: bool,
@@ -373,7 +374,9 @@ def _decoded(classifier: Classifier, source: Source) -> Image.Image:
     with source.open() as file:
         reader = classifier.reader
         edge = reader.preprocessing.resized_edge
-        return decode(file, classifier.max_pixels, reader.reduce_to, reader.exact, enough=edge)
+        return decode(
+            file, classifier.max_pixels, reader.reduce_to, exact=reader.exact, enough=edge
+        )
 
 
 def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) -> Stages:

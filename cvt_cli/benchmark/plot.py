@@ -27,8 +27,8 @@ def plot(measurement: Measurement, file: BinaryIO, format_: str) -> None:
         color = f"C{index}"
         cases = [case for case in measurement.cases if case.dtype == dtype and case.latency]
         cases.sort(key=lambda case: case.batch_size)
-        _plot_dtype(throughput, latency, cases, dtype, color)
-        _plot_peer(throughput, latency, cases, f"{plan.peer} {dtype}", color)
+        _plot_dtype(throughput, latency, cases, dtype=dtype, color=color)
+        _plot_peer(throughput, latency, cases, label=f"{plan.peer} {dtype}", color=color)
         throughput.axhline(
             measurement.limit(dtype), color=color, linestyle=":", label=f"limit, {dtype}"
         )
@@ -49,7 +49,7 @@ def plot(measurement: Measurement, file: BinaryIO, format_: str) -> None:
 
 
 def _plot_dtype(
-    throughput: "Axes", latency: "Axes", cases: list[Case], dtype: str, color: str
+    throughput: "Axes", latency: "Axes", cases: list[Case], *, dtype: str, color: str
 ) -> None:
     sizes = [case.batch_size for case in cases]
     throughput.plot(
@@ -68,7 +68,7 @@ def _plot_dtype(
 
 
 def _plot_peer(
-    throughput: "Axes", latency: "Axes", cases: list[Case], label: str, color: str
+    throughput: "Axes", latency: "Axes", cases: list[Case], *, label: str, color: str
 ) -> None:
     compared: list[tuple[int, Comparison]] = [
         (case.batch_size, case.comparison) for case in cases if case.comparison

@@ -50,7 +50,7 @@ class AuthorsConfig:
     preprocessing: Preprocessing
 
 
-def read_authors_yaml(name: str, path: Path, num_labels: int, hidden_act: str) -> AuthorsConfig:
+def read_authors_yaml(name: str, path: Path, num_labels: int, *, hidden_act: str) -> AuthorsConfig:
     """An experiment's YAML file, by a loader that makes plain values only.
 
     Args:

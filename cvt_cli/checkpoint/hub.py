@@ -48,7 +48,7 @@ def did_you_mean(name: str) -> str:
 class HubRepo:
     """One repository at one revision, through the cache of `huggingface_hub`."""
 
-    def __init__(self, repo: str, revision: str | None, refresh: bool, offline: bool) -> None:
+    def __init__(self, repo: str, revision: str | None, refresh: bool, *, offline: bool) -> None:
         self.repo = repo
         self.revision = revision
         self.refresh = refresh

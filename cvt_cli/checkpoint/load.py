@@ -179,12 +179,14 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     except ValueError as error:
         raise ModelError(f"{files.name}: {path.name}: {error}") from None
     _check_channels(files.name, config)
-    problem_type = _problem_type(files.name, path, values, len(labels))
+    problem_type = _problem_type(files.name, path, values, num_labels=len(labels))
     preprocessing = preprocessing_of(files, values)
     return Checkpoint(files, config, labels, preprocessing, problem_type, layout.name)
 
 
-def _problem_type(name: str, path: Path, values: Mapping[str, Any], num_labels: int) -> str | None:
+def _problem_type(
+    name: str, path: Path, values: Mapping[str, Any], *, num_labels: int
+) -> str | None:
     """What the configuration says that the logits are for.
 
     Raises:
@@ -221,7 +223,9 @@ def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
     if config.num_labels > MAX_LABELS:
         raise ModelError(f"{files.name}: {config.num_labels} labels are too many")
     if files.authors_yaml is not None:
-        said = read_authors_yaml(files.name, files.authors_yaml, config.num_labels, hidden_act)
+        said = read_authors_yaml(
+            files.name, files.authors_yaml, config.num_labels, hidden_act=hidden_act
+        )
         config, preprocessing = said.config, said.preprocessing
     else:
         # The authors' file names carry the input size.

@@ -164,7 +164,7 @@ def read_processor(values: Values, config: Values | None = None) -> Preprocessin
     height, width = rule.image_size or (1, 1)
     if height * width > MAX_RESIZED_PIXELS:
         raise ValueError(f"size is {height}x{width}, more pixels than any network takes")
-    _check_padding(name, kind, values, rule)
+    _check_padding(name, kind, values, rule=rule)
     return rule
 
 
@@ -223,7 +223,7 @@ def _colours(
     return factor, mean, std
 
 
-def _check_padding(name: str, kind: ProcessorType, values: Values, rule: Preprocessing) -> None:
+def _check_padding(name: str, kind: ProcessorType, values: Values, *, rule: Preprocessing) -> None:
     """Refuse to leave out a margin. One image is padded to its own size unless another is named."""
     if not kind.pads or not values.get("do_pad") or values.get("pad_size") is None:
         return

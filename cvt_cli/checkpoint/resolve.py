@@ -29,6 +29,7 @@ def resolve(
     name: str,
     revision: str | None = None,
     refresh: bool = False,
+    *,
     offline: bool = False,
     weights: bool = True,
     weights_key: str | None = None,
@@ -47,12 +48,12 @@ def resolve(
     Raises:
         ModelError: if it can't be had; says why and what to do.
     """
-    files = _resolve(name, revision, refresh, offline, weights)
+    files = _resolve(name, revision, refresh, offline=offline, weights=weights)
     return replace(files, weights_key=weights_key)
 
 
 def _resolve(
-    name: str, revision: str | None, refresh: bool, offline: bool, weights: bool
+    name: str, revision: str | None, refresh: bool, *, offline: bool, weights: bool
 ) -> ResolvedFiles:
     if name in bundled_names():
         return _from_folder(name, BUNDLED_FOLDER / name, weights)
@@ -69,7 +70,7 @@ def _resolve(
         raise ModelError(f"{name}: no such model", hint=_hint_for_unknown(name))
     if revision and at and revision != at:
         raise ModelError(f"{name} and --revision {revision} name two revisions")
-    return HubRepo(repo, revision or at or None, refresh, offline).files(weights)
+    return HubRepo(repo, revision or at or None, refresh, offline=offline).files(weights)
 
 
 # An address as the browser shows it.

@@ -21,6 +21,7 @@ def save_checkpoint(
     folder: Path,
     config: CvtConfig,
     labels: Sequence[str],
+    *,
     preprocessing: Preprocessing,
     weights: Mapping[str, Tensor],
     model_card: str,

@@ -168,9 +168,11 @@ def benchmark(
 
     chosen = pick_device(device)
     dtypes = pick_dtypes(cases.dtype, chosen)
-    checkpoint = find_model(model.model, model.revision, model.activation, model.weights_key)
+    checkpoint = find_model(
+        model.model, model.revision, model.activation, weights_key=model.weights_key
+    )
     if cases.baseline is not None:
-        check_baseline(cases.baseline, checkpoint, chosen, dtypes)
+        check_baseline(cases.baseline, checkpoint, chosen, dtypes=dtypes)
         if from_files and (size or checkpoint.preprocessing.image_size) is None:
             raise UsageError(
                 f"{checkpoint.name} leaves the size of its input open: {cases.baseline} makes no "

@@ -127,8 +127,8 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
         classifier.score_kind,
         len(classifier.indexes),
         output.top_k,
-        output.threshold,
-        output.facts,
+        threshold=output.threshold,
+        columns=output.facts,
     )
     # To read all of the weights once more for their digest takes a while: only for the record.
     recorded = bool(paths) or output.run_record is not None

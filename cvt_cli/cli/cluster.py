@@ -124,8 +124,8 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         kind_of(checkpoint),
         len(indexes or checkpoint.labels),
         output.top_k,
-        output.threshold,
-        output.facts,
+        threshold=output.threshold,
+        columns=output.facts,
     )
     folder = PartFolder(
         target.folder,
@@ -138,9 +138,9 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         checkpoint.config,
         checkpoint.preprocessing,
         images.max_pixels or MAX_PIXELS,
-        compute.exact_decode,
-        images.background_colour,
-        images.accept_truncated,
+        exact_decode=compute.exact_decode,
+        background=images.background_colour,
+        accept_truncated=images.accept_truncated,
     )
     with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
@@ -163,9 +163,9 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
             checkpoint,
             reader,
             job.device,
-            job.dtype,
-            job.batch_size or 0,
-            [checkpoint.labels[index] for index in indexes] or None,
+            dtype=job.dtype,
+            batch_size=job.batch_size or 0,
+            only=[checkpoint.labels[index] for index in indexes] or None,
             digest=True,
         ) | {
             "top_k": shape.top_k,

@@ -481,7 +481,7 @@ class ModelOptions:
                 self.model,
                 self.revision,
                 self.refresh,
-                self.offline,
+                offline=self.offline,
                 weights_key=self.weights_key,
             ),
             self.activation,

@@ -360,17 +360,17 @@ def train(
 
     device = pick_device(compute.device)
     if start.model is None:
-        network = from_scratch(start.arch or "", dataset.labels, start.image_size, run.seed)
+        network = from_scratch(start.arch or "", dataset.labels, start.image_size, seed=run.seed)
     else:
         resolved = resolve(
             start.model,
             files.revision,
             files.refresh,
-            files.offline,
+            offline=files.offline,
             weights_key=files.weights_key,
         )
         checkpoint = load(resolved)
-        network = from_checkpoint(checkpoint, dataset.labels, start.image_size, run.seed)
+        network = from_checkpoint(checkpoint, dataset.labels, start.image_size, seed=run.seed)
         if run.epochs == 0 and network.new_head:
             raise UsageError(
                 f"--epochs 0: the labels of {start.model} are not those of {data}, in this order",
@@ -398,7 +398,9 @@ def train(
             cutmix=augmentation.cutmix,
         ),
     )
-    training = Training(output, dataset, network, settings, device, ["cvt", *sys.argv[1:]])
+    training = Training(
+        output, dataset, network, settings=settings, device=device, command=["cvt", *sys.argv[1:]]
+    )
     trainer = training.trainer
     try:
         training.open(run.overwrite)

@@ -232,7 +232,9 @@ class Worker:
         job = self._job
         try:
             _check_version(job.version)
-            records = list(self._classifier.records(images, job.top_k, job.threshold, job.columns))
+            records = list(
+                self._classifier.records(images, job.top_k, job.threshold, columns=job.columns)
+            )
         except Exception as error:
             fault = f"{type(error).__name__}: {one_line(error)}"
             results += [{**row, "fault": fault} for row in places]

@@ -43,7 +43,7 @@ class _Expanded(Protocol):
 
 
 def members(
-    path: str, kind: str, place: Place, seekable: bool, wanted: Filter, max_bytes: int
+    path: str, kind: str, place: Place, *, seekable: bool, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
     """The images in an archive, in its order.
 
@@ -62,15 +62,15 @@ def members(
     found = False
     try:
         if kind == "zip":
-            each = _zip_members(path, place, wanted, max_bytes)
+            each = _zip_members(path, place, wanted, max_bytes=max_bytes)
         elif kind == "parquet":
             from cvt_cli.images.parquet import parquet_members
 
             each = parquet_members(path, place, max_bytes)
         elif kind == "tar" and seekable:
-            each = _tar_members(path, place, wanted, max_bytes)
+            each = _tar_members(path, place, wanted, max_bytes=max_bytes)
         else:
-            each = _stream_members(path, kind, place, wanted, max_bytes)
+            each = _stream_members(path, kind, place, wanted=wanted, max_bytes=max_bytes)
         for source in each:
             found = True
             yield source
@@ -84,7 +84,7 @@ def members(
             yield failing(path, wanted.without_images("an archive"))
 
 
-def _zip_members(path: str, place: Place, wanted: Filter, max_bytes: int) -> Iterator[Source]:
+def _zip_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> Iterator[Source]:
     archive = _Zip(place, max_bytes)
     for entry in archive.entries():
         name = f"{path}::{entry.name}"
@@ -232,7 +232,7 @@ class _Zip:
             raise zipfile.BadZipFile("it is not where its archive says")
         raw = entry.raw[: _ZIP_ENTRY.size - 4] + bytes(4) + entry.raw[_ZIP_ENTRY.size :]
         end = _ZIP_END.pack(b"PK\5\6", 0, 0, 1, 1, len(raw), size, 0)
-        return _Window(self, start, size, raw + end)
+        return _Window(self, start, size, then=raw + end)
 
 
 # A process keeps the archive open that it reads from.
@@ -323,7 +323,7 @@ def _zip64_extra(extra: bytes) -> Iterator[int]:
 class _Window(io.RawIOBase):
     """A part of an archive, and bytes to follow it."""
 
-    def __init__(self, archive: _Zip, start: int, size: int, then: bytes) -> None:
+    def __init__(self, archive: _Zip, start: int, size: int, *, then: bytes) -> None:
         self._archive = archive
         self._start = start
         self._size = size
@@ -353,7 +353,7 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def _tar_members(path: str, place: Place, wanted: Filter, max_bytes: int) -> Iterator[Source]:
+def _tar_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> Iterator[Source]:
     with place.open() as file:
         size = file.seek(0, 2)
         file.seek(0)
@@ -369,7 +369,7 @@ def _tar_members(path: str, place: Place, wanted: Filter, max_bytes: int) -> Ite
 
 
 def _stream_members(
-    path: str, kind: str, place: Place, wanted: Filter, max_bytes: int
+    path: str, kind: str, place: Place, *, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
     """A tar archive read once from its start to its end: a member's bytes are taken as they come
     by, before the next is asked for."""

@@ -63,6 +63,7 @@ def decode(  # noqa: PLR0913 (by keyword)
     file: BinaryIO,
     max_pixels: int = MAX_PIXELS,
     reduce_to: int | None = None,
+    *,
     exact: bool = False,
     checked: Callable[[Image.Image], None] | None = None,
     enough: int = ENOUGH,
@@ -100,7 +101,7 @@ def decode(  # noqa: PLR0913 (by keyword)
                 _check_size(image, max_pixels)
                 checked(image)
             try:
-                return to_rgb(image, max_pixels, reduce_to, exact, background)
+                return to_rgb(image, max_pixels, reduce_to, exact=exact, background=background)
             except ImageError as error:
                 if not truncated.is_cut(image, error.__cause__):
                     raise
@@ -109,13 +110,16 @@ def decode(  # noqa: PLR0913 (by keyword)
                 "a truncated JPEG", hint="--truncated accept takes what there is of it"
             )
         with open_checked(truncated.completed(file), max_pixels) as image:
-            return truncated.mark(to_rgb(image, max_pixels, reduce_to, exact, background))
+            return truncated.mark(
+                to_rgb(image, max_pixels, reduce_to, exact=exact, background=background)
+            )
 
 
 def to_rgb(
     image: Image.Image,
     max_pixels: int = MAX_PIXELS,
     reduce_to: int | None = None,
+    *,
     exact: bool = False,
     background: Colour | None = None,
 ) -> Image.Image:
@@ -153,7 +157,7 @@ def to_rgb(
         # `convert` would copy what is RGB already, half a GB for a large picture.
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
         if reduced is not None:
-            set_reduction(rgb, size, reduced, orientation)
+            set_reduction(rgb, size, reduced, orientation=orientation)
         return rgb
 
 

@@ -128,7 +128,7 @@ def _taken(exif: _Exif) -> str | None:
 
 
 def _degrees(
-    exif: _Exif, tag: int, reference: int, signs: Mapping[str, int], most: int
+    exif: _Exif, tag: int, reference: int, *, signs: Mapping[str, int], most: int
 ) -> float | None:
     sign = signs[(_text(exif.gps.get(reference)) or "").upper()]
     degrees, minutes, seconds = (*map(float, exif.gps[tag]), 0.0, 0.0)[:3]
@@ -137,11 +137,11 @@ def _degrees(
 
 
 def _latitude(exif: _Exif) -> float | None:
-    return _degrees(exif, GPS.GPSLatitude, GPS.GPSLatitudeRef, {"N": 1, "S": -1}, 90)
+    return _degrees(exif, GPS.GPSLatitude, GPS.GPSLatitudeRef, signs={"N": 1, "S": -1}, most=90)
 
 
 def _longitude(exif: _Exif) -> float | None:
-    return _degrees(exif, GPS.GPSLongitude, GPS.GPSLongitudeRef, {"E": 1, "W": -1}, 180)
+    return _degrees(exif, GPS.GPSLongitude, GPS.GPSLongitudeRef, signs={"E": 1, "W": -1}, most=180)
 
 
 def _altitude(exif: _Exif) -> float | None:

@@ -59,6 +59,7 @@ def find(
     inputs: Iterable[str],
     search: Search = _EVERYTHING,
     whole_archives: bool = False,
+    *,
     shard: Shard | None = None,
 ) -> Iterator[Source]:
     """The images behind what was typed, in order, as they are found.
@@ -187,6 +188,7 @@ class _Finder:
         search: Search,
         counting: bool = False,
         whole_archives: bool = False,
+        *,
         shard: Shard | None = None,
     ) -> None:
         self._search = search
@@ -307,7 +309,7 @@ class _Finder:
         return Source(path, LocalFile(path, self._search.max_bytes))
 
     def _archive(
-        self, path: str, kind: str, place: Place, seekable: bool = True
+        self, path: str, kind: str, place: Place, *, seekable: bool = True
     ) -> Iterator[Source]:
         """
         Args:
@@ -318,7 +320,14 @@ class _Finder:
         if self._whole_archives:
             yield Source(path, place, is_archive=True)
             return
-        found = members(path, kind, place, seekable, self._filter, self._search.max_bytes)
+        found = members(
+            path,
+            kind,
+            place,
+            seekable=seekable,
+            wanted=self._filter,
+            max_bytes=self._search.max_bytes,
+        )
         if kind in ("zip", "parquet") or (kind == "tar" and seekable):
             if self._counting and kind == "parquet":
                 raise _Uncountable

@@ -125,7 +125,7 @@ def _glob(folder: str, parts: list[str], leave: Leave) -> Iterator[str | Unliste
                 yield from _glob(each, rest or ["*"], leave)
         return
     magic = has_magic(part)
-    inside = _matching(folder, part, bool(rest), leave) if magic else _named(folder, part)
+    inside = _matching(folder, part, bool(rest), leave=leave) if magic else _named(folder, part)
     for path in inside:
         if rest and not isinstance(path, Unlisted):
             yield from _glob(path, rest, leave)
@@ -133,7 +133,9 @@ def _glob(folder: str, parts: list[str], leave: Leave) -> Iterator[str | Unliste
             yield path
 
 
-def _matching(folder: str, part: str, folders_only: bool, leave: Leave) -> Iterator[str | Unlisted]:
+def _matching(
+    folder: str, part: str, folders_only: bool, *, leave: Leave
+) -> Iterator[str | Unlisted]:
     match = re.compile(translate(os.path.normcase(part))).match
 
     def wanted(entry: os.DirEntry[str]) -> bool:

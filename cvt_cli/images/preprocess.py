@@ -199,7 +199,7 @@ class Preprocessing:
         rows, columns = min(self.crop[0], height), min(self.crop[1], width)
         top, left = (height - rows) // 2, (width - columns) // 2
         part = (left / width, top / height, (left + columns) / width, (top + rows) / height)
-        return self._centre(np.asarray(resized(image, (columns, rows), self.resample, part)))
+        return self._centre(np.asarray(resized(image, (columns, rows), self.resample, part=part)))
 
     def _centre(self, pixels: np.ndarray) -> np.ndarray:
         if self.crop is None:

@@ -76,11 +76,11 @@ def _has_sensor_data(file: BinaryIO, start: bytes) -> bool:
                 if _number(value[:2], order) in (_COLOUR_FILTER_ARRAY, _LINEAR_RAW):
                     return True
             elif tag == _SUB_IFDS and kind in (4, 13):
-                waiting += _offsets(file, order, many, value)
+                waiting += _offsets(file, order, many, value=value)
     return False
 
 
-def _offsets(file: BinaryIO, order: str, many: int, value: bytes) -> list[int]:
+def _offsets(file: BinaryIO, order: str, many: int, *, value: bytes) -> list[int]:
     if many > 1:
         file.seek(_number(value, order))
         value = file.read(4 * min(many, _MAX_IFDS))
@@ -148,7 +148,7 @@ def _developed(raw: "rawpy.RawPy") -> Image.Image:
     turned = _ORIENTATIONS.get(raw.sizes.flip, 1)
     expected = (-(-size[0] // 2), -(-size[1] // 2))
     if image.size in (expected, expected[::-1]):  # not where pixels are no squares
-        set_reduction(image, size, half, turned)
+        set_reduction(image, size, half, orientation=turned)
     return image
 
 

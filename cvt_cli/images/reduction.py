@@ -26,7 +26,7 @@ class Reduction:
 
 
 def set_reduction(
-    image: Image.Image, size: tuple[int, int], reduced: tuple[float, float], orientation: int
+    image: Image.Image, size: tuple[int, int], reduced: tuple[float, float], *, orientation: int
 ) -> None:
     """Note what was done to a picture that is upright by now.
 
@@ -62,6 +62,7 @@ def resized(
     image: Image.Image,
     size: tuple[int, int],
     resample: int,
+    *,
     part: tuple[float, float, float, float] | None = None,
     reducing_gap: float | None = None,
 ) -> Image.Image:

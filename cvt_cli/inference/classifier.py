@@ -115,7 +115,7 @@ class Classifier:
         self.dtype = pick_dtype(dtype, self.device)
         use_exact_float32(self.device, self.dtype)
         if isinstance(model, str):
-            files = resolve(model, revision, refresh, offline, weights_key=weights_key)
+            files = resolve(model, revision, refresh, offline=offline, weights_key=weights_key)
             model = load(files, hidden_act, class_names)
         if image_size is not None:
             model = model.with_image_size(image_size)
@@ -128,9 +128,9 @@ class Classifier:
             model.config,
             model.preprocessing,
             max_pixels,
-            exact_decode,
-            None if background is None else Colour(background),
-            accept_truncated,
+            exact_decode=exact_decode,
+            background=None if background is None else Colour(background),
+            accept_truncated=accept_truncated,
         )
         self.indexes = pick_indexes(only, model) if only else range(len(model.labels))
         self._columns = torch.tensor(self.indexes, device=self.device)
@@ -191,12 +191,12 @@ class Classifier:
             self.checkpoint,
             self.reader,
             self._devices,
-            str(self.dtype).removeprefix("torch."),
-            self.batch_size,
-            [self.labels[index] for index in self.indexes]
+            dtype=str(self.dtype).removeprefix("torch."),
+            batch_size=self.batch_size,
+            only=[self.labels[index] for index in self.indexes]
             if len(self.indexes) < len(self.labels)
             else None,
-            digest,
+            digest=digest,
         )
 
     @overload
@@ -229,6 +229,7 @@ class Classifier:
         sources: Iterable[Source | Image.Image],
         top_k: int = DEFAULT_TOP_K,
         threshold: float | None = None,
+        *,
         columns: Sequence[str] = (),
         thumbnails: bool = False,
     ) -> Iterator[Record]:
@@ -245,11 +246,11 @@ class Classifier:
             thumbnails: each record carries a thumbnail.
         """
         batches = self.reader.batches(
-            sources, self.batch_size, columns, thumbnails, len(self.replicas)
+            sources, self.batch_size, columns, thumbnails=thumbnails, ahead=len(self.replicas)
         )
         return self._spread(
             batches,
-            lambda replica, batch: replica.records(batch, top_k, threshold, columns),
+            lambda replica, batch: replica.records(batch, top_k, threshold, columns=columns),
         )
 
     def _spread(
@@ -282,6 +283,7 @@ class Classifier:
         images: Sequence[DecodedImage],
         top_k: int = DEFAULT_TOP_K,
         threshold: float | None = None,
+        *,
         columns: Sequence[str] = (),
     ) -> Iterator[Record]:
         """The second half of `classify`: one record for each image that is decoded, or that could
@@ -475,6 +477,7 @@ def describe(
     checkpoint: Checkpoint,
     reader: ImageReader,
     device: str,
+    *,
     dtype: str,
     batch_size: int,
     only: Sequence[str] | None,

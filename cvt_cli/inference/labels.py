@@ -164,7 +164,7 @@ def pick_indexes(
         parts = list(_parts(each, matcher))
         if not parts:
             raise UsageError(f"{option} names no label", hint=_listing(checkpoint))
-        indexes |= {_pick(part, matcher, checkpoint, option) for part in parts}
+        indexes |= {_pick(part, matcher, checkpoint, option=option) for part in parts}
     typed = any(isinstance(each, str) for each in names)
     alone = len(indexes) == 1 < len(checkpoint.labels) and option == "--labels"
     if typed and alone and kind_of(checkpoint) is ScoreKind.SOFTMAX:
@@ -187,7 +187,7 @@ def pick_index(name: str, checkpoint: Checkpoint, option: str) -> int:
     return found[0]
 
 
-def _pick(name: str, matcher: LabelMatcher, checkpoint: Checkpoint, option: str) -> int:
+def _pick(name: str, matcher: LabelMatcher, checkpoint: Checkpoint, *, option: str) -> int:
     found = matcher.find(name)
     if isinstance(found, int):
         return found

@@ -64,6 +64,7 @@ def record_shape(
     kind: ScoreKind,
     num_labels: int,
     top_k: int | None,
+    *,
     threshold: float | None,
     columns: tuple[str, ...] = (),
 ) -> RecordShape:

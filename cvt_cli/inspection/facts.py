@@ -216,7 +216,7 @@ def inspect(
     published = None if revision else next((e for e in PUBLISHED if e.name == name), None)
     files = None if refresh else _here(name, revision)
     if files is None and (published is None or refresh or needs_labels):
-        files = resolve(name, revision, refresh, offline, weights=False)
+        files = resolve(name, revision, refresh, offline=offline, weights=False)
         files = _here(name, files.commit or revision) or files
     if files is not None:
         files = replace(files, weights_key=weights_key)
@@ -234,7 +234,7 @@ def inspect(
         preprocessing = preprocessing.scaled_to(workload.image_size)
     size = preprocessing.image_size or DEFAULT_IMAGE_SIZE
     try:
-        cost = count(config, size, workload.batch_size, workload.dtype)
+        cost = count(config, size, workload.batch_size, dtype=workload.dtype)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     return Inspection(

@@ -49,7 +49,7 @@ class CvtConfig:
             value = getattr(self, field.name)
             if isinstance(field.default, tuple):
                 kind = type(field.default[0])
-                _check_stages(field.name, value, kind, self.num_stages)
+                _check_stages(field.name, value, kind, num_stages=self.num_stages)
             elif isinstance(field.default, int):
                 _check_number(field.name, value, minimum=1)
             elif isinstance(field.default, float):
@@ -166,7 +166,7 @@ class CvtConfig:
         return {"architectures": ["CvtForImageClassification"], "model_type": "cvt"} | values
 
 
-def _check_stages(name: str, value: object, kind: type, num_stages: int) -> None:
+def _check_stages(name: str, value: object, kind: type, *, num_stages: int) -> None:
     if not num_stages:
         raise ValueError("depth is empty: no stage")
     if not isinstance(value, tuple) or len(value) != num_stages:
@@ -182,7 +182,7 @@ def _check_stages(name: str, value: object, kind: type, num_stages: int) -> None
             _check_number(name, entry, minimum=0 if zero_is_fine else 1)
 
 
-def _check_number(name: str, value: object, minimum: int, whole: bool = True) -> None:
+def _check_number(name: str, value: object, minimum: int, *, whole: bool = True) -> None:
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise ValueError(f"{name} has {value!r}, not a {'whole ' if whole else ''}number")

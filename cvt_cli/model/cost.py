@@ -170,7 +170,7 @@ class Cost:
 
 
 def count(
-    config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1, dtype: str = "float32"
+    config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1, *, dtype: str = "float32"
 ) -> Cost:
     """The cost of one forward pass over images of `image_size`, (height, width) in pixels.
 
@@ -183,14 +183,14 @@ def count(
     counter = _Counter(batch_size, BYTES_PER_VALUE[dtype])
     sizes = [image_size, *config.tokens(*image_size)]
     stages = tuple(
-        counter.stage(config, index, sizes[index], sizes[index + 1])
+        counter.stage(config, index, sizes[index], tokens=sizes[index + 1])
         for index in range(config.num_stages)
     )
     dim, (rows, columns) = config.embed_dim[-1], sizes[-1]
     tokens = 1 if config.cls_token[-1] else rows * columns
     last = (
         counter.norm("norm", (batch_size, tokens, dim)),
-        counter.linear("head", HEAD, (batch_size, dim), config.num_labels),
+        counter.linear("head", HEAD, (batch_size, dim), width=config.num_labels),
     )
     return Cost(image_size, batch_size, dtype, stages, last)
 
@@ -227,7 +227,7 @@ class _Counter:
     itemsize: int
 
     def stage(
-        self, config: CvtConfig, index: int, size_in: tuple[int, int], tokens: tuple[int, int]
+        self, config: CvtConfig, index: int, size_in: tuple[int, int], *, tokens: tuple[int, int]
     ) -> StageCost:
         channels = config.embed_dim[index - 1] if index else config.num_channels
         dim, kernel = config.embed_dim[index], config.patch_sizes[index]
@@ -239,7 +239,7 @@ class _Counter:
                 f"{name}.embed.proj",
                 TOKEN_EMBEDDING,
                 image_in,
-                image,
+                shape_out=image,
                 parameters=dim * (channels * kernel**2 + 1),
                 macs=math.prod(image) * channels * kernel**2,
             ),
@@ -248,20 +248,26 @@ class _Counter:
         if config.cls_token[index]:
             without = (self.batch, math.prod(tokens), dim)
             embed.append(
-                self.layer(f"{name}.cls_token", TOKEN_EMBEDDING, without, sequence, parameters=dim)
+                self.layer(
+                    f"{name}.cls_token",
+                    TOKEN_EMBEDDING,
+                    without,
+                    shape_out=sequence,
+                    parameters=dim,
+                )
             )
-        block = self.block(config, index, image, sequence)
+        block = self.block(config, index, image, sequence=sequence)
         return StageCost(
             index,
             tokens,
             config.depth[index],
             tuple(embed),
             tuple(block),
-            peak_bytes=self.peak(config, index, image_in, tokens),
+            peak_bytes=self.peak(config, index, image_in, tokens=tokens),
         )
 
     def block(
-        self, config: CvtConfig, stage: int, image: Shape, sequence: Shape
+        self, config: CvtConfig, stage: int, image: Shape, *, sequence: Shape
     ) -> Iterator[Layer]:
         batch, queries, dim = sequence
         cls_token = int(config.cls_token[stage])
@@ -270,22 +276,24 @@ class _Counter:
         keys = (batch, math.prod(kv_image[2:]) + cls_token, dim)
         yield self.norm("norm1", sequence)
         for letter, out in (("q", image), ("k", kv_image), ("v", kv_image)):
-            yield from self.conv_projection(config, stage, f"attn.conv_proj_{letter}", image, out)
+            yield from self.conv_projection(
+                config, stage, f"attn.conv_proj_{letter}", image=image, out=out
+            )
         for letter, shape in (("q", sequence), ("k", keys), ("v", keys)):
-            yield self.linear(f"attn.proj_{letter}", LINEAR_PROJECTION, shape, dim, bias)
+            yield self.linear(f"attn.proj_{letter}", LINEAR_PROJECTION, shape, width=dim, bias=bias)
         # q k' and its product with v, whatever the number of heads. One fused operation: its
         # queries x keys scores are never in memory.
         macs = 2 * batch * queries * keys[1] * dim
-        yield self.layer("attn.attention", ATTENTION, sequence, sequence, macs=macs)
-        yield self.linear("attn.proj", LINEAR_PROJECTION, sequence, dim)
+        yield self.layer("attn.attention", ATTENTION, sequence, shape_out=sequence, macs=macs)
+        yield self.linear("attn.proj", LINEAR_PROJECTION, sequence, width=dim)
         yield self.norm("norm2", sequence)
         hidden = (batch, queries, config.mlp_dim[stage])
-        yield self.linear("mlp.fc1", MLP, sequence, hidden[-1])
-        yield self.layer("mlp.act", MLP, hidden, hidden)
-        yield self.linear("mlp.fc2", MLP, hidden, dim)
+        yield self.linear("mlp.fc1", MLP, sequence, width=hidden[-1])
+        yield self.layer("mlp.act", MLP, hidden, shape_out=hidden)
+        yield self.linear("mlp.fc2", MLP, hidden, width=dim)
 
     def conv_projection(
-        self, config: CvtConfig, stage: int, name: str, image: Shape, out: Shape
+        self, config: CvtConfig, stage: int, name: str, *, image: Shape, out: Shape
     ) -> Iterator[Layer]:
         method, kernel = config.qkv_projection_method[stage], config.kernel_qkv[stage]
         dim = image[1]
@@ -294,24 +302,24 @@ class _Counter:
                 f"{name}.conv",
                 CONV_PROJECTION,
                 image,
-                out,
+                shape_out=out,
                 parameters=dim * kernel**2,
                 macs=math.prod(out) * kernel**2,
             )
             yield self.norm(f"{name}.bn", out, buffers=2 * dim)
         elif method == "avg" and not name.endswith("q"):
-            yield self.layer(f"{name}.avg", CONV_PROJECTION, image, out)
+            yield self.layer(f"{name}.avg", CONV_PROJECTION, image, shape_out=out)
 
     def norm(self, name: str, shape: Shape, buffers: int = 0) -> Layer:
         width = shape[1] if len(shape) == 4 else shape[-1]
-        return self.layer(name, NORM, shape, shape, parameters=2 * width, buffers=buffers)
+        return self.layer(name, NORM, shape, shape_out=shape, parameters=2 * width, buffers=buffers)
 
-    def linear(self, name: str, kind: str, shape: Shape, width: int, bias: bool = True) -> Layer:
+    def linear(self, name: str, kind: str, shape: Shape, *, width: int, bias: bool = True) -> Layer:
         return self.layer(
             name,
             kind,
             shape,
-            (*shape[:-1], width),
+            shape_out=(*shape[:-1], width),
             parameters=width * (shape[-1] + bias),
             macs=math.prod(shape) * width,
         )
@@ -321,8 +329,8 @@ class _Counter:
         name: str,
         kind: str,
         shape_in: Shape,
-        shape_out: Shape,
         *,
+        shape_out: Shape,
         parameters: int = 0,
         buffers: int = 0,
         macs: int = 0,
@@ -332,7 +340,9 @@ class _Counter:
             name, kind, shape_in, shape_out, Total(parameters, buffers, macs, activation_bytes)
         )
 
-    def peak(self, config: CvtConfig, stage: int, image_in: Shape, tokens: tuple[int, int]) -> int:
+    def peak(
+        self, config: CvtConfig, stage: int, image_in: Shape, *, tokens: tuple[int, int]
+    ) -> int:
         """Bytes of the stage's input and the most alive beside it, which is one of three.
 
         The embedding before and after its norm; in attention the residual, the normalised tokens,

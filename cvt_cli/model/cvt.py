@@ -62,7 +62,7 @@ class ConvProjection(nn.Sequential):
     "squeezed" projection of figure 2c: fewer keys and values than queries.
     """
 
-    def __init__(self, method: str, dim: int, kernel: int, stride: int, padding: int) -> None:
+    def __init__(self, method: str, dim: int, kernel: int, *, stride: int, padding: int) -> None:
         super().__init__()
         if method == "dw_bn":
             self.conv = nn.Conv2d(dim, dim, kernel, stride, padding, groups=dim, bias=False)
@@ -84,17 +84,17 @@ class ConvAttention(nn.Module):
         dim = config.embed_dim[stage]
         method = config.qkv_projection_method[stage]
         kernel, bias = config.kernel_qkv[stage], config.qkv_bias[stage]
-        kv = (kernel, config.stride_kv[stage], config.padding_kv[stage])
+        stride, padding = config.stride_kv[stage], config.padding_kv[stage]
         # Pooling the queries would leave fewer tokens than came in: "avg" leaves them alone.
         self.conv_proj_q = ConvProjection(
             "linear" if method == "avg" else method,
             dim,
             kernel,
-            config.stride_q[stage],
-            config.padding_q[stage],
+            stride=config.stride_q[stage],
+            padding=config.padding_q[stage],
         )
-        self.conv_proj_k = ConvProjection(method, dim, *kv)
-        self.conv_proj_v = ConvProjection(method, dim, *kv)
+        self.conv_proj_k = ConvProjection(method, dim, kernel, stride=stride, padding=padding)
+        self.conv_proj_v = ConvProjection(method, dim, kernel, stride=stride, padding=padding)
         self.proj_q = nn.Linear(dim, dim, bias=bias)
         self.proj_k = nn.Linear(dim, dim, bias=bias)
         self.proj_v = nn.Linear(dim, dim, bias=bias)

@@ -45,7 +45,9 @@ class Linear:
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.packed:
             # The activation and the residual sum are done on each tile while it is in cache.
-            return packed_linear(x, self.weight, self.bias, self.activation, residual)
+            return packed_linear(
+                x, self.weight, self.bias, activation=self.activation, residual=residual
+            )
         y = F.linear(x, self.weight, self.bias)
         if self.activation == "gelu":
             y = F.gelu(y)
@@ -146,7 +148,7 @@ class FusedAttention:
         self.proj = Linear(attn.proj.weight, attn.proj.bias)
 
     def __call__(
-        self, x: Tensor, residual: Tensor, height: int, width: int, cls_only: bool = False
+        self, x: Tensor, residual: Tensor, height: int, *, width: int, cls_only: bool = False
     ) -> Tensor:
         y = self.attend(*self.project(x, height, width, cls_only))
         return self.proj(y, residual[:, :1] if cls_only else residual)
@@ -229,8 +231,8 @@ class FusedBlock:
             self.fc1 = Linear(fc1.weight, fc1.bias, "gelu")
             self.fc2 = Linear(fc2.weight, fc2.bias)
 
-    def __call__(self, x: Tensor, height: int, width: int, cls_only: bool = False) -> Tensor:
-        x = self.attn(self.norm1(x), x, height, width, cls_only)
+    def __call__(self, x: Tensor, height: int, width: int, *, cls_only: bool = False) -> Tensor:
+        x = self.attn(self.norm1(x), x, height, width=width, cls_only=cls_only)
         return self.fc2(self.fc1(self.norm2(x)), x)
 
 
@@ -259,7 +261,7 @@ class FusedStage:
     def __call__(self, x: Tensor) -> tuple[Tensor, int, int]:
         x, height, width = self.embed(x)
         for index, block in enumerate(self.blocks):
-            x = block(x, height, width, index == self.cls_only_at)
+            x = block(x, height, width, cls_only=index == self.cls_only_at)
         return x, height, width
 
 

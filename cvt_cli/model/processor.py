@@ -18,6 +18,7 @@ def packed_linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
+    *,
     activation: str = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
@@ -47,7 +48,7 @@ def has_packed_linear(dtype: torch.dtype) -> bool:
         with torch.inference_mode():
             weight = pack(x)
             tried = (
-                packed_linear(x, weight, x[0], "gelu"),
+                packed_linear(x, weight, x[0], activation="gelu"),
                 packed_linear(x, weight, None, residual=x),
             )
     except (AttributeError, RuntimeError, TypeError):

@@ -68,6 +68,7 @@ class Augmenter:
         augmentation: Augmentation,
         size: tuple[int, int],
         num_labels: int,
+        *,
         label_smoothing: float,
     ) -> None:
         self._augmentation = augmentation
@@ -84,10 +85,10 @@ class Augmenter:
         drawn = draw_operations(count) if strength else None
         moves = self._moves(count, (pixels.shape[1], pixels.shape[2]))
         if drawn is not None:
-            moves = moves @ geometry(*drawn, strength, self._size)
+            moves = moves @ geometry(*drawn, strength, size=self._size)
         x = self._resample(x, moves)
         if drawn is not None:
-            x = recolor(x, *drawn, strength)
+            x = recolor(x, *drawn, strength=strength)
         if augmentation.random_erasing:
             erased, _ = boxes(*erased_sides(count, augmentation.random_erasing), self._size)
             x = torch.where(_inside(erased, x), torch.rand_like(x), x)
@@ -305,7 +306,9 @@ def draw_operations(count: int) -> tuple[Tensor, Tensor]:
     return operations, torch.empty(ROUNDS, count).uniform_(-1, 1)
 
 
-def geometry(operations: Tensor, amounts: Tensor, strength: float, size: tuple[int, int]) -> Tensor:
+def geometry(
+    operations: Tensor, amounts: Tensor, strength: float, *, size: tuple[int, int]
+) -> Tensor:
     """The map of the operations that move pixels, (B, 3, 3) float32, as `Augmenter` has them."""
     height, width = size
     whole = torch.eye(3).repeat(operations.shape[1], 1, 1)
@@ -323,7 +326,7 @@ def geometry(operations: Tensor, amounts: Tensor, strength: float, size: tuple[i
     return whole
 
 
-def recolor(x: Tensor, operations: Tensor, amounts: Tensor, strength: float) -> Tensor:
+def recolor(x: Tensor, operations: Tensor, amounts: Tensor, *, strength: float) -> Tensor:
     """Apply the operations that leave pixels where they are. (B, 3, H, W) float32, 0 to 1.
 
     Each operation runs once a round, on the images that drew it.

@@ -15,6 +15,7 @@ def model_card(
     command: Sequence[str],
     start: Start,
     dataset: Dataset,
+    *,
     settings: Settings,
     history: Sequence[dict[str, Any]],
     fit: TemperatureFit | None = None,

@@ -42,6 +42,7 @@ class Images:
         samples: Sequence[Sample],
         preprocessing: Preprocessing,
         errors: dict[str, str],
+        *,
         device: torch.device = CPU,
     ) -> None:
         if preprocessing.image_size is None:

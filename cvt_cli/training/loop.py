@@ -105,6 +105,7 @@ class Trainer:
         model: Cvt,
         train: Images,
         val: Images,
+        *,
         errors: dict[str, str],
         preprocessing: Preprocessing,
         settings: Settings,
@@ -125,7 +126,7 @@ class Trainer:
             settings.augmentation,
             preprocessing.image_size,
             model.config.num_labels,
-            settings.label_smoothing,
+            label_smoothing=settings.label_smoothing,
         )
         self._parameters = list(self.model.parameters())
         groups = parameter_groups(self.model, settings.weight_decay)
@@ -250,7 +251,7 @@ class Trainer:
         steps = settings.epochs * self.batches_per_epoch
         step = self.epochs_done * self.batches_per_epoch + self._batch
         warmup = round(settings.warmup_epochs * self.batches_per_epoch)
-        rate = learning_rate(step, steps, warmup, settings.learning_rate)
+        rate = learning_rate(step, steps, warmup, peak=settings.learning_rate)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         loss, right = self._backward(pixels, targets)

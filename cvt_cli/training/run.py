@@ -44,6 +44,7 @@ class Training:
         output: Path,
         dataset: Dataset,
         start: Start,
+        *,
         settings: Settings,
         device: torch.device,
         command: Sequence[str],
@@ -56,12 +57,12 @@ class Training:
         rule = for_training(start.preprocessing, settings.augmentation.crop)
         self.trainer = Trainer(
             start.model,
-            Images(dataset.train, rule, self._errors, device),
-            Images(dataset.val, start.preprocessing, self._errors, device),
-            self._errors,
-            start.preprocessing,
-            settings,
-            device,
+            Images(dataset.train, rule, self._errors, device=device),
+            Images(dataset.val, start.preprocessing, self._errors, device=device),
+            errors=self._errors,
+            preprocessing=start.preprocessing,
+            settings=settings,
+            device=device,
         )
 
     def open(self, overwrite: bool) -> None:
@@ -138,15 +139,15 @@ class Training:
             self._command,
             start,
             self._dataset,
-            trainer.settings,
-            trainer.history,
-            fit,
+            settings=trainer.settings,
+            history=trainer.history,
+            fit=fit,
         )
         save_checkpoint(
             self._output,
             config,
             self._dataset.labels,
-            start.preprocessing,
-            weights,
-            card,
+            preprocessing=start.preprocessing,
+            weights=weights,
+            model_card=card,
         )

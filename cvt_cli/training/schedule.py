@@ -21,7 +21,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     ]
 
 
-def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+def learning_rate(step: int, steps: int, warmup: int, *, peak: float) -> float:
     """Linear from near 0 to `peak` over the first `warmup` of `steps` steps, then a cosine to near
     0 at the last."""
     if step < warmup:

@@ -34,7 +34,7 @@ class Start:
     new_head: bool
 
 
-def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, seed: int) -> Start:
+def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, seed: int) -> Start:
     """A network of a named architecture with random weights.
 
     Args:
@@ -59,7 +59,7 @@ def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, see
 
 
 def from_checkpoint(
-    checkpoint: Checkpoint, labels: tuple[str, ...], image_size: int | None, seed: int
+    checkpoint: Checkpoint, labels: tuple[str, ...], image_size: int | None, *, seed: int
 ) -> Start:
     """A checkpoint's network; its last layer is replaced if it has other labels, or the same in
     another order, or is a regression's. Warns if its scores are no softmax, as those of the result

@@ -230,8 +230,12 @@ def sides(
         events.append("memory")
         return 7
 
-    monkeypatch.setattr(network, "ours", lambda *arguments: start("ours", *arguments))
-    monkeypatch.setattr(network, "baseline", lambda *arguments: start("peer", *arguments))
+    monkeypatch.setattr(
+        network, "ours", lambda *given, **more: start("ours", *given, *more.values())
+    )
+    monkeypatch.setattr(
+        network, "baseline", lambda *given, **more: start("peer", *given, *more.values())
+    )
     monkeypatch.setattr(network, "reset_peak_memory", lambda _: events.append("reset"))
     monkeypatch.setattr(network, "peak_memory", memory)
     peaks = iter([Peak(1e-9, "a"), Peak(2e-9, "b"), Peak(4e-9, "c"), Peak(3e-9, "d")])
@@ -289,7 +293,7 @@ def test_figures_of_both_sides(sides: list[Any]) -> None:
 def test_a_peer_that_fails_leaves_our_figures(
     error: Exception, said: str | None, sides: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(network, "baseline", fail)
@@ -322,12 +326,12 @@ def test_the_start_of_what_is_compiled(sides: list[Any], monkeypatch: pytest.Mon
 def test_a_batch_beyond_the_memory_is_not_tried(
     sides: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cost = count(TINY, (64, 64), 3, "float32")
+    cost = count(TINY, (64, 64), 3, dtype="float32")
     needed = cost.peak_activation_bytes + cost.weight_bytes
     for available, error in ((needed, "out of memory"), (needed + 1, None), (None, None)):
         monkeypatch.setattr(network, "available_memory", lambda: available)  # noqa: B023
         case = network._measure_case(
-            Plan(tiny_checkpoint(), (64, 64), (3,), ("float32",), CPU, 1), 3, "float32", print
+            Plan(tiny_checkpoint(), (64, 64), (3,), ("float32",), CPU, 1), 3, "float32", say=print
         )
         assert (case.error, case.latency is None) == (error, error is not None)
 
@@ -435,7 +439,7 @@ def test_the_same_network_in_both_hands() -> None:
     logits = []
     for engine in (
         ours(tiny_checkpoint(), CPU, torch.float32),
-        baseline("transformers", tiny_checkpoint(), CPU, torch.float32),
+        baseline("transformers", tiny_checkpoint(), CPU, dtype=torch.float32),
     ):
         engine.feed(images)
         engine.run()
@@ -446,7 +450,7 @@ def test_the_same_network_in_both_hands() -> None:
 def test_each_side_computes_in_the_dtype() -> None:
     sides: list[Any] = [
         ours(tiny_checkpoint(), CPU, torch.bfloat16),
-        _peer("transformers", tiny_checkpoint(), CPU, torch.bfloat16),
+        _peer("transformers", tiny_checkpoint(), CPU, dtype=torch.bfloat16),
     ]
     assert isinstance(sides[0]._network, FusedCvt)  # as a run does
     for engine in sides:
@@ -467,13 +471,13 @@ def test_a_peer_on_the_cpu_is_apart_with_as_many_threads(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(torch, "set_num_threads", started.append)
     checkpoint = tiny_checkpoint()
-    baseline("transformers", checkpoint, CPU, torch.float16)
+    baseline("transformers", checkpoint, CPU, dtype=torch.float16)
     assert started == [("transformers", checkpoint, torch.float16, 3), 3]
 
 
 def test_openvino_computes_the_same_for_every_shape() -> None:
     pytest.importorskip("openvino")
-    peer: Any = _peer("openvino", tiny_checkpoint(), CPU, torch.float32)
+    peer: Any = _peer("openvino", tiny_checkpoint(), CPU, dtype=torch.float32)
     expected = ours(tiny_checkpoint(), CPU, torch.float32)
     for batch_size, seed in ((2, 0), (2, 1), (1, 2)):
         for engine in (peer, expected):
@@ -482,7 +486,7 @@ def test_openvino_computes_the_same_for_every_shape() -> None:
         torch.testing.assert_close(peer.logits(), expected.logits(), rtol=0, atol=1e-3)
     # It would take bfloat16 of itself where the processor has it.
     assert "float32" in str(peer._network.get_property("INFERENCE_PRECISION_HINT"))
-    other: Any = _peer("openvino", tiny_checkpoint(), CPU, torch.bfloat16)
+    other: Any = _peer("openvino", tiny_checkpoint(), CPU, dtype=torch.bfloat16)
     assert other._precision == "bf16"
 
 
@@ -506,12 +510,12 @@ def test_what_a_peer_can_run(
     name: str, changes: dict[str, Any], device: str, dtypes: str, message: str
 ) -> None:
     checkpoint = replace(tiny_checkpoint(), config=replace(TINY, **changes))
-    given = (name, checkpoint, torch.device(device), dtypes.split(","))
+    given = (name, checkpoint, torch.device(device))
     if not message:
-        check_baseline(*given)
+        check_baseline(*given, dtypes=dtypes.split(","))
         return
     with pytest.raises(UsageError, match=message):
-        check_baseline(*given)
+        check_baseline(*given, dtypes=dtypes.split(","))
 
 
 def measured() -> Measurement:
@@ -790,7 +794,7 @@ def test_more_files_than_are_taken(
     (tmp_path / "1.jpg").write_bytes(b"no image")
     monkeypatch.setattr(pipeline, "MAX_IMAGES", 3)
     monkeypatch.setattr(
-        pipeline, "_measure_case", lambda *given: PipelineCase(1, "float32", len(given[2]))
+        pipeline, "_measure_case", lambda *given, **_: PipelineCase(1, "float32", len(given[2]))
     )
     plan_ = PipelinePlan(checkpoint, tmp_path, None, (1,), ("float32",), CPU, 1.0)
     measurement = PipelineMeasurement(plan_)
@@ -805,7 +809,7 @@ def test_a_picture_too_large_for_the_network_is_left_out(
     picture().save(tmp_path / "a.png")
     Image.new("RGB", (1, 20_000)).save(tmp_path / "thin.png")
     monkeypatch.setattr(
-        pipeline, "_measure_case", lambda *given: PipelineCase(1, "float32", len(given[2]))
+        pipeline, "_measure_case", lambda *given, **_: PipelineCase(1, "float32", len(given[2]))
     )
     checkpoint = load(resolve(str(tiny_cvt(processor=KEEPS_ASPECT))))
     measurement = PipelineMeasurement(
@@ -868,10 +872,10 @@ def test_figures_of_a_run_from_files(
     peer = TimedRun(clock, [8, 8, 3, 8], list("abbb"))
     started: list[Any] = []
     monkeypatch.setattr(pipeline, "_OurRun", lambda *_: ours_)
-    monkeypatch.setattr(pipeline, "_peer", lambda *given: (started.append(given), peer)[1])
+    monkeypatch.setattr(pipeline, "_peer", lambda *given, **_: (started.append(given), peer)[1])
     common = (checkpoint, Path(), (32, 32), (1,), ("float32",), CPU, 0.5, False)
     measurement = PipelineMeasurement(PipelinePlan(*common, with_peer=True))
-    case = pipeline._measure_case(measurement.plan, classifier, sources, "float32")
+    case = pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
     found = measurement.record(case)
     assert started == [(classifier, sources, True)]
     assert peer.calls[0] == ("run", True)
@@ -891,7 +895,7 @@ def test_figures_of_a_run_from_files(
     monkeypatch.setattr(pipeline, "_OurRun", lambda *_: alone)
     opened.clear()
     measurement = PipelineMeasurement(PipelinePlan(*common))
-    case = pipeline._measure_case(measurement.plan, classifier, sources, "float32")
+    case = pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
     assert measurement.record(case)["passes"] == 2  # half a second
 
     def fill(*_: object) -> None:
@@ -902,12 +906,12 @@ def test_figures_of_a_run_from_files(
     errors = [RuntimeError("a bug"), MemoryError()]
     monkeypatch.setattr(pipeline, "_time_stages", fill)
     found = measurement.record(
-        pipeline._measure_case(measurement.plan, classifier, sources, "float32")
+        pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
     )
     assert (found["batch_size"], found["error"]) == (1, "out of memory")
     assert found["images_per_second"] is found["bound_by"] is None
     with pytest.raises(RuntimeError, match="a bug"):
-        pipeline._measure_case(measurement.plan, classifier, sources, "float32")
+        pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
 
 
 def test_a_stage_s_share_of_an_image(

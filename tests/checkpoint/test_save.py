@@ -28,7 +28,15 @@ def save_to(folder, dtype=torch.float32, labels=LABELS):
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2)
     weights = model.to(memory_format=torch.channels_last).state_dict()
-    save_checkpoint(folder, CVT_TINY, labels, RULE, weights, "# A card\n", dtype)
+    save_checkpoint(
+        folder,
+        CVT_TINY,
+        labels,
+        preprocessing=RULE,
+        weights=weights,
+        model_card="# A card\n",
+        dtype=dtype,
+    )
     return model
 
 

@@ -205,7 +205,7 @@ def test_options_reach_the_plan(
     monkeypatch.setattr(command, "share_cores", lambda: looked_for.append("cores"))
     checkpoint = find_model(str(tiny_cvt()))
     find = "cvt_cli.benchmark.model.find_model"
-    monkeypatch.setattr(find, lambda *given: (looked_for.append(given), checkpoint)[1])
+    monkeypatch.setattr(find, lambda *given, **_: (looked_for.append(given), checkpoint)[1])
     options: dict[str, Any] = {
         **{"model": "m", "revision": "r", "activation": "gelu", "device": "cpu"},
         **{"image_size": "48x64", "baseline": "transformers", "dtype": "float16,float32"},

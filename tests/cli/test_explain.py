@@ -129,11 +129,13 @@ def test_options_reach_the_model(
 ) -> None:
     seen: list[Any] = []
 
-    def load(*given: object) -> None:
+    def load(*given: object, **_: object) -> None:
         seen.append(given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cvt_cli.checkpoint.resolve.resolve", lambda *given, **_: given)
+    monkeypatch.setattr(
+        "cvt_cli.checkpoint.resolve.resolve", lambda *given, offline, **_: (*given, offline)
+    )
     monkeypatch.setattr("cvt_cli.checkpoint.load.load", load)
     with pytest.raises(KeyboardInterrupt):
         command.explain(

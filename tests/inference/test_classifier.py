@@ -153,7 +153,7 @@ def test_a_score_of_the_threshold_reaches_it(folder: Path, pictures: list[str]) 
 def test_an_image_that_the_memory_does_not_hold_decoded(
     folder: Path, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: object) -> None:
+    def decode(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("cvt_cli.images.reading.decode", decode)

@@ -113,7 +113,7 @@ def test_thresholds(kind: str, threshold: float | None, fits: bool) -> None:
 
 def test_all_labels_that_reach_a_threshold_have_room() -> None:
     def shape(kind: str, top_k: int | None, threshold: float | None) -> tuple[int, tuple[str, ...]]:
-        found = record_shape(ScoreKind(kind), 80, top_k, threshold, ("width",))
+        found = record_shape(ScoreKind(kind), 80, top_k, threshold=threshold, columns=("width",))
         return found.top_k, found.columns
 
     assert shape("softmax", None, 0.1) == (5, ("width",))

@@ -187,7 +187,7 @@ def test_every_breakdown_adds_up(name: str) -> None:
 
 
 def test_batch_and_dtype_scale_the_activations_only() -> None:
-    one, eight = count(CVT_13, (224, 224)), count(CVT_13, (224, 224), 8, "bfloat16")
+    one, eight = count(CVT_13, (224, 224)), count(CVT_13, (224, 224), 8, dtype="bfloat16")
     assert eight.total.macs == 8 * one.total.macs
     assert eight.total.activation_bytes == 4 * one.total.activation_bytes
     assert eight.peak_activation_bytes == 4 * one.peak_activation_bytes

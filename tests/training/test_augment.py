@@ -27,7 +27,7 @@ def batch(count=8, size=16):
 
 def augment(augmentation, size=16, smoothing=0.0, seed=0):
     torch.manual_seed(seed)
-    return Augmenter(augmentation, (size, size), 3, smoothing)(*batch())
+    return Augmenter(augmentation, (size, size), 3, label_smoothing=smoothing)(*batch())
 
 
 def test_nothing_changes_nothing():
@@ -75,7 +75,10 @@ def test_rand_augment_changes_more_as_its_magnitude_grows():
 
     def change(magnitude):
         augment = Augmenter(
-            Augmentation(crop="none", flip=False, rand_augment=magnitude), (16, 16), 3, 0.0
+            Augmentation(crop="none", flip=False, rand_augment=magnitude),
+            (16, 16),
+            3,
+            label_smoothing=0.0,
         )
         changes = []
         for seed in range(20):
@@ -133,7 +136,7 @@ def test_colours_change_as_pillow_changes_them(operation, reference):
 def test_every_image_gets_the_operations_that_it_drew():
     x = torch.from_numpy(pictures()).permute(0, 3, 1, 2).float() / 255
     operations, amounts = torch.tensor([[4, 0, 9, 7], [2, 2, 4, 13]]), torch.rand(2, 4)
-    changed = recolor(x, operations, amounts, STRENGTH)
+    changed = recolor(x, operations, amounts, strength=STRENGTH)
     for number, image in enumerate(x):
         expected = image[None]
         for turn in range(2):
@@ -169,7 +172,7 @@ def test_images_draw_alone_and_every_operation_is_drawn():
 )
 def test_pixels_move_by_the_amount_and_within_the_range(operation, amount, place, expected):
     operations = torch.tensor([[operation], [augment_module.IDENTITY]])
-    moves = geometry(operations, torch.tensor([[amount], [1.0]]), 1.0, (16, 32))
+    moves = geometry(operations, torch.tensor([[amount], [1.0]]), 1.0, size=(16, 32))
     found = moves[0] @ torch.tensor([*place, 1.0])
     torch.testing.assert_close(found, torch.tensor([*expected, 1.0]))
 
@@ -177,7 +180,9 @@ def test_pixels_move_by_the_amount_and_within_the_range(operation, amount, place
 def test_random_erasing_makes_noise_of_a_rectangle_in_its_share_of_the_images():
     grey = torch.full((400, 32, 32, 3), 100, dtype=torch.uint8)
     torch.manual_seed(0)
-    change = Augmenter(Augmentation(crop="none", flip=False, random_erasing=0.25), (32, 32), 3, 0.0)
+    change = Augmenter(
+        Augmentation(crop="none", flip=False, random_erasing=0.25), (32, 32), 3, label_smoothing=0.0
+    )
     pixels, targets = change(grey, torch.zeros(400, dtype=torch.int64))
     erased = ((pixels - 100).abs() > 0.01).any(dim=3)
     count = int(erased.any(dim=(1, 2)).sum())
@@ -213,7 +218,9 @@ def test_padded_crop_shifts_by_no_more_than_an_eighth():
 def test_resized_crop_keeps_its_share_of_the_area(share):
     y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     pixels = torch.stack([y, x, x], dim=-1).to(torch.uint8).expand(8, 16, 16, 3)
-    change = Augmenter(Augmentation(crop="resized", min_scale=share, flip=False), (16, 16), 3, 0.0)
+    change = Augmenter(
+        Augmentation(crop="resized", min_scale=share, flip=False), (16, 16), 3, label_smoothing=0.0
+    )
     areas = []
     for seed in range(20):
         torch.manual_seed(seed)
@@ -267,7 +274,9 @@ def test_cutmix_pastes_a_share_of_pixels_and_targets_alike():
 def test_shares_of_the_images_are_mixed():
     generator = torch.Generator().manual_seed(0)
     before = torch.randint(256, (1000, 8, 8, 3), generator=generator, dtype=torch.uint8)
-    change = Augmenter(Augmentation(crop="none", flip=False, mixup=0.2, cutmix=0.5), (8, 8), 3, 0.0)
+    change = Augmenter(
+        Augmentation(crop="none", flip=False, mixup=0.2, cutmix=0.5), (8, 8), 3, label_smoothing=0.0
+    )
     torch.manual_seed(0)
     pixels, _ = change(before, torch.zeros(1000, dtype=torch.int64))
     kept = ((pixels - before.float()).abs() < 0.01).all(dim=3).float().mean(dim=(1, 2))

@@ -81,10 +81,10 @@ def trainer_for(dataset, config=SMALL, **changes):
         Cvt(config),
         Images(dataset.train, RULE, errors),
         Images(dataset.val, RULE, errors),
-        errors,
-        RULE,
-        replace(SETTINGS, **changes),
-        CPU,
+        errors=errors,
+        preprocessing=RULE,
+        settings=replace(SETTINGS, **changes),
+        device=CPU,
     )
 
 
@@ -433,7 +433,9 @@ def test_states_are_written_for_a_small_part_of_the_time(dataset, tmp_path, monk
     monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(run_module, "save_state", save)
     start = Start(Cvt(SMALL), RULE, "random weights", new_head=True)
-    training = Training(tmp_path, dataset, start, replace(SETTINGS, epochs=9), CPU, ["cvt"])
+    training = Training(
+        tmp_path, dataset, start, settings=replace(SETTINGS, epochs=9), device=CPU, command=["cvt"]
+    )
     training.open(overwrite=False)
     for _ in range(8):
         training.trainer.history.append({"val_accuracy": 0.5, "seconds": 1, "unreadable": 0})

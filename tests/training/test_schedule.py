@@ -11,7 +11,7 @@ SMALL = CvtConfig(embed_dim=(8, 8, 8), num_heads=(1, 1, 1), depth=(1, 1, 1), num
 
 
 def test_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
-    rates = [learning_rate(step, 100, 10, 0.5) for step in range(100)]
+    rates = [learning_rate(step, 100, 10, peak=0.5) for step in range(100)]
     assert rates[:10] == sorted(rates[:10]) and rates[0] == pytest.approx(0.5 / 11)
     assert max(rates) == rates[10] == 0.5
     assert rates[10:] == sorted(rates[10:], reverse=True)
