@@ -25,7 +25,14 @@ def started(path: Path, labels: tuple[str, ...] = LABELS) -> Start:
 
 def written(start: Start, folder: Path) -> Path:
     weights = start.model.state_dict()
-    save_checkpoint(folder, start.model.config, LABELS, start.preprocessing, weights, "a card")
+    save_checkpoint(
+        folder,
+        start.model.config,
+        LABELS,
+        preprocessing=start.preprocessing,
+        weights=weights,
+        model_card="a card",
+    )
     return folder
 
 
