@@ -8,7 +8,7 @@ from cvt_cli.benchmark.machine import Machine
 from cvt_cli.benchmark.model import RandomCheckpoint
 from cvt_cli.benchmark.network import Measurement, Plan
 from cvt_cli.benchmark.pipeline import MAX_IMAGES, STAGES, PipelineMeasurement, PipelinePlan
-from cvt_cli.model.cost import count
+from cvt_cli.model.cost import count_cost
 from cvt_cli.output.tables import Cell, Column, Report, Section, si_unit, size_in_words
 from cvt_cli.system.cores import DECODE_THREADS
 
@@ -53,7 +53,7 @@ def _network_report(measurement: Measurement, machine: Machine) -> Report:
         | {
             "image_size": list(plan.image_size),
             "needed_flops_per_image": plan.flops_per_image,
-            "macs_per_image": count(plan.checkpoint.config, plan.image_size).total.macs,
+            "macs_per_image": count_cost(plan.checkpoint.config, plan.image_size).total.macs,
             "compiled": plan.compiled,
         },
         "method": {"duration": plan.duration, "flops": COUNT},

@@ -15,7 +15,7 @@ from cvt_cli.benchmark.machine import available_memory, peak_memory, reset_peak_
 from cvt_cli.benchmark.statistics import Latency, Ratio, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.inference.devices import DTYPES
-from cvt_cli.model.cost import count, needed_macs
+from cvt_cli.model.cost import count_cost, needed_macs
 from cvt_cli.model.fused import Linear
 from cvt_cli.model.memory import is_out_of_memory
 
@@ -340,7 +340,7 @@ def _fits(plan: Plan, batch_size: int, dtype: str) -> bool:
     """Whether there is a chance. On a CPU the system would end the whole process if not."""
     if plan.device.type == "cuda":
         return True  # says so itself
-    cost = count(plan.checkpoint.config, plan.image_size, batch_size, dtype=dtype)
+    cost = count_cost(plan.checkpoint.config, plan.image_size, batch_size, dtype=dtype)
     available = available_memory()
     return available is None or cost.peak_activation_bytes + cost.weight_bytes < available
 

@@ -21,7 +21,7 @@ from cvt_cli.cli.options import (
     Settings,
 )
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import check, count, find
+from cvt_cli.images.find import check_inputs, count_sources, find
 from cvt_cli.images.shard import Shard
 from cvt_cli.images.source import Source
 from cvt_cli.output import FILE_FORMATS, check_format, format_of_file, writer_class
@@ -72,7 +72,7 @@ def classify(
 
 def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
     cluster.parse_workers(wanted.scale.workers)
-    target = cluster.check(wanted.images, wanted.output)
+    target = cluster.pick_target(wanted.images, wanted.output)
     for name, value in (
         ("--shard", wanted.scale.shard),
         ("--run-record", wanted.output.run_record),
@@ -99,9 +99,9 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
     excluded = (glob.escape(each.name) for each in thumbnails)
     search = replace(images.search, exclude=(*images.search.exclude, *excluded))
     part = Shard.parse(scale.shard) if scale.shard is not None else Shard(1, 1)
-    check(images.paths, search)
+    check_inputs(images.paths, search)
     for target, name in targets:
-        run.check(
+        run.check_target(
             target,
             writer_class(name),
             images.paths,
@@ -155,7 +155,7 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
         settings,
         run.Sources(
             find=lambda: pruning.watch(sources()) if pruning is not None else sources(),
-            count=lambda: count(images.paths, search, part),
+            count=lambda: count_sources(images.paths, search, part),
             has_others=lambda: part.has_others,
         ),
         lambda sources: classifier.classify(

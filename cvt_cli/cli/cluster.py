@@ -55,8 +55,8 @@ class Target:
     format: str
 
 
-def check(images: Input, output: Output) -> Target:
-    """See that the inputs can be labelled on a cluster, before anything is started.
+def pick_target(images: Input, output: Output) -> Target:
+    """Pick the output folder and the format of its parts, before anything is started.
 
     Raises:
         UsageError: if this can't be done on a cluster.
@@ -67,7 +67,7 @@ def check(images: Input, output: Output) -> Target:
     folder = outputs[0]
     if STDIN in images.paths:
         raise UsageError("standard input can't be read on a cluster", hint="name the file")
-    find.check(images.paths, images.search)
+    find.check_inputs(images.paths, images.search)
     format_ = output.format_ or PART_FORMATS[0]
     if format_ not in PART_FORMATS:
         formats = ", ".join(PART_FORMATS)
@@ -95,7 +95,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
     """Label the inputs on a cluster.
 
     Args:
-        target: as `check` returns it.
+        target: as `pick_target` returns it.
         wanted: what was asked for.
 
     Raises:

@@ -10,7 +10,7 @@ import typer
 from cvt_cli.cli import options, run
 from cvt_cli.cli.groups import grouped
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import check, count, find
+from cvt_cli.images.find import check_inputs, count_sources, find
 from cvt_cli.output import EMBEDDING_FORMATS, embedding_writer_class, format_of_file
 from cvt_cli.records import RecordShape
 from cvt_cli.system.files import check_file, check_name
@@ -68,9 +68,9 @@ def embed(
     format_ = format_of_file(path, EMBEDDING_FORMATS)
     _ = model.input_size, images.background_colour
     writer = embedding_writer_class(format_)
-    check(images.paths, images.search)
+    check_inputs(images.paths, images.search)
     run.unfinished([path], resume and not overwrite)
-    run.check(path, writer, images.paths, resume=resume, overwrite=overwrite)
+    run.check_target(path, writer, images.paths, resume=resume, overwrite=overwrite)
     beside = _beside(path) if format_ == "npy" else ()
     for each in beside:
         check_file(each)
@@ -92,7 +92,7 @@ def embed(
         context.obj,
         run.Sources(
             find=lambda: find(images.paths, images.search),
-            count=lambda: count(images.paths, images.search),
+            count=lambda: count_sources(images.paths, images.search),
         ),
         classifier.embed,
         sink=run.open_sink(

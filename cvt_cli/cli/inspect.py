@@ -202,7 +202,7 @@ def _one(found: "Inspection", show: Show) -> "Report":
     if show.weights:
         from cvt_cli.inspection.weights import weights_facts
 
-        if found.files is None or not found.is_here:
+        if found.files is None or not found.has_local_weights:
             raise ModelError(
                 f"{found.name}: its weights are not on this machine",
                 hint=f"`cvt models --download {found.name}` fetches them",

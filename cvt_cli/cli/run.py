@@ -55,7 +55,7 @@ NAMED_FAILURES = 5
 _MAX_BYTES = 2**24
 
 
-def check(
+def check_target(
     output: Path | None,
     writer_class: WriterClass,
     inputs: list[str],

@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeVar
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.names import local_path
 from cvt_cli.images.source import one_line
-from cvt_cli.system.files import take, write_atomically
+from cvt_cli.system.files import lock_handle, write_atomically
 from cvt_cli.system.text import reason_of
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class LocalFolder:
             try:
                 handle = os.open(self._path, os.O_RDONLY)
                 stack.callback(os.close, handle)
-                take(handle)
+                lock_handle(handle)
             except BlockingIOError:
                 yield False
                 return

@@ -77,11 +77,10 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
         figures.append(("could not be read", str(len(evaluation.errors))))
     yield Section("", (Column(), Column(right=True)), figures)
     # Of many labels, those that the model knows least are the ones to look at.
-    worst = sorted(evaluation.labels, key=_recall)
-    shown = evaluation.labels if len(worst) <= MAX_LABELS else worst[:MAX_LABELS]
-    title = (
-        "Labels" if len(worst) <= MAX_LABELS else f"Labels of the lowest recall, of {len(worst)}"
-    )
+    by_recall = sorted(evaluation.labels, key=_recall)
+    shown = evaluation.labels if len(by_recall) <= MAX_LABELS else by_recall[:MAX_LABELS]
+    lowest = f"Labels of the lowest recall, of {len(by_recall)}"
+    title = "Labels" if len(by_recall) <= MAX_LABELS else lowest
     yield Section(title, _LABEL_COLUMNS, [_row(each) for each in shown])
     confusions = evaluation.confusions
     if confusions:
@@ -132,8 +131,8 @@ def _ranked_sections(evaluation: RankedEvaluation) -> Iterator[Section]:
     yield Section("", (Column(), Column(right=True)), figures)
     shown, title = measured, "Labels"
     if len(measured) > MAX_LABELS:
-        worst = sorted(measured, key=lambda each: each.average_precision or 0.0)
-        shown, title = worst[:MAX_LABELS], f"Labels that rank worst, of {len(measured)}"
+        by_precision = sorted(measured, key=lambda each: each.average_precision or 0.0)
+        shown, title = by_precision[:MAX_LABELS], f"Labels that rank worst, of {len(measured)}"
     rows = [(each.label, str(each.count), _share(each.average_precision),
              _share(each.precision), _share(each.recall)) for each in shown]  # fmt: skip
     note = f"precision and recall: of scores from {LEAST_SCORE:.0%} on"

@@ -157,7 +157,7 @@ class Explainer:
             offset,
             step,
             (pixels.shape[0], pixels.shape[1]),
-            preprocessing.seen(*picture.size),
+            preprocessing.visible_box(*picture.size),
             picture.size,
             self._prediction(index, scores),
             tuple(self._prediction(each, scores) for each in best),

@@ -36,8 +36,8 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Search",
     "Source",
-    "check",
-    "count",
+    "check_inputs",
+    "count_sources",
     "find",
     "find_named",
     "remaining",
@@ -95,7 +95,7 @@ def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
     return _Finder(search).named(path)
 
 
-def count(
+def count_sources(
     inputs: Iterable[str], search: Search = _EVERYTHING, shard: Shard | None = None
 ) -> int | None:
     """How many sources `find` has: a second walk, which downloads no image.
@@ -113,7 +113,7 @@ def count(
         return None
 
 
-def check(inputs: Sequence[str], search: Search) -> None:
+def check_inputs(inputs: Sequence[str], search: Search) -> None:
     """Raises `UsageError` if there is nothing to search, or it can't be searched this way."""
     listed = search.files_from
     if listed is None:

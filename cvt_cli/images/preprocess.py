@@ -165,7 +165,7 @@ class Preprocessing:
         mean, std = (_on_device(values, batch.device) for values in (self.mean, self.std))
         return ((batch.float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
 
-    def seen(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a picture that `pixels` keeps.
 
         Args:

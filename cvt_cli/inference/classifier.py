@@ -27,7 +27,7 @@ from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.inference.labels import pick_indexes
 from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
-from cvt_cli.model.cost import count
+from cvt_cli.model.cost import count_cost
 from cvt_cli.model.cuda import with_kernels
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
@@ -514,7 +514,7 @@ def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float =
     Args:
         share: of a GPU's memory that is ours.
     """
-    each = count(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
+    each = count_cost(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
     room: float = CPU_BATCH_BYTES
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE * share

@@ -60,7 +60,7 @@ class Difference:
     def not_here(self) -> list[str]:
         """Names of the checkpoints whose weights are not on this machine, so that none are
         compared."""
-        return [one.name for one in (self.first, self.second) if not one.is_here]
+        return [one.name for one in (self.first, self.second) if not one.has_local_weights]
 
     @cached_property
     def weights(self) -> list[TensorDifference] | None:

@@ -16,7 +16,7 @@ from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.inference.scores import kind_of
 from cvt_cli.model.config import CvtConfig
-from cvt_cli.model.cost import Cost, Total, count, kv_tokens
+from cvt_cli.model.cost import Cost, Total, count_cost, kv_tokens
 from cvt_cli.records import ScoreKind
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Inspection:
     score_kind: ScoreKind = ScoreKind.SOFTMAX
 
     @property
-    def is_here(self) -> bool:
+    def has_local_weights(self) -> bool:
         """Whether the weights are on this machine."""
         return self.files is not None and bool(self.files.weights)
 
@@ -107,7 +107,7 @@ class Inspection:
             "source": self.source,
             "revision": self.revision,
             "commit": self.files.commit if self.files else None,
-            "cached": self.is_here,
+            "cached": self.has_local_weights,
             "layout": self.layout,
             "files": [facts.as_json() for facts in self.file_facts],
             "license": self.card.get("license"),
@@ -234,7 +234,7 @@ def inspect(
         preprocessing = preprocessing.scaled_to(workload.image_size)
     size = preprocessing.image_size or DEFAULT_IMAGE_SIZE
     try:
-        cost = count(config, size, workload.batch_size, dtype=workload.dtype)
+        cost = count_cost(config, size, workload.batch_size, dtype=workload.dtype)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     return Inspection(

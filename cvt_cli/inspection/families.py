@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from cvt_cli.checkpoint.catalog import PUBLISHED
 from cvt_cli.errors import UsageError
-from cvt_cli.model.cost import Cost, count
+from cvt_cli.model.cost import Cost, count_cost
 from cvt_cli.system.extras import install_hint
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def rows() -> list[Row]:
         replace(
             counted_row(
                 entry.name.removeprefix("microsoft/"),
-                count(entry.config, (entry.image_size, entry.image_size)),
+                count_cost(entry.config, (entry.image_size, entry.image_size)),
             ),
             pretrained_on=entry.pretrained_on,
             top1=entry.top1,

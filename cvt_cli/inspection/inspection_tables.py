@@ -126,7 +126,7 @@ def _whereabouts(one: Inspection) -> Iterator[tuple[str, str]]:
         return
     if one.files.commit is not None:
         yield "commit", one.files.commit
-        yield "cached", "yes" if one.is_here else "the configuration, not the weights"
+        yield "cached", "yes" if one.has_local_weights else "the configuration, not the weights"
     else:
         yield "from", f"{one.source}, {one.layout} layout"
     for facts in one.file_facts:

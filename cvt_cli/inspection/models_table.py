@@ -84,7 +84,7 @@ def _record(one: Inspection) -> dict[str, Any]:
         "top1": published.top1 if published else None,
         "published_gmacs": published.gmacs if published else None,
         "size": sum(path.stat().st_size for path in weights) or one.cost.weight_bytes,
-        "cached": one.is_here,
+        "cached": one.has_local_weights,
         "path": str(weights[0].parent) if weights else None,
     }
 
@@ -92,7 +92,7 @@ def _record(one: Inspection) -> dict[str, Any]:
 def _state(one: Inspection) -> str:
     if one.source == "bundled":
         return "ships"
-    if one.is_here:
+    if one.has_local_weights:
         return "yes"
     return "partly" if one.files else "no"
 

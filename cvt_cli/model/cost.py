@@ -169,7 +169,7 @@ class Cost:
         return totals
 
 
-def count(
+def count_cost(
     config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1, *, dtype: str = "float32"
 ) -> Cost:
     """The cost of one forward pass over images of `image_size`, (height, width) in pixels.
@@ -207,18 +207,18 @@ def needed_macs(config: CvtConfig, image_size: tuple[int, int], batch_size: int 
     Raises:
         ValueError: if the images are too small for the network; names the smallest size.
     """
-    cost = count(config, image_size, batch_size)
+    cost = count_cost(config, image_size, batch_size)
     stage = cost.stages[-1]
     if not config.cls_token[-1] or not stage.depth:
         return cost.total.macs
     others = math.prod(stage.tokens)
-    dead = 0
+    unneeded_macs = 0
     for layer in stage.block:
         if layer.name.startswith("attn.conv_proj_q."):
-            dead += layer.total.macs
+            unneeded_macs += layer.total.macs
         elif layer.name in _OF_EACH_QUERY:
-            dead += layer.total.macs // (others + 1) * others
-    return cost.total.macs - dead
+            unneeded_macs += layer.total.macs // (others + 1) * others
+    return cost.total.macs - unneeded_macs
 
 
 @dataclass(frozen=True)

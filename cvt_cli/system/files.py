@@ -281,7 +281,7 @@ def lock(path: Path, flags: int = os.O_CREAT) -> BinaryIO:
             except PermissionError:
                 raise BlockingIOError from None
         else:
-            take(held.fileno())
+            lock_handle(held.fileno())
             if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):
                 raise BlockingIOError  # renamed or replaced by who had it
     except BaseException:
@@ -312,7 +312,7 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def take(handle: int) -> None:
+def lock_handle(handle: int) -> None:
     """Lock an open file or folder until it is closed. Nothing where the system has no such locks.
 
     Raises:

@@ -57,7 +57,7 @@ from cvt_cli.images.find import Source, find
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.model.config import CvtConfig
-from cvt_cli.model.cost import count, needed_macs
+from cvt_cli.model.cost import count_cost, needed_macs
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
@@ -154,13 +154,13 @@ def test_needed_is_what_the_inference_form_computes(name: str) -> None:
         network(images)
     needed = needed_macs(config, (96, 128), 2)
     assert 2 * needed == counter.get_total_flops()
-    total = count(config, (96, 128), 2).total.macs
+    total = count_cost(config, (96, 128), 2).total.macs
     assert needed < total if config.cls_token[-1] else needed == total
 
 
 def test_the_dead_work_of_cvt_13() -> None:
     config = CvtConfig()
-    whole = count(config, (224, 224)).total.macs
+    whole = count_cost(config, (224, 224)).total.macs
     assert 0.05 < 1 - needed_macs(config, (224, 224)) / whole < 0.08
 
 
@@ -326,7 +326,7 @@ def test_the_start_of_what_is_compiled(sides: list[Any], monkeypatch: pytest.Mon
 def test_a_batch_beyond_the_memory_is_not_tried(
     sides: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cost = count(TINY, (64, 64), 3, dtype="float32")
+    cost = count_cost(TINY, (64, 64), 3, dtype="float32")
     needed = cost.peak_activation_bytes + cost.weight_bytes
     for available, error in ((needed, "out of memory"), (needed + 1, None), (None, None)):
         monkeypatch.setattr(network, "available_memory", lambda: available)  # noqa: B023

@@ -240,7 +240,9 @@ def test_options_reach_the_search_and_the_model(
         (tmp_path / "data/a/x.jpg").touch()
         options["data"] = tmp_path / "data"
     else:
-        monkeypatch.setattr(module, "check", lambda inputs, search: seen.append((inputs, search)))
+        monkeypatch.setattr(
+            module, "check_inputs", lambda inputs, search: seen.append((inputs, search))
+        )
         searched = {"recursive": False, "timeout": 3.0, "max_bytes": 99}
         options |= {"inputs": ["a", "b"], "include": ["i"], "exclude": ["e"], **searched}
     if name == "embed":

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import Search, count, find
+from cvt_cli.images.find import Search, count_sources, find
 from cvt_cli.images.shard import Shard
 from cvt_cli.output import writer_class
 from tests.cli.test_failures import check_line
@@ -128,8 +128,8 @@ def test_an_archive_that_is_read_as_a_stream_is_dealt_whole(tmp_path: Path) -> N
     (other,) = [n for n in (1, 2) if not shares[n - 1] or whole[0] not in str(shares[n - 1])]
     (tmp_path / "a.tar.gz").write_bytes(b"broken")
     assert list(find(whole[:1], shard=Shard(other, 2))) == []
-    assert count(whole[:1], shard=Shard(other, 2)) == 0
-    assert count(whole[:1], shard=Shard(3 - other, 2)) is None
+    assert count_sources(whole[:1], shard=Shard(other, 2)) == 0
+    assert count_sources(whole[:1], shard=Shard(3 - other, 2)) is None
 
 
 def test_a_shard_without_inputs_is_an_empty_part(
@@ -147,7 +147,7 @@ def test_a_shard_without_inputs_is_an_empty_part(
 def test_the_count_is_what_is_taken(photos: Path) -> None:
     for of in (1, 2, 3, 7):
         taken = dealt([str(photos)], of)
-        assert [count([str(photos)], shard=Shard(n, of)) for n in range(1, of + 1)] == list(
+        assert [count_sources([str(photos)], shard=Shard(n, of)) for n in range(1, of + 1)] == list(
             map(len, taken)
         )
 

@@ -61,7 +61,9 @@ def pixels_of(checkpoint: Checkpoint, image: Image.Image) -> torch.Tensor:
 def explanation_of(values: np.ndarray, rule: Preprocessing, image: Image.Image) -> Explanation:
     label = Prediction("x", 1.0, 0)
     size = (values.shape[0], values.shape[1])
-    return Explanation(values, 0, 1, size, rule.seen(*image.size), image.size, label, (label,))
+    return Explanation(
+        values, 0, 1, size, rule.visible_box(*image.size), image.size, label, (label,)
+    )
 
 
 def box_of(bright: np.ndarray) -> tuple[float, float, float, float]:
@@ -81,7 +83,7 @@ def test_a_bright_square_comes_back(rule: Preprocessing, size: tuple[int, int]) 
     values = explanation_of(seen, rule, image).over_picture(width, height)
     assert values.shape == (height, width)
     # To a pixel of the picture, or to one of the network's where those are larger.
-    left, top, right, bottom = rule.seen(width, height)
+    left, top, right, bottom = rule.visible_box(width, height)
     coarse = max((right - left) / seen.shape[1], (bottom - top) / seen.shape[0], 1)
     found = box_of(np.nan_to_num(values) > 127)
     assert np.abs(np.subtract(found, square)).max() <= coarse
@@ -93,7 +95,7 @@ def test_a_bright_square_comes_back(rule: Preprocessing, size: tuple[int, int]) 
 def test_what_the_network_did_not_see() -> None:
     rule = Preprocessing.convnext(224)
     image = Image.new("RGB", (512, 256))
-    assert rule.seen(512, 256) == (144, 16, 368, 240)
+    assert rule.visible_box(512, 256) == (144, 16, 368, 240)
     values = explanation_of(np.ones((224, 224)), rule, image).over_picture(512, 256)
     assert np.isnan(values[:, :144]).all()
     assert np.isnan(values[:16]).all()
@@ -176,7 +178,7 @@ def test_gradcam_by_hand(kind: str, checkpoints: dict[str, Checkpoint]) -> None:
     assert found.values.shape == (4, 4)
     assert np.allclose(found.values, wanted.numpy(), atol=1e-5)
     assert (found.offset, found.step) == token_positions(checkpoint.config)
-    assert found.seen == checkpoint.preprocessing.seen(100, 80)
+    assert found.seen == checkpoint.preprocessing.visible_box(100, 80)
     scores = view(x).softmax(dim=1)[0].tolist()
     order = sorted(range(5), key=lambda index: -scores[index])
     assert [each.index for each in found.predictions] == order

@@ -22,7 +22,7 @@ import pytest
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.archives import _zip64_extra
-from cvt_cli.images.find import Search, Source, count, find
+from cvt_cli.images.find import Search, Source, count_sources, find
 from cvt_cli.images.source import kind_of_archive
 
 MEMBERS = {"cat.jpg": b"cat" * 1000, "in/dog.PNG": b"dog" * 50_000, "in/deep/ü b.gif": b"x"}
@@ -104,7 +104,7 @@ def test_every_kind(kind: str) -> None:
     path = make(f"a.{kind}", MEMBERS | OTHERS)
     assert results(path) == MEMBERS
     assert [source.path for source in find([path])] == [f"{path}::{name}" for name in MEMBERS]
-    assert count([path]) == (3 if kind in ("zip", "tar") else None)
+    assert count_sources([path]) == (3 if kind in ("zip", "tar") else None)
 
 
 def test_kinds_in_capitals() -> None:

@@ -22,8 +22,8 @@ from cvt_cli.images.find import (
     IMAGE_SUFFIXES,
     Search,
     Source,
-    check,
-    count,
+    check_inputs,
+    count_sources,
     find,
     remaining,
 )
@@ -205,7 +205,7 @@ def test_nothing_is_said_where_nobody_named_it_twice(
 ) -> None:
     touch(folder, "p/a.jpg", "p/q/b.jpg")
     assert paths(*typed) == ["p/a.jpg", "p/q/b.jpg"]
-    count(["p", "p"])  # nor by whom counts
+    count_sources(["p", "p"])  # nor by whom counts
     assert not recwarn.list
 
 
@@ -241,7 +241,7 @@ def test_archives_in_a_folder_are_told_of(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert paths("p", exclude=("*.tar", "*.TAR", "*.parquet")) == ["p/x.jpg"]
-        assert count(["p"]) == 1  # said once
+        assert count_sources(["p"]) == 1  # said once
 
 
 def test_not_recursive(folder: Path) -> None:
@@ -371,10 +371,10 @@ def test_ranges(folder: Path) -> None:
 def test_a_list_of_names(content: bytes, null: bool, folder: Path) -> None:
     touch(folder, "p/d.jpg")
     (folder / "list").write_bytes(content)
-    check([], Search(files_from="list", null=null))
+    check_inputs([], Search(files_from="list", null=null))
     found = paths(files_from="list", null=null)
     assert found == ["a.jpg", "b c.jpg", "p/d.jpg"]
-    assert count([], Search(files_from="list", null=null)) == 3
+    assert count_sources([], Search(files_from="list", null=null)) == 3
     assert paths("z.jpg", files_from="list", null=null)[:3] == ["z.jpg", *found[:2]]
 
 
@@ -384,10 +384,10 @@ def test_names_in_a_list_that_no_file_can_have(
     """On Windows: bytes that are no UTF-8, of an old program. The others are not lost."""
     monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("utf-8", "surrogatepass"))
     (folder / "list").write_bytes(b"a.jpg\ncaf\xe9.jpg\nb.jpg\n")
-    check([], Search(files_from="list"))
+    check_inputs([], Search(files_from="list"))
     assert paths(files_from="list") == ["a.jpg", "caf\udce9.jpg", "b.jpg"]
     with pytest.raises(UsageError, match="has lines but no NUL byte"):
-        check([], Search(files_from="list", null=True))
+        check_inputs([], Search(files_from="list", null=True))
 
 
 def test_names_in_a_list_are_meant_literally(folder: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_list_on_standard_input_is_read_as_it_comes(
     with open(ours, "rb") as stdin, open(theirs, "wb", buffering=0) as writer:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stdin))
         search = Search(files_from="-")
-        assert count([], search) is None
+        assert count_sources([], search) is None
         writer.write(b"a.jpg\nb.j")
         stream = find([], search)
         assert next(stream).path == "a.jpg"
@@ -447,23 +447,23 @@ def test_a_list_on_standard_input_is_read_as_it_comes(
 
 def test_lists_that_are_none(folder: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        check([], Search(files_from="none"))
+        check_inputs([], Search(files_from="none"))
     with pytest.raises(UsageError, match="folder"):
-        check([], Search(files_from="."))
+        check_inputs([], Search(files_from="."))
     with pytest.raises(UsageError, match="both"):
-        check(["-"], Search(files_from="-"))
+        check_inputs(["-"], Search(files_from="-"))
     with pytest.raises(UsageError, match="no image"):
-        check([], Search())
-    check([], Search(files_from="-"))
+        check_inputs([], Search())
+    check_inputs([], Search(files_from="-"))
     with pytest.raises(UsageError, match="--null is for --files-from"):
-        check(["a.jpg"], Search(null=True))
+        check_inputs(["a.jpg"], Search(null=True))
     (folder / "list").write_bytes(b"a.jpg\n" + b"x" * (3 * 2**20))
     first, second = find([], Search(files_from="list"))
     assert (first.path, second.path) == ("a.jpg", "list")
     assert "is this a list" in why(second)
     for nothing in (b"", b"\n\r\n"):
         (folder / "list").write_bytes(nothing)
-        check([], Search(files_from="list"))
+        check_inputs([], Search(files_from="list"))
         with pytest.warns(UserWarning, match="list: the list names no file"):
             assert paths(files_from="list") == []
 
@@ -501,10 +501,10 @@ def test_lists_of_another_kind(
 
         monkeypatch.setattr("sys.stdin", Stdin)
         search = Search(files_from="-", null=null)
-        check([], search)
+        check_inputs([], search)
     else:
         with pytest.raises(UsageError, match=reason):
-            check([], search)
+            check_inputs([], search)
     (source,) = find([], search)
     assert reason in why(source)
 
@@ -514,14 +514,14 @@ def test_a_damaged_name_in_a_list_is_one_record(folder: Path) -> None:
     names = [f"{number}.jpg" for number in range(20_000)]
     names[15_000] = "a\0b.jpg"
     (folder / "list").write_text("\n".join(names))
-    check([], Search(files_from="list"))
+    check_inputs([], Search(files_from="list"))
     assert paths(files_from="list") == names
 
 
 def test_one_name_with_a_line_break_in_it(folder: Path) -> None:
     touch(folder, "a\nb.jpg")
     (folder / "list").write_text("a\nb.jpg")
-    check([], Search(files_from="list", null=True))
+    check_inputs([], Search(files_from="list", null=True))
     assert paths(files_from="list", null=True) == ["a\nb.jpg"]
 
 
@@ -601,8 +601,8 @@ def test_local_addresses_of_windows(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_counting(folder: Path) -> None:
     touch(folder, "p/a.jpg", "p/q/b.jpg", "c.jpg")
-    assert count(["p", "c.jpg", "p", "none.jpg", "-", "https://example.org/x.jpg"]) == 6
-    assert count(["p"], Search(recursive=False)) == 1
+    assert count_sources(["p", "c.jpg", "p", "none.jpg", "-", "https://example.org/x.jpg"]) == 6
+    assert count_sources(["p"], Search(recursive=False)) == 1
 
 
 def test_a_folder_is_searched_without_a_memory(folder: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from cvt_cli.images.find import Search, count, find
+from cvt_cli.images.find import Search, count_sources, find
 
 pa = pytest.importorskip("pyarrow", reason="needs cvt-cli[parquet]")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -78,7 +78,7 @@ def test_a_broken_file_is_one_error(tmp_path):
 
 
 def test_nobody_reads_all_images_to_count_them(tmp_path):
-    assert count([write(tmp_path / "a.parquet", {"image": [encoded()]})]) is None
+    assert count_sources([write(tmp_path / "a.parquet", {"image": [encoded()]})]) is None
 
 
 def test_classified_like_files(run_cvt, tmp_path):

@@ -248,9 +248,9 @@ def test_sizes_and_parts_that_are_seen() -> None:
     assert AS_IT_IS.size_of(30, 20) == (20, 30)
     assert SQUEEZED.size_of(30, 20) == (64, 256)
     assert Preprocessing(shortest_edge=10, crop=None).size_of(30, 20) == (10, 15)
-    assert AS_IT_IS.seen(30, 20) == (0, 0, 30, 20)
+    assert AS_IT_IS.visible_box(30, 20) == (0, 0, 30, 20)
     # Of 9 columns 4 are kept: two go on the left, three on the right.
-    assert Preprocessing(shortest_edge=None, crop=(6, 4)).seen(9, 6) == (2, 0, 6, 6)
+    assert Preprocessing(shortest_edge=None, crop=(6, 4)).visible_box(9, 6) == (2, 0, 6, 6)
 
 
 def test_what_is_written_names_no_step_that_is_not_done() -> None:

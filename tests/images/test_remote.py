@@ -21,7 +21,7 @@ import pytest
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images import remote
-from cvt_cli.images.find import Search, Source, count, find
+from cvt_cli.images.find import Search, Source, count_sources, find
 from cvt_cli.images.spool import Spool
 from tests.images.test_archives import MEMBERS, make, random
 
@@ -208,7 +208,7 @@ def test_a_download(server: Server) -> None:
 def test_nothing_is_downloaded_before_it_is_opened(server: Server) -> None:
     urls = [f"{server.url}/ok/{i}.jpg" for i in range(3)]
     assert [source.path for source in find(urls)] == urls
-    assert count(urls) == 3
+    assert count_sources(urls) == 3
     assert not server.seen
 
 
@@ -333,7 +333,7 @@ def test_archives_over_http(
     assert [source.path for source in sources] == [f"{url}::{name}" for name in MEMBERS]
     assert list(map(result, sources)) == list(MEMBERS.values())
     assert server.seen.total() == 1
-    assert count([url]) is None
+    assert count_sources([url]) is None
     assert server.seen.total() == 1
     files = {f"{i}.jpg": random(i) for i in range(20)}
     url = f"{server.url}/half/{make(f'b.{kind}', files)}"
@@ -557,7 +557,7 @@ def test_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in (f"{s3}/photos/", f"{s3}/photos"):
         found = {source.path: result(source) for source in find([url])}
         assert found == folder | empty
-    assert count([f"{s3}/photos/"]) == 3
+    assert count_sources([f"{s3}/photos/"]) == 3
     assert {source.path: result(source) for source in find([f"{s3}/photos/c*.jpg"])} == {
         f"{s3}/photos/cat.jpg": MEMBERS["cat.jpg"]
     }

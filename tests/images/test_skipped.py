@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cvt_cli.images.find import Search, count, find
+from cvt_cli.images.find import Search, count_sources, find
 from cvt_cli.images.formats import RAW_SUFFIXES
 from cvt_cli.images.source import IMAGE_SUFFIXES
 from tests.photos import picture
@@ -18,7 +18,7 @@ def searched(*inputs: str, **search: Any) -> tuple[list[str], list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         paths = [source.path for source in find(inputs, Search(**search))]
-        assert count(inputs, Search(**search)) == len(paths)
+        assert count_sources(inputs, Search(**search)) == len(paths)
     return paths, [str(each.message) for each in caught]
 
 

@@ -26,7 +26,7 @@ from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.inference.classifier import auto_batch_size, usual_size
 from cvt_cli.inference.devices import pick_device, pick_devices, pick_dtype, use_exact_float32
-from cvt_cli.model.cost import count
+from cvt_cli.model.cost import count_cost
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Record
@@ -576,7 +576,7 @@ def test_convolutions_in_float32_are_that(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_batch_has_its_share_of_a_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(resolve(str(folder)))
-    each = count(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
+    each = count_cost(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
     memory = SimpleNamespace(total_memory=64 * 8 * each)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
     cuda = torch.device("cuda")

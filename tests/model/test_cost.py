@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvt_cli.checkpoint.catalog import PUBLISHED
 from cvt_cli.model.config import CvtConfig
-from cvt_cli.model.cost import KINDS, count, kv_tokens, needed_macs
+from cvt_cli.model.cost import KINDS, count_cost, kv_tokens, needed_macs
 from cvt_cli.model.cvt import Cvt, Stage
 
 CVT_13 = CvtConfig()
@@ -72,20 +72,20 @@ def test_averaged_tokens_are_as_many_as_torch_makes() -> None:
 
 def test_all_is_needed_where_the_last_stage_has_no_block() -> None:
     config = CvtConfig(depth=(1, 1, 0))
-    assert needed_macs(config, (64, 64)) == count(config, (64, 64)).total.macs
+    assert needed_macs(config, (64, 64)) == count_cost(config, (64, 64)).total.macs
 
 
 @every_architecture
 def test_parameters_and_buffers_equal_the_state_dict(name: str) -> None:
     config = ARCHITECTURES[name]
     model = network(config)
-    total = count(config, (224, 224)).total
+    total = count_cost(config, (224, 224)).total
     assert total.parameters == sum(p.numel() for p in model.parameters())
     weights = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
     assert total.parameters + total.buffers == sum(v.numel() for v in weights.values())
     for dtype in ("float32", "float16", "bfloat16"):
         expected = sum(v.to(getattr(torch, dtype)).nbytes for v in weights.values())
-        assert count(config, (224, 224), dtype=dtype).weight_bytes == expected
+        assert count_cost(config, (224, 224), dtype=dtype).weight_bytes == expected
 
 
 @every_architecture
@@ -96,7 +96,7 @@ def test_macs_equal_torchs_flop_counter(name: str, size: tuple[int, int]) -> Non
     model = network(config)
     with FlopCounterMode(display=False) as counter:
         model(images(config, 2, size))
-    cost = count(config, size, batch_size=2)
+    cost = count_cost(config, size, batch_size=2)
     assert cost.total.flops == counter.get_total_flops()
     by_module = counter.get_flop_counts()
     for stage in cost.stages:
@@ -119,7 +119,7 @@ def test_shapes_and_parameters_equal_each_modules(name: str, size: tuple[int, in
 
         module.register_forward_hook(hook)
     model(images(config, 3, size))
-    layers = {layer.name: layer for layer in count(config, size, batch_size=3).layers()}
+    layers = {layer.name: layer for layer in count_cost(config, size, batch_size=3).layers()}
     modules = dict(model.named_modules())
     for key, layer in layers.items():
         if key.endswith((".attention", ".act", ".cls_token")):
@@ -165,13 +165,13 @@ def test_peak_of_the_activations(name: str, size: tuple[int, int]) -> None:
     model = network(config)
     with LiveBytes() as live:
         model(images(config, 2, size))
-    expected = count(config, size, batch_size=2).peak_activation_bytes
+    expected = count_cost(config, size, batch_size=2).peak_activation_bytes
     assert expected == pytest.approx(live.peak, rel=0.05)
 
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
 def test_the_papers_table(entry: Any) -> None:
-    cost = count(entry.config, (entry.image_size, entry.image_size))
+    cost = count_cost(entry.config, (entry.image_size, entry.image_size))
     assert cost.total.macs / 1e9 == pytest.approx(entry.gmacs, rel=0.02)
     parameters = {"13": 19_997_480, "21": 31_622_696, "w24": 277_196_392}
     assert cost.total.parameters == parameters[entry.name.split("-")[1]]
@@ -179,7 +179,7 @@ def test_the_papers_table(entry: Any) -> None:
 
 @every_architecture
 def test_every_breakdown_adds_up(name: str) -> None:
-    cost = count(ARCHITECTURES[name], (320, 224), batch_size=5)
+    cost = count_cost(ARCHITECTURES[name], (320, 224), batch_size=5)
     total = cost.total
     assert sum((layer.total for layer in cost.layers()), type(total)()) == total
     assert sum(cost.by_kind().values(), type(total)()) == total
@@ -187,7 +187,7 @@ def test_every_breakdown_adds_up(name: str) -> None:
 
 
 def test_batch_and_dtype_scale_the_activations_only() -> None:
-    one, eight = count(CVT_13, (224, 224)), count(CVT_13, (224, 224), 8, dtype="bfloat16")
+    one, eight = count_cost(CVT_13, (224, 224)), count_cost(CVT_13, (224, 224), 8, dtype="bfloat16")
     assert eight.total.macs == 8 * one.total.macs
     assert eight.total.activation_bytes == 4 * one.total.activation_bytes
     assert eight.peak_activation_bytes == 4 * one.peak_activation_bytes
@@ -196,7 +196,7 @@ def test_batch_and_dtype_scale_the_activations_only() -> None:
 
 
 def test_a_size_far_beyond_memory_is_counted_exactly() -> None:
-    cost = count(CVT_13, (10**9, 10**9))
+    cost = count_cost(CVT_13, (10**9, 10**9))
     assert cost.stages[0].tokens == (25 * 10**7, 25 * 10**7)
     assert cost.total.macs > 10**30
     # Attention in a stage of T tokens and T / 4 keys is 2 T * T / 4 * C.
@@ -206,12 +206,12 @@ def test_a_size_far_beyond_memory_is_counted_exactly() -> None:
 
 def test_too_small_names_the_smallest() -> None:
     with pytest.raises(ValueError, match="the smallest is"):
-        count(CVT_13, (0, 224))
+        count_cost(CVT_13, (0, 224))
 
 
 def test_a_deep_network_is_counted_without_listing_its_layers() -> None:
     deep = CvtConfig(depth=(1, 2, 2**31 - 1))
-    assert count(deep, (224, 224)).total.parameters > 10**15
+    assert count_cost(deep, (224, 224)).total.parameters > 10**15
 
 
 def test_needs_no_torch() -> None:
