@@ -38,7 +38,7 @@ class Apart:
             raise
 
     def call(self, method: str, *arguments: object) -> Any:
-        """What the method of that name returns for these arguments.
+        """Return what the method of that name returns for these arguments.
 
         Raises:
             Exception: what it raises.

@@ -163,7 +163,7 @@ class OpenVinoEngine(ExportedEngine):
 def ours(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
 ) -> Engine:
-    """The network as `cvt classify` runs it, or as torch.compile makes it.
+    """Return the network as `cvt classify` runs it, or as torch.compile makes it.
 
     Args:
         compiled: through torch.compile, for each shape of input: our inference form on a GPU, in
@@ -188,7 +188,7 @@ def ours(
 def baseline(
     name: str, checkpoint: Checkpoint, device: torch.device, *, dtype: torch.dtype
 ) -> Engine:
-    """The peer of that name, with the same weights.
+    """Return the peer of that name, with the same weights.
 
     Args:
         name: one of `BASELINES`, for which `check_baseline` found nothing against it.
@@ -229,7 +229,7 @@ def _peer(name: str, checkpoint: Checkpoint, device: torch.device, *, dtype: tor
 
 
 def transformers_model(checkpoint: Checkpoint) -> Any:
-    """A `CvtForImageClassification` with these weights and labels, on the CPU, in evaluation
+    """Make a `CvtForImageClassification` with these weights and labels, on the CPU, in evaluation
     mode."""
     import transformers
 
@@ -249,7 +249,7 @@ def transformers_model(checkpoint: Checkpoint) -> Any:
 def check_baseline(
     name: str, checkpoint: Checkpoint, device: torch.device, *, dtypes: Sequence[str]
 ) -> None:
-    """Whether the peer can run this network.
+    """Check that the peer can run this network.
 
     Args:
         name: one of `BASELINES`.
@@ -296,7 +296,7 @@ def free_memory(device: torch.device) -> None:
 
 
 def _export(checkpoint: Checkpoint, images: Tensor, folder: Path) -> Path:
-    """The plain network as an ONNX file for exactly this shape of input."""
+    """Write the plain network as an ONNX file for exactly this shape of input."""
     path = folder / "cvt.onnx"
     with warnings.catch_warnings():
         # This exporter is on its way out; its successor takes five times as long.

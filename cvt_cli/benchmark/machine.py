@@ -62,7 +62,7 @@ class Machine:
         return self.load is not None and self.load > BUSY * self.cores
 
     def as_json(self) -> dict[str, Any]:
-        """The facts as JSON has them."""
+        """Return the facts as JSON has them."""
         return {
             "system": self.system,
             "cpu": self.cpu,
@@ -80,7 +80,7 @@ class Machine:
 
 
 def describe(device: torch.device, peer: str | None = None) -> Machine:
-    """This machine, and the versions of what is measured.
+    """Describe this machine, and the versions of what is measured.
 
     Args:
         device: what the network runs on.
@@ -114,12 +114,12 @@ def describe(device: torch.device, peer: str | None = None) -> Machine:
 
 
 def total_memory() -> int | None:
-    """Of this machine or of this container, in bytes; None if unknown."""
+    """Return the memory of this machine or of this container, in bytes; None if unknown."""
     return _least(_meminfo("MemTotal"), _number(CGROUP_LIMIT))
 
 
 def available_memory() -> int | None:
-    """What may be allocated without pushing anybody out, in bytes; None if unknown."""
+    """Return what may be allocated without pushing anybody out, in bytes; None if unknown."""
     limit, used = _number(CGROUP_LIMIT), _number(CGROUP_USED)
     left = None if limit is None or used is None else max(0, limit - used)
     return _least(_meminfo("MemAvailable"), left)
@@ -137,8 +137,8 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes at once: what torch took of a CUDA device's memory, with what CUDA graphs
-    keep, else the whole process's resident memory."""
+    """Return the most bytes at once: what torch took of a CUDA device's memory, with what CUDA
+    graphs keep, else the whole process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     peak = re.search(r"^VmHWM:\s*(\d+) kB$", _read(STATUS), re.MULTILINE)

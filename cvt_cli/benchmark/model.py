@@ -20,7 +20,7 @@ class RandomCheckpoint(Checkpoint):
     """A published architecture of which no weights are here. Its labels are numbers."""
 
     def model(self) -> Cvt:
-        """The network with random weights, the same each time."""
+        """Build the network with random weights, the same each time."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             return Cvt(self.config).eval()
@@ -33,8 +33,8 @@ def find_model(
     *,
     weights_key: str | None = None,
 ) -> Checkpoint:
-    """The checkpoint if it is on this machine; of a published one else only the architecture. No
-    request is made.
+    """Load the checkpoint if it is on this machine; of a published one else only the architecture.
+    No request is made.
 
     Raises:
         ModelError: if it is neither.
@@ -59,8 +59,8 @@ def _random(entry: CatalogEntry, hidden_act: str | None) -> RandomCheckpoint:
 
 
 def pick_dtypes(names: str, device: torch.device) -> tuple[str, ...]:
-    """Comma-separated dtypes as `pick_dtype` takes them, each once: "auto" is the name of the dtype
-    that it stands for.
+    """Parse comma-separated dtypes as `pick_dtype` takes them, each once: "auto" is the name of the
+    dtype that it stands for.
 
     Raises:
         UsageError: if there is none of a name.

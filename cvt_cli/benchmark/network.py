@@ -190,7 +190,7 @@ class Measurement:
 
 
 def latency_record(prefix: str, latency: Latency | None) -> dict[str, float | None]:
-    """The percentiles in milliseconds, each None without any."""
+    """Return the percentiles in milliseconds, each None without any."""
     names = ("p50", "p90", "p99")
     return {
         f"{prefix}latency_ms_{name}": getattr(latency, name) * 1e3 if latency else None
@@ -199,7 +199,7 @@ def latency_record(prefix: str, latency: Latency | None) -> dict[str, float | No
 
 
 def ratio_record(ratio: Ratio | None) -> dict[str, float | int | None]:
-    """The ratio and its range, each None without any."""
+    """Return the ratio and its range, each None without any."""
     return {
         "ratio": ratio.median if ratio else None,
         "ratio_min": ratio.least if ratio else None,
@@ -209,8 +209,8 @@ def ratio_record(ratio: Ratio | None) -> dict[str, float | int | None]:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> Peak | None:
-    """The fastest product of two large square matrices: torch.matmul, and on a CPU oneDNN's linear
-    layer with packed weights, which its own library outruns on some processors.
+    """Time the fastest product of two large square matrices: torch.matmul, and on a CPU oneDNN's
+    linear layer with packed weights, which its own library outruns on some processors.
 
     Args:
         seconds: for all; each size is tried at least once, as long as the memory holds it.
@@ -310,8 +310,8 @@ def _compare(plan: Plan, case: Case, engine: Engine, *, images: Tensor) -> None:
 
 
 def _check(engine: Engine, peer: Engine, plan: Plan, *, batch_size: int) -> tuple[float, float]:
-    """Share of images with the same best label, and the largest difference of logits, over at
-    least `CHECKED_IMAGES`."""
+    """Return the share of images with the same best label, and the largest difference of logits,
+    over at least `CHECKED_IMAGES`."""
     agree, difference, images = 0, 0.0, 0
     for seed in range(-(-CHECKED_IMAGES // batch_size)):
         batch = synthetic_images(batch_size, plan.image_size, seed)
@@ -327,7 +327,8 @@ def _check(engine: Engine, peer: Engine, plan: Plan, *, batch_size: int) -> tupl
 
 
 def synthetic_images(batch_size: int, image_size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Normalised noise, the same each time: (batch_size, 3, *image_size) float32 on the CPU."""
+    """Make normalised noise, the same each time: (batch_size, 3, *image_size) float32 on the
+    CPU."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch_size, 3, *image_size, generator=generator)
 
@@ -346,7 +347,7 @@ def _fits(plan: Plan, batch_size: int, dtype: str) -> bool:
 
 
 def _compile_anew() -> None:
-    """What it costs is measured without what earlier runs left behind."""
+    """Compile without what earlier runs left behind, so that the cost is measured whole."""
     from torch import _dynamo
     from torch._inductor import config
 
@@ -355,7 +356,7 @@ def _compile_anew() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why there are no figures; raises what is not the machine's."""
+    """Tell why there are no figures; raises what is not the machine's."""
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and is_out_of_memory(error)
     ):

@@ -380,7 +380,7 @@ def _decoded(classifier: Classifier, source: Source) -> Image.Image:
 
 
 def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) -> Stages:
-    """Each stage alone, over a sample of the files.
+    """Time each stage alone, over a sample of the files.
 
     Args:
         seconds: in all; each stage has a fifth of it, and passes over the whole sample once.
@@ -416,7 +416,7 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
 
 
 def _batches(pixels: list[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
-    """(B, H, W, 3) uint8, images of one size together."""
+    """Yield (B, H, W, 3) uint8, images of one size together."""
     by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
     for image in pixels:
         by_size.setdefault(image.shape, []).append(image)

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def plot(measurement: Measurement, file: BinaryIO, format_: str) -> None:
-    """Left images a second with the limit that the matrix products set, right the latency, p50
-    with the range to p99. A line a dtype, dashed for the peer.
+    """Draw images a second with the limit that the matrix products set, on the left, and the
+    latency on the right, p50 with the range to p99. A line a dtype, dashed for the peer.
 
     Args:
         format_: a suffix that matplotlib knows.

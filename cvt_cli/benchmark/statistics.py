@@ -69,7 +69,7 @@ class Ratio:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Linear between the two nearest, as NumPy's default is."""
+    """Interpolate between the two nearest values, as NumPy's default does."""
     ordered = sorted(values)
     place = (len(ordered) - 1) * percent / 100
     below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
@@ -77,7 +77,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def times(run: Callable[[], object], seconds: float, at_least: int = MIN_REPEATS) -> list[float]:
-    """What each repeat took, in seconds, until that time is up.
+    """List what each repeat took, in seconds, until that time is up.
 
     Args:
         run: returns once its result is there.
@@ -96,7 +96,7 @@ def times(run: Callable[[], object], seconds: float, at_least: int = MIN_REPEATS
 def take_turns(
     ours: Callable[[], object], theirs: Callable[[], object], seconds: float
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Two sides in turns, for as many seconds each; who begins changes from round to round.
+    """Run two sides in turns, for as many seconds each; who begins changes from round to round.
 
     Returns:
         What each repeat took, in seconds, a list a round, of both sides: `ROUNDS` rounds, or fewer
@@ -115,7 +115,7 @@ def take_turns(
 
 
 def _turn(run: Callable[[], object], seconds: float) -> list[float]:
-    """The first repeat finds the caches full of the other side's data, and its threads still
-    spinning for work: it counts only where there is no other."""
+    """Time one side's turn. The first repeat finds the caches full of the other side's data, and
+    its threads still spinning for work: it counts only where there is no other."""
     taken = times(run, seconds, at_least=1)
     return taken[1:] or taken

@@ -51,7 +51,7 @@ class AuthorsConfig:
 
 
 def read_authors_yaml(name: str, path: Path, num_labels: int, *, hidden_act: str) -> AuthorsConfig:
-    """An experiment's YAML file, by a loader that makes plain values only.
+    """Read an experiment's YAML file, by a loader that makes plain values only.
 
     Args:
         name: of the checkpoint, for messages.
@@ -94,7 +94,7 @@ def _section(values: Any, name: str) -> Mapping[str, Any]:
 
 
 def _preprocessing(values: Any) -> Preprocessing:
-    """As the authors' code prepares images for a test, with its defaults."""
+    """Prepare images as the authors' code does for a test, with its defaults."""
     test, colours = _section(values, "TEST"), _section(values, "INPUT")
     size = test.get("IMAGE_SIZE", [224, 224])  # width, height
     resample = test.get("INTERPOLATION", int(Image.Resampling.BILINEAR))
@@ -131,7 +131,7 @@ def _channels(name: str, value: Any) -> tuple[float, ...]:
 def config_from_shapes(
     shapes: Mapping[str, tuple[int, ...]], hidden_act: str
 ) -> tuple[CvtConfig, str]:
-    """The architecture of weights without a configuration, read off their shapes.
+    """Read the architecture of weights without a configuration off their shapes.
 
     Heads, strides and the like leave no trace in the shapes: they are those of the published
     architecture with the same shapes, or else a guess.
@@ -167,7 +167,7 @@ def config_from_shapes(
 
 
 def _traced(config: CvtConfig) -> tuple[Any, ...]:
-    """What of an architecture its weights' shapes tell."""
+    """Return what the shapes of weights tell of an architecture."""
     return (
         config.num_channels,
         config.patch_sizes,

@@ -63,10 +63,10 @@ PUBLISHED = (
 
 
 def bundled_names() -> list[str]:
-    """The checkpoints that ship inside this package."""
+    """List the checkpoints that ship inside this package."""
     return sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/config.json"))
 
 
 def known_names() -> list[str]:
-    """Every name of the catalogue, bundled ones first."""
+    """List every name of the catalogue, bundled ones first."""
     return bundled_names() + [entry.name for entry in PUBLISHED]

@@ -14,7 +14,7 @@ MAX_BYTES = 2**26
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The names in a file, by class index.
+    """Read the names in a file, by class index.
 
     Args:
         path: JSON, or text with a name a line. JSON may be a list of names; a map from class index

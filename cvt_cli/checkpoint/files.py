@@ -72,7 +72,7 @@ class ResolvedFiles:
 
 
 def find_preprocessor(locate: Callable[[str], Path | None]) -> Path | None:
-    """The file that describes the preprocessing."""
+    """Find the file that describes the preprocessing."""
     newer = locate(PROCESSOR)
     return newer if newer and _describes_images(newer) else locate(PREPROCESSOR)
 
@@ -86,7 +86,7 @@ def _describes_images(path: Path) -> bool:
 
 
 def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> tuple[Path, ...]:
-    """The file itself, or the shards that it lists."""
+    """Return the file itself, or the shards that it lists."""
     if file.suffix != ".json":
         return (file,)
     try:
@@ -110,7 +110,7 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
 
 
 def no_cvt(name: str, model_type: object) -> ModelError:
-    """The error for another architecture."""
+    """Make the error for another architecture."""
     return ModelError(f"{name} is not a CvT: its model_type is {model_type!r}")
 
 

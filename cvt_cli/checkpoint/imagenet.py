@@ -129,6 +129,6 @@ SYNSETS = tuple(_IDS.split())
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """The thousand names by class index, "tench, Tinca tinca" first."""
+    """Read the thousand names by class index, "tench, Tinca tinca" first."""
     text = Path(__file__).with_name("imagenet_names.txt").read_text("utf-8")
     return tuple(line for line in text.splitlines() if not line.startswith("#"))

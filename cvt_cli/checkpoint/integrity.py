@@ -53,7 +53,7 @@ def check_digest(name: str, path: Path, sha256: str) -> None:
 
 
 def damaged(name: str, path: Path) -> ModelError:
-    """The error for a damaged file of the cache."""
+    """Make the error for a damaged file of the cache."""
     return ModelError(
         f"{name}: {path} is damaged: it is not what the Hub sent",
         hint="--refresh fetches it again, given a network",

@@ -66,7 +66,8 @@ class Checkpoint:
         return self.files.name
 
     def with_image_size(self, size: tuple[int, int]) -> "Checkpoint":
-        """The same for another input size. Warns if that costs a hundred times as much.
+        """Return the same checkpoint for another input size. Warns if that costs a hundred times as
+        much.
 
         Args:
             size: (height, width) in pixels, to which the preprocessing is scaled.
@@ -91,7 +92,8 @@ class Checkpoint:
         return replace(self, preprocessing=self.preprocessing.scaled_to(size))
 
     def model(self) -> "Cvt":
-        """The network with its weights, on the CPU, in evaluation mode, in the dtype of the file.
+        """Build the network with its weights, on the CPU, in evaluation mode, in the dtype of the
+        file.
 
         Raises:
             ModelError: if a file is corrupt, the weights are another architecture's, or have no
@@ -106,8 +108,8 @@ class Checkpoint:
         return _build(self.name, self.config, weights)
 
     def weights_to_train(self) -> "tuple[dict[str, torch.Tensor], bool]":
-        """The weights in float32, and whether the head is the checkpoint's. Where the file has
-        none, the last norm and the head are what they are before any training.
+        """Return the weights in float32, and whether the head is the checkpoint's. Where the file
+        has none, the last norm and the head are what they are before any training.
 
         Raises:
             ModelError: as `model` does, but for the head.
@@ -187,7 +189,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
 def _problem_type(
     name: str, path: Path, values: Mapping[str, Any], *, num_labels: int
 ) -> str | None:
-    """What the configuration says that the logits are for.
+    """Read what the configuration says that the logits are for.
 
     Raises:
         ModelError: if Transformers knows no such problem, or none with so many labels.
@@ -248,7 +250,7 @@ def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
 
 
 def _bundled_twin(files: ResolvedFiles) -> ResolvedFiles | None:
-    """The bundled checkpoint whose file of weights this is, copied elsewhere."""
+    """Find the bundled checkpoint whose file of weights this is, copied elsewhere."""
     size = sum(path.stat().st_size for path in files.weights)
     for name in bundled_names():
         file = BUNDLED_FOLDER / name / "model.safetensors"
@@ -269,7 +271,7 @@ def _check_channels(name: str, config: CvtConfig) -> None:
 
 
 def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """By class index; empty where the configuration has none."""
+    """Read the labels by class index; empty where the configuration has none."""
     id2label = values.get("id2label")
     if not id2label:
         return ()

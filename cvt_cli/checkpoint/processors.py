@@ -134,7 +134,7 @@ TYPES: Mapping[str, ProcessorType] = {
 
 
 def read_processor(values: Values, config: Values | None = None) -> Preprocessing:
-    """The preprocessing that the contents of a `preprocessor_config.json` describe.
+    """Read the preprocessing that the contents of a `preprocessor_config.json` describe.
 
     Args:
         config: the contents of the `config.json` beside it, which may name the type.
@@ -169,7 +169,8 @@ def read_processor(values: Values, config: Values | None = None) -> Preprocessin
 
 
 def _type_name(values: Values, config: Values) -> str:
-    """Where Transformers looks for it, in its order; without the names of faster twins."""
+    """Find the name where Transformers looks for it, in its order; without the names of faster
+    twins."""
     name = values.get("image_processor_type")
     auto_map = values.get("auto_map")
     has_code = isinstance(auto_map, Mapping) and "AutoImageProcessor" in auto_map
@@ -185,7 +186,7 @@ def _type_name(values: Values, config: Values) -> str:
 def _geometry(
     kind: ProcessorType, values: Values
 ) -> tuple[tuple[int, int] | None, int | None, tuple[int, int] | None, int]:
-    """`resize_to`, `shortest_edge`, `crop` and `resample` of the preprocessing."""
+    """Read `resize_to`, `shortest_edge`, `crop` and `resample` of the preprocessing."""
     resample = int(BICUBIC)
     resized: Resize = (None, None, None)
     if values.get("do_resize", True):
@@ -207,7 +208,7 @@ def _geometry(
 def _colours(
     kind: ProcessorType, values: Values
 ) -> tuple[float, tuple[float, float, float], tuple[float, float, float]]:
-    """`rescale_factor`, `mean` and `std` of the preprocessing."""
+    """Read `rescale_factor`, `mean` and `std` of the preprocessing."""
     factor, shift = 1.0, 0.0
     if values.get("do_rescale", True):
         factor = _number(values, "rescale_factor", kind.rescale_factor)
@@ -233,7 +234,7 @@ def _check_padding(name: str, kind: ProcessorType, values: Values, *, rule: Prep
 
 
 def _size(name: str, value: Any, square: bool) -> Size:
-    """A pair (height, width), or a shorter side."""
+    """Read a pair (height, width), or a shorter side."""
     if isinstance(value, list | tuple) and len(value) == 2:
         value = {"height": value[0], "width": value[1]}
     if isinstance(value, Mapping):

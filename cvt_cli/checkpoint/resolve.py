@@ -81,7 +81,8 @@ _PAGE = re.compile(
 
 
 def _repo_and_revision(name: str) -> tuple[str, str]:
-    """What `org/name@revision`, or the address of its page, names; the revision may be empty."""
+    """Split what `org/name@revision`, or the address of its page, names; the revision may be
+    empty."""
     page = _PAGE.fullmatch(name)
     if page:
         return page["repo"], page["revision"] or ""
@@ -114,7 +115,7 @@ def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
 
 
 def _local_files(name: str, config: Path, weights: tuple[Path, ...]) -> ResolvedFiles:
-    """These, and what lies beside the configuration."""
+    """Collect these files, and what lies beside the configuration."""
     preprocessor = find_preprocessor(lambda file: _if_file(config.parent / file))
     card = None if preprocessor else _if_file(config.parent / MODEL_CARD)
     return ResolvedFiles(name, config, preprocessor, weights, card=card)
@@ -146,7 +147,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _yaml_beside(path: Path) -> Path | None:
-    """The YAML file of the same name, or else the only one in the folder."""
+    """Find the YAML file of the same name, or else the only one in the folder."""
     try:
         found = sorted(
             file for file in path.parent.iterdir() if file.suffix.lower() in YAML_SUFFIXES

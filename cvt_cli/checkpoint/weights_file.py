@@ -70,7 +70,7 @@ class _Network:
 
 
 def read_weights(files: ResolvedFiles) -> Weights:
-    """The weights of a checkpoint, memory-mapped where the format allows.
+    """Read the weights of a checkpoint, memory-mapped where the format allows.
 
     Raises:
         ModelError: naming the file, if one is corrupt, truncated, or holds code; or if there are
@@ -93,8 +93,8 @@ def read_weights(files: ResolvedFiles) -> Weights:
 
 
 def layout_of(files: ResolvedFiles) -> Layout | None:
-    """Whose names a checkpoint's weights have, without reading the weights; None if that can't be
-    told: whoever reads them says why."""
+    """Find the naming convention of a checkpoint's weights without reading them; None if that can't
+    be told: whoever reads them says why."""
     try:
         if all(path.suffix.lower() == ".safetensors" for path in files.weights):
             content: Mapping[str, Any] = {
@@ -116,7 +116,7 @@ def _names_in_safetensors(path: Path) -> list[str]:
 
 
 def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
-    """The tensors of `read_weights`. Warns of what is left out."""
+    """Return the tensors of `read_weights`. Warns of what is left out."""
     weights = read_weights(files)
     if weights.left_out:
         warnings.warn(
@@ -128,7 +128,7 @@ def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
 
 
 def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
-    """What the file holds, or all shards together.
+    """Read what the file holds, or all shards together.
 
     Args:
         mmap: leave the numbers in the file, if its format allows that.
@@ -140,7 +140,7 @@ def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
 
 
 def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Network]:
-    """Every network in a dict and in the dicts in it."""
+    """Yield every network in a dict and in the dicts in it."""
     for name, value in content.items():
         if isinstance(value, Mapping) and len(path) < MAX_DEPTH:
             yield from _networks({str(key): each for key, each in value.items()}, (*path, name))
@@ -152,7 +152,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
 
 
 def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
-    """The one network, or the one that is asked for; None if there is none at all."""
+    """Choose the one network, or the one that is asked for; None if there is none at all."""
     key = files.weights_key
     chosen = networks
     if key is not None:
@@ -175,7 +175,8 @@ def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
 def _split(
     network: _Network, all_networks: list[_Network]
 ) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
-    """The network's tensors under our names, and others in the same dict that no network has."""
+    """Split the network's tensors, under our names, from others in the same dict that no network
+    has."""
     prefixes = [each.prefix for each in all_networks if each.path == network.path]
     own: dict[str, Any] = {}
     left_out: dict[str, Any] = {}
@@ -297,5 +298,5 @@ def _reason(error: Exception) -> str:
 
 
 def first_of(keys: list[str]) -> str:
-    """The first few of many names."""
+    """List the first few of many names."""
     return ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")

@@ -45,7 +45,7 @@ class _Expanded(Protocol):
 def members(
     path: str, kind: str, place: Place, *, seekable: bool, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
-    """The images in an archive, in its order.
+    """Yield the images in an archive, in its order.
 
     What is no regular file or has an unsafe name (absolute, or with "..") is a `Source` that
     fails; so is, under the archive's own path, the place from which on it is broken.
@@ -269,7 +269,7 @@ _IN_EXTRA = 0xFFFFFFFF
 
 
 def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
-    """The entry that starts there; None if it is not all there."""
+    """Read the entry that starts there; None if it is not all there."""
     if len(data) < at + _ZIP_ENTRY.size:
         return None
     fields = _ZIP_ENTRY.unpack_from(data, at)
@@ -300,7 +300,7 @@ def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
 
 
 def _unmarked(name: bytes, version: int) -> str:
-    """A name that is not said to be UTF-8; macOS and Unix write that all the same."""
+    """Read a name that is not said to be UTF-8; macOS and Unix write that all the same."""
     if version >> 8 in _UNIX:
         with suppress(UnicodeDecodeError):
             return name.decode("utf-8")
@@ -308,7 +308,7 @@ def _unmarked(name: bytes, version: int) -> str:
 
 
 def _zip64_extra(extra: bytes) -> Iterator[int]:
-    """The numbers that have no room in an entry itself."""
+    """Read the numbers that have no room in an entry itself."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
@@ -371,7 +371,7 @@ def _tar_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> 
 def _stream_members(
     path: str, kind: str, place: Place, *, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
-    """A tar archive read once from its start to its end: a member's bytes are taken as they come
+    """Read a tar archive once from its start to its end: a member's bytes are taken as they come
     by, before the next is asked for."""
     with place.open() as file:
         stream = _Expanding(file, kind, max_bytes)
@@ -394,15 +394,15 @@ def _stream_members(
 def _wanted(
     path: str, file: "BinaryIO | _Expanding", wanted: Filter
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Of `_each` those that are wanted, with the names that their records have."""
+    """Yield the members that are wanted, with the names that their records have."""
     for member in _each(file):
         if wanted.wants_member(member.name):
             yield f"{path}::{member.name}", member
 
 
 def _each(file: "BinaryIO | _Expanding") -> Iterator[tarfile.TarInfo]:
-    """The members of a tar archive, from where the file is to the archive's end. It is left where
-    a member's content starts."""
+    """Yield the members of a tar archive, from where the file is to the archive's end. It is left
+    where a member's content starts."""
     headers = _Headers(file)
     end = -1
     with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", tarinfo=_Header) as tar:

@@ -62,7 +62,7 @@ def find(
     *,
     shard: Shard | None = None,
 ) -> Iterator[Source]:
-    """The images behind what was typed, in order, as they are found.
+    """Yield the images behind what was typed, in order, as they are found.
 
     - A file is tried whatever it is called. `-` is one image on standard input.
     - A folder is walked, sorted by name. Hidden files, files without an image's suffix, and links
@@ -90,15 +90,15 @@ def find(
 
 
 def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
-    """What `find` had for one of its sources, anew and maybe on another machine: the file of that
-    very name, or the images in that archive."""
+    """Yield what `find` had for one of its sources, anew and maybe on another machine: the file of
+    that very name, or the images in that archive."""
     return _Finder(search).named(path)
 
 
 def count_sources(
     inputs: Iterable[str], search: Search = _EVERYTHING, shard: Shard | None = None
 ) -> int | None:
-    """How many sources `find` has: a second walk, which downloads no image.
+    """Count the sources that `find` has: a second walk, which downloads no image.
 
     Returns:
         None where only reading everything would tell, as for compressed archives or a list of
@@ -139,7 +139,7 @@ def check_inputs(inputs: Sequence[str], search: Search) -> None:
 def remaining(
     search: Callable[[], Iterator[Source]], done: Sequence[str], batch_size: int
 ) -> tuple[Iterator[Source], int]:
-    """What is left to do after an interruption.
+    """Find what is left to do after an interruption.
 
     Args:
         search: starts the search for the same inputs anew; called once.

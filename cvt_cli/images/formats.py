@@ -74,20 +74,21 @@ _BY_NAME = {each.name: each for each in FORMATS}
 
 
 def suffixes() -> Iterable[str]:
-    """Of all formats that are read. Those of a format whose extra is missing are among them, for a
-    record to say so; those of raw files, which often have a picture beside them, are not then."""
+    """List the suffixes of all formats that are read. Those of a format whose extra is missing are
+    among them, for a record to say so; those of raw files, which often have a picture beside them,
+    are not then."""
     yield from (suffix for each in FORMATS for suffix in each.suffixes)
     if find_spec("rawpy") is not None:
         yield from RAW_SUFFIXES
 
 
 def raw_suffixes() -> tuple[str, ...]:
-    """Of cameras' raw files, whether they are read or not."""
+    """List the suffixes of cameras' raw files, whether they are read or not."""
     return RAW_SUFFIXES
 
 
 def extra_of(suffix: str) -> str | None:
-    """The extra that reads files of a suffix, in lower case, that are not read now."""
+    """Name the extra that reads files of a suffix, in lower case, that are not read now."""
     return "raw" if suffix in RAW_SUFFIXES else None
 
 
@@ -97,7 +98,7 @@ def is_installed(name: str) -> bool:
 
 
 def bytes_per_pixel(name: str | None) -> int:
-    """As `Format` has it, by its name; the most of all for what is none of them."""
+    """Return what `Format` has, by its name; the most of all for what is none of them."""
     found = _BY_NAME.get(name or "")
     return found.bytes_per_pixel if found else max(each.bytes_per_pixel for each in FORMATS)
 

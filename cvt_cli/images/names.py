@@ -38,8 +38,8 @@ def has_magic(path: str) -> bool:
 
 
 def glob_root(path: str) -> str:
-    """The folder of a pattern, up to its first part with a character of a glob; other paths as
-    they are, and one that is there."""
+    """Return the folder of a pattern, up to its first part with a character of a glob; other paths
+    as they are, and one that is there."""
     found = _MAGIC.search(path)
     if found is None or os.path.lexists(path):
         return path
@@ -68,7 +68,7 @@ def has_range(path: str) -> bool:
 
 
 def expand_ranges(path: str) -> Iterator[str]:
-    """`shard-{000..999}.tar` as a shell would expand it, zeros kept, one name at a time."""
+    """Expand `shard-{000..999}.tar` as a shell would, zeros kept, one name at a time."""
     match = _RANGE.search(path)
     if match is None:
         yield path
@@ -90,8 +90,8 @@ def _nothing(_: os.DirEntry[str]) -> bool:
 
 
 def expand_glob(pattern: str, leave: Leave = _nothing) -> Iterator[str | Unlisted]:
-    """The paths that match, sorted within each folder, as they are found, and the folders that
-    would have to be searched and can't be, each once.
+    """Yield the paths that match, sorted within each folder, as they are found, and the folders
+    that would have to be searched and can't be, each once.
 
     `**` is any number of folders. With it, only files are found: the folders' files are matched
     anyway. Names with a leading dot only match a pattern that has one.
@@ -147,7 +147,7 @@ def _matching(
 
 
 def _folders(top: str, leave: Leave) -> Iterator[str | Unlisted]:
-    """A folder and all below it, links that lead back to where they are left out."""
+    """Yield a folder and all below it, links that lead back to where they are left out."""
     # Each with the folders that it lies in. A stack: folders may lie deeper than calls can.
     waiting: list[tuple[str, frozenset[FolderId | None]]] = [(top, frozenset())]
     while waiting:
@@ -214,7 +214,8 @@ def is_marked_hidden(entry: os.DirEntry[str]) -> bool:
 
 
 def folder_id(folder: str) -> FolderId | None:
-    """What tells a folder from every other, whatever links lead there; None if nothing does."""
+    """Return what tells a folder from every other, whatever links lead there; None if nothing
+    does."""
     try:
         found = os.stat(folder)
     except OSError:
@@ -224,14 +225,14 @@ def folder_id(folder: str) -> FolderId | None:
 
 
 def local_path(url: str) -> str:
-    """The path that a `file://` address means."""
+    """Return the path that a `file://` address means."""
     from urllib.request import url2pathname
 
     return url2pathname(re.sub("^file://[^/]*", "", url, flags=re.IGNORECASE))
 
 
 def why_no_list(start: bytes, null: bool) -> str | None:
-    """What says that this is no list of names: its first name or more, or all of it.
+    """Tell what says that this is no list of names: its first name or more, or all of it.
 
     Args:
         start: how it begins.
@@ -251,7 +252,7 @@ def why_no_list(start: bytes, null: bool) -> str | None:
 
 
 def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
-    """The names in a list, as they are read.
+    """Yield the names in a list, as they are read.
 
     Args:
         file: binary; a pipe may be written to meanwhile.

@@ -18,7 +18,7 @@ _NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content", "dat
 
 
 def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]:
-    """The images of a Parquet file, `path::0` and so on by their rows.
+    """Yield the images of a Parquet file, `path::0` and so on by their rows.
 
     They are in a column of bytes, or of structs with a field `bytes`, as Hugging Face's datasets
     have it.
@@ -47,7 +47,7 @@ def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]
 
 
 def _size(group: Any, column: str) -> int:
-    """Bytes of a column in a row group, unpacked."""
+    """Return the bytes of a column in a row group, unpacked."""
     chunks = (group.column(index) for index in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 

@@ -62,7 +62,7 @@ class Preprocessing:
         return cls(shortest_edge=int(size / crop_pct), crop=(size, size), **others)
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a `preprocessor_config.json` that Transformers reads as this
+        """Return the contents of a `preprocessor_config.json` that Transformers reads as this
         preprocessing."""
         values: dict[str, Any] = {
             "image_processor_type": "ViTImageProcessor",
@@ -97,11 +97,11 @@ class Preprocessing:
         return self.crop or self.resize_to
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """(height, width) in pixels after `pixels` of an image of this width and height."""
+        """Return (height, width) in pixels after `pixels` of an image of this width and height."""
         return self.image_size or self._resized_size(width, height) or (height, width)
 
     def scaled_to(self, size: tuple[int, int]) -> Self:
-        """The same rule for another input size, (height, width) in pixels.
+        """Return the same rule for another input size, (height, width) in pixels.
 
         A rule that crops still keeps the same part of the picture. To a square it keeps the
         picture's aspect as well; a rectangle is taken for the aspect of the pictures, and they are
@@ -159,7 +159,7 @@ class Preprocessing:
         return self._centre(np.asarray(resized(image, (width, height), self.resample)))
 
     def normalize(self, batch: "torch.Tensor") -> "torch.Tensor":
-        """(B, H, W, 3) uint8 RGB on any device to (B, 3, H, W) float32 on the same."""
+        """Turn (B, H, W, 3) uint8 RGB on any device into (B, 3, H, W) float32 on the same."""
         if self.bgr:
             batch = batch.flip(-1)
         mean, std = (_on_device(values, batch.device) for values in (self.mean, self.std))

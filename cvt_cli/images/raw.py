@@ -92,8 +92,8 @@ def _number(data: bytes, order: str) -> int:
 
 
 def open_raw(file: BinaryIO, enough: int, check_size: Callable[[int, int], None]) -> Image.Image:
-    """The largest picture that the camera embedded, not decoded yet, if it is large enough; else
-    one of half the sensor's width and height.
+    """Open the largest picture that the camera embedded, not decoded yet, if it is large enough;
+    else one of half the sensor's width and height.
 
     Args:
         file: for which `is_raw` holds.

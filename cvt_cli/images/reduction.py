@@ -47,13 +47,13 @@ def set_reduction(
 
 
 def reduction_of(image: Image.Image) -> Reduction | None:
-    """How an image was scaled down; None if it was not."""
+    """Tell how an image was scaled down; None if it was not."""
     found = image.info.get(_KEY)
     return found if isinstance(found, Reduction) else None
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) in pixels of the picture before any reduction."""
+    """Return (width, height) in pixels of the picture before any reduction."""
     reduction = reduction_of(image)
     return reduction.size if reduction else image.size
 
@@ -66,7 +66,7 @@ def resized(
     part: tuple[float, float, float, float] | None = None,
     reducing_gap: float | None = None,
 ) -> Image.Image:
-    """The whole picture, or a part of it, resized.
+    """Resize the whole picture, or a part of it.
 
     Args:
         image: as `decode` returns it.

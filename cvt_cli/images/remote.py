@@ -73,7 +73,8 @@ def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
 
 
 def stream_http(url: str, timeout: float) -> BinaryIO:
-    """A download as it comes, to be read once. Raises: as `open_http`, also while it is read."""
+    """Open a download as it comes, to be read once. Raises: as `open_http`, also while it is
+    read."""
     response = _tries(lambda: _request(url, timeout), timeout)
     return io.BufferedReader(_Stream(response, timeout), CHUNK)
 

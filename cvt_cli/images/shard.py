@@ -31,7 +31,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """`3/64`. Raises: UsageError."""
+        """Parse `3/64`. Raises: UsageError."""
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, re.ASCII)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"--shard {text}: K/N, with K from 1 to N, like 3/64")
@@ -39,7 +39,7 @@ class Shard:
 
     @classmethod
     def of_run(cls, description: object) -> "Shard | None":
-        """What `str` had made of it, in a file; None for a run that was no shard."""
+        """Read what `str` had made of it, in a file; None for a run that was no shard."""
         match = _OF_A_RUN.fullmatch(description) if isinstance(description, str) else None
         return cls(int(match[1]), int(match[2])) if match else None
 
@@ -61,8 +61,8 @@ class Shard:
 
 
 def key_of(root: str, path: str) -> str:
-    """What an input is dealt by: its path below what was typed, with slashes; of a file that was
-    typed itself, its name."""
+    """Return what an input is dealt by: its path below what was typed, with slashes; of a file that
+    was typed itself, its name."""
     below = path.removeprefix(root) if path.startswith(root) else path
     below = below.replace(os.sep, "/").removeprefix("::").lstrip("/")
     return (

@@ -8,7 +8,7 @@ MAX_SIDE = 2**16 - 1
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
-    """`320` or `512x384` (height x width) to (height, width) in pixels.
+    """Parse `320` or `512x384` (height x width) into (height, width) in pixels.
 
     Raises:
         UsageError: if it is neither, zero, or more than `MAX_SIDE` pixels.

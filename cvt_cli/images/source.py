@@ -240,7 +240,7 @@ def failing(path: str, error: str | ImageError) -> Source:
 
 
 def too_large(limit: int) -> ImageError:
-    """The error for more bytes than `limit`."""
+    """Make the error for more bytes than `limit`."""
     return ImageError(
         f"more than the limit of {limit} bytes",
         hint="raise --max-bytes if it is what it should be",
@@ -253,7 +253,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def os_reason(error: OSError, path: str = "") -> str:
-    """What the operating system says, for an error record."""
+    """Return what the operating system says, for an error record."""
     if error.errno == errno.ENOENT:
         return "a dangling link" if os.path.islink(path) else "no such file"
     if error.errno == errno.EACCES:
@@ -262,12 +262,12 @@ def os_reason(error: OSError, path: str = "") -> str:
 
 
 def in_words(error: ImageError) -> str:
-    """The message and the hint, for an error record."""
+    """Return the message and the hint, for an error record."""
     return "; ".join(filter(None, (one_line(error), error.hint)))
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception that is not ours, as text that can be shown."""
+    """Return the message of an exception that is not ours, as text that can be shown."""
     return visible(" ".join(str(error).split())) or type(error).__name__
 
 

@@ -12,7 +12,7 @@ QUALITY = 82
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """A JPEG of no more than `THUMBNAIL_SIZE` pixels a side, the aspect kept.
+    """Make a JPEG of no more than `THUMBNAIL_SIZE` pixels a side, the aspect kept.
 
     Nothing of the file comes along but its pixels: no place, no camera, no comment.
 

@@ -169,8 +169,8 @@ class Classifier:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights
 
     def _twin(self) -> "Classifier":
-        """The same weights on the same device, by a stream of its own: while one computes, the
-        other's batch is copied."""
+        """Make a copy with the same weights on the same device, by a stream of its own: while one
+        computes, the other's batch is copied."""
         twin = copy.copy(self)
         twin._use(self._network)
         return twin
@@ -233,7 +233,7 @@ class Classifier:
         columns: Sequence[str] = (),
         thumbnails: bool = False,
     ) -> Iterator[Record]:
-        """One record for each source, in order.
+        """Yield one record for each source, in order.
 
         Images are decoded in threads while the network runs; a few batches are in memory at any
         time, however many sources there are.
@@ -258,7 +258,7 @@ class Classifier:
         batches: Iterator[list[DecodedImage]],
         work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
     ) -> Iterator[Record]:
-        """The work on each batch, by the devices in turns; records in order.
+        """Give each batch to the devices in turns; records in order.
 
         Each replica has a thread that waits for it, while records are written here.
         """
@@ -286,8 +286,8 @@ class Classifier:
         *,
         columns: Sequence[str] = (),
     ) -> Iterator[Record]:
-        """The second half of `classify`: one record for each image that is decoded, or that could
-        not be, in order."""
+        """Make the second half of `classify`: one record for each image that is decoded, or that
+        could not be, in order."""
         predictions = iter(self._predictions(self._rows(images, self.scores), top_k))
         for image in images:
             if image.pixels is None:
@@ -302,7 +302,8 @@ class Classifier:
             yield Record(image.path, kept, columns=image.columns, thumbnail=image.thumbnail)
 
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
-        """One record for each source, in order, with its embedding in place of predictions."""
+        """Yield one record for each source, in order, with its embedding in place of
+        predictions."""
         batches = self.reader.batches(sources, self.batch_size, ahead=len(self.replicas))
         return self._spread(batches, Classifier._embedded)
 
@@ -317,8 +318,8 @@ class Classifier:
         images: Sequence[DecodedImage],
         compute: Callable[[Sequence[np.ndarray]], Tensor],
     ) -> Tensor:
-        """What `compute` makes of the pixels, a row for each image that has them. Without a row of
-        numbers it has an error in their place afterwards."""
+        """Compute a row for each image that has pixels. Without a row of numbers it has an error in
+        their place afterwards."""
         good = [image for image in images if image.pixels is not None]
         rows = None
         try:
@@ -340,7 +341,8 @@ class Classifier:
     def _row(
         self, image: DecodedImage, compute: Callable[[Sequence[np.ndarray]], Tensor]
     ) -> Tensor:
-        """(1, width); (0, width) if the device's memory does not hold it, which the image tells."""
+        """Compute the row of one image: (1, width); (0, width) if the device's memory does not hold
+        it, which the image tells."""
         self._free_memory()
         try:
             return compute(_pixels([image]))
@@ -351,7 +353,7 @@ class Classifier:
         return compute([])
 
     def scores(self, images: Sequence[np.ndarray]) -> Tensor:
-        """The scores of all labels, or of those that were chosen.
+        """Compute the scores of all labels, or of those that were chosen.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
@@ -362,7 +364,7 @@ class Classifier:
         return self._through_network(images, len(self.indexes), self._forward)
 
     def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
-        """The vectors behind the labels: `Cvt.forward_features`.
+        """Compute the vectors behind the labels: `Cvt.forward_features`.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
@@ -375,7 +377,8 @@ class Classifier:
     def _through_network(
         self, images: Sequence[np.ndarray], width: int, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """(len(images), width) float32: what `forward` makes of batches (B, H, W, 3) uint8."""
+        """Run batches (B, H, W, 3) uint8 through the network: (len(images), width) float32, what
+        `forward` makes of them."""
         result = torch.empty(len(images), width)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
@@ -483,7 +486,7 @@ def describe(
     only: Sequence[str] | None,
     digest: bool,
 ) -> dict[str, object]:
-    """What predictions depend on, for a record of the run.
+    """Return what predictions depend on, for a record of the run.
 
     Args:
         only: the labels to choose from; None for all.
@@ -508,8 +511,8 @@ def describe(
 
 
 def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float = 1.0) -> int:
-    """A power of two whose activations have room. The same on every run of a machine, so that an
-    interrupted run can be resumed.
+    """Choose a power of two whose activations have room. The same on every run of a machine, so
+    that an interrupted run can be resumed.
 
     Args:
         share: of a GPU's memory that is ours.
@@ -523,6 +526,6 @@ def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float =
 
 
 def usual_size(checkpoint: Checkpoint) -> tuple[int, int]:
-    """(height, width) in pixels of the images in a batch; where the preprocessing leaves each its
-    own, of those that fill one."""
+    """Return (height, width) in pixels of the images in a batch; where the preprocessing leaves
+    each its own, of those that fill one."""
     return checkpoint.preprocessing.image_size or (224, 224)

@@ -56,7 +56,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_devices(names: str) -> tuple[torch.device, ...]:
-    """One device, or several with commas between them: "cuda:0,cuda:1".
+    """Return one device, or several with commas between them: "cuda:0,cuda:1".
 
     Raises:
         UsageError: as `pick_device`.
@@ -65,9 +65,9 @@ def pick_devices(names: str) -> tuple[torch.device, ...]:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is the one that the device is fast at: float16 on CUDA,
-    bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX), else float32. One that
-    this CPU is slow at is warned of.
+    """Return the dtype of that name; "auto" is the one that the device is fast at: float16 on CUDA,
+    bfloat16 on a CPU that multiplies it in hardware (AVX512-BF16, AMX), else float32. One that this
+    CPU is slow at is warned of.
 
     Raises:
         UsageError: if there is none of that name.
@@ -89,8 +89,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def use_exact_float32(device: torch.device, dtype: torch.dtype) -> None:
-    """Let convolutions in float32 be that on CUDA too: torch's own default are 10 bits of mantissa
-    (TF32). For the whole process."""
+    """Disable TF32 in cuDNN, which torch uses by default: it keeps 10 bits of mantissa. For the
+    whole process."""
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cudnn.allow_tf32 = False
 

@@ -143,8 +143,8 @@ class LabelMatcher:
 def pick_indexes(
     names: Sequence[str | int], checkpoint: Checkpoint, option: str = "--labels"
 ) -> list[int]:
-    """The class indexes of labels to choose from, in order. Warns if there is one alone, of which
-    softmax makes 1.
+    """Return the class indexes of labels to choose from, in order. Warns if there is one alone, of
+    which softmax makes 1.
 
     Args:
         names: each a class index; or one label, or several between commas. What is a label as a
@@ -175,7 +175,7 @@ def pick_indexes(
 
 
 def pick_index(name: str, checkpoint: Checkpoint, option: str) -> int:
-    """The class index of one label. Arguments and errors are those of `pick_indexes`.
+    """Return the class index of one label. Arguments and errors are those of `pick_indexes`.
 
     Raises:
         UsageError: if it names several, too.
@@ -209,7 +209,7 @@ def _pick(name: str, matcher: LabelMatcher, checkpoint: Checkpoint, *, option: s
 
 
 def _parts(value: str, matcher: LabelMatcher) -> Iterator[str]:
-    """The names in a value, the longest that are labels first."""
+    """Split a value into names, the longest that are labels first."""
     commas = [match.start() for match in _COMMA.finditer(value)]
     starts = [0, *(comma + 1 for comma in commas)]
     ends = [*commas, len(value)]

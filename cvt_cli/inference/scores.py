@@ -14,7 +14,7 @@ DEFAULT_TOP_K = 5
 
 
 def kind_of(checkpoint: Checkpoint) -> ScoreKind:
-    """What makes a score of the checkpoint's logits: a regression's are raw, whatever their
+    """Tell what makes a score of the checkpoint's logits: a regression's are raw, whatever their
     number; else several labels at once, or a single one, have a sigmoid; all others softmax."""
     if checkpoint.problem_type == "regression":
         return ScoreKind.RAW

@@ -105,7 +105,7 @@ class CvtConfig:
         )
 
     def tokens(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Rows and columns of tokens after each stage's embedding, for an input in pixels.
+        """Return rows and columns of tokens after each stage's embedding, for an input in pixels.
 
         Raises:
             ValueError: if a stage would have no token; names the smallest input.
@@ -135,7 +135,7 @@ class CvtConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From the contents of a `config.json`; keys that are not the architecture's are ignored.
+        """Read the contents of a `config.json`; keys that are not the architecture's are ignored.
 
         Raises:
             ValueError: if a value is of the wrong kind, or lists differ in length.
@@ -152,7 +152,7 @@ class CvtConfig:
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a `config.json`, without labels. `hidden_act` only where it is not
+        """Return the contents of a `config.json`, without labels. `hidden_act` only where it is not
         the one that Transformers applies."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):

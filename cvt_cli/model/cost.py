@@ -109,7 +109,7 @@ class StageCost:
         return _total(self.embed) + self.block_total * self.depth
 
     def layers(self) -> Iterator[Layer]:
-        """Every layer in the order of the computation, under its full name."""
+        """List every layer in the order of the computation, under its full name."""
         yield from self.embed
         for block in range(self.depth):
             for layer in self.block:
@@ -152,13 +152,13 @@ class Cost:
         return max([first.peak_bytes, *(images + stage.peak_bytes for stage in others)])
 
     def layers(self) -> Iterator[Layer]:
-        """Every layer in the order of the computation."""
+        """List every layer in the order of the computation."""
         for stage in self.stages:
             yield from stage.layers()
         yield from self.last
 
     def by_kind(self) -> dict[str, Total]:
-        """The total of each of `KINDS`."""
+        """Sum up the layers of each of `KINDS`."""
         totals = dict.fromkeys(KINDS, Total())
         for layer in self.last:
             totals[layer.kind] += layer.total
@@ -172,7 +172,7 @@ class Cost:
 def count_cost(
     config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1, *, dtype: str = "float32"
 ) -> Cost:
-    """The cost of one forward pass over images of `image_size`, (height, width) in pixels.
+    """Count the cost of one forward pass over images of `image_size`, (height, width) in pixels.
 
     Args:
         dtype: of the weights and activations, one of `BYTES_PER_VALUE`.
@@ -360,7 +360,7 @@ class _Counter:
 
 
 def kv_tokens(config: CvtConfig, stage: int, tokens: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of keys and values for that many of queries (section 3.3)."""
+    """Return rows and columns of keys and values for that many of queries (section 3.3)."""
     method = config.qkv_projection_method[stage]
     if method == "linear":
         return tokens

@@ -16,7 +16,7 @@ NORM_EPS = 1e-5
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """The sigmoid approximation of GELU, with which the authors trained."""
+    """Compute the sigmoid approximation of GELU, with which the authors trained."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -239,8 +239,8 @@ class Cvt(nn.Module):
                 nn.init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The vector behind the label: the class token after the last norm, or the mean of the
-        normalised tokens without one. (B, num_channels, H, W) -> (B, embed_dim[-1]).
+        """Compute the vector behind the label: the class token after the last norm, or the mean of
+        the normalised tokens without one. (B, num_channels, H, W) -> (B, embed_dim[-1]).
 
         Raises:
             ValueError: if the input is too small; names the smallest size.
@@ -254,6 +254,6 @@ class Cvt(nn.Module):
         return tokens.mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_labels), unnormalised, of images (B, num_channels, H, W)."""
+        """Compute logits (B, num_labels), unnormalised, of images (B, num_channels, H, W)."""
         logits: Tensor = self.head(self.forward_features(x))
         return logits

@@ -192,7 +192,7 @@ class FusedAttention:
 
 
 def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k') v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
+    """Compute softmax(q k') v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
     batch, heads, count, _ = q.shape
     y = q.new_empty(batch, count, heads, v.shape[3])
     k, v = k.contiguous(), v.contiguous()  # rows with gaps would be multiplied one by one
@@ -208,7 +208,7 @@ def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _stacked(linears: tuple[nn.Linear, nn.Linear]) -> Linear:
-    """Several linear layers with the same input as one."""
+    """Stack several linear layers with the same input to one."""
     biases: list[Tensor] = [linear.bias for linear in linears]
     bias = None if biases[0] is None else torch.cat(biases)
     weights: list[Tensor] = [linear.weight for linear in linears]
@@ -288,7 +288,7 @@ class FusedCvt:
         self.norm, self.head = model.norm, model.head
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits of normalised images.
+        """Compute logits of normalised images.
 
         Raises:
             ValueError: if the input is too small; names the smallest size.
@@ -297,7 +297,8 @@ class FusedCvt:
         return logits
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """As `Cvt.forward_features`: (B, num_channels, H, W) -> (B, embed_dim[-1])."""
+        """Compute what `Cvt.forward_features` does: (B, num_channels, H, W) -> (B,
+        embed_dim[-1])."""
         self.config.tokens(*x.shape[2:])
         x = x.contiguous(memory_format=torch.channels_last)
         with_cls_token = self.config.cls_token

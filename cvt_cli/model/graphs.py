@@ -60,7 +60,7 @@ class Graphed:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """What the network makes of the images."""
+        """Compute what the network makes of the images."""
         shape = images.shape
         is_new = shape not in self._seen
         if not is_new and shape not in self._graphs and len(self._graphs) < MAX_GRAPHS:

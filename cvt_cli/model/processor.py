@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A weight (C_out, C_in) laid out in the blocks that oneDNN's matrix product reads, for
+    """Lay a weight (C_out, C_in) out in the blocks that oneDNN's matrix product reads, for
     `packed_linear`; where `has_packed_linear` says so."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     return packed
@@ -22,8 +22,8 @@ def packed_linear(
     activation: str = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """act(x W' + b), or x W' + b + residual, by one call of oneDNN. (…, C_in) -> (…, C_out), in
-    the dtype of the weight, which is packed or plain."""
+    """Compute act(x W' + b), or x W' + b + residual, by one call of oneDNN. (…, C_in) -> (…,
+    C_out), in the dtype of the weight, which is packed or plain."""
     linear: Any = torch.ops.mkldnn._linear_pointwise
     if residual is None:
         y: Tensor = linear(x, weight, bias, activation, [], "none")
@@ -71,5 +71,5 @@ def is_slow(dtype: torch.dtype) -> bool:
 
 
 def _torch_says(check: str, without: bool) -> bool:
-    """What one of torch's private checks finds; `without` in a release that has it no more."""
+    """Ask one of torch's private checks; `without` in a release that has it no more."""
     return bool(getattr(torch.ops.mkldnn, check, lambda: without)())

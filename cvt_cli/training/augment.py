@@ -160,8 +160,8 @@ class Augmenter:
 
 
 def resized_windows(count: int, min_scale: float, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Height and width in pixels, (count,) float32 each, of windows with a uniform share of the
-    area of an image of `size`, from `min_scale`, and a log-uniform aspect. Where none of some
+    """Draw height and width in pixels, (count,) float32 each, of windows with a uniform share of
+    the area of an image of `size`, from `min_scale`, and a log-uniform aspect. Where none of some
     attempts fits: the whole."""
     height, width = size
     area = torch.empty(ATTEMPTS, count).uniform_(min_scale, 1.0) * height * width
@@ -176,7 +176,7 @@ def resized_windows(count: int, min_scale: float, size: tuple[int, int]) -> tupl
 
 
 def erased_sides(count: int, share: float) -> tuple[Tensor, Tensor]:
-    """Height and width of what is erased (arXiv 1708.04896) as parts of the image's, (count,)
+    """Draw height and width of what is erased (arXiv 1708.04896) as parts of the image's, (count,)
     float32 each; 0 for all images but `share` of them."""
     area = torch.empty(count).uniform_(*ERASED_AREA) * (torch.rand(count) < share)
     limit = math.log(ERASED_ASPECT)
@@ -185,7 +185,7 @@ def erased_sides(count: int, share: float) -> tuple[Tensor, Tensor]:
 
 
 def boxes(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rectangles, anywhere in an image.
+    """Draw rectangles, anywhere in an image.
 
     Args:
         rows, columns: their height and width as parts of the image's, (B,) float32; what is above
@@ -217,7 +217,7 @@ def _inside(edges: Tensor, x: Tensor) -> Tensor:
 
 
 def _to(values: Tensor, x: Tensor) -> Tensor:
-    """On the device of `x`, without waiting for it."""
+    """Move to the device of `x`, without waiting for it."""
     return values.to(x.device, non_blocking=True)
 
 
@@ -300,7 +300,7 @@ OPERATIONS = len(COLOR_OPERATIONS) + 6
 
 
 def draw_operations(count: int) -> tuple[Tensor, Tensor]:
-    """Which operations of RandAugment images get, (ROUNDS, count) int64, and how much, -1 to 1
+    """Draw which operations of RandAugment images get, (ROUNDS, count) int64, and how much, -1 to 1
     float32."""
     operations = torch.randint(OPERATIONS, (ROUNDS, count))
     return operations, torch.empty(ROUNDS, count).uniform_(-1, 1)
@@ -309,7 +309,8 @@ def draw_operations(count: int) -> tuple[Tensor, Tensor]:
 def geometry(
     operations: Tensor, amounts: Tensor, strength: float, *, size: tuple[int, int]
 ) -> Tensor:
-    """The map of the operations that move pixels, (B, 3, 3) float32, as `Augmenter` has them."""
+    """Multiply the maps of the operations that move pixels: (B, 3, 3) float32, as `Augmenter` has
+    them."""
     height, width = size
     whole = torch.eye(3).repeat(operations.shape[1], 1, 1)
     # The last one applied is the first to be undone.

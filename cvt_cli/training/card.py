@@ -20,7 +20,7 @@ def model_card(
     history: Sequence[dict[str, Any]],
     fit: TemperatureFit | None = None,
 ) -> str:
-    """Markdown with the front matter that the Hub reads.
+    """Write Markdown with the front matter that the Hub reads.
 
     Args:
         command: the words of the command line.

@@ -124,7 +124,7 @@ class Images:
 
 
 def _place(size: int, device: torch.device) -> torch.device | None:
-    """Where so many bytes of pixels are kept: on the GPU, in main memory, or not at all."""
+    """Choose where so many bytes of pixels are kept: on the GPU, in main memory, or not at all."""
     if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 4:
         return device
     return CPU if size <= CACHE_BYTES else None

@@ -82,7 +82,7 @@ def find_dataset(folder: Path, val_fraction: float | None, seed: int) -> Dataset
 
 
 def find_classes(folder: Path) -> dict[str, list[Source]]:
-    """The images of each sub-folder, both sorted by name. Hidden sub-folders are left out.
+    """List the images of each sub-folder, both sorted by name. Hidden sub-folders are left out.
 
     Raises:
         UsageError: if a sub-folder has no image.
@@ -102,7 +102,8 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
 def _split(
     samples: Sequence[Sample], fraction: float, seed: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """The same share of every class, at least one image if the fraction is not 0, never all."""
+    """Take the same share of every class, at least one image if the fraction is not 0, never
+    all."""
     by_class: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):
         by_class.setdefault(sample.target, []).append(index)

@@ -298,7 +298,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Loss and accuracy of the averaged weights; empty without a validation set."""
+        """Measure loss and accuracy of the averaged weights; empty without a validation set."""
         images, loss, right = 0, 0.0, 0
         for logits, targets in self._validation():
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
@@ -331,7 +331,7 @@ class Trainer:
                 yield logits.cpu(), targets.cpu()
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here."""
+        """Return all that is needed to go on from here."""
         cuda = self._device.type == "cuda"
         return {
             "settings": dataclasses.asdict(self.settings),
@@ -427,7 +427,7 @@ class TimeLimit:
 
 @contextmanager
 def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[None]:
-    """What a `Settings.dtype` means on a device."""
+    """Tell what a `Settings.dtype` means on a device."""
     if dtype == "bfloat16" and device.type == "cpu":
         # Activations stay float32: at these widths casting them costs more than it saves.
         before = torch.get_float32_matmul_precision()
@@ -474,7 +474,7 @@ def write_metrics(folder: Path, trainer: Trainer, fit: TemperatureFit | None = N
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote; None if it wrote nothing yet.
+    """Read what `save_state` wrote; None if it wrote nothing yet.
 
     Raises:
         CvtError: if the file is corrupt.
@@ -498,7 +498,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
+    """Let Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
     event = threading.Event()
 
     def stop() -> None:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two groups for an optimizer: weight decay for matrices and kernels, none for norms, biases
-    and class tokens."""
+    """Sort parameters into two groups for an optimizer: weight decay for matrices and kernels, none
+    for norms, biases and class tokens."""
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -22,8 +22,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def learning_rate(step: int, steps: int, warmup: int, *, peak: float) -> float:
-    """Linear from near 0 to `peak` over the first `warmup` of `steps` steps, then a cosine to near
-    0 at the last."""
+    """Rise linearly from near 0 to `peak` over the first `warmup` of `steps` steps, then follow a
+    cosine to near 0 at the last."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

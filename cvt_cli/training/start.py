@@ -35,7 +35,7 @@ class Start:
 
 
 def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, seed: int) -> Start:
-    """A network of a named architecture with random weights.
+    """Build a network of a named architecture with random weights.
 
     Args:
         name: one of `ARCHITECTURES`.
@@ -102,15 +102,15 @@ def from_checkpoint(
 
 
 def pick_crop(crop: str, preprocessing: Preprocessing) -> str:
-    """The crop itself; for "auto" the one that suits the input size."""
+    """Return the crop itself; for "auto" the one that suits the input size."""
     if crop != "auto" or preprocessing.image_size is None:
         return crop
     return "padded" if max(preprocessing.image_size) <= PADDED_CROP_UP_TO else "resized"
 
 
 def for_training(preprocessing: Preprocessing, crop: str) -> Preprocessing:
-    """What images are resized to before augmentation: for a resized crop, the whole shorter side
-    at an eighth more than the input has; else what the network sees later."""
+    """Return what images are resized to before augmentation: for a resized crop, the whole shorter
+    side at an eighth more than the input has; else what the network sees later."""
     if crop != "resized" or preprocessing.image_size is None:
         return preprocessing
     edge = round(max(preprocessing.image_size) * 8 / 7)
