@@ -127,7 +127,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with beside.open("xb") as file:
             # As long as it is locked, `sweep` leaves it alone.
             with contextlib.suppress(BlockingIOError):
-                take(file.fileno())
+                lock_handle(file.fileno())
             write(file)
             file.flush()
             sync(file.fileno())
