@@ -3,6 +3,7 @@
 An option that is in more than one group is an alias here, such as `OverwriteOption`.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ def _lines_of(path: Path) -> list[str]:
     return lines
 
 
+def _at_home(value: Path | None) -> Path | None:
+    """Expand `~`, which no shell does after --output=."""
+    return value and value.expanduser()
+
+
 RevisionOption = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +102,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FILE",
+        callback=_at_home,
         help="Write here instead of to standard output; the file appears whole or not at all.",
         rich_help_panel=OUTPUT,
     ),
@@ -121,6 +128,7 @@ RunRecordOption = Annotated[
     typer.Option(
         "--run-record",
         metavar="FILE",
+        callback=_at_home,
         help="Write what was run here, as JSON: model, options, versions, times, counts.",
         rich_help_panel=OUTPUT,
     ),
@@ -689,7 +697,10 @@ class Output:
     @property
     def outputs(self) -> list[str]:
         """The files, folders and addresses to write to."""
-        return self.output or []
+        # After --output= no shell expands it.
+        return [
+            os.path.expanduser(name) if name.startswith("~") else name for name in self.output or []
+        ]
 
     @cached_property  # a file may be a pipe, which is read once
     def only(self) -> list[str]:

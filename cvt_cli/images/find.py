@@ -210,6 +210,8 @@ class _Finder:
                 warnings.warn(line, stacklevel=2)
 
     def _typed(self, path: str) -> Iterator[Source]:
+        if path.startswith("~") and not os.path.lexists(path):
+            path = os.path.expanduser(path)  # quoted, so that no shell has
         if path == STDIN or os.path.lexists(path):
             yield from self._keyed(path, self.named(path))
         elif names.has_range(path):

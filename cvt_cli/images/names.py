@@ -14,7 +14,8 @@ from typing import BinaryIO
 _MAX_NAME = 2**20
 CHUNK = 2**16
 
-_RANGE = re.compile(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})\}")
+# {000..999}, {dog,cat}
+_RANGE = re.compile(r"\{(?:(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})|([^{}]*,[^{}]*))\}")
 _MAGIC = re.compile(r"[*?[]")
 _ANY_DEPTH = "**"
 # Windows marks what is hidden, such as its bin on every disk and card.
@@ -63,17 +64,23 @@ def may_repeat(pattern: str) -> bool:
 
 
 def has_range(path: str) -> bool:
-    """Whether a path has a brace range."""
+    """Whether a path has braces that stand for several names."""
     return _RANGE.search(path) is not None
 
 
 def expand_ranges(path: str) -> Iterator[str]:
-    """Expand `shard-{000..999}.tar` as a shell would, zeros kept, one name at a time."""
+    """Expand `shard-{000..999}.tar` and `{dog,cat}/*.jpg` as a shell would, zeros kept, one name at
+    a time."""
     match = _RANGE.search(path)
     if match is None:
         yield path
         return
-    first, last = match.groups()
+    first, last, listed = match.groups()
+    if listed is not None:
+        for each in listed.split(","):
+            for rest in expand_ranges(path[match.end() :]):
+                yield f"{path[: match.start()]}{each}{rest}"
+        return
     padded = any(len(end.lstrip("-")) > 1 and end.lstrip("-")[0] == "0" for end in (first, last))
     width = max(len(first), len(last)) if padded else 0
     step = 1 if int(first) <= int(last) else -1
