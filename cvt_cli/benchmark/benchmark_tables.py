@@ -10,7 +10,7 @@ from cvt_cli.benchmark.network import Measurement, Plan
 from cvt_cli.benchmark.pipeline import MAX_IMAGES, STAGES, PipelineMeasurement, PipelinePlan
 from cvt_cli.model.cost import count_cost
 from cvt_cli.output.tables import Cell, Column, Report, Section, si_unit, size_in_words
-from cvt_cli.system.cores import DECODE_THREADS
+from cvt_cli.system.cores import cores
 
 HEADER_WIDTH = 11
 PLAIN_WIDTH = 100
@@ -32,7 +32,7 @@ TURNS = (
 ROUNDING = "On random weights the labels of a reduced precision differ by rounding alone."
 STAGES_NOTE = (
     "Stages: milliseconds an image that each takes with the machine for itself, and its share of "
-    "their sum; decode and preprocess in {} threads. Limit: what perfect overlap would give: {}. "
+    "their sum; decode and preprocess by {} processes. Limit: what perfect overlap would give: {}. "
     "The model is loaded before; images/s are of the median pass over all files."
 )
 
@@ -103,7 +103,7 @@ def _pipeline_report(measurement: PipelineMeasurement, machine: Machine) -> Repo
             "duration": plan.duration,
             "folder": str(plan.folder),
             "decode": "exact" if plan.exact_decode else "fast",
-            "decode_threads": DECODE_THREADS,
+            "readers": cores(),
             "unreadable": measurement.unreadable,
             "only_the_first": MAX_IMAGES if measurement.left_out else None,
         },
@@ -265,9 +265,9 @@ def _rates(records: Sequence[dict[str, Any]], plan: PipelinePlan, width: int | N
     limit = (
         "as many as the cores that the stages share can do"
         if plan.device.type == "cpu"
-        else "decode threads, device and output beside each other, the slowest counts"
+        else "readers, device and output beside each other, the slowest counts"
     )
-    note = STAGES_NOTE.format(DECODE_THREADS, limit)
+    note = STAGES_NOTE.format(cores(), limit)
     return Section("From files", columns, rows, _folded(note, width))
 
 

@@ -5,7 +5,6 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +23,7 @@ from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import InputsError
 from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.output.jsons import JsonLinesWriter
@@ -31,6 +31,7 @@ from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.cores import DECODE_THREADS, cores
 
 MAX_IMAGES = 1000
+PER_CORE = 64  # of them, where all cores read
 SAMPLE = 64  # images by which the stages are timed
 TOP_K = 5
 STAGES = ("decode", "preprocess", "copy", "model", "write")
@@ -41,7 +42,7 @@ class Stages:
     """What an image takes in each stage where that stage has the machine for itself, in seconds.
 
     Attributes:
-        decode, preprocess: file to RGB, and to the network's size; in all decode threads together.
+        decode, preprocess: file to RGB, and to the network's size; by all readers together.
         copy: to the device, normalised there.
         model: logits and scores.
         write: the record, as a line of JSON.
@@ -171,6 +172,10 @@ class PipelineMeasurement:
         Raises:
             CvtError: if there is no image to measure with.
         """
+        with ReaderPool() as readers:
+            self._run(readers, say)
+
+    def _run(self, readers: ReaderPool, say: Say) -> None:
         plan = self.plan
         sources: list[Source] | None = None
         for dtype, batch_size in itertools.product(plan.dtypes, plan.batch_sizes):
@@ -181,6 +186,7 @@ class PipelineMeasurement:
                 batch_size=batch_size,
                 image_size=plan.image_size,
                 exact_decode=plan.exact_decode,
+                readers=readers,
             )
             if sources is None:
                 say(f"reading {plan.folder}")
@@ -236,9 +242,8 @@ class PipelineMeasurement:
 
 
 def _readable(classifier: Classifier, sources: list[Source]) -> list[Source]:
-    with ThreadPoolExecutor(DECODE_THREADS) as pool:
-        errors = pool.map(lambda source: classifier.reader.read(source).error, sources)
-        return [source for source, error in zip(sources, errors, strict=True) if error is None]
+    images = (image for batch in classifier.batches(sources) for image in batch)
+    return [source for source, image in zip(sources, images, strict=True) if image.error is None]
 
 
 def _measure_case(
@@ -393,15 +398,15 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
     def per_image(work: Callable[[], object], images: int = len(sample)) -> float:
         return percentile(times(work, share, at_least=1), 50) / images
 
-    def through_threads(work: Callable[[Any], object], inputs: list[Any]) -> float:
-        with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
-            return per_image(lambda: all(True for _ in pool.map(work, inputs)))
-
-    # An image at a time: a hundred decoded photographs would fill a small memory.
-    both = through_threads(
-        lambda source: preprocessing.pixels(_decoded(classifier, source)), sample
+    # Enough for all readers to have something to do until near the end.
+    several = list(itertools.islice(itertools.cycle(sample), max(len(sample), PER_CORE * cores())))
+    both = per_image(lambda: all(True for _ in classifier.batches(several)), len(several))
+    # How much of that is decoding, one thread tells.
+    alone = per_image(lambda: all(_decoded(classifier, source) for source in sample))
+    with_resize = per_image(
+        lambda: [preprocessing.pixels(_decoded(classifier, source)) for source in sample]
     )
-    decoded = min(both, through_threads(lambda source: _decoded(classifier, source), sample))
+    decoded = both * min(1.0, alone / with_resize)
     pixels = [preprocessing.pixels(_decoded(classifier, source)) for source in sample]
     if len(sources) >= classifier.batch_size:  # in batches as full as those of the run
         full = -(-len(pixels) // classifier.batch_size) * classifier.batch_size

@@ -17,6 +17,7 @@ from cvt_cli.cli.options import (
     Input,
     ModelOptions,
     Output,
+    Reading,
     Scale,
     Settings,
 )
@@ -58,16 +59,19 @@ def classify(
     model: ModelOptions,
     output: Output,
     compute: Compute,
+    reading: Reading,
     scale: Scale,
 ) -> None:
     """Label images: the best classes of each, with scores."""
     # Wrong values are said before anything is looked up.
     _ = output.facts, output.only, model.input_size, images.background_colour
-    wanted = Classification(images=images, model=model, output=output, compute=compute, scale=scale)
+    wanted = Classification(
+        images=images, model=model, output=output, compute=compute, reading=reading, scale=scale
+    )
     if scale.engine is Engine.RAY:
         _classify_on_ray(context.obj, wanted)
     else:
-        _classify_here(context.obj, wanted)
+        _classify_here(context, wanted)
 
 
 def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
@@ -85,7 +89,7 @@ def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
     cluster.run(settings, target, wanted)
 
 
-def _classify_here(settings: Settings, wanted: Classification) -> None:
+def _classify_here(context: typer.Context, wanted: Classification) -> None:
     images, output, scale = wanted.images, wanted.output, wanted.scale
     if scale.workers is not None or scale.gpus_per_worker is not None:
         name = "--workers" if scale.workers is not None else "--gpus-per-worker"
@@ -120,9 +124,12 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
         check_thumbnails(page, overwrite or run.is_taken_up(page, resume), images.paths)
 
     # Torch is loaded only now that all that was typed makes sense.
+    readers = wanted.reading.start(context)
     from cvt_cli.inference.scores import record_shape
 
-    classifier = wanted.compute.classifier(wanted.model, images=images, only=output.only)
+    classifier = wanted.compute.classifier(
+        wanted.model, images=images, only=output.only, readers=readers
+    )
     shape = record_shape(
         classifier.score_kind,
         len(classifier.indexes),
@@ -149,13 +156,13 @@ def _classify_here(settings: Settings, wanted: Classification) -> None:
     description["format"] = ", ".join(name for _, name in targets)
 
     def sources() -> Iterator[Source]:
-        return find(images.paths, search, shard=part)
+        return find(images.paths, search, shard=part, list_members=readers.members)
 
     run.run(
-        settings,
+        context.obj,
         run.Sources(
             find=lambda: pruning.watch(sources()) if pruning is not None else sources(),
-            count=lambda: count_sources(images.paths, search, part),
+            count=lambda: count_sources(images.paths, search, part, list_members=readers.members),
             has_others=lambda: part.has_others,
         ),
         lambda sources: classifier.classify(

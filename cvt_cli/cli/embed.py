@@ -57,6 +57,7 @@ def embed(
     images: options.Input,
     model: options.ModelOptions,
     compute: options.ExactCompute,
+    reading: options.Reading,
 ) -> None:
     """Turn images into vectors, for search and clustering.
 
@@ -83,7 +84,8 @@ def embed(
         errors.check(others, images.inputs_and_list, replace=overwrite or resume)
 
     # Torch is loaded only now that all that was typed makes sense.
-    classifier = compute.classifier(model, images=images)
+    readers = reading.start(context)
+    classifier = compute.classifier(model, images=images, readers=readers)
     description = classifier.description() | {
         "format": format_,
         "default_excludes": images.default_excludes,
@@ -91,8 +93,8 @@ def embed(
     run.run(
         context.obj,
         run.Sources(
-            find=lambda: find(images.paths, images.search),
-            count=lambda: count_sources(images.paths, images.search),
+            find=lambda: find(images.paths, images.search, list_members=readers.members),
+            count=lambda: count_sources(images.paths, images.search, list_members=readers.members),
         ),
         classifier.embed,
         sink=run.open_sink(

@@ -70,6 +70,7 @@ def evaluate(
     model: EvaluatedModel,
     report: options.Report,
     compute: EvaluationCompute,
+    reading: options.Reading,
     progress: options.ProgressOption = None,
 ) -> None:
     """Measure a model on labelled images: accuracy, each label, what is taken for what.
@@ -89,7 +90,7 @@ def evaluate(
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.
-    classifier = compute.classifier(model)
+    classifier = compute.classifier(model, readers=reading.start(context))
     _check_kind(classifier, by_folder=labels is None)
     quiet = context.obj.quiet
     several = classifier.score_kind is ScoreKind.SIGMOID

@@ -26,7 +26,10 @@ from cvt_cli.system.files import check_file, check_folder, write_atomically
 from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from cvt_cli.explanation.maps import Explainer
+    from cvt_cli.images.pool import ReaderPool
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -119,12 +122,14 @@ def explain(
     explanation: Explanation,
     model: options.ModelOptions,
     device: options.DeviceOption = "auto",
+    reading: options.Reading,
 ) -> None:
     """Show what in a picture its label comes from: a heat map over it."""
     output = explanation.output
     format_ = _pick_format(explanation.format_, output)
     _ = model.input_size
-    search = find(inputs)
+    readers = reading.start(context)
+    search = find(inputs, list_members=readers.members)
     first = list(islice(search, 2))
     is_folder = output is not None and not output.suffix
     if output is not None:
@@ -155,7 +160,7 @@ def explain(
             output.mkdir(exist_ok=True)
             path = output / names.next(source.path, format_)
         try:
-            _explain_one(source, explainer, index, format_=format_, path=path)
+            _explain_one(source, explainer, index, readers=readers, format_=format_, path=path)
             if path is not None and not context.obj.quiet:
                 say(str(path))
         except ImageError as error:
@@ -170,13 +175,11 @@ def _explain_one(
     explainer: "Explainer",
     index: int | None,
     *,
+    readers: "ReaderPool",
     format_: FormatChoice,
     path: Path | None,
 ) -> None:
-    from cvt_cli.images.decode import decode
-
-    with source.open() as file:
-        picture = decode(file)
+    picture = _read(source, readers)
     try:
         explanation = explainer(picture, index)
     except ValueError as error:
@@ -194,6 +197,20 @@ def _explain_one(
 
         image = draw(picture, method, model, explanation=explanation)
         _write(path, lambda file: save(image, file, path.suffix))
+
+
+def _read(source: Source, readers: "ReaderPool") -> "Image":
+    """The picture as it is. Raises: ImageError."""
+    from PIL import Image
+
+    from cvt_cli.images.preprocess import Preprocessing
+    from cvt_cli.images.reading import ImageReader
+
+    reader = ImageReader(None, Preprocessing(shortest_edge=None, crop=None))
+    (batch,) = readers.batches(reader, [source], 1)
+    if batch[0].pixels is None:
+        raise ImageError(batch[0].error or "")
+    return Image.fromarray(batch[0].pixels)
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -17,7 +17,7 @@ import typer
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, DEFAULT_MODEL
 from cvt_cli.errors import UsageError
 from cvt_cli.images.size import parse_image_size
-from cvt_cli.images.source import MAX_BYTES, TIMEOUT, Search
+from cvt_cli.images.source import IMAGE_TIMEOUT, MAX_BYTES, TIMEOUT, Search
 from cvt_cli.output import FORMATS
 from cvt_cli.records import COLUMNS
 from cvt_cli.system.cores import share_cores
@@ -26,6 +26,7 @@ from cvt_cli.system.text import reason_of
 if TYPE_CHECKING:
     from cvt_cli.checkpoint.load import Checkpoint
     from cvt_cli.images.background import Colour
+    from cvt_cli.images.pool import ReaderPool
     from cvt_cli.inference.classifier import Classifier
 
 INPUT = "Input"
@@ -388,6 +389,44 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The processes that read images."""
+
+    image_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="How long an image, or the directory of an archive, may take to decode.",
+            rich_help_panel=INPUT,
+        ),
+    ] = IMAGE_TIMEOUT
+    readers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes that decode images, at most. Default: one for each core.",
+            show_default=False,
+            rich_help_panel=PERFORMANCE,
+        ),
+    ] = None
+
+    def start(self, context: typer.Context) -> "ReaderPool":
+        """Start them; before torch is imported, which takes a while. They end with the command.
+
+        Raises:
+            OSError: if processes can't be started.
+        """
+        from cvt_cli.images.pool import ReaderPool
+
+        settings: Settings = context.obj
+        return context.with_resource(
+            ReaderPool(self.readers, self.image_timeout, debug=settings.debug)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hub:
     """Which commit of a model on the Hub, and whether to ask for it."""
 
@@ -534,7 +573,12 @@ class Compute:
         return self.decode is DecodeChoice.EXACT
 
     def classifier(
-        self, model: ModelOptions, *, images: Input | None = None, only: Sequence[str] = ()
+        self,
+        model: ModelOptions,
+        *,
+        images: Input | None = None,
+        only: Sequence[str] = (),
+        readers: "ReaderPool | None" = None,
     ) -> "Classifier":
         """Load torch and the network. The cores are shared between them and the decoders.
 
@@ -542,6 +586,7 @@ class Compute:
             model: the checkpoint.
             images: how they are read; None for the defaults.
             only: the labels to choose from; empty for all.
+            readers: who reads; None for threads of this process.
 
         Raises:
             ModelError: if the checkpoint can't be had.
@@ -570,6 +615,7 @@ class Compute:
             max_pixels=images.max_pixels or MAX_PIXELS,
             background=background,
             accept_truncated=images.accept_truncated,
+            readers=readers,
         )
 
 
@@ -800,4 +846,5 @@ class Classification:
     model: ModelOptions
     output: Output
     compute: Compute
+    reading: Reading
     scale: Scale

@@ -264,7 +264,7 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCompute:
+class TrainCompute(options.Reading):
     """What the network is trained on."""
 
     device: options.DeviceOption = "auto"
@@ -350,6 +350,7 @@ def train(
         )
 
     # Torch is loaded only now that all that was typed makes sense.
+    readers = compute.start(context)
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.inference.devices import pick_device
@@ -399,7 +400,13 @@ def train(
         ),
     )
     training = Training(
-        output, dataset, network, settings=settings, device=device, command=["cvt", *sys.argv[1:]]
+        output,
+        dataset,
+        network,
+        settings=settings,
+        device=device,
+        command=["cvt", *sys.argv[1:]],
+        readers=readers,
     )
     trainer = training.trainer
     try:

@@ -236,7 +236,9 @@ class _Zip:
 
 
 # A process keeps the archive open that it reads from.
-_zip = lru_cache(maxsize=1)(_Zip)
+@lru_cache(maxsize=1)
+def _zip(place: Place, max_bytes: int, directory: tuple[int, int, int]) -> _Zip:
+    return _Zip(place, max_bytes, directory)
 
 
 @dataclass(frozen=True, slots=True)

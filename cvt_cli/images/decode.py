@@ -65,7 +65,7 @@ def decode(  # noqa: PLR0913 (by keyword)
     reduce_to: int | None = None,
     *,
     exact: bool = False,
-    checked: Callable[[Image.Image], None] | None = None,
+    checked: Callable[[Image.Image, tuple[int, int]], None] | None = None,
     enough: int = ENOUGH,
     background: Colour | None = None,
     accept_truncated: bool = False,
@@ -77,9 +77,7 @@ def decode(  # noqa: PLR0913 (by keyword)
         max_pixels: width times height above which the image is refused, undecoded.
         reduce_to: lets the JPEG decoder scale down while it decodes, by 2, 4 or 8, to a shorter
             side of no less than this many pixels. None: every pixel is decoded.
-        exact: as in `to_rgb`.
-        checked: is called with the open image, whose size is within the limit, before a pixel of
-            it is decoded.
+        exact, checked: as in `to_rgb`.
         enough: pixels that the shorter side of the picture embedded in a raw file must have.
         background: as in `to_rgb`.
         accept_truncated: decode what there is of a JPEG whose end is missing; the rest is grey.
@@ -97,11 +95,15 @@ def decode(  # noqa: PLR0913 (by keyword)
         except UnidentifiedImageError:
             raise ImageError(_unidentified(file)) from None
         with image:
-            if checked is not None:
-                _check_size(image, max_pixels)
-                checked(image)
             try:
-                return to_rgb(image, max_pixels, reduce_to, exact=exact, background=background)
+                return to_rgb(
+                    image,
+                    max_pixels,
+                    reduce_to,
+                    exact=exact,
+                    background=background,
+                    checked=checked,
+                )
             except ImageError as error:
                 if not truncated.is_cut(image, error.__cause__):
                     raise
@@ -111,7 +113,14 @@ def decode(  # noqa: PLR0913 (by keyword)
             )
         with open_checked(truncated.completed(file), max_pixels) as image:
             return truncated.mark(
-                to_rgb(image, max_pixels, reduce_to, exact=exact, background=background)
+                to_rgb(
+                    image,
+                    max_pixels,
+                    reduce_to,
+                    exact=exact,
+                    background=background,
+                    checked=checked,
+                )
             )
 
 
@@ -122,6 +131,7 @@ def to_rgb(
     *,
     exact: bool = False,
     background: Colour | None = None,
+    checked: Callable[[Image.Image, tuple[int, int]], None] | None = None,
 ) -> Image.Image:
     """An open image, turned as its EXIF orientation says, in RGB.
 
@@ -134,6 +144,8 @@ def to_rgb(
             scaled to 8 bits otherwise, those of 32 as `_scaled` says.
         background: what lies behind transparent parts; None for the colours that are hidden there,
             as Transformers has it.
+        checked: is called with the open image and its full (width, height), which are within the
+            limit, before a pixel of it is decoded.
 
     Raises:
         ImageError: as `decode`.
@@ -142,6 +154,8 @@ def to_rgb(
         _check_size(image, max_pixels)
         size = image.size
         reduced = _draft(image, reduce_to) if reduce_to is not None else None
+        if checked is not None:
+            checked(image, size)
         sixteen, greys = _has_16_bits(image), greys_of(image)
         upright, orientation = _upright(image)
         if not exact and sixteen:
@@ -191,7 +205,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, int]:
 def _image_errors(max_pixels: int) -> Iterator[None]:
     try:
         yield
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large("more pixels", max_pixels) from None

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
@@ -55,12 +56,30 @@ _NO_ARCHIVE = (None, "parquet")
 _EVERYTHING = Search()
 
 
+class Lister(Protocol):
+    """Lists an archive, as `archives.members` does."""
+
+    def __call__(
+        self,
+        path: str,
+        kind: str,
+        place: Place,
+        *,
+        seekable: bool,
+        wanted: Filter,
+        max_bytes: int,
+    ) -> Iterator[Source]:
+        """See there."""
+        ...
+
+
 def find(
     inputs: Iterable[str],
     search: Search = _EVERYTHING,
     whole_archives: bool = False,
     *,
     shard: Shard | None = None,
+    list_members: Lister | None = None,
 ) -> Iterator[Source]:
     """Yield the images behind what was typed, in order, as they are found.
 
@@ -82,9 +101,11 @@ def find(
         whole_archives: an archive is one `Source` for all that is in it, and is not opened.
         shard: only what is dealt to it. An archive that can only be read from end to end is dealt
             whole, and is not opened if it is another's.
+        list_members: lists archives; None for this process itself.
     """
     inputs = tuple(inputs)
-    stream = _Finder(search, whole_archives=whole_archives, shard=shard).all(inputs)
+    finder = _Finder(search, whole_archives=whole_archives, shard=shard, list_members=list_members)
+    stream = finder.all(inputs)
     stream = _once(stream, tell=True) if _may_repeat(inputs, search) else stream
     return shard.take(stream) if shard is not None else stream
 
@@ -96,7 +117,11 @@ def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
 
 
 def count_sources(
-    inputs: Iterable[str], search: Search = _EVERYTHING, shard: Shard | None = None
+    inputs: Iterable[str],
+    search: Search = _EVERYTHING,
+    shard: Shard | None = None,
+    *,
+    list_members: Lister | None = None,
 ) -> int | None:
     """Count the sources that `find` has: a second walk, which downloads no image.
 
@@ -105,7 +130,7 @@ def count_sources(
         names in a pipe.
     """
     inputs = tuple(inputs)
-    stream = _Finder(search, counting=True, shard=shard).all(inputs)
+    stream = _Finder(search, counting=True, shard=shard, list_members=list_members).all(inputs)
     stream = _once(stream) if _may_repeat(inputs, search) else stream
     try:
         return sum(1 for _ in (shard.take(stream) if shard is not None else stream))
@@ -181,6 +206,7 @@ class _Finder:
             takes as long as reading it.
         whole_archives: do not look into archives.
         shard: whose sources are wanted. All of them have a key then.
+        list_members: as in `find`.
     """
 
     def __init__(
@@ -190,11 +216,13 @@ class _Finder:
         whole_archives: bool = False,
         *,
         shard: Shard | None = None,
+        list_members: Lister | None = None,
     ) -> None:
         self._search = search
         self._counting = counting
         self._whole_archives = whole_archives
         self._shard = shard
+        self._list_members = list_members
         self._root = ""  # below which the keys of sources begin
         self._filter = Filter(search)
         self._passed_over = ""  # an archive in the folder that is walked
@@ -317,12 +345,11 @@ class _Finder:
         Args:
             seekable: it can be opened anywhere and often; else it is read once, as it comes.
         """
-        from cvt_cli.images.archives import members
-
         if self._whole_archives:
             yield Source(path, place, is_archive=True)
             return
-        found = members(
+        list_members = self._list_members or import_module("cvt_cli.images.archives").members
+        found = list_members(
             path,
             kind,
             place,

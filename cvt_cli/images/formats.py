@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,8 @@ class Format:
         suffixes: that files in folders and archives have to be taken for one.
         extra: of cvt that installs it, where that is not always so.
         package: that has to be there; None for the module's own.
-        bytes_per_pixel: of memory at the peak, from the encoded file to 8 bits of RGB.
+        bytes_per_pixel: of memory at the peak, from the encoded file to RGB (measured; of the
+            modes that the format has, the one that takes the most).
     """
 
     name: str
@@ -40,28 +45,28 @@ _JPEG2000 = (".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c")
 
 # In the order in which they are tried: the usual ones first, and last TGA, which has no signature.
 FORMATS = (
-    Format("JPEG", "PIL.JpegImagePlugin", _JPEG, 12),
-    Format("PNG", "PIL.PngImagePlugin", (".png", ".apng"), 12),
+    Format("JPEG", "PIL.JpegImagePlugin", _JPEG, 8),
+    Format("PNG", "PIL.PngImagePlugin", (".png", ".apng"), 10),
     Format("WEBP", "PIL.WebPImagePlugin", (".webp",), 20),
-    Format("GIF", "PIL.GifImagePlugin", (".gif",), 12),
-    Format("TIFF", "PIL.TiffImagePlugin", (".tif", ".tiff"), 20),
-    Format("BMP", "PIL.BmpImagePlugin", (".bmp",), 12),
-    Format("DIB", "PIL.BmpImagePlugin", (".dib",), 12),
-    Format("AVIF", "PIL.AvifImagePlugin", (".avif", ".avifs"), 15),
+    Format("GIF", "PIL.GifImagePlugin", (".gif",), 8),
+    Format("TIFF", "PIL.TiffImagePlugin", (".tif", ".tiff"), 16),
+    Format("BMP", "PIL.BmpImagePlugin", (".bmp",), 8),
+    Format("DIB", "PIL.BmpImagePlugin", (".dib",), 8),
+    Format("AVIF", "PIL.AvifImagePlugin", (".avif", ".avifs"), 16),
     Format("HEIF", "pi_heif.HeifImagePlugin", _HEIF, 15, "heif"),
     Format("JXL", "cvt_cli.images.jxl", (".jxl",), 24, "jxl", "pillow_jxl"),
     Format("JPEG2000", "PIL.Jpeg2KImagePlugin", _JPEG2000, 24),
-    Format("MPO", "PIL.MpoImagePlugin", (".mpo",), 12),
-    Format("PPM", "PIL.PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), 16),
+    Format("MPO", "PIL.MpoImagePlugin", (".mpo",), 8),
+    Format("PPM", "PIL.PpmImagePlugin", (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), 12),
     Format("ICO", "PIL.IcoImagePlugin", (".ico",), 20),
     Format("ICNS", "PIL.IcnsImagePlugin", (".icns",), 24),
     Format("PSD", "PIL.PsdImagePlugin", (".psd",), 12),
-    Format("DDS", "PIL.DdsImagePlugin", (".dds",), 12),
-    Format("SGI", "PIL.SgiImagePlugin", (".sgi",), 16),
-    Format("QOI", "PIL.QoiImagePlugin", (".qoi",), 16),
-    Format("PCX", "PIL.PcxImagePlugin", (".pcx",), 12),
+    Format("DDS", "PIL.DdsImagePlugin", (".dds",), 8),
+    Format("SGI", "PIL.SgiImagePlugin", (".sgi",), 8),
+    Format("QOI", "PIL.QoiImagePlugin", (".qoi",), 8),
+    Format("PCX", "PIL.PcxImagePlugin", (".pcx",), 8),
     Format("FITS", "PIL.FitsImagePlugin", (".fits", ".fit", ".fts"), 16),
-    Format("TGA", "PIL.TgaImagePlugin", (".tga",), 12),
+    Format("TGA", "PIL.TgaImagePlugin", (".tga",), 8),
 )
 
 # What cameras write beside or in place of pictures.
@@ -101,6 +106,20 @@ def bytes_per_pixel(name: str | None) -> int:
     """Return what `Format` has, by its name; the most of all for what is none of them."""
     found = _BY_NAME.get(name or "")
     return found.bytes_per_pixel if found else max(each.bytes_per_pixel for each in FORMATS)
+
+
+def memory(image: "Image.Image", full_size: tuple[int, int]) -> int:
+    """Bytes that an open image takes at the peak, about.
+
+    Args:
+        full_size: (width, height) of its own, where the decoder scales down.
+    """
+    width, height = image.size
+    needed = width * height * bytes_per_pixel(image.format)
+    if image.info.get("progressive"):
+        # All coefficients of the picture are kept.
+        needed += 6 * full_size[0] * full_size[1]
+    return needed
 
 
 def register() -> list[str]:

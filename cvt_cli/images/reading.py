@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -41,6 +41,7 @@ class DecodedImage:
         error: why there are no pixels, in one line.
         columns: the facts that were asked for, out of `records.COLUMNS`.
         thumbnail: a JPEG, if it was asked for.
+        out_of_memory: that is the error.
     """
 
     path: str
@@ -48,6 +49,7 @@ class DecodedImage:
     error: str | None = None
     columns: dict[str, int | float | str | None] = field(default_factory=dict)
     thumbnail: bytes | None = None
+    out_of_memory: bool = False
 
 
 class ImageReader:
@@ -55,7 +57,7 @@ class ImageReader:
 
     Args:
         config: of the network; an image too small for it is an error, and one of which the
-            preprocessing leaves it more than `MAX_TOKENS`.
+            preprocessing leaves it more than `MAX_TOKENS`. None for whatever size there is.
         preprocessing: what its input looks like.
         max_pixels: width times height above which an image is refused.
         exact_decode: decode as Transformers does; see `Classifier`.
@@ -64,12 +66,13 @@ class ImageReader:
 
     Attributes:
         exact: it does.
+        admit: is called with each open image and its full (width, height) before it is decoded.
         reduce_to: shorter side in pixels down to which the decoder may scale; None for exact.
     """
 
     def __init__(
         self,
-        config: CvtConfig,
+        config: CvtConfig | None,
         preprocessing: Preprocessing,
         max_pixels: int = MAX_PIXELS,
         *,
@@ -83,6 +86,7 @@ class ImageReader:
         self.exact = exact_decode
         self.background = background
         self.accept_truncated = accept_truncated
+        self.admit: Callable[[Image.Image, tuple[int, int]], None] | None = None
         self.reduce_to = None if exact_decode else preprocessing.reduce_to
         if self.reduce_to is not None:
             # Tiny networks' too: whether thumbnails are made must change no score.
@@ -138,6 +142,7 @@ class ImageReader:
                         self.max_pixels,
                         self.reduce_to,
                         exact=self.exact,
+                        checked=self.admit,
                         enough=self.preprocessing.resized_edge,
                         background=self.background,
                         accept_truncated=self.accept_truncated,
@@ -153,10 +158,11 @@ class ImageReader:
             self.check_size(image)
             pixels = self.preprocessing.pixels(image)
             if with_thumbnail:
-                result.thumbnail = make_thumbnail(image)
+                # It is scaled down in place, which another's picture must not be.
+                result.thumbnail = make_thumbnail(image.copy() if image is source else image)
             result.pixels = pixels
         except MemoryError:
-            result.error = "out of memory"
+            result.error, result.out_of_memory = "out of memory", True
         except OSError as error:
             result.error = os_reason(error)
         except ImageError as error:
@@ -174,6 +180,8 @@ class ImageReader:
             ValueError: if that is too small.
             ImageError: if it is larger than its attention has memory and time for.
         """
+        if self.config is None:
+            return
         size = self.preprocessing.size_of(*full_size(image))
         rows, columns = self.config.tokens(*size)[0]
         # A size that all images have was chosen; others are up to whoever made the image.

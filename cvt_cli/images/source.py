@@ -36,6 +36,8 @@ _ARCHIVE_SUFFIXES = {
 # Beyond this a file is no photograph: a raw one of 100 megapixels has a tenth of it. Bytes.
 MAX_BYTES = 2**31
 TIMEOUT = 30.0
+# Seconds that an image may take to decode.
+IMAGE_TIMEOUT = 30.0
 
 
 class Place(Protocol):

@@ -4,6 +4,7 @@ import copy
 import math
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.images.background import Colour
 from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.inference.labels import pick_indexes
@@ -77,6 +79,8 @@ class Classifier:
             as `pick_indexes` takes them: where scores are a softmax, it is over these.
         class_names: labels by class index, in place of the checkpoint's own.
         weights_key: which network to take from a file that holds several.
+        readers: processes that read images, so many or a pool of them, with bounds on time and
+            memory for each image; None for threads of this process.
 
     Attributes:
         reader: decodes for this network.
@@ -109,6 +113,7 @@ class Classifier:
         only: Sequence[str | int] = (),
         class_names: Sequence[str] | None = None,
         weights_key: str | None = None,
+        readers: int | ReaderPool | None = None,
     ) -> None:
         devices = pick_devices(device)
         self.device, *more = devices
@@ -132,6 +137,9 @@ class Classifier:
             background=None if background is None else Colour(background),
             accept_truncated=accept_truncated,
         )
+        self.pool = ReaderPool(readers) if isinstance(readers, int) else readers
+        if isinstance(readers, int) and self.pool is not None:
+            weakref.finalize(self, self.pool.close)
         self.indexes = pick_indexes(only, model) if only else range(len(model.labels))
         self._columns = torch.tensor(self.indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
@@ -220,8 +228,12 @@ class Classifier:
             itself = isinstance(images, Image.Image) or records[0].path == str(images)
             return records[0] if itself else records
         sources: list[Source | Image.Image] = []
+        members = self.pool.members if self.pool is not None else None
         for image in images:
-            sources += [image] if isinstance(image, Image.Image) else find([str(image)])
+            if isinstance(image, Image.Image):
+                sources.append(image)
+            else:
+                sources += find([str(image)], list_members=members)
         return list(self.classify(sources, top_k))
 
     def classify(
@@ -235,8 +247,8 @@ class Classifier:
     ) -> Iterator[Record]:
         """Yield one record for each source, in order.
 
-        Images are decoded in threads while the network runs; a few batches are in memory at any
-        time, however many sources there are.
+        Images are decoded in threads, or processes, while the network runs; a few batches are in
+        memory at any time, however many sources there are.
 
         Args:
             sources: what to classify.
@@ -245,12 +257,26 @@ class Classifier:
             columns: names out of `records.COLUMNS` that each record carries.
             thumbnails: each record carries a thumbnail.
         """
-        batches = self.reader.batches(
-            sources, self.batch_size, columns, thumbnails=thumbnails, ahead=len(self.replicas)
-        )
+        batches = self.batches(sources, columns, thumbnails=thumbnails)
         return self._spread(
             batches,
             lambda replica, batch: replica.records(batch, top_k, threshold, columns=columns),
+        )
+
+    def batches(
+        self,
+        sources: Iterable[Source | Image.Image],
+        columns: Sequence[str] = (),
+        *,
+        thumbnails: bool = False,
+    ) -> Iterator[list[DecodedImage]]:
+        """Yield the first half of `classify`: the sources, read, in the batches that go through the
+        network together."""
+        size, ahead = self.batch_size, len(self.replicas)
+        if self.pool is None:
+            return self.reader.batches(sources, size, columns, thumbnails=thumbnails, ahead=ahead)
+        return self.pool.batches(
+            self.reader, sources, size, columns=columns, thumbnails=thumbnails, ahead=ahead
         )
 
     def _spread(
@@ -304,7 +330,7 @@ class Classifier:
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
         """Yield one record for each source, in order, with its embedding in place of
         predictions."""
-        batches = self.reader.batches(sources, self.batch_size, ahead=len(self.replicas))
+        batches = self.batches(sources)
         return self._spread(batches, Classifier._embedded)
 
     def _embedded(self, images: Sequence[DecodedImage]) -> Iterator[Record]:

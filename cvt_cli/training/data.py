@@ -1,19 +1,17 @@
 """Samples become batches of uint8 pixels."""
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cvt_cli.errors import ImageError
-from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.preprocess import Preprocessing
-from cvt_cli.system.cores import DECODE_THREADS
+from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.training.dataset import Sample
 
 CPU = torch.device("cpu")
@@ -28,13 +26,14 @@ class Images:
     """The pixels of samples, as a preprocessing makes them.
 
     Where all of them fit into the device's memory, or into `CACHE_BYTES`, they are decoded on the
-    first use only; else each time, in threads, ahead of their use. What can't be read is left out
+    first use only; else each time, ahead of their use. What can't be read is left out
     of its batch.
 
     Args:
         preprocessing: makes images of one size.
         errors: gets the path and the reason of each image that can't be read.
         device: keeps the images, if it is a GPU with room for them.
+        readers: processes that read; None for threads.
     """
 
     def __init__(
@@ -44,12 +43,15 @@ class Images:
         errors: dict[str, str],
         *,
         device: torch.device = CPU,
+        readers: ReaderPool | None = None,
     ) -> None:
         if preprocessing.image_size is None:
             raise ValueError("the preprocessing makes images of differing sizes")
         self.samples = samples
         self._errors = errors
-        self._preprocessing = preprocessing
+        self._reader = ImageReader(None, preprocessing)
+        self._reader.reduce_to = None  # augmentation would show it
+        self._readers = readers
         self._targets = torch.tensor([sample.target for sample in samples])
         self._shape = (*preprocessing.image_size, 3)
         place = _place(len(samples) * math.prod(self._shape), device)
@@ -67,38 +69,36 @@ class Images:
                 (self._cache[chosen], self._targets[chosen]) for chosen in self._near(order)
             )
             return
-        with ThreadPoolExecutor(DECODE_THREADS, "decode") as pool:
-            pending: deque[tuple[Tensor, list[tuple[int, Future[np.ndarray | str]]]]] = deque()
-            try:
-                for indexes in order:
-                    pending.append((indexes, self._submit(pool, indexes)))
-                    if len(pending) > PREFETCH:
-                        yield self._collect(*pending.popleft())
-                while pending:
-                    yield self._collect(*pending.popleft())
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        plan = [(indexes, indexes[~self._is_cached[indexes]].tolist()) for indexes in order]
+        sources = (self.samples[index].source for _, unread in plan for index in unread)
+        # One by one, as many ahead as some batches have.
+        ahead = PREFETCH * max((len(indexes) for indexes in order), default=1)
+        with closing(self._read(sources, ahead)) as images:
+            for indexes, unread in plan:
+                yield self._collect(indexes, [(index, next(images)) for index in unread])
+
+    def _read(self, sources: Iterable[Source], ahead: int) -> Generator[DecodedImage, None, None]:
+        if self._readers is None:
+            read = self._reader.batches(sources, 1, ahead=ahead)
+        else:
+            read = self._readers.batches(self._reader, sources, 1, ahead=ahead)
+        for (image,) in read:
+            yield image
 
     def _near(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         """The indexes, beside the images."""
         return (indexes.to(self._targets.device, non_blocking=True) for indexes in order)
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, indexes: Tensor
-    ) -> list[tuple[int, Future[np.ndarray | str]]]:
-        unread = indexes[~self._is_cached[indexes]].tolist()
-        return [(i, pool.submit(self._read, self.samples[i].source)) for i in unread]
-
     def _collect(
-        self, indexes: Tensor, reads: list[tuple[int, "Future[np.ndarray | str]"]]
+        self, indexes: Tensor, reads: list[tuple[int, DecodedImage]]
     ) -> tuple[Tensor, Tensor]:
         fresh = {}
-        for index, future in reads:
-            pixels = future.result()
-            if isinstance(pixels, str):
-                self._errors[self.samples[index].source.path] = pixels
+        for index, image in reads:
+            if image.pixels is None:
+                self._errors[image.path] = image.error or ""
             else:
-                fresh[index] = torch.from_numpy(pixels)
+                # A copy: Pillow's own buffer is read-only.
+                fresh[index] = torch.from_numpy(np.array(image.pixels))
         unreadable = {index for index, _ in reads} - fresh.keys()
         if unreadable:
             indexes = torch.tensor([i for i in indexes.tolist() if i not in unreadable]).long()
@@ -113,14 +113,6 @@ class Images:
         for row, index in enumerate(indexes.tolist()):
             images[row] = fresh[index]
         return images, self._targets[indexes]
-
-    def _read(self, source: Source) -> "np.ndarray | str":
-        try:
-            with source.open() as file:
-                # A copy: Pillow's own buffer is read-only.
-                return np.array(self._preprocessing.pixels(decode(file)))
-        except (ImageError, OSError, MemoryError) as error:
-            return str(error) or "out of memory"
 
 
 def _place(size: int, device: torch.device) -> torch.device | None:

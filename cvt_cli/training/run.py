@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cvt_cli.checkpoint.save import save_checkpoint
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.training.calibration import TemperatureFit, with_temperature
 from cvt_cli.training.card import model_card
 from cvt_cli.training.data import Images
@@ -34,6 +35,7 @@ class Training:
     Args:
         output: the folder of the checkpoint; its state is in it until the training is complete.
         command: the words of the command line, for the model card.
+        readers: processes that read the images; None for threads.
 
     Attributes:
         trainer: does the epochs.
@@ -48,6 +50,7 @@ class Training:
         settings: Settings,
         device: torch.device,
         command: Sequence[str],
+        readers: ReaderPool | None = None,
     ) -> None:
         self._output, self._dataset, self._start = output, dataset, start
         self._command = command
@@ -57,8 +60,8 @@ class Training:
         rule = for_training(start.preprocessing, settings.augmentation.crop)
         self.trainer = Trainer(
             start.model,
-            Images(dataset.train, rule, self._errors, device=device),
-            Images(dataset.val, start.preprocessing, self._errors, device=device),
+            Images(dataset.train, rule, self._errors, device=device, readers=readers),
+            Images(dataset.val, start.preprocessing, self._errors, device=device, readers=readers),
             errors=self._errors,
             preprocessing=start.preprocessing,
             settings=settings,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cvt_cli.errors import UsageError
+from cvt_cli.images.decode import decode
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.training import data
 from cvt_cli.training.data import Images
@@ -98,7 +99,7 @@ def test_batches_leave_out_and_name_what_can_not_be_read(tmp_path, monkeypatch, 
             (2, 16, 16, 3),
         ]
         with samples[2].source.open() as file:
-            expected = RULE.pixels(data.decode(file))
+            expected = RULE.pixels(decode(file))
         assert (batches[2][0][0].numpy() == expected).all()
     assert list(errors) == [str(bad)]
 
