@@ -1,0 +1,87 @@
+"""README and docs: what they show is what `cvt` prints, links lead somewhere, and the Chinese page
+has the same commands."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunCvt
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+CHINESE = ROOT / "docs/README.zh-CN.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAX_LINES = 220
+SCORE = 0.1  # in percent: what another processor's last digits may make of a rounded score
+_STYLE = re.compile(r"\x1b\[[\d;]*m")
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def shown(command: str) -> list[list[str]]:
+    """Command lines of the README that begin so, each with its output."""
+    examples = [block for block in blocks(README) if block.startswith(f"$ {command}")]
+    return [block.removeprefix("$ ").split("\n", 1) for block in examples]
+
+
+def check_same(found: str, wanted: str) -> None:
+    """The same words, and numbers that differ in their last digit at most."""
+    found_words, wanted_words = _STYLE.sub("", found).split(), wanted.split()
+    if "…" in wanted_words:  # cut there
+        wanted_words = wanted_words[: wanted_words.index("…")]
+        found_words = found_words[: len(wanted_words)]
+    assert len(found_words) == len(wanted_words), found
+    for one, other in zip(found_words, wanted_words, strict=True):
+        if one != other:
+            numbers = [_NUMBER.fullmatch(word.rstrip("%")) for word in (one, other)]
+            assert all(numbers), f"{one} instead of {other}"
+            values = [float(word.rstrip("%").replace(",", "")) for word in (one, other)]
+            assert abs(values[0] - values[1]) <= SCORE * 1.01, f"{one} instead of {other}"
+
+
+def test_labels_in_the_readme_are_what_it_prints(run_cvt: RunCvt) -> None:
+    examples = shown("cvt classify")
+    assert examples
+    for command, output in examples:
+        done = run_cvt(
+            *shlex.split(command)[1:], "--dtype", "float32",
+            cwd=ROOT, tty=True, no_color=True, columns=80, expect=0,
+        )  # fmt: skip
+        check_same(done.stdout, output)
+
+
+def test_sorting_in_the_readme(run_cvt: RunCvt, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    model = ("--model", "cvt-small-everyday100", "--dtype", "float32")
+    run_cvt("classify", "examples", *model, "-o", "labels.csv", expect=0)
+    ((command, output),) = shown("cvt sort")
+    done = run_cvt(*shlex.split(command)[1:], tty=True, no_color=True, columns=80, expect=0)
+    check_same(done.stdout, output)
+
+
+def test_inspecting_in_the_readme(run_cvt: RunCvt) -> None:
+    ((command, output),) = shown("cvt inspect")
+    done = run_cvt(*shlex.split(command)[1:], tty=True, no_color=True, columns=88, expect=0)
+    check_same(done.stdout, output)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= MAX_LINES
+
+
+def test_the_chinese_page_has_the_same_commands() -> None:
+    here = [block for block in blocks(README) if not block.startswith("cvt_cli/")]
+    assert blocks(CHINESE) == here
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith(("http", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), target
