@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -22,11 +23,14 @@ class Apart:
         Exception: what `make` raises.
     """
 
-    def __init__(self, make: Callable[..., object], *arguments: object) -> None:
+    def __init__(self, make: Callable[..., object], *arguments: object, **named: object) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, make, arguments), name="peer", daemon=True
+            target=_serve,
+            args=(theirs, partial(make, *arguments, **named)),
+            name="peer",
+            daemon=True,
         )
         with unshared():
             self._process.start()
@@ -74,7 +78,7 @@ class Apart:
         return result
 
 
-def _serve(connection: Connection, make: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, make: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     warnings.simplefilter("ignore")
     served: object = None
@@ -91,7 +95,7 @@ def _serve(connection: Connection, make: Callable[..., object], arguments: tuple
 
     def begin() -> None:
         nonlocal served
-        served = make(*arguments)
+        served = make()
 
     with suppress(EOFError, ConnectionError):  # until nobody asks any more
         answer(begin)

@@ -75,7 +75,7 @@ class ApartEngine(Engine):
     """The peer of that name, on the CPU, in a process of its own with as many threads."""
 
     def __init__(self, name: str, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-        self._peer = Apart(_peer_apart, name, checkpoint, dtype, torch.get_num_threads())
+        self._peer = Apart(_peer_apart, name, checkpoint, dtype, threads=torch.get_num_threads())
 
     def feed(self, images: Tensor) -> None:  # noqa: D102
         self._peer.call("feed", images.numpy())

@@ -305,10 +305,10 @@ def _peer(classifier: Classifier, sources: list[Source], scaled: bool) -> Apart:
         classifier.checkpoint,
         classifier.device,
         classifier.dtype,
-        classifier.batch_size,
-        [source.path for source in sources],
-        scaled,
-        torch.get_num_threads(),
+        batch_size=classifier.batch_size,
+        paths=[source.path for source in sources],
+        scaled=scaled,
+        threads=torch.get_num_threads(),
     )
 
 

@@ -96,7 +96,9 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         raise UsageError(f"{name} is for --engine ray")
     paths = _check_paths(output.outputs)
     resume, overwrite = output.resume, output.overwrite
-    targets = _pick_targets(output.format_, run.unfinished(paths, resume and not overwrite))
+    targets = _pick_targets(
+        output.format_, run.unfinished(paths, resume and not (overwrite or output.update))
+    )
     pages = [path for path, name in targets if name == "html" and path is not None]
     # Those that an earlier report left are no inputs.
     thumbnails = [each for each in map(thumbnails_of, pages) if is_marked(each)]

@@ -19,7 +19,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
     flat = [record | {"image_size": "x".join(map(str, record["image_size"]))} for record in records]
     columns = (
         Column("model"),
-        Column("labels", right=True),
+        Column("labels", right=True, from_width=68),
         Column("params", right=True),
         Column("GMACs", right=True),
         Column("input", right=True),

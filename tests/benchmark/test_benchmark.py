@@ -463,16 +463,16 @@ def test_each_side_computes_in_the_dtype() -> None:
 def test_a_peer_on_the_cpu_is_apart_with_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
-    def apart(make: Callable[..., object], *arguments: object) -> None:
-        started.append(arguments)
-        make(*arguments)
+    def apart(make: Callable[..., object], *arguments: object, **named: object) -> None:
+        started.append((*arguments, named))
+        make(*arguments, **named)
 
     monkeypatch.setattr("cvt_cli.benchmark.engines.Apart", apart)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(torch, "set_num_threads", started.append)
     checkpoint = tiny_checkpoint()
     baseline("transformers", checkpoint, CPU, dtype=torch.float16)
-    assert started == [("transformers", checkpoint, torch.float16, 3), 3]
+    assert started == [("transformers", checkpoint, torch.float16, {"threads": 3}), 3]
 
 
 def test_openvino_computes_the_same_for_every_shape() -> None:
@@ -1004,7 +1004,7 @@ def test_a_pass_of_the_peer(
     classifier = Classifier(checkpoint, device="cpu", dtype="bfloat16", batch_size=2)
     ours_ = pipeline._OurRun(classifier, sources)
     ours_()
-    monkeypatch.setattr(pipeline, "Apart", lambda make, *arguments: make(*arguments))
+    monkeypatch.setattr(pipeline, "Apart", lambda make, *given, **named: make(*given, **named))
     peer: Any = pipeline._peer(classifier, sources, False)
     assert peer._pipeline.model.dtype == torch.bfloat16
     peer.run(True)
