@@ -388,7 +388,8 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
     """Time each stage alone, over a sample of the files.
 
     Args:
-        seconds: in all; each stage has a fifth of it, and passes over the whole sample once.
+        seconds: of which each measurement has a fifth; it passes over the whole sample once at
+            least.
     """
     step = max(1, len(sources) // SAMPLE)
     sample = sources[::step][:SAMPLE]

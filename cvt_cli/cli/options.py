@@ -395,6 +395,7 @@ class Reading:
     image_timeout: Annotated[
         float,
         typer.Option(
+            "--image-timeout",
             min=0.1,
             metavar="SECONDS",
             help="How long an image, or the directory of an archive, may take to decode.",
@@ -404,6 +405,7 @@ class Reading:
     readers: Annotated[
         int | None,
         typer.Option(
+            "--readers",
             min=1,
             metavar="N",
             help="Processes that decode images, at most. Default: one for each core.",

@@ -921,19 +921,21 @@ def test_a_stage_s_share_of_an_image(
         picture(seed=index).save(tmp_path / f"{index}.jpg")
     sources = list(find([str(tmp_path)]))
     classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=2)
-    both_decode_copy_scored_written = iter([24.0, 16.0, 1.0, 5.0, 0.5])
+    # Read by all, decoded by one, that with the resize, copied, scored, written.
+    timings = iter([24.0, 16.0, 24.0, 1.0, 5.0, 0.5])
     shares = []
 
     def timed(work: Callable[[], object], seconds: float, at_least: int) -> list[float]:
         shares.append(seconds)
         work()
-        return [next(both_decode_copy_scored_written)]
+        return [next(timings)]
 
     monkeypatch.setattr(pipeline, "times", timed)
     monkeypatch.setattr(pipeline, "SAMPLE", 2)
+    monkeypatch.setattr(pipeline, "PER_CORE", 0)
     stages = pipeline._time_stages(classifier, sources, 10)
     assert stages == Stages(decode=8, preprocess=4, copy=0.5, model=2, write=0.25)
-    assert shares == [2] * 5
+    assert shares == [2] * 6
 
 
 @pytest.mark.parametrize(
@@ -961,7 +963,7 @@ def test_the_network_is_timed_in_batches_as_full_as_those_of_the_run(
     monkeypatch.setattr(pipeline, "SAMPLE", 2)
     stages = pipeline._time_stages(classifier, list(find([str(tmp_path)])), 10)
     # Between the marks of what is timed; afterwards the sample, for records.
-    assert seen[4:-2] == batches and seen[:4] == [-1] * 4
+    assert seen[5:-2] == batches and seen[:5] == [-1] * 5
     assert stages.copy + stages.model == 1 / sum(batches)
 
 

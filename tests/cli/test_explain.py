@@ -3,6 +3,7 @@
 import importlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,9 +138,9 @@ def test_options_reach_the_model(
         "cvt_cli.checkpoint.resolve.resolve", lambda *given, offline, **_: (*given, offline)
     )
     monkeypatch.setattr("cvt_cli.checkpoint.load.load", load)
-    with pytest.raises(KeyboardInterrupt):
+    with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
         command.explain(
-            SimpleNamespace(obj=Settings()),
+            SimpleNamespace(obj=Settings(), with_resource=stack.enter_context),
             inputs=[str(photos["grey.png"])],
             **{"model": "m", "revision": "r", "refresh": True, "offline": False, "device": "cpu"},
             **{"activation": "gelu", "output": tmp_path / "why.png"},

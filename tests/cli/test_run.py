@@ -4,7 +4,7 @@ import importlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -247,8 +247,9 @@ def test_options_reach_the_search_and_the_model(
         options |= {"inputs": ["a", "b"], "include": ["i"], "exclude": ["e"], **searched}
     if name == "embed":
         options["output"] = tmp_path / "x.npy"
-    with pytest.raises(KeyboardInterrupt):
-        getattr(module, name)(SimpleNamespace(obj=Settings()), **options)
+    with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
+        context = SimpleNamespace(obj=Settings(), with_resource=stack.enter_context)
+        getattr(module, name)(context, **options)
     *searches, model = seen
     assert (of_the_model | {"hidden_act": "quick_gelu"}).items() <= model.items()
     if name != "evaluate":

@@ -108,6 +108,6 @@ def test_what_fits_is_decoded_once(tmp_path, monkeypatch):
     save_shapes(tmp_path, count=3)
     images = Images(find_dataset(tmp_path, 0.0, seed=0).train, RULE, {})
     first = [batch[0] for batch in images.batches([torch.arange(6)])]
-    monkeypatch.setattr(data, "decode", None)
+    monkeypatch.setattr(images, "_reader", None)
     again = [batch[0] for batch in images.batches([torch.arange(6)])]
     assert (first[0] == again[0]).all()
