@@ -405,9 +405,10 @@ class OtherRecords(Graphed):
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         free = recording.acquire(blocking=False)
+        if free:
+            recording.release()
         if not free or len(images) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        recording.release()
         return self._network(images)
 
 

@@ -187,12 +187,13 @@ def test_what_cannot_be_recorded_runs_as_it_is(
 def test_nobody_else_records_or_sets_up_meanwhile(recorded: type[Recorded]) -> None:
     graphed = Graphed(Network())
     for size in (4, 4, 4):
-        thread = threading.Thread(target=graphed, args=(images(size),))
+        thread = threading.Thread(target=graphed, args=(images(size),), daemon=True)
         with graphs.recording:
             thread.start()
             thread.join(0.1)
             assert thread.is_alive() == (len(recorded.made) == 0)
-        thread.join()
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 class Captured:
