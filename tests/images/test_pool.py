@@ -231,9 +231,10 @@ def test_readers_that_are_killed_at_random(files: list[Source], attempt: int) ->
         thread.join()
     assert kills > 5
     assert [image.path for image in found] == [str(i) for i in range(1500)]
-    # One that was hit twice has that for its error.
+    # One that was hit twice has that for its error: however fast they come, half of the kills.
     errors = [image.error for image in found if image.error not in (None, "empty file")]
-    assert len(errors) <= 3 and all("killed" in (error or "") for error in errors)
+    assert 2 * len(errors) <= kills
+    assert all("killed" in (error or "") for error in errors)
 
 
 def test_a_server_that_is_killed_is_started_anew(files: list[Source]) -> None:
