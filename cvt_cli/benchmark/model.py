@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry
-from cvt_cli.checkpoint.files import ResolvedFiles
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, known_names
-from cvt_cli.checkpoint.files import (
+from cvt_cli.checkpoint.checkpoint_files import (
     CONFIG,
     MODEL_CARD,
     PREPROCESSOR,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cvt_cli.checkpoint import imagenet
 from cvt_cli.checkpoint.architecture import config_from_shapes, read_authors_yaml
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, bundled_names
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, no_cvt, read_json
 from cvt_cli.checkpoint.class_names import MAX_LABELS
-from cvt_cli.checkpoint.files import ResolvedFiles, no_cvt, read_json
 from cvt_cli.checkpoint.layouts import MICROSOFT, TRANSFORMERS
 from cvt_cli.checkpoint.preparation import (
     DEFAULT_IMAGE_SIZE,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from cvt_cli.checkpoint.files import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles, read_json
+from cvt_cli.checkpoint.checkpoint_files import IMAGE_PROCESSOR, PROCESSOR, ResolvedFiles, read_json
 from cvt_cli.checkpoint.processors import read_processor
 from cvt_cli.errors import ModelError
 from cvt_cli.images.preprocess import Preprocessing

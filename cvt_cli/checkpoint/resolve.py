@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, bundled_names
-from cvt_cli.checkpoint.files import (
+from cvt_cli.checkpoint.checkpoint_files import (
     CONFIG,
     MODEL_CARD,
     WEIGHTS,

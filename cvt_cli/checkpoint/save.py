@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from cvt_cli.checkpoint.files import CONFIG, MODEL_CARD, PREPROCESSOR, WEIGHTS
+from cvt_cli.checkpoint.checkpoint_files import CONFIG, MODEL_CARD, PREPROCESSOR, WEIGHTS
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig

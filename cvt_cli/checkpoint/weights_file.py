@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvt_cli.checkpoint.files import ResolvedFiles, check_for_pointer
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, check_for_pointer
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from cvt_cli.training.calibration import TemperatureFit
     from cvt_cli.training.loop import Progress, TimeLimit, Trainer
-    from cvt_cli.training.run import Training
+    from cvt_cli.training.temperature import TemperatureFit
+    from cvt_cli.training.training_run import Training
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -356,8 +356,8 @@ def train(
     from cvt_cli.inference.devices import pick_device
     from cvt_cli.training.augment import Augmentation
     from cvt_cli.training.loop import Settings, TimeLimit
-    from cvt_cli.training.run import Training
     from cvt_cli.training.start import from_checkpoint, from_scratch, pick_crop
+    from cvt_cli.training.training_run import Training
 
     device = pick_device(compute.device)
     if start.model is None:

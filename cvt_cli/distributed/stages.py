@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import bundled_names
-from cvt_cli.checkpoint.files import ResolvedFiles
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.distributed.layout import Layout

@@ -64,7 +64,7 @@ def members(
         if kind == "zip":
             each = _zip_members(path, place, wanted, max_bytes=max_bytes)
         elif kind == "parquet":
-            from cvt_cli.images.parquet import parquet_members
+            from cvt_cli.images.parquet_images import parquet_members
 
             each = parquet_members(path, place, max_bytes)
         elif kind == "tar" and seekable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.catalog import PUBLISHED, CatalogEntry, bundled_names
-from cvt_cli.checkpoint.files import MODEL_CARD, ResolvedFiles
+from cvt_cli.checkpoint.checkpoint_files import MODEL_CARD, ResolvedFiles
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve

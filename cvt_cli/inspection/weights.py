@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from cvt_cli.checkpoint.files import ResolvedFiles
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
 from cvt_cli.checkpoint.weights_file import read_weights
 from cvt_cli.errors import ModelError
 from cvt_cli.model.config import CvtConfig

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvt_cli import __version__
-from cvt_cli.training.calibration import TemperatureFit
 from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.loop import Settings
 from cvt_cli.training.start import Start
+from cvt_cli.training.temperature import TemperatureFit
 
 
 def model_card(

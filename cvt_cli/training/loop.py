@@ -29,9 +29,9 @@ from cvt_cli.model.cvt import Cvt
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.signals import interruptible, once
 from cvt_cli.training.augment import Augmentation, Augmenter
-from cvt_cli.training.calibration import TemperatureFit, fit_temperature
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
+from cvt_cli.training.temperature import TemperatureFit, fit_temperature
 
 STATE = "training.pt"
 METRICS = "metrics.jsonl"

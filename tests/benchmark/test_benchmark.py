@@ -49,7 +49,7 @@ from cvt_cli.benchmark.statistics import (
     take_turns,
     times,
 )
-from cvt_cli.checkpoint.files import ResolvedFiles
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import CvtError, ModelError, UsageError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from cvt_cli.checkpoint.files import ResolvedFiles
+from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError

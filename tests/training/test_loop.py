@@ -14,7 +14,7 @@ from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.training import loop
-from cvt_cli.training import run as run_module
+from cvt_cli.training import training_run as run_module
 from cvt_cli.training.augment import Augmentation
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import find_dataset
@@ -27,8 +27,8 @@ from cvt_cli.training.loop import (
     load_state,
     save_state,
 )
-from cvt_cli.training.run import Training
 from cvt_cli.training.start import Start
+from cvt_cli.training.training_run import Training
 from tests.checkpoint.test_load import Code
 from tests.labelled import save_split
 

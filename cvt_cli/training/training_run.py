@@ -9,7 +9,6 @@ import torch
 
 from cvt_cli.checkpoint.save import save_checkpoint
 from cvt_cli.images.pool import ReaderPool
-from cvt_cli.training.calibration import TemperatureFit, with_temperature
 from cvt_cli.training.card import model_card
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import Dataset
@@ -24,6 +23,7 @@ from cvt_cli.training.loop import (
     write_metrics,
 )
 from cvt_cli.training.start import Start, for_training
+from cvt_cli.training.temperature import TemperatureFit, with_temperature
 
 # Of the time, that may go into writing what a resumed run goes on from.
 SAVING_SHARE = 0.05

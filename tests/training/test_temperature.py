@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cvt_cli.training.calibration import fit_temperature, with_temperature
+from cvt_cli.training.temperature import fit_temperature, with_temperature
 
 
 @pytest.mark.parametrize("wanted", [0.25, 1.0, 3.0])
