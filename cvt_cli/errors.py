@@ -60,6 +60,10 @@ class ImageError(CvtError):
     """One input could not be read as an image: it becomes that input's error record."""
 
 
+class NoTemporaryFiles(CvtError):
+    """The disk of the temporary files is full or gone. No input is to blame, so the run ends."""
+
+
 class Interrupted(CvtError):
     """Ctrl-C or SIGTERM ended the run; says what was kept."""
 

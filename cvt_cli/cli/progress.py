@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from cvt_cli.cli.messages import say
+from cvt_cli.errors import CvtError
 from cvt_cli.system.text import counted
 
 # For the ^C that a terminal writes behind the bar.
@@ -86,7 +87,8 @@ class Progress:
             threading.Thread(target=self._set_total, args=[count], daemon=True).start()
 
     def _set_total(self, count: Callable[[], int | None]) -> None:
-        self._bar.total = count()
+        with suppress(CvtError):  # the run itself says so
+            self._bar.total = count()
 
     def _log(self, count: Callable[[], int | None]) -> None:
         # Counting reads all folders once more: not for what is over in no time.
@@ -97,7 +99,8 @@ class Progress:
             say(self.in_words())
 
     def _count(self, count: Callable[[], int | None]) -> None:
-        self._total = count()
+        with suppress(CvtError):
+            self._total = count()
 
     def in_words(self) -> str:
         """`12,400 of 60,000, 41 images/s, 19 min left, 3 errors`."""

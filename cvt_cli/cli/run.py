@@ -29,6 +29,7 @@ from cvt_cli.errors import (
     Finished,
     InputsError,
     Interrupted,
+    NoTemporaryFiles,
     UsageError,
 )
 from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
@@ -307,11 +308,9 @@ def run(
     except KeyboardInterrupt:
         if isinstance(sink, StreamOutput):
             sink.finish()  # what was written reads as a whole document
-        parts = " and ".join(f"{path}.part" for path in sink.paths)
-        keep = "keep" if len(sink.paths) > 1 else "keeps"
-        option = "--update" if isinstance(sink, Update) else "--resume"
-        kept = f"; {parts} {keep} them: {option} goes on" if parts else ""
-        raise Interrupted(f"interrupted after {counted(tally.count, 'input')}{kept}") from None
+        raise _interrupted(tally.count, sink) from None
+    except NoTemporaryFiles as error:
+        raise _resumable(error, sink) from None
     finally:
         bar.close()
         if outcome == "interrupted":
@@ -342,6 +341,23 @@ def _left(
     if isinstance(sink, Update):
         return sink.left(sources.find(), lambda: bar.add(False)), 0
     return remaining(sources.find, sink.done, batch_size)
+
+
+def _interrupted(count: int, sink: Sink) -> Interrupted:
+    """What to say of a run that was interrupted after so many inputs."""
+    parts = " and ".join(f"{path}.part" for path in sink.paths)
+    keep = "keep" if len(sink.paths) > 1 else "keeps"
+    option = "--update" if isinstance(sink, Update) else "--resume"
+    kept = f"; {parts} {keep} them: {option} goes on" if parts else ""
+    return Interrupted(f"interrupted after {counted(count, 'input')}{kept}")
+
+
+def _resumable(error: NoTemporaryFiles, sink: Sink) -> NoTemporaryFiles:
+    """Make the error say what to do then."""
+    if not sink.paths:
+        return error
+    again = ", then run the same command" + ("" if isinstance(sink, Update) else " with --resume")
+    return NoTemporaryFiles(str(error), hint=error.hint + again)
 
 
 def _write_errors(file: "ErrorsFile | None", tally: "_Tally") -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from cvt_cli.distributed.folders import KEPT
 from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.task_tables import Row
-from cvt_cli.errors import CvtError, ModelError
+from cvt_cli.errors import CvtError, ModelError, NoTemporaryFiles
 from cvt_cli.output.delimited import score_text
 from cvt_cli.records import Prediction, Record
 
@@ -102,10 +102,16 @@ class Collector:
             raise CvtError(f"the workers could classify nothing: {reason}")
 
     def give_up(self, parts: Iterable[Part]) -> None:
-        """Make error records for what went wrong each time, or what no worker survived."""
+        """Make error records for what went wrong each time, or what no worker survived.
+
+        Raises:
+            NoTemporaryFiles: if that is what went wrong: no input is to blame for a full disk.
+        """
         for part in parts:
             for position, record in lost_records(part):
                 reason = self._faults.get((part.index, position))
+                if reason is not None and reason.startswith(f"{NoTemporaryFiles.__name__}: "):
+                    raise NoTemporaryFiles(reason.partition(": ")[2], hint=KEPT)
                 self._add(part, position, replace(record, error=reason) if reason else record)
             self._finish(part)
 

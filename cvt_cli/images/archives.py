@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
-from cvt_cli.errors import ImageError
+from cvt_cli.errors import ImageError, NoTemporaryFiles
 from cvt_cli.images.source import Filter, Place, Source, failing, one_line, too_large
 from cvt_cli.images.spool import CHUNK, Spool, Spooled
 from cvt_cli.system.extras import install_hint
@@ -74,6 +74,8 @@ def members(
         for source in each:
             found = True
             yield source
+    except NoTemporaryFiles:
+        raise
     except ImageError as error:
         yield failing(path, error)
     # Hostile bytes make these modules raise nearly anything; each is this archive's own.
@@ -218,7 +220,7 @@ class _Zip:
                 alone.open(alone.infolist()[0]) as member,
             ):
                 spool.copy(cast(BinaryIO, member))
-        except ImageError:
+        except (ImageError, NoTemporaryFiles):
             raise
         except Exception as error:  # as in `members`
             raise ImageError(f"broken in its archive: {one_line(error)}") from None

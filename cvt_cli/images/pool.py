@@ -33,7 +33,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from PIL import Image
 
-from cvt_cli.errors import CvtError, ImageError
+from cvt_cli.errors import CvtError, ImageError, NoTemporaryFiles
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import (
     IMAGE_TIMEOUT,
@@ -240,7 +240,9 @@ class ReaderPool:
                 if not connection.poll(waits):
                     yield failing(path, _too_slow(self.timeout))
                     return
-                listed: Listed = connection.recv()
+                listed: Listed | NoTemporaryFiles = connection.recv()
+                if isinstance(listed, NoTemporaryFiles):
+                    raise listed
                 if not listed.sources:
                     return
                 yield from _opened(receive_files(connection, listed.sources))
@@ -278,6 +280,8 @@ class ReaderPool:
             return item.image
         with self._changed:
             while item.image is None:
+                if isinstance(self._failure, CvtError):
+                    raise self._failure
                 if self._failure is not None:
                     raise CvtError(
                         f"the reading processes can't go on: {self._failure}"
@@ -290,6 +294,12 @@ class ReaderPool:
         """It needs no reader any more."""
         with self._changed:
             item.image = image
+            self._changed.notify_all()
+
+    def fail(self, error: CvtError) -> None:
+        """Have `result` raise this for all that is not done."""
+        with self._changed:
+            self._failure = self._failure or error
             self._changed.notify_all()
 
     # The supervisor.
@@ -443,6 +453,8 @@ class ReaderPool:
 
     def _hear(self, reader: _Reader, message: Any) -> None:
         reader.heard = time.monotonic()
+        if isinstance(message, NoTemporaryFiles):
+            raise message
         if isinstance(message, At):
             reader.at = message.lot, message.index, reader.heard
         elif isinstance(message, Needs):
@@ -636,6 +648,9 @@ class _Stream:
         error = None
         try:
             place = packed(item.source.place, files)
+        except NoTemporaryFiles as problem:
+            self._pool.fail(problem)
+            return
         except ImageError as problem:
             error = in_words(problem)
         except OSError as problem:

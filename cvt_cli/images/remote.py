@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from cvt_cli import __version__
-from cvt_cli.errors import ImageError
+from cvt_cli.errors import ImageError, NoTemporaryFiles
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import CHUNK, Spool
 from cvt_cli.system.extras import install_hint
@@ -401,7 +401,7 @@ def _tries(work: Callable[[], T], timeout: float) -> T:
     for pause in (*_BACK_OFF, None):
         try:
             return work()
-        except ImageError:
+        except (ImageError, NoTemporaryFiles):
             raise
         # The clients of the stores raise what they like.
         except Exception as error:

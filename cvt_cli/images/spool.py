@@ -1,11 +1,12 @@
 """A place for bytes of unknown number."""
 
 import io
-import tempfile
+from contextlib import suppress
 from typing import BinaryIO
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Bytes, too_large
+from cvt_cli.system.temporary import temporary_file, writing_temporary_files
 
 # What is larger waits on the disk: many are on their way at any time.
 IN_MEMORY = 2**23
@@ -32,7 +33,7 @@ class Spool:
 
         Raises:
             ImageError: past the limit.
-            OSError: if the disk is full.
+            NoTemporaryFiles: if the disk is full.
         """
         if self._file is None:
             raise ValueError("nobody waits for this any more")
@@ -40,10 +41,12 @@ class Spool:
             raise too_large(self._limit)
         if self.received <= IN_MEMORY < self.received + len(chunk):
             start = self._file
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (whoever takes it closes it)
+            self._file = temporary_file()
             start.seek(0)
-            self._file.write(start.read())
-        self._file.write(chunk)
+            with writing_temporary_files():
+                self._file.write(start.read())
+        with writing_temporary_files():
+            self._file.write(chunk)
         self.received += len(chunk)
 
     def copy(self, stream: BinaryIO) -> None:
@@ -56,17 +59,20 @@ class Spool:
 
         Raises:
             ImageError: if it was taken before.
+            NoTemporaryFiles: if the disk is full.
         """
         if self._file is None:
             raise ImageError("was read before, and can be read but once")
         file, self._file = self._file, None
-        file.seek(0)
+        with writing_temporary_files():  # what is still buffered
+            file.seek(0)
         return file
 
     def close(self) -> None:
         """Forget it all, unless it was taken."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of what was buffered, where the disk is full
+                self._file.close()
             self._file = None
 
     # A source that nobody opened must not leave its temporary file behind.

@@ -24,10 +24,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from cvt_cli.errors import ImageError
+from cvt_cli.errors import ImageError, NoTemporaryFiles
 from cvt_cli.images import formats
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.images.source import Bytes, Filter, Place, Source, failing
+from cvt_cli.system.temporary import temporary_file, writing_temporary_files
 
 # What a reader is at, where the driver sees it: the number of the lot, the image in it, and since
 # when, on the system's monotonic clock; 0 while it is at none.
@@ -303,9 +304,16 @@ class _Reader:
                 self._limits.max_pixels = message.reader.max_pixels
                 _enter(message.folder)
             elif isinstance(message, Lot):
-                self._driver.send(self._read(message))
+                self._answer(self._read, message)
             else:
-                self._list(message)
+                self._answer(self._list, message)
+
+    def _answer(self, work: Callable[[Any], Any], message: Any) -> None:
+        """Send what comes of it, or what ends the run."""
+        try:
+            self._driver.send(work(message))
+        except NoTemporaryFiles as error:
+            self._driver.send(error)
 
     def _next(self) -> Any:
         message = self._driver.recv()
@@ -363,7 +371,7 @@ class _Reader:
             self._queue.append(message)
         self._begin()
 
-    def _list(self, asked: List) -> None:
+    def _list(self, asked: List) -> Listed:
         self._limits.set_room(_PARQUET_MEMORY if asked.kind == "parquet" else _ARCHIVE_MEMORY)
         _enter(asked.folder)
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -372,7 +380,7 @@ class _Reader:
                 self._send_listed(sources)
         except MemoryError:
             self._send_listed([failing(asked.path, "out of memory: a broken archive?")])
-        self._driver.send(Listed(()))
+        return Listed(())
 
     def _send_listed(self, sources: list[Source]) -> None:
         files: list[BinaryIO] = []
@@ -429,7 +437,7 @@ class Held:
 
 def packed(place: Place, files: list[BinaryIO]) -> Place:
     """What of a place of this process can be sent: small bytes, or a file, which is put with
-    `files`. Raises: ImageError."""
+    `files`. Raises: ImageError, NoTemporaryFiles."""
     if isinstance(place, Bytes) and len(place.data) <= SMALL_BYTES:
         return place
     file = place.open()
@@ -447,13 +455,13 @@ def on_disk(file: BinaryIO) -> BinaryIO:
     with suppress(OSError):
         file.fileno()
         return file
-    import shutil
-    import tempfile
-
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 (whoever gets it closes it)
+    copy = temporary_file()
     with file:
-        shutil.copyfileobj(file, copy, SMALL_BYTES)
-    copy.flush()
+        while chunk := file.read(SMALL_BYTES):
+            with writing_temporary_files():
+                copy.write(chunk)
+    with writing_temporary_files():
+        copy.flush()
     return copy
 
 

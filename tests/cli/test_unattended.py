@@ -1,8 +1,16 @@
 """Jobs that nobody watches: nothing finished that was not done, nothing replaced that was good."""
 
+import gzip
+import http.server
 import json
 import os
+import subprocess
+import tarfile
+import threading
 import time
+import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -223,3 +231,45 @@ def test_labels_that_are_sorted_from_another_folder(run_cvt: RunCvt, tmp_path: P
     make(tmp_path / "photos", "2.png")
     some = run_cvt("sort", "labels.csv", "sorted", expect=1)
     assert "cvt: photos/0.png: no such file" in some.stderr.splitlines()
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An image that waits in a temporary file, and those in front of it: by where it is, inputs."""
+    make(tmp_path, "a.png")
+    picture(1800, 1800).save(tmp_path / "large.bmp")
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        archive.write(tmp_path / "large.bmp", "large.bmp")
+    with tarfile.open(tmp_path / "some.tar", "w") as tar:
+        tar.add(tmp_path / "large.bmp", "large.bmp")
+    (tmp_path / "some.tar.gz").write_bytes(gzip.compress((tmp_path / "some.tar").read_bytes(), 1))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            "zip": "some.zip",
+            "tar": "some.tar",
+            "stream": "some.tar.gz",
+            "download": f"http://127.0.0.1:{server.server_port}/large.bmp",
+            "stdin": "-",
+        }
+        server.shutdown()
+
+
+@pytest.mark.parametrize("where", ["zip", "tar", "stream", "download", "stdin"])
+def test_a_disk_of_temporary_files_that_is_full(
+    run_cvt: RunCvt, tmp_path: Path, small_disk: Path, large: dict[str, str], where: str
+) -> None:
+    """It is no image's fault, wherever the file is written: the run ends, and goes on later."""
+    env = {"TMPDIR": str(small_disk)}
+    command = (*COMMAND, "a.png", large[where], "-o", "a.csv")
+    stdin = tmp_path / "large.bmp"
+    full = run_cvt(*command, env=env, stdin=stdin)
+    words = (f"temporary files can't be written in {small_disk}: no space left on device; ",)
+    check_line(full, 4, *words, "TMPDIR", "then run the same command with --resume")
+    assert names(tmp_path) >= {"a.csv.part", "a.csv.part.json"} and "a.csv" not in names(tmp_path)
+    assert not list(small_disk.iterdir())
+    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+    run_cvt(*command, "--resume", env=env, stdin=stdin, expect=0)
+    assert paths(tmp_path / "a.csv")[0] == "a.png"
+    assert len(paths(tmp_path / "a.csv")) == 2

@@ -1,0 +1,36 @@
+"""Temporary files: where they can't be written, no input is to blame and the run ends."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from cvt_cli.errors import NoTemporaryFiles
+from cvt_cli.system.text import reason_of
+
+
+def temporary_file() -> BinaryIO:
+    """Open a file without a name, gone when it is closed.
+
+    Raises:
+        NoTemporaryFiles: if there can't be one.
+    """
+    with writing_temporary_files():
+        return tempfile.TemporaryFile()
+
+
+@contextlib.contextmanager
+def writing_temporary_files() -> Iterator[None]:
+    """Around what writes to a temporary file, and to nothing else that may fail.
+
+    Raises:
+        NoTemporaryFiles: in place of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.tempdir or "any folder"
+        raise NoTemporaryFiles(
+            f"temporary files can't be written in {folder}: {reason_of(error)}",
+            hint="make room there, or have TMPDIR name another folder",
+        ) from None
