@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import DecodeChoice
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cvt_cli.benchmark.network import Measurement
     from cvt_cli.benchmark.pipeline import PipelineMeasurement
 
-MEASURE = "What to measure"
+MEASURE = Panel("What to measure")
 BATCH_SIZES = "1,8,32"
 BATCH_SIZES_FROM_FILES = "16"
 DEFAULT_IMAGE_SIZE = (224, 224)  # where the preprocessing leaves the size open
@@ -56,59 +56,52 @@ class Cases:
 
     images: Annotated[
         Path | None,
-        typer.Option(
+        MEASURE.option(
             "--images",
             metavar="FOLDER",
             help="Measure the whole run from the files in this folder, not the network alone.",
-            rich_help_panel=MEASURE,
         ),
     ] = None
     baseline: Annotated[
         str | None,
-        typer.Option(
+        MEASURE.option(
             "--baseline",
             metavar="NAME",
             help="Take turns with transformers, onnxruntime or openvino on the same weights and "
             "inputs. With --images: transformers.",
-            rich_help_panel=MEASURE,
         ),
     ] = None
     batch_size: Annotated[
         str | None,
-        typer.Option(
+        MEASURE.option(
             "--batch-size",
             "-b",
             metavar="N,N,...",
             help=f"Default: {BATCH_SIZES}; with --images {BATCH_SIZES_FROM_FILES}.",
-            show_default=False,
-            rich_help_panel=MEASURE,
         ),
     ] = None
     dtype: Annotated[
         str,
-        typer.Option(
+        MEASURE.option(
             "--dtype",
             metavar="DTYPE,...",
             help="auto, float32, bfloat16, float16: what the network computes in.",
-            rich_help_panel=MEASURE,
         ),
     ] = "auto"
     duration: Annotated[
         float,
-        typer.Option(
+        MEASURE.option(
             "--duration",
             min=0.01,
             metavar="SECONDS",
             help="How long each case is repeated, for each side where there are two.",
-            rich_help_panel=MEASURE,
         ),
     ] = 5.0
     compiled: Annotated[
         bool,
-        typer.Option(
+        MEASURE.option(
             "--compile",
             help="Through torch.compile; its start is measured too. Needs a C++ compiler.",
-            rich_help_panel=MEASURE,
         ),
     ] = False
 
@@ -124,11 +117,10 @@ def benchmark(
     report: options.Report,
     plot: Annotated[
         Path | None,
-        typer.Option(
+        options.OUTPUT.option(
             "--plot",
             metavar="FILE",
             help="Throughput and latency over batch size as a picture, .png, .svg or .pdf.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     progress: options.ProgressOption = None,

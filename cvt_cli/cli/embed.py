@@ -32,14 +32,13 @@ class EmbeddingsOutput:
 
     output: Annotated[
         Path,
-        typer.Option(
+        options.OUTPUT.option(
             "--output",
             "-o",
             metavar="FILE",
             help=".parquet: columns path, embedding (a fixed-size list), error. .npy: a row for "
             "each input, NaN where there is an error; the paths are in .paths.txt beside it, the "
             "errors in .errors.txt.",
-            rich_help_panel=options.OUTPUT,
         ),
     ]
     resume: options.ResumeOption = False

@@ -49,22 +49,19 @@ def evaluate(
     *,
     data: Annotated[
         Path,
-        typer.Argument(
+        options.INPUT.argument(
             metavar="FOLDER",
             help="Has a sub-folder of images for each label, named by it; or with --labels, the "
             "folder that its paths start from.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
         ),
     ],
     labels: Annotated[
         Path | None,
-        typer.Option(
+        options.INPUT.option(
             "--labels",
             metavar="FILE",
             help="A CSV file with the columns path and label; for a model of several labels at "
             "once a row for each label of an image, or one with an empty label.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
     model: EvaluatedModel,

@@ -67,40 +67,35 @@ class Explanation:
 
     output: Annotated[
         Path | None,
-        typer.Option(
+        options.OUTPUT.option(
             "--output",
             "-o",
             metavar="FILE|FOLDER",
             help="A picture (.png, .jpg, .webp) or .json for one image, a folder for several.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None
     label: Annotated[
         str | None,
-        typer.Option(
+        options.OUTPUT.option(
             "--label",
             help="The label to explain: its name, a synonym, its WordNet id, or #INDEX. Default: "
             "the best of each image.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None
     method: Annotated[
         MethodChoice,
-        typer.Option(
+        options.OUTPUT.option(
             "--method",
             help="gradcam: which parts speak for the label, coarse. integrated-gradients: which "
             "pixels do, slower. attention: where the class token looks, whatever the label.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = MethodChoice.GRADCAM
     format_: Annotated[
         FormatChoice | None,
-        typer.Option(
+        options.OUTPUT.option(
             "--format",
             "-f",
             help="picture, or json for the raw map. Default: what the suffix of --output says.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None
     overwrite: options.OverwriteOption = False
@@ -112,11 +107,9 @@ def explain(
     *,
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        options.INPUT.argument(
             metavar="IMAGE|FOLDER...",
             help="Image files, folders, archives, addresses, as `cvt classify` takes them.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
         ),
     ],
     explanation: Explanation,

@@ -10,10 +10,36 @@ Where a command has no use for an option of a group, a subclass fixes its value 
 """
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import update_wrapper
 from inspect import Parameter, Signature, signature
 from typing import Any, get_type_hints
+
+import typer
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A heading of --help, and the options that are listed under it."""
+
+    title: str
+
+    def option(self, *names: str, **settings: Any) -> Any:
+        """Declare an option.
+
+        Args:
+            names: as the user types them, such as `--top-k` and `-k`.
+            settings: parameters of `typer.Option`.
+        """
+        return typer.Option(*names, rich_help_panel=self.title, **settings)
+
+    def argument(self, **settings: Any) -> Any:
+        """Declare an argument.
+
+        Args:
+            settings: parameters of `typer.Argument`.
+        """
+        return typer.Argument(rich_help_panel=self.title, **settings)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

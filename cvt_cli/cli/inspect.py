@@ -9,7 +9,7 @@ import typer
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.model.cost import BYTES_PER_VALUE
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cvt_cli.inspection.facts import Inspection
     from cvt_cli.output.tables import Report
 
-SHOW_PANEL = "What to show"
-COST_PANEL = "Cost"
+SHOW = Panel("What to show")
+COST = Panel("Cost")
 DTYPES = tuple(BYTES_PER_VALUE)
 
 EXAMPLES = """\
@@ -44,43 +44,33 @@ class Show:
 
     layers: Annotated[
         bool,
-        typer.Option(
-            "--layers",
-            help="Every layer: shapes, parameters, MACs, memory.",
-            rich_help_panel=SHOW_PANEL,
-        ),
+        SHOW.option("--layers", help="Every layer: shapes, parameters, MACs, memory."),
     ] = False
     labels: Annotated[
         bool,
-        typer.Option("--labels", help="Its labels by class index.", rich_help_panel=SHOW_PANEL),
+        SHOW.option("--labels", help="Its labels by class index."),
     ] = False
     weights: Annotated[
         bool,
-        typer.Option(
+        SHOW.option(
             "--weights",
             help="Open the weights: dtypes, statistics of each, NaN, missing or left-over keys.",
-            rich_help_panel=SHOW_PANEL,
         ),
     ] = False
     diff: Annotated[
         bool,
-        typer.Option("--diff", help="Two models side by side.", rich_help_panel=SHOW_PANEL),
+        SHOW.option("--diff", help="Two models side by side."),
     ] = False
     compare: Annotated[
         bool,
-        typer.Option(
-            "--compare",
-            help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT.",
-            rich_help_panel=SHOW_PANEL,
-        ),
+        SHOW.option("--compare", help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT."),
     ] = False
     plot: Annotated[
         Path | None,
-        typer.Option(
+        SHOW.option(
             "--plot",
             metavar="FILE",
             help="With --compare: accuracy over MACs as a picture, .png, .svg or .pdf.",
-            rich_help_panel=SHOW_PANEL,
         ),
     ] = None
 
@@ -91,17 +81,12 @@ class Cost:
 
     batch_size: Annotated[
         int,
-        typer.Option(
-            "--batch-size", "-b", min=1, help="Images at once.", rich_help_panel=COST_PANEL
-        ),
+        COST.option("--batch-size", "-b", min=1, help="Images at once."),
     ] = 1
     dtype: Annotated[
         str,
-        typer.Option(
-            "--dtype",
-            metavar="DTYPE",
-            help=f"{', '.join(DTYPES)}: of weights and activations.",
-            rich_help_panel=COST_PANEL,
+        COST.option(
+            "--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)}: of weights and activations."
         ),
     ] = "float32"
 
@@ -115,7 +100,6 @@ def inspect(
             metavar="MODEL",
             help="A CvT on the Hub, a folder or a file; two of them with --diff. "
             f"Default: $CVT_MODEL, or {DEFAULT_MODEL}.",
-            show_default=False,
         ),
     ] = None,
     show: Show,

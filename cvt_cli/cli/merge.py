@@ -53,40 +53,35 @@ def merge(
     *,
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        options.INPUT.argument(
             metavar="FOLDER|FILE",
             help="Folders of parts and files of records, here or at an address. Of a folder all "
             "are taken, by name.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option(
+        options.OUTPUT.option(
             "--output",
             "-o",
             metavar="FILE",
             help="The one file; its suffix says the format. It appears whole or not at all.",
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     format_: Annotated[
         str | None,
-        typer.Option(
+        options.OUTPUT.option(
             "--format",
             "-f",
             metavar="FORMAT",
             help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of --output says.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     partial: Annotated[
         bool,
-        typer.Option(
+        options.INPUT.option(
             "--partial",
             help="Merge shards of which some are missing, or that are of different runs.",
-            rich_help_panel=options.INPUT,
         ),
     ] = False,
     overwrite: options.OverwriteOption = False,

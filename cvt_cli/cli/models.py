@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.errors import ModelError, UsageError
@@ -33,20 +31,18 @@ def models(
     *,
     download: Annotated[
         str | None,
-        typer.Option(
+        options.MODEL.option(
             "--download",
             metavar="NAME",
             help="Fetch a model from the Hub ahead of time and print the folder it lies in.",
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     search: Annotated[
         str | None,
-        typer.Option(
+        options.MODEL.option(
             "--search",
             metavar="TEXT",
             help="List the CvT models on the Hub whose names have this text; '' for all.",
-            rich_help_panel=options.MODEL,
         ),
     ] = None,
     revision: options.RevisionOption = None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, DEFAULT_MODEL
+from cvt_cli.cli.groups import Panel
 from cvt_cli.errors import UsageError
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import IMAGE_TIMEOUT, MAX_BYTES, TIMEOUT, Search
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from cvt_cli.images.pool import ReaderPool
     from cvt_cli.inference.classifier import Classifier
 
-INPUT = "Input"
-MODEL = "Model"
-OUTPUT = "Output"
-PERFORMANCE = "Performance"
-SCALE = "Scale"
+INPUT = Panel("Input")
+MODEL = Panel("Model")
+OUTPUT = Panel("Output")
+PERFORMANCE = Panel("Performance")
+SCALE = Panel("Scale")
 
 
 @dataclass(frozen=True)
@@ -72,98 +73,82 @@ def _at_home(value: Path | None) -> Path | None:
 
 RevisionOption = Annotated[
     str | None,
-    typer.Option(
-        "--revision", metavar="REV", help="Branch, tag or commit on the Hub.", rich_help_panel=MODEL
-    ),
+    MODEL.option("--revision", metavar="REV", help="Branch, tag or commit on the Hub."),
 ]
 RefreshOption = Annotated[
     bool,
-    typer.Option(
-        "--refresh",
-        help="Ask the Hub for a newer commit even if the model is in the cache.",
-        rich_help_panel=MODEL,
+    MODEL.option(
+        "--refresh", help="Ask the Hub for a newer commit even if the model is in the cache."
     ),
 ]
 OfflineOption = Annotated[
     bool,
-    typer.Option("--offline", help="Make no request to the Hub.", rich_help_panel=MODEL),
+    MODEL.option("--offline", help="Make no request to the Hub."),
 ]
 ImageSizeOption = Annotated[
     str | None,
-    typer.Option(
+    MODEL.option(
         "--image-size",
         metavar="SIZE",
         help="Input size in pixels: 320, or height x width: 512x384. Default: the model's own.",
-        rich_help_panel=MODEL,
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    OUTPUT.option(
         "--output",
         "-o",
         metavar="FILE",
         callback=_at_home,
         help="Write here instead of to standard output; the file appears whole or not at all.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 ResumeOption = Annotated[
     bool,
-    typer.Option(
-        "--resume",
-        help="Go on with an --output that was interrupted: only what is missing.",
-        rich_help_panel=OUTPUT,
+    OUTPUT.option(
+        "--resume", help="Go on with an --output that was interrupted: only what is missing."
     ),
 ]
 OverwriteOption = Annotated[
     bool,
-    typer.Option(
-        "--overwrite",
-        help="Replace files that exist, or start an interrupted --output anew.",
-        rich_help_panel=OUTPUT,
+    OUTPUT.option(
+        "--overwrite", help="Replace files that exist, or start an interrupted --output anew."
     ),
 ]
 RunRecordOption = Annotated[
     Path | None,
-    typer.Option(
+    OUTPUT.option(
         "--run-record",
         metavar="FILE",
         callback=_at_home,
         help="Write what was run here, as JSON: model, options, versions, times, counts.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 ProgressOption = Annotated[
     bool | None,
-    typer.Option(
+    OUTPUT.option(
         "--progress/--no-progress",
         help="A progress bar on stderr. Default: on a terminal; elsewhere a line a minute.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
 ReportFormatOption = Annotated[
     str | None,
-    typer.Option(
+    OUTPUT.option(
         "--format",
         "-f",
         metavar="FORMAT",
         help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 
 
 ErrorsOption = Annotated[
     Path | None,
-    typer.Option(
+    OUTPUT.option(
         "--errors",
         metavar="FILE",
         help="Write the names of the inputs that could not be read here, one a line, as "
         "--files-from takes them; with --null, NUL behind each.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -177,30 +162,24 @@ class DecodeChoice(StrEnum):
 
 DecodeOption = Annotated[
     DecodeChoice,
-    typer.Option(
+    PERFORMANCE.option(
         "--decode",
         help="fast: large JPEGs are scaled down while they are decoded, greys of 16 "
         "or 32 bits to 8. exact: as Transformers does it.",
-        rich_help_panel=PERFORMANCE,
     ),
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option(
-        "--device",
-        envvar="CVT_DEVICE",
-        metavar="DEVICE",
-        help="auto, cpu, cuda, cuda:N or mps.",
-        rich_help_panel=PERFORMANCE,
+    PERFORMANCE.option(
+        "--device", envvar="CVT_DEVICE", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
     ),
 ]
 DtypeOption = Annotated[
     str,
-    typer.Option(
+    PERFORMANCE.option(
         "--dtype",
         metavar="DTYPE",
         help="auto, float32, bfloat16 or float16: what the network computes in.",
-        rich_help_panel=PERFORMANCE,
     ),
 ]
 
@@ -225,123 +204,101 @@ class Input:
 
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(
+        INPUT.argument(
             metavar="IMAGE|FOLDER|ARCHIVE|URL",
             help="Image files, folders (searched with all that is in them), quoted patterns "
             "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses (https://, "
             "s3://, gs://, hf://), or - for one image on standard input. What is named twice is "
             "taken once.",
-            show_default=False,
-            rich_help_panel=INPUT,
         ),
     ] = None
     files_from: Annotated[
         str | None,
-        typer.Option(
+        INPUT.option(
             "--files-from",
             metavar="FILE",
             help="Read the names of more inputs here, one a line; - for standard input. A name "
             "that comes twice is taken once.",
-            rich_help_panel=INPUT,
         ),
     ] = None
     null: Annotated[
         bool,
-        typer.Option(
-            "--null",
-            "-0",
-            help="Names in --files-from end with NUL, as find -print0 writes them.",
-            rich_help_panel=INPUT,
+        INPUT.option(
+            "--null", "-0", help="Names in --files-from end with NUL, as find -print0 writes them."
         ),
     ] = False
     recursive: Annotated[
         bool,
-        typer.Option(
-            "--recursive/--no-recursive",
-            help="Search the folders in a folder too.",
-            rich_help_panel=INPUT,
-        ),
+        INPUT.option("--recursive/--no-recursive", help="Search the folders in a folder too."),
     ] = True
     include: Annotated[
         list[str] | None,
-        typer.Option(
+        INPUT.option(
             "--include",
             metavar="GLOB",
             help="Of folders and archives take only the files with such a name or path. "
             "Repeatable.",
-            show_default=False,
-            rich_help_panel=INPUT,
         ),
     ] = None
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
+        INPUT.option(
             "--exclude",
             metavar="GLOB",
             help="Leave out files and folders with such a name or path. Repeatable.",
-            show_default=False,
-            rich_help_panel=INPUT,
         ),
     ] = None
     default_excludes: Annotated[
         bool,
-        typer.Option(
+        INPUT.option(
             "--default-excludes/--no-default-excludes",
             help="Leave out what network drives, waste baskets and thumbnailers put among "
             "photographs: @eaDir, #recycle, $RECYCLE.BIN, Thumbs.db and the like.",
-            rich_help_panel=INPUT,
         ),
     ] = True
     timeout: Annotated[
         float,
-        typer.Option(
+        INPUT.option(
             "--timeout",
             min=0.1,
             metavar="SECONDS",
             help="How long the network may bring nothing, before each of three tries is given up.",
-            rich_help_panel=INPUT,
         ),
     ] = TIMEOUT
     max_pixels: Annotated[
         int | None,
-        typer.Option(
+        INPUT.option(
             "--max-pixels",
             min=1,
             metavar="N",
             help="Refuse images of more pixels, undecoded. Default: 178956970, Pillow's limit.",
-            show_default=False,
-            rich_help_panel=INPUT,
         ),
     ] = None
     max_bytes: Annotated[
         int,
-        typer.Option(
+        INPUT.option(
             "--max-bytes",
             min=1,
             metavar="N",
             help="Refuse files, downloads and archive members of more bytes.",
-            rich_help_panel=INPUT,
         ),
     ] = MAX_BYTES
 
     background: Annotated[
         str | None,
-        typer.Option(
+        INPUT.option(
             "--background",
             metavar="COLOUR",
             help="Lay transparent pictures on this colour: white, '#808080'. Default: the colours "
             "that are hidden under transparency, as Transformers has it.",
-            show_default=False,
-            rich_help_panel=INPUT,
         ),
     ] = None
     truncated: Annotated[
         TruncatedChoice,
-        typer.Option(
+        INPUT.option(
             "--truncated",
             help="refuse: a JPEG whose end is missing is an error. accept: take what there is of "
             "it; the column truncated tells.",
-            rich_help_panel=INPUT,
         ),
     ] = TruncatedChoice.REFUSE
 
@@ -394,23 +351,20 @@ class Reading:
 
     image_timeout: Annotated[
         float,
-        typer.Option(
+        INPUT.option(
             "--image-timeout",
             min=0.1,
             metavar="SECONDS",
             help="How long an image, or the directory of an archive, may take to decode.",
-            rich_help_panel=INPUT,
         ),
     ] = IMAGE_TIMEOUT
     readers: Annotated[
         int | None,
-        typer.Option(
+        PERFORMANCE.option(
             "--readers",
             min=1,
             metavar="N",
             help="Processes that decode images, at most. Default: one for each core.",
-            show_default=False,
-            rich_help_panel=PERFORMANCE,
         ),
     ] = None
 
@@ -439,11 +393,10 @@ class Hub:
 
 WeightsKeyOption = Annotated[
     str | None,
-    typer.Option(
+    MODEL.option(
         "--weights-key",
         metavar="KEY",
         help="Which network to take from a file of weights that holds several, as model_ema.",
-        rich_help_panel=MODEL,
     ),
 ]
 
@@ -461,34 +414,28 @@ class ModelOptions:
 
     model: Annotated[
         str,
-        typer.Option(
+        MODEL.option(
             "--model",
             "-m",
             envvar="CVT_MODEL",
             metavar="NAME",
             help="A CvT on the Hub (org/name, org/name@revision), a folder, a file of weights "
             f"(.safetensors, .bin, .pth), or {BUNDLED_MODEL}, which ships with cvt.",
-            rich_help_panel=MODEL,
         ),
     ] = DEFAULT_MODEL
     revision: RevisionOption = None
     activation: Annotated[
         Activation | None,
-        typer.Option(
-            "--activation",
-            help="In place of the activation that the model names.",
-            rich_help_panel=MODEL,
-        ),
+        MODEL.option("--activation", help="In place of the activation that the model names."),
     ] = None
     image_size: ImageSizeOption = None
     class_names: Annotated[
         Path | None,
-        typer.Option(
+        MODEL.option(
             "--class-names",
             metavar="FILE",
             help="Labels for a model that has none: one a line, or JSON (a list, id2label, "
             "ImageNet's class index).",
-            rich_help_panel=MODEL,
         ),
     ] = None
     weights_key: WeightsKeyOption = None
@@ -547,25 +494,22 @@ class Compute:
     decode: DecodeOption = DecodeChoice.FAST
     device: Annotated[
         str,
-        typer.Option(
+        PERFORMANCE.option(
             "--device",
             envvar="CVT_DEVICE",
             metavar="DEVICE",
             help="auto, cpu, cuda, cuda:N or mps; or several, which share the work: cuda:0,cuda:1.",
-            rich_help_panel=PERFORMANCE,
         ),
     ] = "auto"
     dtype: DtypeOption = "auto"
     batch_size: Annotated[
         int | None,
-        typer.Option(
+        PERFORMANCE.option(
             "--batch-size",
             "-b",
             min=1,
             help="Images through the network at once. Default: what suits the network and the "
             "device.",
-            show_default=False,
-            rich_help_panel=PERFORMANCE,
         ),
     ] = None
 
@@ -654,88 +598,76 @@ class Output:
 
     top_k: Annotated[
         int | None,
-        typer.Option(
+        OUTPUT.option(
             "--top-k",
             "-k",
             min=1,
             help="Labels for each image. Default: 5; all that reach a --threshold where the model "
             "has several labels at once.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     format_: Annotated[
         str | None,
-        typer.Option(
+        OUTPUT.option(
             "--format",
             "-f",
             metavar="FORMAT",
             help=f"{', '.join(FORMATS)}. Default: what the suffix of --output says, a table on a "
             "terminal, plain lines (path, best label, score) in a pipe.",
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     output: Annotated[
         list[str] | None,
-        typer.Option(
+        OUTPUT.option(
             "--output",
             "-o",
             metavar="FILE",
             help="Write here instead of to standard output; the file appears whole or not at all. "
             "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html. With "
             "--engine ray: a folder, or an address like s3://bucket/labels.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     resume: ResumeOption = False
     update: Annotated[
         bool,
-        typer.Option(
+        OUTPUT.option(
             "--update",
             help="Bring a finished --output up to date: keep the labels of unchanged files, do "
             "those that are new, have changed or had failed.",
-            rich_help_panel=OUTPUT,
         ),
     ] = False
     prune: Annotated[
         bool,
-        typer.Option(
+        OUTPUT.option(
             "--prune",
             help="With --update: drop the rows of files that are gone from the folders named.",
-            rich_help_panel=OUTPUT,
         ),
     ] = False
     overwrite: OverwriteOption = False
     threshold: Annotated[
         float | None,
-        typer.Option(
+        OUTPUT.option(
             "--threshold",
             metavar="SCORE",
             help="The least score of a label, 0 to 1, or of a regression any number; an image may "
             "be left without one.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     labels: Annotated[
         list[str] | None,
-        typer.Option(
+        OUTPUT.option(
             "--labels",
             metavar="A,B,...|@FILE",
             help="Choose among these labels only: names, synonyms, WordNet ids or #INDEX, or a "
             "file with one a line. Scores that are shares are shares of these. Repeatable.",
-            show_default=False,
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     columns: Annotated[
         str | None,
-        typer.Option(
+        OUTPUT.option(
             "--columns",
             metavar="A,B,...",
             help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's).",
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     run_record: RunRecordOption = None
@@ -789,53 +721,44 @@ class Scale:
 
     engine: Annotated[
         Engine,
-        typer.Option(
+        SCALE.option(
             "--engine",
             help="local: this machine. ray: a Ray cluster, or all of this machine by Ray; --output "
             "is a folder of parts then, which cvt merge makes one file of.",
-            rich_help_panel=SCALE,
         ),
     ] = Engine.LOCAL
     ray_address: Annotated[
         str | None,
-        typer.Option(
+        SCALE.option(
             "--ray-address",
             envvar="RAY_ADDRESS",
             metavar="HOST:PORT",
             help="The cluster's head, or auto on a node of it. Default: start Ray here.",
-            show_default=False,
-            rich_help_panel=SCALE,
         ),
     ] = None
     workers: Annotated[
         str | None,
-        typer.Option(
+        SCALE.option(
             "--workers",
             metavar="N|MIN:MAX",
             help="How many copies of the network. Default: what suits the cluster.",
-            show_default=False,
-            rich_help_panel=SCALE,
         ),
     ] = None
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(
+        SCALE.option(
             "--gpus-per-worker",
             min=0,
             metavar="N",
             help="GPUs of each copy, maybe a part of one. Default: 1 where there are any.",
-            show_default=False,
-            rich_help_panel=SCALE,
         ),
     ] = None
     shard: Annotated[
         str | None,
-        typer.Option(
+        SCALE.option(
             "--shard",
             metavar="K/N",
             help="Only the inputs that a hash of their path deals to job K of N: 3/64.",
-            show_default=False,
-            rich_help_panel=SCALE,
         ),
     ] = None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import CvtError, ExitCode, InputsError, Interrupted, UsageError
@@ -33,7 +33,7 @@ cvt classify photos/ -f jsonl | grep -v blurred | cvt sort - sorted/ --format js
 """
 
 STDIN = "-"
-ACTIONS = "What is done"
+ACTIONS = Panel("What is done")
 NAMED_FAILURES = 20
 
 
@@ -41,33 +41,20 @@ NAMED_FAILURES = 20
 class Placing:
     """What is done with the files."""
 
-    move: Annotated[
-        bool, typer.Option("--move", help="Move the files.", rich_help_panel=ACTIONS)
-    ] = False
-    link: Annotated[
-        bool, typer.Option("--link", help="Make hard links to them.", rich_help_panel=ACTIONS)
-    ] = False
-    symlink: Annotated[
-        bool, typer.Option("--symlink", help="Make symbolic links.", rich_help_panel=ACTIONS)
-    ] = False
+    move: Annotated[bool, ACTIONS.option("--move", help="Move the files.")] = False
+    link: Annotated[bool, ACTIONS.option("--link", help="Make hard links to them.")] = False
+    symlink: Annotated[bool, ACTIONS.option("--symlink", help="Make symbolic links.")] = False
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run",
-            "-n",
-            help="Change nothing; print what would happen.",
-            rich_help_panel=ACTIONS,
-        ),
+        ACTIONS.option("--dry-run", "-n", help="Change nothing; print what would happen."),
     ] = False
     min_score: Annotated[
         float | None,
-        typer.Option(
+        ACTIONS.option(
             "--min-score",
             metavar="SCORE",
             help="Files whose best label has a lower score go to _uncertain: 0 to 1, or of a "
             "regression any number.",
-            show_default=False,
-            rich_help_panel=ACTIONS,
         ),
     ] = None
 
@@ -78,32 +65,27 @@ def sort(
     *,
     labels: Annotated[
         str,
-        typer.Argument(
+        options.INPUT.argument(
             metavar="LABELS",
             help="What cvt classify wrote: csv, tsv, json, jsonl or parquet; - for standard input. "
             "Its paths are as seen from the current folder.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
         ),
     ],
     folder: Annotated[
         Path,
-        typer.Argument(
+        options.OUTPUT.argument(
             metavar="DIR",
             help="Holds a folder for each label, and _uncertain for files without one.",
-            show_default=False,
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     placing: Placing,
     format_: Annotated[
         str | None,
-        typer.Option(
+        options.INPUT.option(
             "--format",
             "-f",
             metavar="FORMAT",
             help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of LABELS says.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
     progress: options.ProgressOption = None,

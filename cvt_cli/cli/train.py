@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import LOG_SECONDS, Shown, how_shown, in_rate, in_time
 from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
@@ -37,9 +37,9 @@ cvt train data/ -o my-cvt --arch cvt-tiny --image-size 32 --val-fraction 0.1
 cvt train data/ -o calibrated --model my-cvt --epochs 0 --calibrate
 """
 
-RUN_PANEL = "Run"
-LEARNING_PANEL = "Learning"
-AUGMENTATION_PANEL = "Augmentation"
+RUN = Panel("Run")
+LEARNING = Panel("Learning")
+AUGMENTATION = Panel("Augmentation")
 
 CROPS = ("auto", "padded", "resized", "none")
 DTYPES = ("auto", "bfloat16", "float32")
@@ -50,42 +50,35 @@ EPOCHS = 30
 NAMED_ERRORS = 10
 
 
-def _number(name: str, text: str, panel: str, **limits: float) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=panel, **limits)  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """What the network begins as."""
 
     model: Annotated[
         str | None,
-        typer.Option(
+        options.MODEL.option(
             "--model",
             "-m",
             metavar="NAME",
             help="Fine-tune this checkpoint: a Hub id, a folder, a file or a bundled name.",
-            rich_help_panel=options.MODEL,
         ),
     ] = None
     arch: Annotated[
         str | None,
-        typer.Option(
+        options.MODEL.option(
             "--arch",
             metavar="NAME",
             help=f"Start from random weights instead: {', '.join(ARCHITECTURES)}.",
-            rich_help_panel=options.MODEL,
         ),
     ] = None
     image_size: Annotated[
         int | None,
-        typer.Option(
+        options.MODEL.option(
             "--image-size",
             min=1,
             metavar="PIXELS",
             help="Height and width of the input. Default: the checkpoint's; 224 with --arch, "
             f"{', '.join(f'{size} with {name}' for name, size in IMAGE_SIZES.items())}.",
-            rich_help_panel=options.MODEL,
         ),
     ] = None
 
@@ -96,52 +89,46 @@ class Run:
 
     resume: Annotated[
         bool,
-        typer.Option(
+        RUN.option(
             "--resume",
             help="Go on with a training that was interrupted; all options but --epochs as before.",
-            rich_help_panel=RUN_PANEL,
         ),
     ] = False
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Begin anew in an --output that exists.", rich_help_panel=RUN_PANEL
-        ),
+        RUN.option("--overwrite", help="Begin anew in an --output that exists."),
     ] = False
     epochs: Annotated[
         int | None,
-        _number(
+        RUN.option(
             "--epochs",
-            f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes leave. "
-            "0, with --model and --calibrate: none.",
-            RUN_PANEL,
+            help=f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes "
+            "leave. 0, with --model and --calibrate: none.",
             min=0,
         ),
     ] = None
     minutes: Annotated[
         float | None,
-        _number(
+        RUN.option(
             "--minutes",
-            "Train for no longer: the learning rate follows the number of epochs that the first "
-            "ones show there is time for, at least one, at most --epochs.",
-            RUN_PANEL,
+            help="Train for no longer: the learning rate follows the number of epochs that the "
+            "first ones show there is time for, at least one, at most --epochs.",
             min=0.01,
         ),
     ] = None
     batch_size: Annotated[
         int,
-        typer.Option("--batch-size", "-b", min=2, help="Images a step.", rich_help_panel=RUN_PANEL),
+        RUN.option("--batch-size", "-b", min=2, help="Images a step."),
     ] = 64
     seed: Annotated[
-        int, _number("--seed", "Decides everything random.", RUN_PANEL, min=0, max=2**40)
+        int, RUN.option("--seed", help="Decides everything random.", min=0, max=2**40)
     ] = 0
     calibrate: Annotated[
         bool,
-        typer.Option(
+        RUN.option(
             "--calibrate",
             help="At the end, divide the logits by the temperature with which scores suit the "
             "validation images best; no label changes by it.",
-            rich_help_panel=RUN_PANEL,
         ),
     ] = False
 
@@ -152,44 +139,38 @@ class Learning:
 
     lr: Annotated[
         float | None,
-        typer.Option(
+        LEARNING.option(
             "--lr",
             min=0.0,
             help="The highest learning rate of AdamW, after warm-up; a cosine to 0 follows. "
             f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
-            rich_help_panel=LEARNING_PANEL,
         ),
     ] = None
     warmup_epochs: Annotated[
         float,
-        _number("--warmup-epochs", "Epochs of rising learning rate.", LEARNING_PANEL, min=0.0),
+        LEARNING.option("--warmup-epochs", help="Epochs of rising learning rate.", min=0.0),
     ] = 1.0
     weight_decay: Annotated[
         float,
-        _number(
-            "--weight-decay", "Of all but norms, biases and class tokens.", LEARNING_PANEL, min=0.0
+        LEARNING.option(
+            "--weight-decay", help="Of all but norms, biases and class tokens.", min=0.0
         ),
     ] = 0.05
     label_smoothing: Annotated[
         float,
-        _number(
-            "--label-smoothing",
-            "Share of a target spread over all labels.",
-            LEARNING_PANEL,
-            min=0.0,
-            max=0.99,
+        LEARNING.option(
+            "--label-smoothing", help="Share of a target spread over all labels.", min=0.0, max=0.99
         ),
     ] = 0.1
     clip_norm: Annotated[
         float,
-        _number("--clip-norm", "Scale gradients down to this norm.", LEARNING_PANEL, min=1e-6),
+        LEARNING.option("--clip-norm", help="Scale gradients down to this norm.", min=1e-6),
     ] = 1.0
     ema_decay: Annotated[
         float,
-        _number(
+        LEARNING.option(
             "--ema-decay",
-            "Weight of the past in the moving average that is the result.",
-            LEARNING_PANEL,
+            help="Weight of the past in the moving average that is the result.",
             min=0.0,
             max=0.999999,
         ),
@@ -202,61 +183,51 @@ class Augment:
 
     crop: Annotated[
         str,
-        typer.Option(
+        AUGMENTATION.option(
             "--crop",
             metavar="KIND",
             help=f"{', '.join(CROPS)}. auto: padded up to 64 pixels of --image-size, else resized.",
-            rich_help_panel=AUGMENTATION_PANEL,
         ),
     ] = "auto"
     min_scale: Annotated[
         float,
-        _number(
+        AUGMENTATION.option(
             "--min-scale",
-            "Smallest share of the area that a resized crop keeps.",
-            AUGMENTATION_PANEL,
+            help="Smallest share of the area that a resized crop keeps.",
             min=0.01,
             max=1.0,
         ),
     ] = 0.35
     flip: Annotated[
         bool,
-        typer.Option(
-            "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=AUGMENTATION_PANEL
-        ),
+        AUGMENTATION.option("--flip/--no-flip", help="Mirror images at random."),
     ] = True
     rand_augment: Annotated[
         int,
-        _number(
-            "--rand-augment",
-            "Magnitude of RandAugment; 0: none.",
-            AUGMENTATION_PANEL,
-            min=0,
-            max=29,
+        AUGMENTATION.option(
+            "--rand-augment", help="Magnitude of RandAugment; 0: none.", min=0, max=29
         ),
     ] = 0
     random_erasing: Annotated[
         float,
-        _number(
+        AUGMENTATION.option(
             "--random-erasing",
-            "Share of images of which a rectangle becomes noise.",
-            AUGMENTATION_PANEL,
+            help="Share of images of which a rectangle becomes noise.",
             min=0.0,
             max=1.0,
         ),
     ] = 0.0
     mixup: Annotated[
         float,
-        _number(
-            "--mixup", "Share of images blended with another.", AUGMENTATION_PANEL, min=0.0, max=1.0
+        AUGMENTATION.option(
+            "--mixup", help="Share of images blended with another.", min=0.0, max=1.0
         ),
     ] = 0.0
     cutmix: Annotated[
         float,
-        _number(
+        AUGMENTATION.option(
             "--cutmix",
-            "Share of images with a rectangle of another pasted in.",
-            AUGMENTATION_PANEL,
+            help="Share of images with a rectangle of another pasted in.",
             min=0.0,
             max=1.0,
         ),
@@ -270,21 +241,19 @@ class TrainCompute(options.Reading):
     device: options.DeviceOption = "auto"
     dtype: Annotated[
         str,
-        typer.Option(
+        options.PERFORMANCE.option(
             "--dtype",
             metavar="DTYPE",
             help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
             "where the device has it.",
-            rich_help_panel=options.PERFORMANCE,
         ),
     ] = "auto"
     compile_: Annotated[
         bool,
-        typer.Option(
+        options.PERFORMANCE.option(
             "--compile",
             help="Compute with kernels that torch.compile makes for this network: a minute to "
             "begin with, faster epochs on a GPU.",
-            rich_help_panel=options.PERFORMANCE,
         ),
     ] = False
 
@@ -295,36 +264,32 @@ def train(
     *,
     data: Annotated[
         Path,
-        typer.Argument(
+        options.INPUT.argument(
             metavar="FOLDER",
             help="Holds train/<label>/ and val/<label>/ (or test/), or <label>/ itself and "
             "--val-fraction.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option(
+        options.OUTPUT.option(
             "--output",
             "-o",
             metavar="FOLDER",
             help="The checkpoint: config.json, preprocessor_config.json, model.safetensors, "
             "README.md, metrics.jsonl. Usable after the first epoch.",
-            rich_help_panel=options.OUTPUT,
         ),
     ],
     start: Start,
     files: options.CheckpointFiles,
     val_fraction: Annotated[
         float | None,
-        typer.Option(
+        options.INPUT.option(
             "--val-fraction",
             min=0.0,
             max=0.9,
             help="Validate on this share of the training images, of each class alike, instead of "
             "val/. 0: on none.",
-            rich_help_panel=options.INPUT,
         ),
     ] = None,
     run: Run,
