@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from cvt_cli.cli import cluster, run
+from cvt_cli.cli import cluster, run, sinks
+from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.options import (
     Classification,
@@ -21,6 +22,7 @@ from cvt_cli.cli.options import (
     Scale,
     Settings,
 )
+from cvt_cli.cli.run_record import check_run_record
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check_inputs, count_sources, find
 from cvt_cli.images.shard import Shard
@@ -97,7 +99,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     paths = _check_paths(output.outputs)
     resume, overwrite = output.resume, output.overwrite
     targets = _pick_targets(
-        output.format_, run.unfinished(paths, resume and not (overwrite or output.update))
+        output.format_, sinks.unfinished(paths, resume and not (overwrite or output.update))
     )
     pages = [path for path, name in targets if name == "html" and path is not None]
     # Those that an earlier report left are no inputs.
@@ -107,7 +109,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     part = Shard.parse(scale.shard) if scale.shard is not None else Shard(1, 1)
     check_inputs(images.paths, search)
     for target, name in targets:
-        run.check_target(
+        sinks.check_target(
             target,
             writer_class(name),
             images.paths,
@@ -117,13 +119,13 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         )
     if output.prune and not output.update:
         raise UsageError("--prune is for --update")
-    run.check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)
-    errors = run.ErrorsFile.of(output.errors, images.null)
+    check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)
+    errors = ErrorsFile.of(output.errors, images.null)
     if errors is not None:
         others = [*paths, *filter(None, [output.run_record])]
         errors.check(others, images.inputs_and_list, replace=overwrite or resume or output.update)
     for page in pages:
-        check_thumbnails(page, overwrite or run.is_taken_up(page, resume), images.paths)
+        check_thumbnails(page, overwrite or sinks.is_taken_up(page, resume), images.paths)
 
     # Torch is loaded only now that all that was typed makes sense.
     readers = wanted.reading.start(context)
@@ -149,12 +151,12 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         "default_excludes": search.default_excludes,
     }
     pruning = Pruning(images.paths, search.recursive) if output.prune else None
-    sink: run.Sink
+    sink: sinks.Sink
     if output.update:
         files = [(path, name) for path, name in targets if path is not None]
-        sink = run.open_update(files, shape, run=description, pruning=pruning)
+        sink = sinks.open_update(files, shape, run=description, pruning=pruning)
     else:
-        sink = run.open_sinks(targets, shape, description, resume=resume, overwrite=overwrite)
+        sink = sinks.open_sinks(targets, shape, description, resume=resume, overwrite=overwrite)
     description["format"] = ", ".join(name for _, name in targets)
 
     def sources() -> Iterator[Source]:

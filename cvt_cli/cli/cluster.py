@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cvt_cli import __version__
 from cvt_cli.cli.options import Classification, Input, Output, Settings
 from cvt_cli.cli.progress import Progress, how_shown
-from cvt_cli.cli.run import NAMED_FAILURES, command, sum_up, versions
+from cvt_cli.cli.run import NAMED_FAILURES, sum_up
+from cvt_cli.cli.run_record import command, versions
 from cvt_cli.errors import InputsError, Interrupted, UsageError
 from cvt_cli.images import find
 from cvt_cli.images.find import STDIN

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cvt_cli.cli import options, run
+from cvt_cli.cli import options, run, sinks
+from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.run_record import check_run_record
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check_inputs, count_sources, find
 from cvt_cli.output import EMBEDDING_FORMATS, embedding_writer_class, format_of_file
@@ -69,15 +71,15 @@ def embed(
     _ = model.input_size, images.background_colour
     writer = embedding_writer_class(format_)
     check_inputs(images.paths, images.search)
-    run.unfinished([path], resume and not overwrite)
-    run.check_target(path, writer, images.paths, resume=resume, overwrite=overwrite)
+    sinks.unfinished([path], resume and not overwrite)
+    sinks.check_target(path, writer, images.paths, resume=resume, overwrite=overwrite)
     beside = _beside(path) if format_ == "npy" else ()
     for each in beside:
         check_file(each)
-        if os.path.lexists(each) and not (overwrite or run.is_taken_up(path, resume)):
+        if os.path.lexists(each) and not (overwrite or sinks.is_taken_up(path, resume)):
             raise UsageError(f"{each} exists", hint="--overwrite replaces it")
-    run.check_run_record(output.run_record, [path, *beside], images.paths, overwrite=overwrite)
-    errors = run.ErrorsFile.of(output.errors, images.null)
+    check_run_record(output.run_record, [path, *beside], images.paths, overwrite=overwrite)
+    errors = ErrorsFile.of(output.errors, images.null)
     if errors is not None:
         others = [path, *beside, *filter(None, [output.run_record])]
         errors.check(others, images.inputs_and_list, replace=overwrite or resume)
@@ -96,7 +98,7 @@ def embed(
             count=lambda: count_sources(images.paths, images.search, list_members=readers.members),
         ),
         classifier.embed,
-        sink=run.open_sink(
+        sink=sinks.open_sink(
             path,
             writer,
             RecordShape(top_k=0, embedding_dim=classifier.embedding_dim),

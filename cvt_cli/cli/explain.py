@@ -17,7 +17,7 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.run import check_not_an_input
+from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.records import as_written

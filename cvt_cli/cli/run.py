@@ -1,224 +1,43 @@
 """The run behind the commands that make one record of each input: sources in, records out, with
 progress, resumption and a summary."""
 
-import json
 import os
-import platform
-import re
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from cvt_cli import __version__
+from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Progress, how_shown
+from cvt_cli.cli.run_record import RunRecord, command
+from cvt_cli.cli.sinks import Sink
 from cvt_cli.errors import (
     CvtError,
     ExitCode,
-    Finished,
     InputsError,
     Interrupted,
     NoTemporaryFiles,
     UsageError,
 )
-from cvt_cli.images.find import IMAGE_SUFFIXES, Source, remaining
-from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
-from cvt_cli.output.journal import (
-    Journal,
-    check_output,
-    part_of,
-    run_file_of,
-)
+from cvt_cli.images.find import Source, remaining
+from cvt_cli.output.journal import Journal
 from cvt_cli.output.kept import stamp_of
 from cvt_cli.output.several import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
-from cvt_cli.output.update import Pruning, Update, UpdatedJournal, check_update
-from cvt_cli.records import Record, RecordShape, as_written
-from cvt_cli.system.files import check_file, write_atomically
-from cvt_cli.system.text import counted, reason_of, visible
-
-Sink = Journal | SeveralOutputs | StreamOutput | Update
+from cvt_cli.output.update import Update
+from cvt_cli.records import Record, as_written
+from cvt_cli.system.text import counted, visible
 
 # Of the inputs that failed, how many a summary names.
 NAMED_FAILURES = 5
-# More than a run record has, whatever was typed.
-_MAX_BYTES = 2**24
-
-
-def check_target(
-    output: Path | None,
-    writer_class: WriterClass,
-    inputs: list[str],
-    *,
-    resume: bool,
-    overwrite: bool,
-    update: bool = False,
-) -> None:
-    """Before anything is started.
-
-    Raises:
-        UsageError: if the output can't be written or would replace what nobody said to replace.
-    """
-    if output is None:
-        if resume or update:
-            raise UsageError(f"--{'resume' if resume else 'update'} needs --output")
-        if issubclass(writer_class, ConvertedWriter):
-            raise UsageError(
-                "this format can't be written to standard output", hint="--output names a file"
-            )
-        return
-    if update:
-        if resume or overwrite:
-            other = "--resume" if resume else "--overwrite"
-            raise UsageError(f"--update and {other} exclude each other")
-        check_update(output, writer_class)
-    # What is there is to be there.
-    check_output(output, resume, overwrite or update)
-    check_not_an_input(output, inputs)
-
-
-def check_run_record(
-    path: Path | None, outputs: Sequence[Path], inputs: list[str], *, overwrite: bool
-) -> None:
-    """Before anything is started.
-
-    Args:
-        path: the run record, if there is to be one.
-        outputs: the other files that the run writes.
-
-    Raises:
-        UsageError: if it can't be written, or would replace an input, one of the outputs, or what
-            nobody said to replace.
-    """
-    if path is None:
-        return
-    check_file(path)
-    check_not_an_input(path, inputs)
-    written = {
-        os.path.realpath(each)
-        for output in outputs
-        for each in (output, part_of(output), run_file_of(output))
-    }
-    if os.path.realpath(path) in written:
-        raise UsageError(f"{path} is one of the outputs", hint="name another --run-record")
-    if os.path.lexists(path) and not (overwrite or RunRecord.is_at(path)):
-        raise UsageError(f"{path} exists and is no run record", hint="--overwrite replaces it")
-
-
-def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
-    """Those of several outputs that a run is to write: all, but for one that an interrupted run
-    had finished before it was cut at the next. Says which.
-
-    Raises:
-        Finished: if nothing is left to resume.
-    """
-    interrupted = resume and any(map(os.path.lexists, map(part_of, outputs)))
-    if resume and outputs and not interrupted and all(map(os.path.isfile, outputs)):
-        raise Finished(", ".join(map(str, outputs)))
-    left = [
-        output
-        for output in outputs
-        if not interrupted or os.path.lexists(part_of(output)) or not os.path.lexists(output)
-    ]
-    for output in outputs:
-        if output not in left:
-            say(f"{output} is finished and stays as it is")
-    return left
-
-
-def is_taken_up(output: Path, resume: bool) -> bool:
-    """Whether a run goes on with an interrupted one, whose are the files beside the output."""
-    return resume and part_of(output).exists()
-
-
-def open_sink(
-    output: Path | None,
-    writer_class: WriterClass,
-    shape: RecordShape,
-    *,
-    run: Mapping[str, Any],
-    resume: bool,
-    overwrite: bool = False,
-) -> Journal | StreamOutput:
-    """Where records go: a file, or standard output.
-
-    Args:
-        output: the file; None for standard output.
-        writer_class: the format.
-        shape: what a record has room for.
-        run: what the records depend on; a run that differs in it is not resumed.
-        resume: take up the journal of an interrupted run.
-        overwrite: replace what is there.
-    """
-    if output is None:
-        return StreamOutput(sys.stdout, writer_class, shape)
-    made_with = {**run, "version": __version__}
-    return Journal(output, writer_class, shape, run=made_with, resume=resume, overwrite=overwrite)
-
-
-def open_sinks(
-    targets: Sequence[tuple[Path | None, str]],
-    shape: RecordShape,
-    run: Mapping[str, Any],
-    *,
-    resume: bool,
-    overwrite: bool = False,
-) -> Journal | SeveralOutputs | StreamOutput:
-    """The same for several files at once, each with the name of its format."""
-    sinks: list[Journal | StreamOutput] = []
-    try:
-        for path, name in targets:
-            sinks.append(
-                open_sink(
-                    path,
-                    writer_class(name),
-                    shape,
-                    run={**run, "format": name},
-                    resume=resume,
-                    overwrite=overwrite,
-                )
-            )
-    except UsageError:
-        for sink in sinks:
-            sink.abandon()
-        raise
-    journals = [sink for sink in sinks if isinstance(sink, Journal)]
-    return SeveralOutputs(journals) if len(journals) > 1 else sinks[0]
-
-
-def open_update(
-    targets: Sequence[tuple[Path, str]],
-    shape: RecordShape,
-    *,
-    run: Mapping[str, Any],
-    pruning: Pruning | None,
-) -> Update:
-    """The same for finished outputs that are brought up to date.
-
-    Args:
-        pruning: which records may go; None for none.
-    """
-    journals: list[UpdatedJournal] = []
-    try:
-        for path, name in targets:
-            made_with = {**run, "format": name, "version": __version__}
-            journals.append(UpdatedJournal(path, writer_class(name), shape, run=made_with))
-    except UsageError:
-        for journal in journals:
-            journal.abandon()
-        raise
-    return Update(journals, pruning.may_drop if pruning is not None else lambda _: False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +66,7 @@ def run(
     progress: bool | None,
     run_record: Path | None,
     description: Mapping[str, Any],
-    errors_file: "ErrorsFile | None" = None,
+    errors_file: ErrorsFile | None = None,
 ) -> None:
     """Write a record for each source that has none yet.
 
@@ -360,7 +179,7 @@ def _resumable(error: NoTemporaryFiles, sink: Sink) -> NoTemporaryFiles:
     return NoTemporaryFiles(str(error), hint=error.hint + again)
 
 
-def _write_errors(file: "ErrorsFile | None", tally: "_Tally") -> None:
+def _write_errors(file: ErrorsFile | None, tally: "_Tally") -> None:
     if file is not None:
         file.write(tally.failed)
 
@@ -440,138 +259,6 @@ class _Tally:
         return {"inputs": self.count, "errors": self.errors, "done_before": self.before}
 
 
-@dataclass(frozen=True)
-class ErrorsFile:
-    """A list of the inputs that could not be read, as --files-from takes it.
-
-    Attributes:
-        path: where it is.
-        null: NUL bytes end its names, not line ends.
-    """
-
-    path: Path
-    null: bool
-
-    @classmethod
-    def of(cls, path: Path | None, null: bool) -> "ErrorsFile | None":
-        """None where nobody asked for one."""
-        return None if path is None else cls(path, null)
-
-    def check(self, others: Sequence[Path], inputs: list[str], *, replace: bool) -> None:
-        """Before anything is started.
-
-        Args:
-            others: what else the run writes.
-            inputs: what it reads.
-            replace: what is there.
-
-        Raises:
-            UsageError: if it can't be written, or would replace one of those, or what nobody said
-                to replace.
-        """
-        check_file(self.path)
-        check_not_an_input(self.path, inputs)
-        written = {os.path.realpath(each) for other in others for each in (other, part_of(other))}
-        if os.path.realpath(self.path) in written:
-            raise UsageError(f"{self.path} is one of the outputs", hint="name another --errors")
-        if os.path.lexists(self.path) and not replace:
-            raise UsageError(f"{self.path} exists", hint="--overwrite replaces it")
-
-    def write(self, failed: Sequence[tuple[str, str]]) -> None:
-        """Write it whole, also where there is none.
-
-        Raises:
-            CvtError: if it can't be written.
-        """
-        end = b"\0" if self.null else b"\n"
-        names = [os.fsencode(_as_found(path)) for path, _ in failed]
-        listed = [name for name in names if self.null or not re.search(rb"\n|\r\Z", name)]
-        if left_out := len(names) - len(listed):
-            say(
-                f"warning: {self.path}: {counted(left_out, 'name')} with a line break left out; "
-                "--null has room for them"
-            )
-        try:
-            write_atomically(self.path, lambda file: file.writelines(name + end for name in listed))
-        except OSError as error:
-            raise CvtError(f"{self.path} can't be written: {reason_of(error)}") from None
-
-
-def _as_found(path: str) -> str:
-    """The name of a file, of one that a record may have with escapes for bytes that are no text."""
-    unescaped = re.sub(r"\\ud[c-f][0-9a-f]{2}", lambda found: chr(int(found[0][2:], 16)), path)
-    return path if unescaped == path or os.path.lexists(path) else unescaped
-
-
-class RunRecord:
-    """What was run, for whoever asks later where the labels came from.
-
-    Args:
-        path: the JSON file.
-        run: what the records depend on.
-
-    Raises:
-        UsageError: if nothing can be written there.
-    """
-
-    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        self.path = path
-        self.start = datetime.now(UTC)
-        self.run = run
-        self._write({"outcome": "running"})
-
-    @staticmethod
-    def is_at(path: Path) -> bool:
-        """Whether a file is one."""
-        try:
-            with path.open("rb") as file:
-                values = json.loads(file.read(_MAX_BYTES))
-        except (OSError, ValueError, RecursionError):
-            return False
-        return isinstance(values, dict) and {"command", "outcome"} <= values.keys()
-
-    def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
-        """Write it whole, in place of what was there; `rate` in images/s."""
-        end = datetime.now(UTC)
-        seconds = (end - self.start).total_seconds()
-        self._write(
-            {
-                "outcome": outcome,
-                "end": end.isoformat(),
-                "seconds": round(seconds, 3),
-                "counts": dict(counts),
-                "images_per_second": round(rate, 3),
-            }
-        )
-
-    def _write(self, facts: Mapping[str, Any]) -> None:
-        values = {
-            "command": command(),
-            "versions": versions(),
-            "machine": platform.platform(),
-            "start": self.start.isoformat(),
-            **self.run,
-            **facts,
-        }
-        try:
-            text = json.dumps(values, indent=2) + "\n"
-            write_atomically(self.path, lambda file: file.write(text.encode()))
-        except OSError as error:
-            raise UsageError(f"{self.path} can't be written: {reason_of(error)}") from None
-
-
-def command() -> str:
-    """What was typed."""
-    return shlex.join(["cvt", *sys.argv[1:]])
-
-
-def versions() -> dict[str, str]:
-    """What records depend on, beside the machine."""
-    names = ("torch", "pillow", "numpy", "huggingface_hub", "safetensors")
-    ours = {"cvt": __version__, "python": platform.python_version()}
-    return ours | {name: version(name) for name in names}
-
-
 def sum_up(
     settings: Settings,
     outputs: Sequence[str],
@@ -610,21 +297,3 @@ def sum_up(
             say(f"{errors} of {of} could not be read{unnamed}; each has its error in the output")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
-
-
-def check_not_an_input(output: Path, inputs: list[str]) -> None:
-    """See that a file to be written is not one to be read. Patterns and addresses are not looked
-    into.
-
-    Raises:
-        UsageError: if it is.
-    """
-    if not output.exists():
-        return
-    for path in inputs:
-        # os.path: a name may be too long to ask for, which Path takes for an error.
-        in_folder = os.path.isdir(path) and output.resolve().is_relative_to(Path(path).resolve())
-        if in_folder and output.suffix.lower() in IMAGE_SUFFIXES:
-            raise UsageError(f"{output} is one of the inputs")
-        if os.path.exists(path) and output.samefile(path):
-            raise UsageError(f"{output} is one of the inputs")

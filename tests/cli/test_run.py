@@ -15,7 +15,8 @@ import typer
 from cvt_cli.cli import run
 from cvt_cli.cli.options import Settings
 from cvt_cli.cli.progress import Shown, how_shown
-from cvt_cli.errors import Interrupted
+from cvt_cli.cli.run_record import RunRecord, check_run_record
+from cvt_cli.errors import Interrupted, UsageError
 from cvt_cli.images.find import Search, Source
 from cvt_cli.images.source import Bytes
 from cvt_cli.output import writer_class
@@ -193,19 +194,19 @@ def test_several_outputs_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_only_a_run_record_is_replaced_unasked(text: str, expected: bool, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     path.write_text(text)
-    assert run.RunRecord.is_at(path) == expected
-    run.check_run_record(path, [], [], overwrite=True)
+    assert RunRecord.is_at(path) == expected
+    check_run_record(path, [], [], overwrite=True)
     if expected:
-        run.check_run_record(path, [], [], overwrite=False)
+        check_run_record(path, [], [], overwrite=False)
     else:
-        with pytest.raises(run.UsageError, match="is no run record"):
-            run.check_run_record(path, [], [], overwrite=False)
+        with pytest.raises(UsageError, match="is no run record"):
+            check_run_record(path, [], [], overwrite=False)
 
 
 def test_a_run_replaces_its_own_record(tmp_path: Path, bar: Bar) -> None:
     path = tmp_path / "run.json"
     for _ in range(2):
-        run.check_run_record(path, [], [], overwrite=False)
+        check_run_record(path, [], [], overwrite=False)
         with pytest.raises(typer.Exit):
             go(StreamOutput(io.StringIO(), writer_class("plain"), SHAPE), path)
     assert json.loads(path.read_text())["outcome"] == "finished"

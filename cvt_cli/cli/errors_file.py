@@ -1,0 +1,77 @@
+"""The list of inputs that could not be read: `--errors`."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.sinks import check_not_an_input
+from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.output.journal import part_of
+from cvt_cli.system.files import check_file, write_atomically
+from cvt_cli.system.text import counted, reason_of
+
+
+@dataclass(frozen=True)
+class ErrorsFile:
+    """A list of the inputs that could not be read, as --files-from takes it.
+
+    Attributes:
+        path: where it is.
+        null: NUL bytes end its names, not line ends.
+    """
+
+    path: Path
+    null: bool
+
+    @classmethod
+    def of(cls, path: Path | None, null: bool) -> "ErrorsFile | None":
+        """None where nobody asked for one."""
+        return None if path is None else cls(path, null)
+
+    def check(self, others: Sequence[Path], inputs: list[str], *, replace: bool) -> None:
+        """Before anything is started.
+
+        Args:
+            others: what else the run writes.
+            inputs: what it reads.
+            replace: what is there.
+
+        Raises:
+            UsageError: if it can't be written, or would replace one of those, or what nobody said
+                to replace.
+        """
+        check_file(self.path)
+        check_not_an_input(self.path, inputs)
+        written = {os.path.realpath(each) for other in others for each in (other, part_of(other))}
+        if os.path.realpath(self.path) in written:
+            raise UsageError(f"{self.path} is one of the outputs", hint="name another --errors")
+        if os.path.lexists(self.path) and not replace:
+            raise UsageError(f"{self.path} exists", hint="--overwrite replaces it")
+
+    def write(self, failed: Sequence[tuple[str, str]]) -> None:
+        """Write it whole, also where there is none.
+
+        Raises:
+            CvtError: if it can't be written.
+        """
+        end = b"\0" if self.null else b"\n"
+        names = [os.fsencode(_as_found(path)) for path, _ in failed]
+        listed = [name for name in names if self.null or not re.search(rb"\n|\r\Z", name)]
+        if left_out := len(names) - len(listed):
+            say(
+                f"warning: {self.path}: {counted(left_out, 'name')} with a line break left out; "
+                "--null has room for them"
+            )
+        try:
+            write_atomically(self.path, lambda file: file.writelines(name + end for name in listed))
+        except OSError as error:
+            raise CvtError(f"{self.path} can't be written: {reason_of(error)}") from None
+
+
+def _as_found(path: str) -> str:
+    """The name of a file, of one that a record may have with escapes for bytes that are no text."""
+    unescaped = re.sub(r"\\ud[c-f][0-9a-f]{2}", lambda found: chr(int(found[0][2:], 16)), path)
+    return path if unescaped == path or os.path.lexists(path) else unescaped

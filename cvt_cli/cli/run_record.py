@@ -1,0 +1,119 @@
+"""The record of a run: what was run, with what, and how it went."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cvt_cli import __version__
+from cvt_cli.cli.sinks import check_not_an_input
+from cvt_cli.errors import UsageError
+from cvt_cli.output.journal import part_of, run_file_of
+from cvt_cli.system.files import check_file, write_atomically
+from cvt_cli.system.text import reason_of
+
+# More than a run record has, whatever was typed.
+_MAX_BYTES = 2**24
+
+
+class RunRecord:
+    """What was run, for whoever asks later where the labels came from.
+
+    Args:
+        path: the JSON file.
+        run: what the records depend on.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+        self.path = path
+        self.start = datetime.now(UTC)
+        self.run = run
+        self._write({"outcome": "running"})
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a file is one."""
+        try:
+            with path.open("rb") as file:
+                values = json.loads(file.read(_MAX_BYTES))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(values, dict) and {"command", "outcome"} <= values.keys()
+
+    def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
+        """Write it whole, in place of what was there; `rate` in images/s."""
+        end = datetime.now(UTC)
+        seconds = (end - self.start).total_seconds()
+        self._write(
+            {
+                "outcome": outcome,
+                "end": end.isoformat(),
+                "seconds": round(seconds, 3),
+                "counts": dict(counts),
+                "images_per_second": round(rate, 3),
+            }
+        )
+
+    def _write(self, facts: Mapping[str, Any]) -> None:
+        values = {
+            "command": command(),
+            "versions": versions(),
+            "machine": platform.platform(),
+            "start": self.start.isoformat(),
+            **self.run,
+            **facts,
+        }
+        try:
+            text = json.dumps(values, indent=2) + "\n"
+            write_atomically(self.path, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise UsageError(f"{self.path} can't be written: {reason_of(error)}") from None
+
+
+def check_run_record(
+    path: Path | None, outputs: Sequence[Path], inputs: list[str], *, overwrite: bool
+) -> None:
+    """Before anything is started.
+
+    Args:
+        path: the run record, if there is to be one.
+        outputs: the other files that the run writes.
+
+    Raises:
+        UsageError: if it can't be written, or would replace an input, one of the outputs, or what
+            nobody said to replace.
+    """
+    if path is None:
+        return
+    check_file(path)
+    check_not_an_input(path, inputs)
+    written = {
+        os.path.realpath(each)
+        for output in outputs
+        for each in (output, part_of(output), run_file_of(output))
+    }
+    if os.path.realpath(path) in written:
+        raise UsageError(f"{path} is one of the outputs", hint="name another --run-record")
+    if os.path.lexists(path) and not (overwrite or RunRecord.is_at(path)):
+        raise UsageError(f"{path} exists and is no run record", hint="--overwrite replaces it")
+
+
+def command() -> str:
+    """What was typed."""
+    return shlex.join(["cvt", *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """What records depend on, beside the machine."""
+    names = ("torch", "pillow", "numpy", "huggingface_hub", "safetensors")
+    ours = {"cvt": __version__, "python": platform.python_version()}
+    return ours | {name: version(name) for name in names}

@@ -1,0 +1,175 @@
+"""The files, or standard output, that a run's records go to: checks and opening."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvt_cli import __version__
+from cvt_cli.cli.messages import say
+from cvt_cli.errors import Finished, UsageError
+from cvt_cli.images.find import IMAGE_SUFFIXES
+from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
+from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.output.several import SeveralOutputs
+from cvt_cli.output.stream import StreamOutput
+from cvt_cli.output.update import Pruning, Update, UpdatedJournal, check_update
+from cvt_cli.records import RecordShape
+
+Sink = Journal | SeveralOutputs | StreamOutput | Update
+
+
+def check_target(
+    output: Path | None,
+    writer_class: WriterClass,
+    inputs: list[str],
+    *,
+    resume: bool,
+    overwrite: bool,
+    update: bool = False,
+) -> None:
+    """Before anything is started.
+
+    Raises:
+        UsageError: if the output can't be written or would replace what nobody said to replace.
+    """
+    if output is None:
+        if resume or update:
+            raise UsageError(f"--{'resume' if resume else 'update'} needs --output")
+        if issubclass(writer_class, ConvertedWriter):
+            raise UsageError(
+                "this format can't be written to standard output", hint="--output names a file"
+            )
+        return
+    if update:
+        if resume or overwrite:
+            other = "--resume" if resume else "--overwrite"
+            raise UsageError(f"--update and {other} exclude each other")
+        check_update(output, writer_class)
+    # What is there is to be there.
+    check_output(output, resume, overwrite or update)
+    check_not_an_input(output, inputs)
+
+
+def check_not_an_input(output: Path, inputs: list[str]) -> None:
+    """See that a file to be written is not one to be read. Patterns and addresses are not looked
+    into.
+
+    Raises:
+        UsageError: if it is.
+    """
+    if not output.exists():
+        return
+    for path in inputs:
+        # os.path: a name may be too long to ask for, which Path takes for an error.
+        in_folder = os.path.isdir(path) and output.resolve().is_relative_to(Path(path).resolve())
+        if in_folder and output.suffix.lower() in IMAGE_SUFFIXES:
+            raise UsageError(f"{output} is one of the inputs")
+        if os.path.exists(path) and output.samefile(path):
+            raise UsageError(f"{output} is one of the inputs")
+
+
+def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
+    """Those of several outputs that a run is to write: all, but for one that an interrupted run
+    had finished before it was cut at the next. Says which.
+
+    Raises:
+        Finished: if nothing is left to resume.
+    """
+    interrupted = resume and any(map(os.path.lexists, map(part_of, outputs)))
+    if resume and outputs and not interrupted and all(map(os.path.isfile, outputs)):
+        raise Finished(", ".join(map(str, outputs)))
+    left = [
+        output
+        for output in outputs
+        if not interrupted or os.path.lexists(part_of(output)) or not os.path.lexists(output)
+    ]
+    for output in outputs:
+        if output not in left:
+            say(f"{output} is finished and stays as it is")
+    return left
+
+
+def is_taken_up(output: Path, resume: bool) -> bool:
+    """Whether a run goes on with an interrupted one, whose are the files beside the output."""
+    return resume and part_of(output).exists()
+
+
+def open_sink(
+    output: Path | None,
+    writer_class: WriterClass,
+    shape: RecordShape,
+    *,
+    run: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool = False,
+) -> Journal | StreamOutput:
+    """Where records go: a file, or standard output.
+
+    Args:
+        output: the file; None for standard output.
+        writer_class: the format.
+        shape: what a record has room for.
+        run: what the records depend on; a run that differs in it is not resumed.
+        resume: take up the journal of an interrupted run.
+        overwrite: replace what is there.
+    """
+    if output is None:
+        return StreamOutput(sys.stdout, writer_class, shape)
+    made_with = {**run, "version": __version__}
+    return Journal(output, writer_class, shape, run=made_with, resume=resume, overwrite=overwrite)
+
+
+def open_sinks(
+    targets: Sequence[tuple[Path | None, str]],
+    shape: RecordShape,
+    run: Mapping[str, Any],
+    *,
+    resume: bool,
+    overwrite: bool = False,
+) -> Journal | SeveralOutputs | StreamOutput:
+    """The same for several files at once, each with the name of its format."""
+    sinks: list[Journal | StreamOutput] = []
+    try:
+        for path, name in targets:
+            sinks.append(
+                open_sink(
+                    path,
+                    writer_class(name),
+                    shape,
+                    run={**run, "format": name},
+                    resume=resume,
+                    overwrite=overwrite,
+                )
+            )
+    except UsageError:
+        for sink in sinks:
+            sink.abandon()
+        raise
+    journals = [sink for sink in sinks if isinstance(sink, Journal)]
+    return SeveralOutputs(journals) if len(journals) > 1 else sinks[0]
+
+
+def open_update(
+    targets: Sequence[tuple[Path, str]],
+    shape: RecordShape,
+    *,
+    run: Mapping[str, Any],
+    pruning: Pruning | None,
+) -> Update:
+    """The same for finished outputs that are brought up to date.
+
+    Args:
+        pruning: which records may go; None for none.
+    """
+    journals: list[UpdatedJournal] = []
+    try:
+        for path, name in targets:
+            made_with = {**run, "format": name, "version": __version__}
+            journals.append(UpdatedJournal(path, writer_class(name), shape, run=made_with))
+    except UsageError:
+        for journal in journals:
+            journal.abandon()
+        raise
+    return Update(journals, pruning.may_drop if pruning is not None else lambda _: False)
