@@ -1,4 +1,4 @@
-"""What can go wrong in front of a user, and the exit code of each.
+"""Errors that users see, and the exit code of each.
 
 An error's text is one line that says what is wrong; `hint` says what to do. Only `cli/app.py`
 prints them.
@@ -20,7 +20,7 @@ class ExitCode(enum.IntEnum):
 
 
 class CvtError(Exception):
-    """A failure to report in one line, without a traceback."""
+    """An error that is reported in one line, without a traceback."""
 
     exit_code = ExitCode.RUN_FAILED
 
@@ -30,7 +30,7 @@ class CvtError(Exception):
 
 
 class Finished(CvtError):
-    """--resume found nothing left to do: no failure, for schedulers repeat it."""
+    """Nothing is left for --resume to do: no failure, because schedulers repeat commands."""
 
     exit_code = ExitCode.OK
 
@@ -39,13 +39,13 @@ class Finished(CvtError):
 
 
 class UsageError(CvtError):
-    """What was typed can't be done; nothing was started."""
+    """The command line asks for something impossible; nothing was started."""
 
     exit_code = ExitCode.USAGE
 
 
 class ModelError(CvtError):
-    """The model could not be had."""
+    """The model could not be found, fetched or loaded."""
 
     exit_code = ExitCode.MODEL
 
@@ -57,14 +57,14 @@ class InputsError(CvtError):
 
 
 class ImageError(CvtError):
-    """One input could not be read as an image: it becomes that input's error record."""
+    """An input could not be read as an image; becomes the error record of that input."""
 
 
 class NoTemporaryFiles(CvtError):
-    """The disk of the temporary files is full or gone. No input is to blame, so the run ends."""
+    """Temporary files can't be written. No input is to blame, so the run ends."""
 
 
 class Interrupted(CvtError):
-    """Ctrl-C or SIGTERM ended the run; says what was kept."""
+    """Ctrl-C or SIGTERM ended the run; the message says what was kept."""
 
     exit_code = ExitCode.INTERRUPTED

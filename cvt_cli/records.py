@@ -1,4 +1,4 @@
-"""What comes out for each input."""
+"""Records: the result for each input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ScoreKind(StrEnum):
-    """What makes a score of a logit."""
+    """Ways to turn a logit into a score."""
 
     SOFTMAX = "softmax"  # of all labels one is right: the scores' sum is 1
     SIGMOID = "sigmoid"  # each label is right or not, whatever the others are
@@ -19,7 +19,7 @@ class ScoreKind(StrEnum):
 
     @property
     def in_words(self) -> str:
-        """For people."""
+        """Describe the kind in a few words."""
         return {
             ScoreKind.SOFTMAX: "softmax: one label of all",
             ScoreKind.SIGMOID: "sigmoid: each label for itself",
@@ -29,7 +29,7 @@ class ScoreKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class and what the model says of it.
+    """A class and its score.
 
     Attributes:
         label: the class's name.
@@ -45,7 +45,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The one result of one input: predictions, best first, or an embedding, or an error.
+    """The result for one input: predictions, best first, or an embedding, or an error.
 
     Attributes:
         path: the input as it was given.
@@ -86,7 +86,7 @@ COLUMNS: Mapping[str, type] = {
 
 @dataclass(frozen=True, slots=True)
 class RecordShape:
-    """What every record of a run has room for.
+    """The fields that every record of a run has room for.
 
     Attributes:
         top_k: predictions, at most.
@@ -99,10 +99,10 @@ class RecordShape:
     embedding_dim: int = 0
 
     def for_labels(self, count: int) -> "RecordShape":
-        """With room for no more predictions than there are labels to choose from."""
+        """Return a shape with no more predictions than there are labels to choose from."""
         return replace(self, top_k=min(self.top_k, count))
 
 
 def as_written(path: str) -> str:
-    """A path as it reads in an output file."""
+    """Return a path as it is written to output files."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,1 +1,1 @@
-"""What the user types: one file per subcommand."""
+"""The command line: one file per subcommand."""

@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# A subcommand is a function in a module of its own name, beside its examples.
+# Each subcommand is a function in the module of the same name, next to its EXAMPLES.
 COMMANDS = {
     "Label": ("classify", "embed", "merge"),
     "Look": ("explain", "sort"),
@@ -141,8 +141,8 @@ def main() -> NoReturn:
 
 
 def _end_in_order() -> None:
-    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt, and so each later one, should the end take
-    its time."""
+    """Make Ctrl-C and SIGTERM raise KeyboardInterrupt, and each later one too, should ending take a
+    while."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -160,9 +160,9 @@ def _end_at_once() -> None:
 
 
 def _open_streams() -> None:
-    """Open streams that were closed, as by `>&-`: Python takes them for None, and the system gives
-    their number to the next file that is opened. To read or write what is closed is an error still;
-    for messages there is no other place."""
+    """Reopen standard streams that the caller closed, as with `>&-`. Python sets a closed one to
+    None, and the system gives its number to the next file opened. Reading or writing it stays an
+    error, but messages have no other place to go."""
     streams = (
         ("stdin", "r", os.O_WRONLY),
         ("stdout", "w", os.O_RDONLY),
@@ -175,7 +175,7 @@ def _open_streams() -> None:
 
 
 def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
-    """Say what is wrong where no command has put it into words.
+    """Describe an error that no command has described.
 
     Returns:
         The message, what to do about it, and the exit code.
@@ -232,8 +232,8 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
 
 
 def _is_of_a_library(error: Exception) -> bool:
-    """Tell whether a compiled library is missing or broken; torch tells of its own by an
-    OSError."""
+    """Tell whether an error means that a compiled library is missing or broken. torch reports its
+    own as an OSError."""
     if type(error) is OSError and not error.filename:
         return "torch" not in sys.modules
     return isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
@@ -250,8 +250,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _in_order(arguments: list[str]) -> list[str]:
-    """Return the arguments with those of `cvt` itself first, and its words for help and version as
-    options."""
+    """Move the options of `cvt` itself to the front of the arguments, and turn `help` and `version`
+    into options."""
     if arguments[:1] == ["help"]:
         return [*arguments[1:2], "--help"]
     if arguments[:1] == ["version"]:
@@ -262,7 +262,7 @@ def _in_order(arguments: list[str]) -> list[str]:
 
 
 def _reader_is_gone(error: Exception) -> bool:
-    """Tell whether an error says that nobody reads standard output any more."""
+    """Tell whether an error means that nobody reads standard output any more."""
     if isinstance(error, OSError) and error.errno == errno.EINVAL:
         # Windows' word for that, and for other things; only here it takes nothing any more.
         try:
@@ -273,8 +273,8 @@ def _reader_is_gone(error: Exception) -> bool:
 
 
 def _leave_stdout() -> ExitCode:
-    """Leave standard output where its reader is gone, as in `| head`: nothing is left to say, or to
-    flush.
+    """Abandon standard output once its reader is gone, as with `| head`: nothing is left to say or
+    to flush.
 
     Returns:
         The exit code of a program that ends there.

@@ -43,7 +43,7 @@ cvt benchmark --model ./my-cvt --format csv -o speed.csv
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredModel(options.ModelOptions):
-    """The checkpoint; nothing is downloaded for it."""
+    """Options for the model that is measured; nothing is downloaded for it."""
 
     class_names: Path | None = field(default=None, init=False)
     refresh: bool = field(default=False, init=False)
@@ -52,7 +52,7 @@ class MeasuredModel(options.ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Cases:
-    """What to measure."""
+    """Options for the cases that are measured."""
 
     images: Annotated[
         Path | None,
@@ -222,8 +222,8 @@ def _write(
     output: Path | None,
     plot: Path | None,
 ) -> None:
-    """Measure, and write the report. Raises `Interrupted` on Ctrl-C, once what there is has been
-    printed: a file is whole or not written."""
+    """Measure, and write the report. Raises `Interrupted` on Ctrl-C, after printing what there is;
+    a file is written whole or not at all."""
     from cvt_cli.benchmark.benchmark_tables import benchmark_report
     from cvt_cli.benchmark.network import Measurement
     from cvt_cli.benchmark.plot import plot as draw

@@ -65,7 +65,7 @@ def classify(
     scale: Scale,
 ) -> None:
     """Label images: the best classes of each, with scores."""
-    # Wrong values are said before anything is looked up.
+    # Report wrong values before anything is looked up.
     _ = output.facts, output.only, model.input_size, images.background_colour
     wanted = Classification(
         images=images, model=model, output=output, compute=compute, reading=reading, scale=scale
@@ -102,7 +102,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         output.format_, sinks.unfinished(paths, resume and not (overwrite or output.update))
     )
     pages = [path for path, name in targets if name == "html" and path is not None]
-    # Those that an earlier report left are no inputs.
+    # Thumbnails from an earlier report are not inputs.
     thumbnails = [each for each in map(thumbnails_of, pages) if is_marked(each)]
     excluded = (glob.escape(each.name) for each in thumbnails)
     search = replace(images.search, exclude=(*images.search.exclude, *excluded))
@@ -141,7 +141,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         threshold=output.threshold,
         columns=output.facts,
     )
-    # To read all of the weights once more for their digest takes a while: only for the record.
+    # The digest reads all weights once more, which takes a while: only where it is recorded.
     recorded = bool(paths) or output.run_record is not None
     description = classifier.description(digest=recorded) | {
         "top_k": shape.top_k,
@@ -186,7 +186,8 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
 
 
 def _check_paths(names: list[str]) -> list[Path]:
-    """Turn the outputs into paths. Raises `UsageError` if one can't be a file of this machine."""
+    """Turn the names of outputs into paths. Raises `UsageError` if one can't be a file on this
+    machine."""
     for name in names:
         if "://" in name:
             raise UsageError(
@@ -199,7 +200,7 @@ def _check_paths(names: list[str]) -> list[Path]:
 
 
 def _pick_targets(name: str | None, outputs: list[Path]) -> list[tuple[Path | None, str]]:
-    """Pair each output with its format; without any, standard output."""
+    """Pair each output with its format; without outputs, standard output."""
     if name is not None:
         check_format(name)
     if not outputs:
@@ -207,7 +208,7 @@ def _pick_targets(name: str | None, outputs: list[Path]) -> list[tuple[Path | No
     for path in outputs:
         if outputs.count(path) > 1:
             raise UsageError(f"{path} is named twice as --output")
-    # Beside a report, --format is that of the records.
+    # With a report among the outputs, --format applies to the others.
     return [
         (path, name if name and (path.suffix != ".html" or len(outputs) == 1) else _format_of(path))
         for path in outputs

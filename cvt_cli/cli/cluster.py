@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from cvt_cli.distributed.parts import Part
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
-# Inputs whose records are one file.
+# Inputs per part: their records are one file.
 PART_INPUTS = 10_000
 
 
 def parse_workers(text: str | None) -> tuple[int | None, int | None]:
-    """Parse `8`, or `2:16` for a pool that grows and shrinks, into fewest and most; None for what
-    suits.
+    """Parse `8`, or `2:16` for a pool that grows and shrinks, into the fewest and the most workers.
+    None leaves the number to the cluster.
 
     Raises:
         UsageError: if it is neither.
@@ -83,7 +83,7 @@ def pick_target(images: Input, output: Output) -> Target:
 
 
 def check_device(device: str, gpus: float | None) -> None:
-    """Check that workers can have that device with so many GPUs. Raises `UsageError` if not."""
+    """Check that workers can have this device with this many GPUs. Raises `UsageError` if not."""
     if "," in device or device.startswith("cuda:"):
         raise UsageError(
             f"--device {device}: Ray picks the GPU of each worker", hint="--device cuda"
@@ -224,13 +224,13 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
 
 
 def _check_left(parts: Sequence["Part"], hint: str) -> None:
-    """Raises `InputsError` if there is nothing to be read."""
+    """Check that there is something to read. Raises `InputsError` if not."""
     if not any(part.is_archive or part.missing() for part in parts):
         _nothing_read(parts, hint)
 
 
 def _finish(folder: "PartFolder", done: Mapping[str, Any], parts: Sequence["Part"]) -> None:
-    """Say that nothing is missing.
+    """Mark the folder of parts as finished.
 
     Raises:
         InputsError: if no input could be read. No part is kept then.
@@ -251,7 +251,7 @@ def _nothing_read(parts: Sequence["Part"], hint: str) -> NoReturn:
 
 
 class _Account:
-    """What becomes of a run, for its record.
+    """Count the records of a run, for its run record.
 
     Args:
         folder: its output.
@@ -278,7 +278,7 @@ class _Account:
             self.failed.append((record.path, record.error))
 
     def facts(self, outcome: str, layout: Mapping[str, float]) -> dict[str, Any]:
-        """Tell how it went until now."""
+        """Return how the run has gone so far."""
         seconds = time.monotonic() - self._start
         written, errors = self._folder.written()
         return {

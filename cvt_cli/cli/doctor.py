@@ -1,4 +1,4 @@
-"""`cvt doctor`: what is here, in one block to paste into a bug report."""
+"""`cvt doctor`: a description of the machine, as one block to paste into a bug report."""
 
 from typing import TYPE_CHECKING
 

@@ -30,7 +30,7 @@ cvt embed photos/ -o features.npy --resume
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingsOutput:
-    """The file of embeddings."""
+    """Options for the file of embeddings."""
 
     output: Annotated[
         Path,

@@ -1,4 +1,4 @@
-"""The list of inputs that could not be read: `--errors`."""
+"""The file that `--errors` names: a list of the inputs that could not be read."""
 
 import os
 import re
@@ -28,20 +28,20 @@ class ErrorsFile:
 
     @classmethod
     def of(cls, path: Path | None, null: bool) -> "ErrorsFile | None":
-        """None where nobody asked for one."""
+        """Return the file for --errors, or None without it."""
         return None if path is None else cls(path, null)
 
     def check(self, others: Sequence[Path], inputs: list[str], *, replace: bool) -> None:
-        """Before anything is started.
+        """Check, before anything is started, that the file can be written.
 
         Args:
             others: what else the run writes.
             inputs: what it reads.
-            replace: what is there.
+            replace: an existing file may be replaced.
 
         Raises:
-            UsageError: if it can't be written, or would replace one of those, or what nobody said
-                to replace.
+            UsageError: if it can't be, or would replace one of those, or another file without
+                --overwrite.
         """
         check_file(self.path)
         check_not_an_input(self.path, inputs)
@@ -52,7 +52,7 @@ class ErrorsFile:
             raise UsageError(f"{self.path} exists", hint="--overwrite replaces it")
 
     def write(self, failed: Sequence[tuple[str, str]]) -> None:
-        """Write it whole, also where there is none.
+        """Write the whole list; an empty file if nothing failed.
 
         Raises:
             CvtError: if it can't be written.
@@ -72,6 +72,6 @@ class ErrorsFile:
 
 
 def _as_found(path: str) -> str:
-    """The name of a file, of one that a record may have with escapes for bytes that are no text."""
+    """Return a file's name on the disk: a record shows bytes that are not text as escapes."""
     unescaped = re.sub(r"\\ud[c-f][0-9a-f]{2}", lambda found: chr(int(found[0][2:], 16)), path)
     return path if unescaped == path or os.path.lexists(path) else unescaped

@@ -31,14 +31,14 @@ cvt evaluate photos/ --labels truth.csv -o evaluation.json
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModel(options.ModelOptions):
-    """The checkpoint, at its own input size."""
+    """Options for the model, at its own input size."""
 
     image_size: None = field(default=None, init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationCompute(options.ExactCompute):
-    """How images go through the network, decoded as by default."""
+    """Options for how images go through the network, with the default decoding."""
 
     decode: options.DecodeChoice = field(default=options.DecodeChoice.FAST, init=False)
 
@@ -137,7 +137,7 @@ def evaluate(
 
 
 def _check_kind(classifier: "Classifier", by_folder: bool) -> None:
-    """Raises: UsageError, if such labels can't say how good such a model is."""
+    """Check that such labels can measure such a model. Raises `UsageError` if not."""
     name = classifier.checkpoint.name
     if classifier.score_kind is ScoreKind.RAW:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`cvt explain`: what in a picture its label comes from."""
+"""`cvt explain`: the parts of a picture that its label comes from."""
 
 import json
 import os
@@ -47,7 +47,8 @@ cvt explain cat.jpg --format json | jq .map
 
 
 class MethodChoice(StrEnum):
-    """As `cvt_cli.explanation.maps.Method`, which is not to be imported for --help."""
+    """Names of the methods: a copy of `cvt_cli.explanation.maps.Method`, whose import takes too
+    long for --help."""
 
     GRADCAM = "gradcam"
     ATTENTION = "attention"
@@ -55,7 +56,7 @@ class MethodChoice(StrEnum):
 
 
 class FormatChoice(StrEnum):
-    """A picture for people, numbers for programs."""
+    """Formats of an explanation: a picture for people, numbers for programs."""
 
     PICTURE = "picture"
     JSON = "json"
@@ -63,7 +64,7 @@ class FormatChoice(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What to explain, how, and where to draw it."""
+    """Options for what to explain, how, and where to draw it."""
 
     output: Annotated[
         Path | None,
@@ -193,7 +194,7 @@ def _explain_one(
 
 
 def _read(source: Source, readers: "ReaderPool") -> "Image":
-    """The picture as it is. Raises: ImageError."""
+    """Read a picture at its own size. Raises `ImageError` if that fails."""
     from PIL import Image
 
     from cvt_cli.images.preprocess import Preprocessing
@@ -214,16 +215,16 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 class _Names:
-    """A file name for each image, and no name twice."""
+    """Picks a different file name for each image."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def next(self, path: str, format_: FormatChoice) -> str:
-        """Name the file for an image: `photos/cat.jpg` is explained in `cat.png`, the next cat in
-        `cat-2.png`."""
+        """Return the file name for an image: `photos/cat.jpg` is explained in `cat.png`, the next
+        cat in `cat-2.png`."""
         suffix = ".json" if format_ is FormatChoice.JSON else ".png"
-        # A name from an archive or an address is made safe.
+        # A name from an archive or an address may hold anything.
         stem = re.sub(r"[^\w.() -]", "_", os.path.splitext(os.path.basename(path))[0])[:150]
         numbered = (f"-{number}" for number in count(2))
         for end in chain([""], numbered):

@@ -20,7 +20,7 @@ import typer
 
 @dataclass(frozen=True)
 class Panel:
-    """A heading of --help, and the options that are listed under it."""
+    """A heading in --help, and the options listed under it."""
 
     title: str
 
@@ -43,7 +43,7 @@ class Panel:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn the groups that a command takes into options.
+    """Turn the option groups that a command takes into options.
 
     Args:
         command: a function with keyword parameters, some of which are annotated with a dataclass.
@@ -80,7 +80,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(group: Any) -> list[Parameter]:
-    """List parameters for the fields of a group that are options."""
+    """List a parameter for each field of a group that is an option."""
     hints = get_type_hints(group, include_extras=True)
     return [
         Parameter(

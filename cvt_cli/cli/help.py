@@ -13,24 +13,24 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
 OPTIONS = "Options"
-# Names get as much of a line; a longer one has its text on the next. On a terminal narrower than
-# this every text is below its name.
+# Columns for names; the text of a longer one starts on the next line. On a terminal narrower than
+# SIDE_BY_SIDE_FROM every text is below its name.
 NAME_WIDTH = 26
 SIDE_BY_SIDE_FROM = 72
 MAX_WIDTH = 100
 INDENT = 2
 BELOW = 8
-# Typer's names of types in capitals, as a value is written in a usage line.
+# Typer's names of types, and how a value of each is written in a usage line.
 _VALUES = {"INTEGER": "N", "INT": "N", "FLOAT": "X", "PATH": "FILE", "STR": "TEXT"}
 _RANGE = re.compile(r" RANGE\b", re.IGNORECASE)
 _NUMBER = r"[\d.e+-]+"
-# The range of a value, which the words say where it matters.
+# The range of a value, left out: the text says it where it matters.
 _RANGE_FACT = rf"(?:{_NUMBER}<=?)?x(?:[<>]=?{_NUMBER})?"
 _BRACKETED = re.compile(rf"; {_RANGE_FACT}(?=\])|  \[{_RANGE_FACT}\]|  \[required\]")
 
 
 class Command(TyperCommand):
-    """A command with this help."""
+    """A subcommand whose --help is printed by `print_help`."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help to standard output."""
@@ -38,7 +38,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """`cvt` itself with this help."""
+    """`cvt` itself, whose --help is printed by `print_help`."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help to standard output."""
@@ -46,15 +46,14 @@ class Group(TyperGroup):
 
 
 def print_help(command: Any, context: Any) -> None:
-    """Print usage, description, the options by their panels, the subcommands by theirs, and the
-    examples."""
+    """Print the usage line, the description, options and subcommands by panel, and the examples."""
     console = Console(highlight=False, soft_wrap=False)
     console.width = min(console.width, MAX_WIDTH)
     usage = command.get_usage(context).removeprefix("Usage: ")
     console.print(Text.assemble(("Usage: ", "bold"), " ".join(usage.split())))
     if command.help:
         console.print()
-        # A paragraph is one line for the terminal to break.
+        # Each paragraph is joined into one line, for the terminal to wrap.
         for paragraph in command.help.strip().split("\n\n"):
             _print_wrapped(console, " ".join(paragraph.split()), 0)
     for title, params in _panels(command.get_params(context)).items():
@@ -76,7 +75,8 @@ def print_help(command: Any, context: Any) -> None:
 
 
 def _panels(params: Iterable[Any]) -> dict[str, list[Any]]:
-    """Parameters by panel, in the order in which the panels come; the nameless one is last."""
+    """Group parameters by panel, in the order in which the panels first occur; unnamed ones come
+    last."""
     panels: dict[str, list[Any]] = {}
     for param in params:
         if not getattr(param, "hidden", False):
@@ -92,14 +92,14 @@ def _names(param: Any, context: Any) -> str:
     if param.param_type_name == "argument":
         name = str(param.metavar or (record[0] if record else param.name))
         return name + ("..." if param.nargs != 1 and not name.endswith("...") else "")
-    # Short names first, and a value's name once.
+    # Short names first, and the value's name only once.
     names = sorted(param.opts, key=len) + sorted(param.secondary_opts, key=len)
     value = "" if param.is_flag else " " + str(param.metavar or _value(param, context))
     return ", ".join(names) + value
 
 
 def _value(param: Any, context: Any) -> str:
-    # Typer before 0.27 stands on click, whose parameters have a `type`.
+    # Before 0.27 Typer was built on click, whose parameters have a `type`.
     if hasattr(param, "display_type"):
         name = str(param.display_type(context))
     else:
@@ -130,7 +130,7 @@ def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> N
 
 
 def _print_wrapped(console: Console, text: str, left: int, *, label: Text | None = None) -> None:
-    """Print words from column `left` on, the label before the first line of them."""
+    """Print text wrapped from column `left` on, with the label in front of its first line."""
     start = label or Text()
     for line in Text(text).wrap(console, console.width - left) or [Text()]:
         start.append(" " * (left - len(start)))

@@ -1,4 +1,4 @@
-"""What to type instead, where a command or an option is not known."""
+"""Hints for unknown commands and options: what to type instead."""
 
 import difflib
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 
-# What people type from habit, and how it is said here.
+# Names known from other tools, and the ones used here.
 SYNONYMS = {
     "--json": "--format json",
     "--jsonl": "--format jsonl",
@@ -49,16 +49,16 @@ COMMAND_SYNONYMS = {
     "check": "doctor",
     "checks": "doctor",
 }
-# They take --model, and have a default for it.
+# Commands for which --model has a default.
 _MODEL_COMMANDS = ("benchmark", "classify", "embed", "evaluate", "explain")
-# So many characters of a command are read, and copied, with ease.
+# Characters of a command that are still easy to read and to copy.
 _READABLE = 200
-# Of difflib's ratio: --recursve is --recursive, --json is not --revision.
+# Least ratio by difflib: --recursve is close to --recursive, --json is not to --revision.
 CLOSE = 0.75
 
 
 def for_command(name: str, arguments: Iterable[str], known: Iterable[str]) -> str:
-    """Return what to type in place of an unknown command; empty if nobody can tell.
+    """Return what to type in place of an unknown command; empty if there is no good guess.
 
     Args:
         name: what was typed.
@@ -74,7 +74,7 @@ def for_command(name: str, arguments: Iterable[str], known: Iterable[str]) -> st
 
 
 def for_option(name: str, context: Any) -> str:
-    """Return what to type in place of an unknown option; empty if nobody can tell.
+    """Return what to type in place of an unknown option; empty if there is no good guess.
 
     Args:
         name: what was typed, without a value.
@@ -112,8 +112,8 @@ def _options(command: Any, context: Any) -> set[str]:
 
 
 def with_whole_command(hint: str, arguments: Sequence[str]) -> str:
-    """The hint, with the command to type in place of `--model` and the bundled model's name, where
-    `arguments` asked for a model by asking for none, and are not too many to read."""
+    """Add to a hint the whole command with the bundled model, if no model was named and the command
+    is short enough to read."""
     option = f"--model {BUNDLED_MODEL}"
     end = arguments.index("--") if "--" in arguments else len(arguments)
     before, after = arguments[:end], arguments[end:]

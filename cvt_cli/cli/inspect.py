@@ -40,7 +40,7 @@ cvt inspect --compare --plot accuracy.svg
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """What to show of a model."""
+    """Options for what to show of a model."""
 
     layers: Annotated[
         bool,
@@ -77,7 +77,7 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the cost is counted for."""
+    """Options for the workload whose cost is counted."""
 
     batch_size: Annotated[
         int,
@@ -131,7 +131,7 @@ def inspect(
     from cvt_cli.inspection.facts import Workload
     from cvt_cli.inspection.facts import inspect as find
 
-    # Not Typer's envvar: that would split a path at its spaces.
+    # Typer's envvar would split a path at its spaces.
     names = models or ([] if show.compare else [os.environ.get("CVT_MODEL") or DEFAULT_MODEL])
     found = [
         find(
@@ -142,7 +142,7 @@ def inspect(
             needs_labels=show.labels,
             workload=Workload(
                 image_size=size,
-                # The comparison is of one image.
+                # The comparison counts a single image.
                 batch_size=1 if show.compare else cost.batch_size,
                 dtype=cost.dtype,
             ),

@@ -1,4 +1,4 @@
-"""`cvt merge`: the parts of a run, or the files of several, become one file."""
+"""`cvt merge`: the parts of one run, or the files of several, joined into one file."""
 
 import io
 import json
@@ -42,9 +42,9 @@ cvt merge s3://bucket/labels -o labels.parquet
 cvt merge job-1.csv job-2.csv job-3.csv -o labels.csv
 """
 
-# Of missing shards, how many are named.
+# Missing shards that an error names, at most.
 NAMED = 5
-# CSV and Parquet have no class indexes, JSON must.
+# Formats with class indexes: CSV and Parquet have none.
 _INDEXED = ("json", "jsonl")
 
 
@@ -129,7 +129,7 @@ def merge(
 
 
 class _Counted:
-    """Records, but for the failed ones among those that are repaired elsewhere.
+    """An iterator that counts records and drops failed ones whose input succeeded elsewhere.
 
     Attributes:
         count: the records.
@@ -153,7 +153,7 @@ class _Counted:
 
 
 class _Part:
-    """A file of records."""
+    """A file of records to merge."""
 
     def __init__(self, folder: LocalFolder | RemoteFolder, where: str, name: str) -> None:
         self._folder = folder
@@ -164,7 +164,7 @@ class _Part:
 
     @property
     def place(self) -> str:
-        """Real path or address, the same for two names of one file."""
+        """Return the real path or the address, which is the same for two names of one file."""
         if isinstance(self._folder, LocalFolder):
             return os.path.realpath(self._folder.path(self._file))
         return self.name
@@ -175,7 +175,7 @@ class _Part:
         )
 
     def run(self) -> Mapping[str, Any]:
-        """What the records were made with; nothing where the file does not tell."""
+        """Return what the records were made with; empty if the file does not tell."""
         if self.format == "parquet":
             from cvt_cli.output.parquet import run_of
 
@@ -207,7 +207,7 @@ class _Part:
         with self._open() as file:
             try:
                 yield from self._writer.documents(file, facts)
-            # OSError: what pyarrow makes of pages that can't be unpacked.
+            # pyarrow raises OSError for pages that can't be unpacked.
             except (ValueError, OSError) as error:
                 raise self._broken(error) from None
 
@@ -219,7 +219,7 @@ class _Part:
 
 
 def _check_set(parts: Collection[_Part]) -> None:
-    """See that what some jobs share is there as a whole, and of one run.
+    """Check that shards belong to the same run and that none is missing.
 
     Raises:
         UsageError: if it is not.
@@ -260,12 +260,12 @@ def _check_set(parts: Collection[_Part]) -> None:
 
 
 def _without_place(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What the shards of a run have in common, of what one was made with."""
+    """Return the part of a run's description that all of its shards share."""
     return {key: value for key, value in run.items() if key not in ("shard", "format")}
 
 
 def _repaired(parts: Sequence[_Part]) -> set[str]:
-    """The inputs with a failed record and one with labels."""
+    """Return the inputs that have both a failed record and one with labels."""
     failed = {record.path for part in parts for record in part.records(()) if record.error}
     if not failed:
         return failed
@@ -274,7 +274,7 @@ def _repaired(parts: Sequence[_Part]) -> set[str]:
 
 
 def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]:
-    # An earlier merge that lies among its parts begins as one of them, and so does a copy.
+    # An earlier merge among its own parts begins like one of them, and so does a copy.
     begun: dict[str, _Part] = {}
     for part in parts:
         for index, record in enumerate(part.records(facts)):
@@ -290,7 +290,7 @@ def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]
 
 
 def _parts(where: str) -> list[_Part]:
-    """List the files behind what was typed.
+    """List the files of records behind an argument.
 
     Raises:
         UsageError: if there are none, or a run there is not finished.
@@ -299,7 +299,7 @@ def _parts(where: str) -> list[_Part]:
     if folder.is_file():
         parent, slash, name = where.rstrip("/").rpartition("/")
         parent_folder = open_folder(parent + slash or ".")
-        if _is_run_record(parent_folder, name):  # as of labels/*
+        if _is_run_record(parent_folder, name):  # as in labels/*
             return []
         return [_Part(parent_folder, parent + slash, name)]
     names = folder.names()
@@ -327,7 +327,7 @@ def _parts(where: str) -> list[_Part]:
 
 
 def _is_run_record(folder: LocalFolder | RemoteFolder, name: str) -> bool:
-    """Whether a file tells of a run, and has no records."""
+    """Tell whether a file describes a run and holds no records."""
     if name.endswith(".run.json"):
         return True
     if not name.endswith(".json"):
@@ -335,12 +335,12 @@ def _is_run_record(folder: LocalFolder | RemoteFolder, name: str) -> bool:
     try:
         with folder.open(name) as file:
             return is_run_record(file)
-    except CvtError:  # which whoever reads it will say
+    except CvtError:  # reading its records will report it
         return False
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """Return a key by which part-2 comes before part-10."""
+    """Return a sort key that puts part-2 before part-10."""
     return [
         (int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split("([0-9]+)", name)
     ]
@@ -360,7 +360,7 @@ def _write(records: Iterable[Record], output: Path, name: str, *, shape: RecordS
 
     try:
         make_parent(output)
-        kept_of(output).unlink(missing_ok=True)  # that of what is replaced
+        kept_of(output).unlink(missing_ok=True)  # it describes the file that is replaced
         if issubclass(writer, ConvertedWriter):
             writer.convert(records, output, shape, run={})
         else:

@@ -1,4 +1,4 @@
-"""What is said on stderr."""
+"""Messages on stderr."""
 
 import shutil
 import sys
@@ -8,13 +8,13 @@ from cvt_cli.system.text import visible
 
 
 def say(message: str) -> None:
-    """Print one line on stderr, whatever is in the message."""
+    """Print a message as one line on stderr, whatever characters it has."""
     print(f"cvt: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 def report(message: str, hint: str = "") -> None:
-    """Print an error on stderr: one line for logs; on a terminal broken at words, with what to do
-    on lines of its own."""
+    """Print an error on stderr: as one line in logs; on a terminal wrapped between words, with the
+    hint on lines of its own."""
     if not sys.stderr.isatty():
         say(f"error: {message}; {hint}" if hint else f"error: {message}")
         return

@@ -1,4 +1,4 @@
-"""`cvt models`: the checkpoints that are known by name, and what of them is on this machine."""
+"""`cvt models`: the checkpoints known by name, and which of them are on this machine."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,9 +9,9 @@ from cvt_cli.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from cvt_cli.output.tables import Report
 
-TAG = "cvt"  # by which the Hub marks every model of this architecture
+TAG = "cvt"  # the Hub's tag for models of this architecture
 REACH_SECONDS = 10
-DATASET = "dataset:"  # how the tag of a dataset begins
+DATASET = "dataset:"  # prefix of the tags that name datasets
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -85,7 +85,7 @@ def _found(text: str) -> "Report":
         raise ModelError("the Hub can't be searched: offline", hint="unset HF_HUB_OFFLINE")
     records: list[dict[str, Any]] = []
     try:
-        # The search itself tries for half a minute before it gives a Hub up.
+        # The search alone would try for half a minute before it gives up on the Hub.
         get_session().get(f"{constants.ENDPOINT}/api/models?limit=1", timeout=REACH_SECONDS)
         for info in HfApi().list_models(filter=TAG, search=text or None, sort="downloads"):
             tags = info.tags or []
@@ -99,7 +99,7 @@ def _found(text: str) -> "Report":
                     "datasets": datasets,
                 }
             )
-    # The client's transport errors differ from release to release: httpx's, requests', OSError.
+    # Which error the client raises depends on its release: httpx's, requests' or OSError.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(

@@ -1,4 +1,5 @@
-"""The options that several subcommands share, in groups: see `cvt_cli.cli.groups`.
+"""Options that several subcommands share, in groups; `cvt_cli.cli.groups` turns groups into
+options. All are in this one file, so that each is found, and written, once.
 
 An option that is in more than one group is an alias here, such as `OverwriteOption`.
 """
@@ -39,7 +40,7 @@ SCALE = Panel("Scale")
 
 @dataclass(frozen=True)
 class Settings:
-    """The global options, in `context.obj`."""
+    """The global options, kept in `context.obj`."""
 
     debug: bool = False
     quiet: bool = False
@@ -154,7 +155,7 @@ ErrorsOption = Annotated[
 
 
 class DecodeChoice(StrEnum):
-    """How images are decoded."""
+    """Ways to decode images."""
 
     FAST = "fast"
     EXACT = "exact"
@@ -185,14 +186,14 @@ DtypeOption = Annotated[
 
 
 class Activation(StrEnum):
-    """What follows the first layer of each MLP."""
+    """Activations of an MLP, between its two layers."""
 
     GELU = "gelu"
     QUICK_GELU = "quick_gelu"
 
 
 class TruncatedChoice(StrEnum):
-    """What becomes of a JPEG whose end is missing."""
+    """Ways to treat a JPEG whose end is missing."""
 
     REFUSE = "refuse"
     ACCEPT = "accept"
@@ -200,7 +201,7 @@ class TruncatedChoice(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """The images to read, and how."""
+    """Options for the images to read, and how to read them."""
 
     inputs: Annotated[
         list[str] | None,
@@ -304,7 +305,7 @@ class Input:
 
     @property
     def background_colour(self) -> "Colour | None":
-        """Red, green and blue to lay transparent pictures on.
+        """Return the colour (red, green, blue) under transparent pictures.
 
         Raises:
             UsageError: if --background is no colour.
@@ -317,22 +318,22 @@ class Input:
 
     @property
     def accept_truncated(self) -> bool:
-        """Whether to take what there is of a JPEG whose end is missing."""
+        """Whether to use the readable part of a JPEG whose end is missing."""
         return self.truncated is TruncatedChoice.ACCEPT
 
     @property
     def paths(self) -> list[str]:
-        """What was typed as inputs."""
+        """Return the inputs named on the command line."""
         return self.inputs or []
 
     @property
     def inputs_and_list(self) -> list[str]:
-        """What is read: what was typed, and a list of names."""
+        """Return all that is read: the named inputs, and the list of names."""
         return [*self.paths, *filter(None, [self.files_from])]
 
     @property
     def search(self) -> Search:
-        """How to search the inputs."""
+        """Return how to search the inputs."""
         return Search(
             recursive=self.recursive,
             include=tuple(self.include or ()),
@@ -347,7 +348,7 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The processes that read images."""
+    """Options for the processes that read images."""
 
     image_timeout: Annotated[
         float,
@@ -369,7 +370,8 @@ class Reading:
     ] = None
 
     def start(self, context: typer.Context) -> "ReaderPool":
-        """Start them; before torch is imported, which takes a while. They end with the command.
+        """Start the processes, before torch is imported, which takes a while. They end with the
+        command.
 
         Raises:
             OSError: if processes can't be started.
@@ -384,7 +386,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """Which commit of a model on the Hub, and whether to ask for it."""
+    """Options for the revision of a model on the Hub, and for asking for it."""
 
     revision: RevisionOption = None
     refresh: RefreshOption = False
@@ -403,14 +405,14 @@ WeightsKeyOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFiles(Hub):
-    """Which files a checkpoint is read from, and which of the networks in them."""
+    """Options for the files a checkpoint is read from, and the network among them."""
 
     weights_key: WeightsKeyOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The checkpoint, and what to change in it."""
+    """Options for the checkpoint, and what to change in it."""
 
     model: Annotated[
         str,
@@ -444,7 +446,7 @@ class ModelOptions:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The labels in --class-names.
+        """Return the labels in --class-names.
 
         Raises:
             UsageError: if the file can't be read, or holds none.
@@ -455,7 +457,7 @@ class ModelOptions:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """Height and width of the network's input in pixels; None for the model's own.
+        """Return height and width of the network's input in pixels; None for the model's own.
 
         Raises:
             UsageError: if --image-size is no size.
@@ -463,7 +465,7 @@ class ModelOptions:
         return None if self.image_size is None else parse_image_size(self.image_size)
 
     def load(self) -> "Checkpoint":
-        """Load the checkpoint, for the input size that was asked for.
+        """Load the checkpoint for the requested input size.
 
         Raises:
             ModelError: if it can't be had.
@@ -489,7 +491,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """How images go through the network."""
+    """Options for how images go through the network."""
 
     decode: DecodeOption = DecodeChoice.FAST
     device: Annotated[
@@ -515,7 +517,7 @@ class Compute:
 
     @property
     def exact_decode(self) -> bool:
-        """Whether images are decoded as Transformers does it."""
+        """Whether to decode images as Transformers does."""
         return self.decode is DecodeChoice.EXACT
 
     def classifier(
@@ -526,7 +528,7 @@ class Compute:
         only: Sequence[str] = (),
         readers: "ReaderPool | None" = None,
     ) -> "Classifier":
-        """Load torch and the network. The cores are shared between them and the decoders.
+        """Load torch and the network. Both share the cores with the decoders.
 
         Args:
             model: the checkpoint.
@@ -567,21 +569,21 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class ExactCompute(Compute):
-    """The same in float32, for numbers that are compared."""
+    """The same options, with float32 as the default: for numbers that are compared."""
 
     dtype: DtypeOption = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The format of a report, and where it goes."""
+    """Options for the format of a report, and where it goes."""
 
     format_: ReportFormatOption = None
     output: OutputOption = None
     overwrite: OverwriteOption = False
 
     def pick_format(self) -> str:
-        """Return the format that was asked for, or else that of the file's suffix.
+        """Return the requested format, or else that of the file's suffix.
 
         Raises:
             UsageError: if there is no such format, or the file can't be written.
@@ -594,7 +596,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a record of `cvt classify` has, and where it goes."""
+    """Options for what a record of `cvt classify` holds, and where it goes."""
 
     top_k: Annotated[
         int | None,
@@ -676,15 +678,16 @@ class Output:
 
     @property
     def outputs(self) -> list[str]:
-        """The files, folders and addresses to write to."""
-        # After --output= no shell expands it.
+        """Return the files, folders and addresses to write to."""
+        # The shell does not expand it after --output=.
         return [
             os.path.expanduser(name) if name.startswith("~") else name for name in self.output or []
         ]
 
     @cached_property  # a file may be a pipe, which is read once
     def only(self) -> list[str]:
-        """The labels to choose from, as `inference.labels.pick_indexes` takes them; none for all.
+        """Return the labels to choose from, as `inference.labels.pick_indexes` takes them; none for
+        all.
 
         Raises:
             UsageError: if a file of them can't be read, or has none.
@@ -696,7 +699,7 @@ class Output:
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """The facts to add to each record, names out of `records.COLUMNS`.
+        """Return the facts to add to each record, out of `records.COLUMNS`.
 
         Raises:
             UsageError: if there is no such column.
@@ -709,7 +712,7 @@ class Output:
 
 
 class Engine(StrEnum):
-    """What runs the stages."""
+    """Engines that run the stages: this machine, or Ray."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -717,7 +720,7 @@ class Engine(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Where the work is done: here, on a cluster, or as one of several jobs."""
+    """Options for where the work is done: here, on a cluster, or as one of several jobs."""
 
     engine: Annotated[
         Engine,
@@ -765,7 +768,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """All that was asked of `cvt classify`."""
+    """All option groups of `cvt classify`."""
 
     images: Input
     model: ModelOptions

@@ -1,5 +1,5 @@
-"""The progress of a run: done, total, images/s, time left, errors. A bar on a terminal, a line a
-minute in a log."""
+"""Progress of a run: done, total, images/s, time left, errors. A bar on a terminal, a line a minute
+in a log."""
 
 import os
 import sys
@@ -17,12 +17,12 @@ from cvt_cli.cli.messages import say
 from cvt_cli.errors import CvtError
 from cvt_cli.system.text import counted
 
-# For the ^C that a terminal writes behind the bar.
+# Columns left for the ^C that a terminal echoes after the bar.
 MARGIN_COLUMNS = 3
-# A run that is over in no time needs no bar.
+# Seconds before a bar appears: a short run needs none.
 DELAY_SECONDS = 1.0
 
-# Of a log. The first comes after as much: what is over by then needs none, and cron mails each.
+# Seconds between lines in a log, and before the first: a short run needs none, and cron mails each.
 LOG_SECONDS = 60.0
 
 # Its own is for processes too: where those are not forked, as on macOS, it starts one more, which
@@ -31,7 +31,7 @@ tqdm.set_lock(threading.RLock())
 
 
 class Shown(StrEnum):
-    """How progress is shown."""
+    """Ways to show progress."""
 
     BAR = "bar"
     LINES = "lines"
@@ -51,7 +51,7 @@ def how_shown(quiet: bool, wanted: bool | None) -> Shown:
 
 
 class Progress:
-    """A bar on stderr, or a line every minute.
+    """Shows progress on stderr: a bar, or a line every minute.
 
     Args:
         how: how it is shown; True for a bar, False for nothing.
@@ -87,11 +87,11 @@ class Progress:
             threading.Thread(target=self._set_total, args=[count], daemon=True).start()
 
     def _set_total(self, count: Callable[[], int | None]) -> None:
-        with suppress(CvtError):  # the run itself says so
+        with suppress(CvtError):  # the run itself reports it
             self._bar.total = count()
 
     def _log(self, count: Callable[[], int | None]) -> None:
-        # Counting reads all folders once more: not for what is over in no time.
+        # Counting reads all folders once more, which a short run can do without.
         if self._ended.wait(LOG_SECONDS / 2):
             return
         threading.Thread(target=self._count, args=[count], daemon=True).start()
@@ -103,7 +103,7 @@ class Progress:
             self._total = count()
 
     def in_words(self) -> str:
-        """`12,400 of 60,000, 41 images/s, 19 min left, 3 errors`."""
+        """Format the progress as `12,400 of 60,000, 41 images/s, 19 min left, 3 errors`."""
         rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
         of = "" if self._total is None else f" of {self._total:,}"
         parts = [f"{self._done:,}{of}", f"{in_rate(rate)} images/s"]
@@ -123,7 +123,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Make room for what is printed meanwhile."""
+        """Hide the bar while something else is printed."""
         if self._is_drawn():
             with tqdm.external_write_mode(file=sys.stderr):
                 yield
@@ -135,13 +135,13 @@ class Progress:
             self._show_warning(*warning, **more)
 
     def close(self) -> None:
-        """Take the bar away, and say no more."""
+        """Remove the bar, and say no more."""
         self._ended.set()
         warnings.showwarning = self._show_warning
         if self._is_drawn():
-            self._bar.clear()  # tqdm leaves one that only `paused` has drawn
+            self._bar.clear()  # tqdm does not clear a bar that only `paused` has drawn
             if sys.stderr.isatty():
-                sys.stderr.write("\x1b[K")  # and what was typed behind it
+                sys.stderr.write("\x1b[K")  # and whatever was typed after it
         self._bar.close()
 
     def _is_drawn(self) -> bool:
@@ -149,12 +149,12 @@ class Progress:
 
 
 def in_rate(rate: float) -> str:
-    """`1,240`, `41`, `3.2`."""
+    """Format images/s as `1,240`, `41` or `3.2`."""
     return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}"
 
 
 def in_time(seconds: float) -> str:
-    """`45 s`, `19 min`, `5 h`, `3 days`."""
+    """Format seconds as `45 s`, `19 min`, `5 h` or `3 days`."""
     for unit, size, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
         if seconds < most:
             return f"{seconds / size:.0f} {unit}"
@@ -162,7 +162,7 @@ def in_time(seconds: float) -> str:
 
 
 def _screen(stream: TextIO) -> tuple[int | None, int | None]:
-    """Return the columns that the bar may have, and rows."""
+    """Return the columns and rows that the bar may take."""
     with suppress(OSError, ValueError):
         size = os.get_terminal_size(stream.fileno())
         return size.columns - MARGIN_COLUMNS, size.lines

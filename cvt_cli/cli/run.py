@@ -1,4 +1,4 @@
-"""The run behind the commands that make one record of each input: sources in, records out, with
+"""The main loop of the commands that make one record per input: sources in, records out, with
 progress, resumption and a summary."""
 
 import os
@@ -36,7 +36,7 @@ from cvt_cli.output.update import Update
 from cvt_cli.records import Record, as_written
 from cvt_cli.system.text import counted, visible
 
-# Of the inputs that failed, how many a summary names.
+# Failed inputs that a summary names, at most.
 NAMED_FAILURES = 5
 
 
@@ -98,11 +98,11 @@ def run(
     tally = _Tally(sink)
     bar = Progress(how_shown(settings.quiet, progress), sources.count, tally.before)
     left, again = _left(sources, sink, batch_size=batch_size, bar=bar)
-    start = time.perf_counter()  # never at a stand, as Windows' other clock is between its ticks
+    start = time.perf_counter()  # time.monotonic stands still between its ticks on Windows
     rate = 0.0
     outcome = "interrupted"
     try:
-        # The first records of a batch that was cut are computed again, not written again.
+        # The first records of a batch that was cut short are computed again, but not written again.
         for record in islice(process(tally.watch(left)), again, None):
             with bar.paused() if isinstance(sink, StreamOutput) else nullcontext():
                 sink.write([record])
@@ -118,7 +118,7 @@ def run(
             {
                 "command": command(),
                 "end": datetime.now(UTC).isoformat(),
-                # What a resumed run had done before took a time that nobody knows now.
+                # Nobody knows how long the inputs took that were done before a resumption.
                 "images_per_second": rate if tally.new else None,
             }
         )
@@ -126,7 +126,7 @@ def run(
         _write_errors(errors_file, tally)
     except KeyboardInterrupt:
         if isinstance(sink, StreamOutput):
-            sink.finish()  # what was written reads as a whole document
+            sink.finish()  # completes the document
         raise _interrupted(tally.count, sink) from None
     except NoTemporaryFiles as error:
         raise _resumable(error, sink) from None
@@ -140,7 +140,7 @@ def run(
             except UsageError as error:
                 if outcome == "finished":
                     raise CvtError(str(error), hint="the output is whole") from None
-                say(f"error: {error}")  # what ended the run decides the exit code
+                say(f"error: {error}")  # the exit code is that of what ended the run
     sum_up(
         settings,
         [str(path) for path in sink.paths],
@@ -156,14 +156,15 @@ def run(
 def _left(
     sources: Sources, sink: Sink, *, batch_size: int, bar: Progress
 ) -> tuple[Iterator[Source], int]:
-    """The sources to do, and how many of the first have a record already; see `remaining`."""
+    """Return the sources to do, and how many of the first already have a record; see
+    `remaining`."""
     if isinstance(sink, Update):
         return sink.left(sources.find(), lambda: bar.add(False)), 0
     return remaining(sources.find, sink.done, batch_size)
 
 
 def _interrupted(count: int, sink: Sink) -> Interrupted:
-    """What to say of a run that was interrupted after so many inputs."""
+    """Make the error of a run that was interrupted after `count` inputs."""
     parts = " and ".join(f"{path}.part" for path in sink.paths)
     keep = "keep" if len(sink.paths) > 1 else "keeps"
     option = "--update" if isinstance(sink, Update) else "--resume"
@@ -172,7 +173,7 @@ def _interrupted(count: int, sink: Sink) -> Interrupted:
 
 
 def _resumable(error: NoTemporaryFiles, sink: Sink) -> NoTemporaryFiles:
-    """Make the error say what to do then."""
+    """Add to the error how to go on."""
     if not sink.paths:
         return error
     again = ", then run the same command" + ("" if isinstance(sink, Update) else " with --resume")
@@ -185,7 +186,7 @@ def _write_errors(file: ErrorsFile | None, tally: "_Tally") -> None:
 
 
 class _Tally:
-    """What became of the inputs.
+    """Counts the inputs and their errors.
 
     Attributes:
         before: inputs that an earlier run has done.
@@ -199,7 +200,7 @@ class _Tally:
         self.before = self.count = len(sink.done)
         self.errors = sink.errors
         self.failed = list(sink.failed)
-        # What is not there, or can't be searched.
+        # Paths that do not exist or can't be searched.
         self._missing: set[str] = set()
         self._missed = 0
         self._first: tuple[str, str] | None = None
@@ -210,7 +211,7 @@ class _Tally:
         return self.count - self.before
 
     def watch(self, sources: Iterator[Source]) -> Iterator[Source]:
-        """The same sources."""
+        """Pass on the sources, and note the missing ones."""
         for source in sources:
             if source.error is not None:
                 self._missing.add(source.path)
@@ -231,7 +232,7 @@ class _Tally:
         self.failed.append((record.path, record.error))
 
     def is_nothing(self, has_others: Callable[[], bool]) -> bool:
-        """Whether no input could be read, or all that was left to read has gone since."""
+        """Tell whether no input could be read, or all that was left to read has vanished since."""
         if isinstance(self._sink, Update) and self._sink.kept:
             return False
         if self.errors == self.count:
@@ -239,7 +240,7 @@ class _Tally:
         return self.before > 0 and self._missed == self.new > 0
 
     def error(self, outputs: Sequence[Path]) -> InputsError:
-        """What to say then."""
+        """Make the error of a run that could read nothing."""
         names, several = ", ".join(map(str, outputs)), len(outputs) > 1
         if any(map(os.path.lexists, outputs)):
             outcome = f"{names} {'stay as they are' if several else 'stays as it is'}"
@@ -255,7 +256,7 @@ class _Tally:
         return InputsError(f"{of}{visible(path)}: {error}", hint=outcome)
 
     def counts(self) -> dict[str, int]:
-        """For a run record."""
+        """Return the counts for a run record."""
         return {"inputs": self.count, "errors": self.errors, "done_before": self.before}
 
 
@@ -270,7 +271,7 @@ def sum_up(
     kept: int = 0,
     done: str = "",
 ) -> None:
-    """Say how a run went.
+    """Print the summary of a run.
 
     Args:
         outputs: the files written.

@@ -1,4 +1,4 @@
-"""The record of a run: what was run, with what, and how it went."""
+"""The run record: a JSON file with what was run, on what, and how it went."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from cvt_cli.output.journal import part_of, run_file_of
 from cvt_cli.system.files import check_file, write_atomically
 from cvt_cli.system.text import reason_of
 
-# More than a run record has, whatever was typed.
+# More bytes than a run record has.
 _MAX_BYTES = 2**24
 
 
 class RunRecord:
-    """What was run, for whoever asks later where the labels came from.
+    """The run record, for whoever asks later where the labels came from.
 
     Args:
         path: the JSON file.
@@ -41,7 +41,7 @@ class RunRecord:
 
     @staticmethod
     def is_at(path: Path) -> bool:
-        """Whether a file is one."""
+        """Tell whether a file is a run record."""
         try:
             with path.open("rb") as file:
                 values = json.loads(file.read(_MAX_BYTES))
@@ -50,7 +50,7 @@ class RunRecord:
         return isinstance(values, dict) and {"command", "outcome"} <= values.keys()
 
     def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
-        """Write it whole, in place of what was there; `rate` in images/s."""
+        """Write the whole record in place of the first one; `rate` is in images/s."""
         end = datetime.now(UTC)
         seconds = (end - self.start).total_seconds()
         self._write(
@@ -82,15 +82,15 @@ class RunRecord:
 def check_run_record(
     path: Path | None, outputs: Sequence[Path], inputs: list[str], *, overwrite: bool
 ) -> None:
-    """Before anything is started.
+    """Check, before anything is started, that the run record can be written.
 
     Args:
         path: the run record, if there is to be one.
         outputs: the other files that the run writes.
 
     Raises:
-        UsageError: if it can't be written, or would replace an input, one of the outputs, or what
-            nobody said to replace.
+        UsageError: if it can't be, or would replace an input, an output, or another file
+            without --overwrite.
     """
     if path is None:
         return
@@ -108,12 +108,12 @@ def check_run_record(
 
 
 def command() -> str:
-    """What was typed."""
+    """Return the command line."""
     return shlex.join(["cvt", *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
-    """What records depend on, beside the machine."""
+    """Return the versions that records depend on."""
     names = ("torch", "pillow", "numpy", "huggingface_hub", "safetensors")
     ours = {"cvt": __version__, "python": platform.python_version()}
     return ours | {name: version(name) for name in names}

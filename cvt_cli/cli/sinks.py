@@ -1,4 +1,4 @@
-"""The files, or standard output, that a run's records go to: checks and opening."""
+"""Sinks: the files, or standard output, that the records of a run go to."""
 
 import os
 import sys
@@ -29,10 +29,10 @@ def check_target(
     overwrite: bool,
     update: bool = False,
 ) -> None:
-    """Before anything is started.
+    """Check, before anything is started, that the output can be written.
 
     Raises:
-        UsageError: if the output can't be written or would replace what nobody said to replace.
+        UsageError: if it can't be, or would replace a file without --overwrite.
     """
     if output is None:
         if resume or update:
@@ -47,22 +47,22 @@ def check_target(
             other = "--resume" if resume else "--overwrite"
             raise UsageError(f"--update and {other} exclude each other")
         check_update(output, writer_class)
-    # What is there is to be there.
+    # An update needs what others must not replace.
     check_output(output, resume, overwrite or update)
     check_not_an_input(output, inputs)
 
 
 def check_not_an_input(output: Path, inputs: list[str]) -> None:
-    """See that a file to be written is not one to be read. Patterns and addresses are not looked
-    into.
+    """Check that a file to write is not one of the files to read. Patterns and addresses are not
+    expanded.
 
     Raises:
-        UsageError: if it is.
+        UsageError: if it is one.
     """
     if not output.exists():
         return
     for path in inputs:
-        # os.path: a name may be too long to ask for, which Path takes for an error.
+        # os.path, because Path raises an error for a name that is too long.
         in_folder = os.path.isdir(path) and output.resolve().is_relative_to(Path(path).resolve())
         if in_folder and output.suffix.lower() in IMAGE_SUFFIXES:
             raise UsageError(f"{output} is one of the inputs")
@@ -71,8 +71,8 @@ def check_not_an_input(output: Path, inputs: list[str]) -> None:
 
 
 def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
-    """Those of several outputs that a run is to write: all, but for one that an interrupted run
-    had finished before it was cut at the next. Says which.
+    """Return the outputs that are still to be written: all, except those that an interrupted run
+    had finished before it was cut short at the next. Prints which those are.
 
     Raises:
         Finished: if nothing is left to resume.
@@ -92,7 +92,8 @@ def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
 
 
 def is_taken_up(output: Path, resume: bool) -> bool:
-    """Whether a run goes on with an interrupted one, whose are the files beside the output."""
+    """Tell whether a run continues an interrupted one, to which the files beside the output
+    belong."""
     return resume and part_of(output).exists()
 
 
@@ -105,7 +106,7 @@ def open_sink(
     resume: bool,
     overwrite: bool = False,
 ) -> Journal | StreamOutput:
-    """Where records go: a file, or standard output.
+    """Open a file, or standard output, for records.
 
     Args:
         output: the file; None for standard output.
@@ -129,7 +130,7 @@ def open_sinks(
     resume: bool,
     overwrite: bool = False,
 ) -> Journal | SeveralOutputs | StreamOutput:
-    """The same for several files at once, each with the name of its format."""
+    """Open several files, each with the name of its format, or standard output."""
     sinks: list[Journal | StreamOutput] = []
     try:
         for path, name in targets:
@@ -158,7 +159,7 @@ def open_update(
     run: Mapping[str, Any],
     pruning: Pruning | None,
 ) -> Update:
-    """The same for finished outputs that are brought up to date.
+    """Open finished outputs to bring them up to date.
 
     Args:
         pruning: which records may go; None for none.

@@ -39,7 +39,7 @@ NAMED_FAILURES = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Placing:
-    """What is done with the files."""
+    """Options for what is done with the files."""
 
     move: Annotated[bool, ACTIONS.option("--move", help="Move the files.")] = False
     link: Annotated[bool, ACTIONS.option("--link", help="Make hard links to them.")] = False
@@ -98,7 +98,7 @@ def sort(
     if placing.move + placing.link + placing.symlink > 1:
         raise UsageError("--move, --link and --symlink exclude each other")
     document = _Document(labels, format_)
-    # os.path: Path takes a name that is too long, or not for this user, for an error.
+    # os.path, because Path raises an error for a name that is too long or not permitted.
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder")
 
@@ -141,10 +141,10 @@ def sort(
 
 
 def _checked(records: Iterable[Record], min_score: float | None) -> Iterator[Record]:
-    """The records themselves.
+    """Pass on the records, checking that their scores can be compared with --min-score.
 
     Raises:
-        UsageError: before the first file is sorted, if their scores can't be at that one.
+        UsageError: before the first file is sorted, if they can't.
     """
     from cvt_cli.inference.scores import check_threshold
 
@@ -160,8 +160,8 @@ _PAST = {"copy": "copied", "move": "moved", "link": "linked", "symlink": "linked
 
 
 class _Elsewhere:
-    """Tells files that are gone from a folder that is another than the labels were written in, of
-    which it is said once."""
+    """Detects that cvt runs in another folder than the one the labels were written in, to report
+    that once instead of a missing file for each record."""
 
     def __init__(self) -> None:
         self._missing = 0
@@ -170,7 +170,7 @@ class _Elsewhere:
         self._named = 0
 
     def named(self, outcome: "Outcome") -> "list[Outcome]":
-        """What failed and is to be named now."""
+        """Return the failed outcomes to report now."""
         from cvt_cli.sorting.placing import Status
 
         if outcome.status is Status.FAILED:
@@ -189,7 +189,7 @@ class _Elsewhere:
         return named
 
     def check(self, labels: str) -> None:
-        """Raises `InputsError` if not one of the files is here."""
+        """Check that at least one file was found. Raises `InputsError` if not."""
         if self._found or not self._missing:
             return
         path = visible(self._waiting[0].path)
@@ -204,10 +204,10 @@ _FROM = "the paths in {} are as seen from the folder where cvt classify ran: cd 
 
 
 class _Tally:
-    """What became of how many files."""
+    """Counts what became of the files."""
 
     def __init__(self) -> None:
-        # Of each folder: the files that belong there, and those that were not there before.
+        # For each folder: how many files belong there, and how many of them are new.
         self._folders: dict[str, list[int]] = {}
         self._left = 0
         self.failed = 0
@@ -259,7 +259,7 @@ class _Tally:
 
 
 class _Document:
-    """The labels.
+    """A document of records.
 
     Raises:
         UsageError: if it is in no format that can be read.

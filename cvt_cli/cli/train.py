@@ -43,7 +43,7 @@ AUGMENTATION = Panel("Augmentation")
 
 CROPS = ("auto", "padded", "resized", "none")
 DTYPES = ("auto", "bfloat16", "float32")
-# The learning rates that batches of 64 to 128 images bear.
+# Learning rates that suit batches of 64 to 128 images.
 SCRATCH_LR = 1e-3
 FINE_TUNE_LR = 2e-4
 EPOCHS = 30
@@ -52,7 +52,7 @@ NAMED_ERRORS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What the network begins as."""
+    """Options for what the network starts from."""
 
     model: Annotated[
         str | None,
@@ -85,7 +85,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How long to train, and on what went before."""
+    """Options for how long to train, and whether to go on from before."""
 
     resume: Annotated[
         bool,
@@ -135,7 +135,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
-    """How the weights follow the loss."""
+    """Options for how the weights follow the loss."""
 
     lr: Annotated[
         float | None,
@@ -179,7 +179,7 @@ class Learning:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How training images are varied."""
+    """Options for how training images are varied."""
 
     crop: Annotated[
         str,
@@ -236,7 +236,7 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCompute(options.Reading):
-    """What the network is trained on."""
+    """Options for what the network is trained on."""
 
     device: options.DeviceOption = "auto"
     dtype: Annotated[
@@ -415,7 +415,7 @@ def _check_options(start: Start, augmentation: Augment, dtype: str) -> None:
 def _fast_dtype(device: "torch.device") -> str:
     import torch
 
-    # Others than these compute it by way of float32.
+    # Other devices emulate it in float32.
     has_bfloat16 = device.type == "cpu" or (
         device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
@@ -455,7 +455,7 @@ def _compile(trainer: "Trainer", quiet: bool) -> None:
     try:
         trainer.compile()
     except UsageError as error:
-        # Faster was asked for, not another result.
+        # --compile asks for speed alone: the result is the same without.
         say(f"{error}; training goes on without")
         return
     if not quiet:
@@ -508,12 +508,12 @@ def _fit(trainer: "Trainer", quiet: bool) -> "TemperatureFit":
 
 
 class _Log:
-    """A line every minute where there is no terminal for a bar.
+    """Prints a line every minute where there is no terminal for a bar.
 
     Args:
-        what: is done.
-        total: of images.
-        quiet: say nothing.
+        what: the name of what is done.
+        total: number of images.
+        quiet: print nothing.
     """
 
     def __init__(self, what: str, total: int, quiet: bool) -> None:
@@ -523,7 +523,7 @@ class _Log:
         self._start = self._last = time.monotonic()
 
     def tell(self, images: int, facts: str) -> None:
-        """Say how far it is, if a minute has gone by."""
+        """Print the progress, if a minute has passed."""
         now = time.monotonic()
         if not self._shown or now - self._last < LOG_SECONDS:
             return
