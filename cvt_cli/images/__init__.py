@@ -1,1 +1,1 @@
-"""A path becomes pixels."""
+"""Images: from a path to pixels."""

@@ -1,4 +1,4 @@
-"""The images in zip and tar archives, read where they are: nothing is ever unpacked.
+"""Images in zip and tar archives, read in place: nothing is ever unpacked to the disk.
 
 Untrusted bytes: a member's name is never used as a path of the file system, links are not
 followed, and sizes are checked while reading.
@@ -28,13 +28,13 @@ from cvt_cli.system.extras import install_hint
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_HEADER = 64  # longer than what decompressors want in one piece
-# These have their directory at the end.
+_HEADER = 64  # more bytes than decompressors want in one piece
+# Kinds that have their directory at the end.
 NEEDS_SEEK = ("zip", "parquet")
 
-# Photographs hardly shrink. Bytes out for each one in.
+# Bytes out for each byte in, at most: photographs hardly shrink.
 _BOMB_RATIO = 200
-# The headers of one member of a tar archive are longer in all only to exhaust memory. Bytes.
+# Bytes of all headers of one member of a tar archive. Longer ones are meant to exhaust memory.
 _MAX_HEADER = 2**20
 
 
@@ -47,8 +47,8 @@ def members(
 ) -> Iterator[Source]:
     """Yield the images in an archive, in its order.
 
-    What is no regular file or has an unsafe name (absolute, or with "..") is a `Source` that
-    fails; so is, under the archive's own path, the place from which on it is broken.
+    A member that is not a regular file or has an unsafe name (absolute, or with "..") is a
+    `Source` that fails. Where the archive is broken, one more fails under the archive's own path.
 
     Args:
         path: of the archive; members are `path::name`.
@@ -78,7 +78,7 @@ def members(
         raise
     except ImageError as error:
         yield failing(path, error)
-    # Hostile bytes make these modules raise nearly anything; each is this archive's own.
+    # Hostile bytes make these modules raise nearly anything; it concerns this archive only.
     except Exception as error:
         yield failing(path, f"broken archive: {one_line(error)}")
     else:
@@ -102,7 +102,7 @@ def _zip_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class _ZipEntry:
-    """What a zip archive's directory says of a member.
+    """A member's entry in the directory of a zip archive.
 
     Attributes:
         raw: the entry itself.
@@ -157,7 +157,7 @@ class _Zip:
         return _zip, (self._place, self._max_bytes, directory)
 
     def read_at(self, position: int, size: int) -> bytes:
-        """Bytes of the archive, whatever other threads read meanwhile."""
+        """Read bytes of the archive, whatever other threads read meanwhile."""
         with self._lock:
             if self._file is None:
                 self._file = self._place.open()
@@ -165,7 +165,7 @@ class _Zip:
             return self._file.read(size)
 
     def _find_directory(self) -> tuple[int, int, int]:
-        """Where it starts and ends, and how many bytes were put before the archive."""
+        """Find where the directory starts and ends, and how many bytes precede the archive."""
         self.read_at(0, 0)
         assert self._file is not None
         whole = self._file.seek(0, 2)
@@ -173,7 +173,7 @@ class _Zip:
         tail_start = max(0, whole - _ZIP_END.size - 2**16 - _ZIP64_LOCATOR_SIZE)
         tail = self.read_at(tail_start, whole - tail_start)
         last = at = tail.rfind(b"PK\5\6", 0, len(tail) - _ZIP_END.size + 4)
-        # The comment may hold the same bytes: then its length does not lead to the end.
+        # The comment may contain the same bytes; its length then does not lead to the end.
         while at >= 0 and at + _ZIP_END.size + tail[at + 20] + 256 * tail[at + 21] != len(tail):
             at = tail.rfind(b"PK\5\6", 0, at)
         at = last if at < 0 else at
@@ -193,7 +193,7 @@ class _Zip:
         return start, end, start - offset
 
     def entries(self) -> Iterator[_ZipEntry]:
-        """The members, in order."""
+        """Yield the members, in order."""
         position, rest = self._directory, b""
         while position < self._directory_end:
             block = self.read_at(position, min(CHUNK, self._directory_end - position))
@@ -228,7 +228,7 @@ class _Zip:
 
     def _alone(self, entry: _ZipEntry) -> "_Window":
         start = self._shift + entry.start
-        # With the local header, whose name and extra field may be as long as this.
+        # Room for the local header, with the longest name and extra field.
         size = min(self._directory - start, entry.packed + 2**18)
         if size <= 0:
             raise zipfile.BadZipFile("it is not where its archive says")
@@ -237,7 +237,7 @@ class _Zip:
         return _Window(self, start, size, then=raw + end)
 
 
-# A process keeps the archive open that it reads from.
+# Each process keeps the archive open that it last read from.
 @lru_cache(maxsize=1)
 def _zip(place: Place, max_bytes: int, directory: tuple[int, int, int]) -> _Zip:
     return _Zip(place, max_bytes, directory)
@@ -245,22 +245,22 @@ def _zip(place: Place, max_bytes: int, directory: tuple[int, int, int]) -> _Zip:
 
 @dataclass(frozen=True, slots=True)
 class ZipMember:
-    """A member of a zip archive."""
+    """A place: a member of a zip archive."""
 
     archive: _Zip
     entry: _ZipEntry
 
     @property
     def is_local(self) -> bool:
-        """Whether the archive is."""
+        """Whether any process on this machine can open the archive."""
         return self.archive.is_local
 
     def open(self) -> BinaryIO:
-        """What it unpacks to. Raises: ImageError."""
+        """Unpack the member. Raises: ImageError."""
         return self.archive.read(self.entry)
 
 
-# Number of this disk, of the directory's, members here, in all; size and offset of the directory.
+# Numbers of this disk and the directory's; members here, in all; the directory's size and offset.
 _ZIP_END = struct.Struct("<4s4H2LH")
 _ZIP64_END = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR_SIZE = 20
@@ -268,12 +268,12 @@ _ZIP64_LOCATOR_SIZE = 20
 # attributes; offset.
 _ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
 _ENCRYPTED, _UTF8 = 1, 1 << 11
-_UNIX = (3, 19)  # and macOS: where a member was packed
+_UNIX = (3, 19)  # systems on which a member was packed: Unix and macOS
 _IN_EXTRA = 0xFFFFFFFF
 
 
 def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
-    """Read the entry that starts there; None if it is not all there."""
+    """Read the entry that starts at a position; None if it is incomplete."""
     if len(data) < at + _ZIP_ENTRY.size:
         return None
     fields = _ZIP_ENTRY.unpack_from(data, at)
@@ -304,7 +304,7 @@ def _zip_entry(data: bytes, at: int) -> _ZipEntry | None:
 
 
 def _unmarked(name: bytes, version: int) -> str:
-    """Read a name that is not said to be UTF-8; macOS and Unix write that all the same."""
+    """Decode a name that is not marked as UTF-8: macOS and Unix write UTF-8 all the same."""
     if version >> 8 in _UNIX:
         with suppress(UnicodeDecodeError):
             return name.decode("utf-8")
@@ -312,7 +312,7 @@ def _unmarked(name: bytes, version: int) -> str:
 
 
 def _zip64_extra(extra: bytes) -> Iterator[int]:
-    """Read the numbers that have no room in an entry itself."""
+    """Read the numbers that do not fit into the entry itself."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
@@ -325,7 +325,7 @@ def _zip64_extra(extra: bytes) -> Iterator[int]:
 
 
 class _Window(io.RawIOBase):
-    """A part of an archive, and bytes to follow it."""
+    """A file object of a part of an archive, followed by other bytes."""
 
     def __init__(self, archive: _Zip, start: int, size: int, *, then: bytes) -> None:
         self._archive = archive
@@ -375,8 +375,8 @@ def _tar_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> 
 def _stream_members(
     path: str, kind: str, place: Place, *, wanted: Filter, max_bytes: int
 ) -> Iterator[Source]:
-    """Read a tar archive once from its start to its end: a member's bytes are taken as they come
-    by, before the next is asked for."""
+    """Read a tar archive once from start to end: a member's bytes are taken before the next member
+    is looked for."""
     with place.open() as file:
         stream = _Expanding(file, kind, max_bytes)
         for name, member in _wanted(path, stream, wanted):
@@ -398,21 +398,21 @@ def _stream_members(
 def _wanted(
     path: str, file: "BinaryIO | _Expanding", wanted: Filter
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yield the members that are wanted, with the names that their records have."""
+    """Yield the wanted members, with the names that their records have."""
     for member in _each(file):
         if wanted.wants_member(member.name):
             yield f"{path}::{member.name}", member
 
 
 def _each(file: "BinaryIO | _Expanding") -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar archive, from where the file is to the archive's end. It is left
-    where a member's content starts."""
+    """Yield the members of a tar archive, from the current position to its end. The file is left at
+    the start of a member's content."""
     headers = _Headers(file)
     end = -1
     with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", tarinfo=_Header) as tar:
         while (member := tar.next()) is not None:
-            # tarfile remembers every member and global header, and a header may send it back
-            # where it was.
+            # tarfile remembers every member and global header, and a header may send it back to an
+            # earlier position.
             tar.members.clear()  # type: ignore[attr-defined]
             tar.pax_headers.clear()  # type: ignore[attr-defined]
             if tar.offset <= end or member.size < 0:
@@ -429,8 +429,8 @@ def _refusal(member: tarfile.TarInfo) -> str:
 
 
 def _unsafe(name: str) -> str:
-    """Names that would leave the folder where an archive is unpacked. We unpack nothing, but
-    whoever gets the record might."""
+    """Tell whether a name would leave the folder that an archive is unpacked in. Nothing is
+    unpacked here, but whoever gets the record might."""
     if (
         name.startswith(("/", "\\"))
         or re.match("[A-Za-z]:", name)
@@ -442,7 +442,7 @@ def _unsafe(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A part of an archive: so many bytes from there on."""
+    """A place: a part of a tar archive, at an offset."""
 
     archive: Place
     start: int
@@ -451,11 +451,11 @@ class TarMember:
 
     @property
     def is_local(self) -> bool:
-        """Whether the archive is."""
+        """Whether any process on this machine can open the archive."""
         return self.archive.is_local
 
     def open(self) -> BinaryIO:
-        """A copy of it. Raises: ImageError."""
+        """Copy the part. Raises: ImageError."""
         if self.size > self.max_bytes:
             raise too_large(self.max_bytes)
         try:
@@ -469,7 +469,7 @@ class TarMember:
 
 
 def _copied(file: "BinaryIO | _Expanding", size: int) -> Spool:
-    """That many bytes of it. Raises: EOFError if there are less."""
+    """Copy this many bytes into a spool. Raises: EOFError if there are fewer."""
     spool = Spool(size)
     while chunk := file.read(min(CHUNK, size - spool.received)):
         spool.write(chunk)
@@ -479,8 +479,8 @@ def _copied(file: "BinaryIO | _Expanding", size: int) -> Spool:
 
 
 class _Header(tarfile.TarInfo):
-    """Tells a broken or missing header from the end of the archive, which is a block of zeros;
-    tarfile takes it for the end."""
+    """A tar header that tells a broken or missing header from the end of the archive, a block of
+    zeros. tarfile takes the former for the end, too."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -495,7 +495,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Headers:
-    """A tar archive of which the headers only are read.
+    """A tar archive whose headers alone are read.
 
     Attributes:
         left: bytes that the next member's may have.
@@ -515,7 +515,7 @@ class _Headers:
 
 
 class _Expanding:
-    """What a compressed stream expands to, to be read once.
+    """A file object of the bytes that a compressed stream expands to, read once.
 
     Raises:
         ImageError: while it is read, if that is far more than any photographs do; from the
@@ -532,7 +532,7 @@ class _Expanding:
         return self._position
 
     def seek(self, position: int) -> None:
-        """Forwards only. Raises: EOFError if it ends before."""
+        """Skip forwards. Raises: EOFError if the stream ends before."""
         if position < self._position:
             raise tarfile.ReadError("a header leads back to where it was")
         while self._position < position:
@@ -540,7 +540,7 @@ class _Expanding:
                 raise EOFError("the archive is cut off")
 
     def read(self, size: int) -> bytes:
-        """So many bytes; less at the end only."""
+        """Read this many bytes; fewer only at the end."""
         start = self._position
         data = bytearray()
         while len(data) < size and (more := self._expanded.read1(size - len(data))):
@@ -555,8 +555,8 @@ class _Expanding:
 
 
 class _Counting:
-    """A file whose bytes are counted, and which gives those of a block that are there already: a
-    server may keep the others back. Only what is as short as a header is always whole."""
+    """A file object that counts bytes, and returns those of a block that have arrived: a server may
+    hold back the others. Only a read as short as a header is always complete."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

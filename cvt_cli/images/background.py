@@ -1,4 +1,4 @@
-"""What lies behind the transparent parts of a picture."""
+"""Backgrounds for transparent pictures."""
 
 from typing import NewType
 
@@ -10,7 +10,7 @@ Colour = NewType("Colour", tuple[int, int, int])
 
 
 def parse_colour(text: str) -> Colour:
-    """Return red, green and blue, 0 to 255, of a colour as CSS writes it: `white`, `#808080`.
+    """Parse a colour as CSS writes it, `white` or `#808080`, into red, green and blue, 0 to 255.
 
     Raises:
         UsageError: if it is none, or not opaque.
@@ -28,7 +28,7 @@ def parse_colour(text: str) -> Colour:
 
 
 def laid_on(image: Image.Image, colour: Colour) -> Image.Image:
-    """An image on a plain background; itself where it hides nothing of it."""
+    """Lay an image on a plain background; one without transparency is returned itself."""
     if not image.has_transparency_data:
         return image
     canvas = Image.new("RGBA", image.size, (*colour, 255))

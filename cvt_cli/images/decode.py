@@ -1,5 +1,5 @@
-"""Bytes become an upright RGB image. Untrusted bytes: only the formats of `FORMATS` are tried, and
-the size is checked before a pixel is decoded."""
+"""Decoding: encoded bytes become an upright RGB image. The bytes are untrusted: only the formats in
+`FORMATS` are tried, and the size is checked before a pixel is decoded."""
 
 import codecs
 import logging
@@ -27,7 +27,7 @@ from cvt_cli.system.extras import install_hint
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
 
-# What Pillow does not read of itself: how it begins, its name in `formats`, and the extra.
+# Formats that Pillow does not read by itself: first bytes, name in `formats`, and extra.
 _OTHERS = {
     "HEIC": (
         re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
@@ -36,11 +36,11 @@ _OTHERS = {
     "JPEG XL": (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), ("JXL", "jxl")),
 }
 
-# What greys of 32 bits may have for white.
+# Candidates for the white of 32-bit greys.
 _WHITES = (1.0, 255.0, 65535.0)
 _BLOCK = 2**20
 _BYTES = re.compile(r"\bb'([^']*)'")
-# How files begin that can be nothing else.
+# First bytes that leave no doubt about a file's format.
 _BEGINNINGS = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -50,11 +50,11 @@ _BEGINNINGS = {
 }
 _ICO = b"\0\0\1\0"
 
-# Bytes by which a file that is no image is judged.
+# Bytes by which a file that is not an image is judged.
 _START = 1024
 
-# What a file has wrong is its record's business; Pillow's own words would reach stderr. Not by
-# `warnings.catch_warnings`: images are decoded in threads, where it would silence others for good.
+# A fault of a file belongs in its record, and Pillow's warnings would reach stderr. Threads decode
+# images, and there `warnings.catch_warnings` could silence other warnings for good.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
@@ -70,7 +70,7 @@ def decode(  # noqa: PLR0913 (by keyword)
     background: Colour | None = None,
     accept_truncated: bool = False,
 ) -> Image.Image:
-    """The first frame of an image, as `to_rgb` makes it.
+    """Decode the first frame of an image, as `to_rgb` does.
 
     Args:
         file: the encoded image, seekable.
@@ -133,7 +133,7 @@ def to_rgb(
     background: Colour | None = None,
     checked: Callable[[Image.Image, tuple[int, int]], None] | None = None,
 ) -> Image.Image:
-    """An open image, turned as its EXIF orientation says, in RGB.
+    """Convert an open image to RGB, turned as its EXIF orientation says.
 
     What is upright and RGB already is returned itself. `reduction_of` the result says whether it
     was scaled down.
@@ -168,7 +168,7 @@ def to_rgb(
             upright = _scaled(upright, greys)
         if background is not None:
             upright = laid_on(upright, background)
-        # `convert` would copy what is RGB already, half a GB for a large picture.
+        # `convert` would copy a picture that is RGB already: half a GB for a large one.
         rgb = upright if upright.mode == "RGB" else upright.convert("RGB")
         if reduced is not None:
             set_reduction(rgb, size, reduced, orientation=orientation)
@@ -176,7 +176,7 @@ def to_rgb(
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    """Raises: ImageError."""
+    """Check the number of pixels. Raises: ImageError if there are too many."""
     if image.format == "FITS" and image.tile[0][0] == "fits_gzip":  # type: ignore[attr-defined]
         raise ImageError("a FITS whose pixels are compressed, which is not supported")
     if image.format == "ICNS":
@@ -190,7 +190,8 @@ def _check_pixels(width: int, height: int, limit: int) -> None:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, int]:
-    """Turned as EXIF says, and what it says; the image itself where there is nothing to turn."""
+    """Turn an image as EXIF says, and return the orientation too; the image itself if it is
+    upright."""
     image.load()  # PNG may have its EXIF at the end
     orientation = image.getexif().get(Base.Orientation, 1)
     # JPEG XL is turned by its decoder, unless a JPEG's own data is in it.
@@ -209,7 +210,7 @@ def _image_errors(max_pixels: int) -> Iterator[None]:
         raise
     except Image.DecompressionBombError:
         raise _too_large("more pixels", max_pixels) from None
-    # Hostile bytes make Pillow's plug-ins raise nearly anything; each is this image's own.
+    # Hostile bytes make Pillow's plug-ins raise nearly anything; it concerns this image only.
     except Exception as error:
         raise ImageError(f"broken image: {_words(error)}") from error
 
@@ -222,7 +223,7 @@ def _too_large(what: str, limit: int) -> ImageError:
 
 
 def _raise_pillows_limit(max_pixels: int) -> None:
-    """Pillow refuses pictures above twice a limit of its own, whatever ours is."""
+    """Raise the limit above twice which Pillow refuses pictures to ours."""
     own = Image.MAX_IMAGE_PIXELS
     if own is not None and max_pixels > 2 * own:
         Image.MAX_IMAGE_PIXELS = max_pixels
@@ -234,7 +235,7 @@ def _formats() -> list[str]:
 
 
 def open_checked(file: BinaryIO, max_pixels: int) -> Image.Image:
-    """An image that is no raw file, its size within the limit and no pixel of it decoded yet.
+    """Open an image other than a raw file, check its size, and decode no pixel yet.
 
     Raises:
         ImageError, and what Pillow raises.
@@ -253,7 +254,7 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
         size = jxl.size_of(file)
         if size is not None:
             _check_pixels(*size, max_pixels)
-            with suppress(RuntimeError):  # in which libjxl says how to build it
+            with suppress(RuntimeError):  # the message tells how to build libjxl
                 return Image.open(file, formats=["JXL"])
         raise ImageError("a broken JPEG XL, or of a kind that is not supported")
     file.seek(0)
@@ -261,8 +262,8 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _check_icon(file: BinaryIO, max_pixels: int) -> None:
-    """See what sizes the pictures of an ICO really have: Pillow decodes one when it opens the file,
-    and the file's directory may say what it likes.
+    """Check the true sizes of the pictures in an ICO: Pillow decodes one when it opens the file,
+    and the file's directory may claim any size.
 
     Raises:
         ImageError: if one is too large.
@@ -276,7 +277,7 @@ def _check_icon(file: BinaryIO, max_pixels: int) -> None:
 
 
 def _check_icns(image: Image.Image, max_pixels: int) -> None:
-    """The same for an open ICNS. Raises: ImageError."""
+    """Check the true sizes of the pictures in an open ICNS. Raises: ImageError."""
     icns, file = image.icns, image.fp  # type: ignore[attr-defined]
     for start, _ in icns.dct.values():
         file.seek(start)
@@ -284,11 +285,11 @@ def _check_icns(image: Image.Image, max_pixels: int) -> None:
 
 
 def _check_inner(file: BinaryIO, max_pixels: int, icon: bool = False) -> None:
-    """Check the picture in a container that starts where the file is, if there is one."""
+    """Check the picture in a container, if one starts at the current position."""
     start = file.tell()
     signature = file.read(12)
     file.seek(start)
-    # What is broken is for the decoder to say.
+    # The decoder reports what is broken.
     with suppress(SyntaxError, OSError, ValueError, IndexError, TypeError):
         if signature.startswith(b"\x89PNG"):
             width, height = PngImagePlugin.PngImageFile(file).size
@@ -306,7 +307,7 @@ def _check_inner(file: BinaryIO, max_pixels: int, icon: bool = False) -> None:
 
 
 def _draft(image: Image.Image, shorter: int) -> tuple[float, float] | None:
-    """Have the decoder scale down; the (width, height) that the picture has then."""
+    """Make the decoder scale down; returns the (width, height) that it will decode."""
     size = width, height = image.size
     scale = shorter / min(width, height)
     if not isinstance(image, ImageFile.ImageFile) or scale >= 1:
@@ -322,7 +323,7 @@ def _has_16_bits(image: Image.Image) -> bool:
 
 
 def _scaled(image: Image.Image, said: Greys) -> Image.Image:
-    """Greys of 32 bits, integers or floats, in 8.
+    """Scale greys of 32 bits, integers or floats, to 8.
 
     Signed greys of 16 bits have the greatest such number for white, unless some are below 0. Of
     others the file does not say what white is. Greys that all fit 0..1, 0..255 or 0..65535 have the
@@ -339,7 +340,7 @@ def _scaled(image: Image.Image, said: Greys) -> Image.Image:
         least, most = 0.0, next(white for white in whites if most <= white)
     scaled = np.empty(greys.shape, np.uint8)
     for start in range(0, greys.size, _BLOCK):
-        # Doubles: the extremes of floats may lie further apart than any float.
+        # In doubles, because the extremes of floats may lie further apart than any float.
         block = np.subtract(greys[start : start + _BLOCK], least, dtype=np.float64)
         block *= 255 / (most - least or 1)
         block = np.clip(np.nan_to_num(block, copy=False), 0, 255)
@@ -367,13 +368,13 @@ def _unidentified(file: BinaryIO) -> str:
 
 
 def _name_of(start: bytes) -> str | None:
-    """The format of bytes that plainly are of one."""
+    """Name the format of bytes that plainly are in one."""
     return next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), None)
 
 
 def _broken(name: str, file: BinaryIO) -> str:
-    """With what the PNG reader says, which `Image.open` keeps to itself; others say nothing that
-    would tell anybody anything."""
+    """Describe why an image can't be decoded, with the PNG reader's reason, which `Image.open`
+    drops; the other readers' reasons tell nobody anything."""
     said = ""
     if name == "PNG":
         file.seek(0)
@@ -387,13 +388,13 @@ def _broken(name: str, file: BinaryIO) -> str:
 
 
 def _words(error: BaseException) -> str:
-    # Names of chunks come as Python writes bytes.
+    # Names of chunks are written as Python's repr of bytes.
     return _BYTES.sub(r"\1", one_line(error))
 
 
 def _is_text(start: bytes) -> bool:
     try:
-        # A character may be cut in two where the file goes on.
+        # The excerpt may end within a character.
         codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < _START)
     except UnicodeDecodeError:
         return False

@@ -1,6 +1,7 @@
-"""What a camera wrote beside the picture: when, where and with what it was taken.
+"""Facts from EXIF: when, where and with which camera a picture was taken.
 
-Read from the file's head, no pixel is decoded. What is missing or makes no sense is None.
+They are read from the start of the file; no pixel is decoded. A fact is None if it is missing or
+makes no sense.
 """
 
 import io
@@ -17,7 +18,7 @@ from PIL.ExifTags import GPS, IFD, Base
 from cvt_cli.images.decode import open_checked
 from cvt_cli.images.raw import is_raw
 
-# Of a raw file's head, in bytes: behind it is the sensor's data.
+# Bytes at the start of a raw file that are read; after them comes the sensor's data.
 _HEAD = 2**20
 _TIFF = (b"II*\0", b"MM\0*")
 _FUJIFILM = b"FUJIFILMCCD-RAW"
@@ -30,18 +31,18 @@ Fact = int | float | str | None
 
 @dataclass(frozen=True, slots=True)
 class _Exif:
-    """Three directories: of the picture, of the exposure, of the place."""
+    """The three directories of EXIF: picture, exposure and place."""
 
     base: Mapping[int, Any]
     exposure: Mapping[int, Any]
     gps: Mapping[int, Any]
-    orientation: int | None = None  # where the reader has turned the picture itself
+    orientation: int | None = None  # set if the decoder has turned the picture itself
 
 
 def photo_facts(
     source: BinaryIO | Image.Image, columns: Sequence[str], max_pixels: int
 ) -> dict[str, Fact]:
-    """Those of `columns` that EXIF tells, each with its value or None.
+    """Return those of `columns` that EXIF has, each with its value or None.
 
     Args:
         source: an image's file, or an open image.
@@ -51,8 +52,8 @@ def photo_facts(
     if not wanted:
         return {}
     found = None
-    # Hostile bytes make Pillow raise nearly anything. That the picture can't be read either, and
-    # why, is for whoever decodes it.
+    # Hostile bytes make Pillow raise nearly anything. If the picture can't be read either, decoding
+    # it will report why.
     try:
         found = _of(source) if isinstance(source, Image.Image) else _read(source, max_pixels)
     except Exception:
@@ -94,14 +95,14 @@ def _read(file: BinaryIO, max_pixels: int) -> _Exif:
     if head.startswith(_TIFF):
         file.seek(0)
         exif.load_from_fp(file)
-    else:  # TIFF but for how it begins
+    else:  # TIFF except for its first bytes
         magic = _TIFF[0] if head.startswith(b"II") else _TIFF[1]
         exif.load_from_fp(io.BytesIO(magic + head[4:]))
     return _parts(exif)
 
 
 def _canon(head: bytes) -> _Exif:
-    """A CR3 has each directory in a box of its own."""
+    """Read a CR3, which has each directory in a box of its own."""
     directories = []
     for name in (b"CMT1", b"CMT2", b"CMT4"):
         at = head.find(name)

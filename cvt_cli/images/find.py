@@ -1,4 +1,4 @@
-"""What was typed becomes a lazy stream of files to read, one for each image."""
+"""Finding: inputs as typed become a lazy stream of sources, one for each image."""
 
 import errno
 import hashlib
@@ -47,10 +47,10 @@ __all__ = [
 STDIN = "-"
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# A redirection of the shell: open already, and read once.
+# Redirections of the shell: they are open already, and can be read once.
 _OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/[0-9]+")
 
-# In a folder, .parquet may be a table of labels.
+# In a folder, a .parquet file may as well be a table of labels.
 _NO_ARCHIVE = (None, "parquet")
 
 _EVERYTHING = Search()
@@ -69,7 +69,7 @@ class Lister(Protocol):
         wanted: Filter,
         max_bytes: int,
     ) -> Iterator[Source]:
-        """See there."""
+        """List the members, as `archives.members` does."""
         ...
 
 
@@ -81,7 +81,7 @@ def find(
     shard: Shard | None = None,
     list_members: Lister | None = None,
 ) -> Iterator[Source]:
-    """Yield the images behind what was typed, in order, as they are found.
+    """Find the images behind the inputs, and yield them in order, as they are found.
 
     - A file is tried whatever it is called. `-` is one image on standard input.
     - A folder is walked, sorted by name. Hidden files, files without an image's suffix, and links
@@ -93,9 +93,9 @@ def find(
     - Addresses (`https://`, `s3://`, any that fsspec knows) are downloaded when they are opened.
       Folders there are walked, patterns expanded, archives read in place.
 
-    What can't be read is a `Source` too: opening it says why. The same path comes once, and a
-    warning at the end says how many were left out for it. For the same files the order is the
-    same.
+    An input that can't be read is a `Source` too, which says why when it is opened. Each path
+    comes once, and a warning at the end says how many repetitions were left out. The order
+    depends on the files only.
 
     Args:
         whole_archives: an archive is one `Source` for all that is in it, and is not opened.
@@ -111,8 +111,8 @@ def find(
 
 
 def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
-    """Yield what `find` had for one of its sources, anew and maybe on another machine: the file of
-    that very name, or the images in that archive."""
+    """Find one of the sources of an earlier `find` again, maybe on another machine: the file of
+    exactly that name, or the images in that archive."""
     return _Finder(search).named(path)
 
 
@@ -123,7 +123,7 @@ def count_sources(
     *,
     list_members: Lister | None = None,
 ) -> int | None:
-    """Count the sources that `find` has: a second walk, which downloads no image.
+    """Count the sources that `find` yields, by a second walk that downloads no image.
 
     Returns:
         None where only reading everything would tell, as for compressed archives or a list of
@@ -139,7 +139,8 @@ def count_sources(
 
 
 def check_inputs(inputs: Sequence[str], search: Search) -> None:
-    """Raises `UsageError` if there is nothing to search, or it can't be searched this way."""
+    """Check that there is something to search. Raises `UsageError` if not, or if the options
+    exclude each other."""
     listed = search.files_from
     if listed is None:
         if search.null:
@@ -164,7 +165,7 @@ def check_inputs(inputs: Sequence[str], search: Search) -> None:
 def remaining(
     search: Callable[[], Iterator[Source]], done: Sequence[str], batch_size: int
 ) -> tuple[Iterator[Source], int]:
-    """Find what is left to do after an interruption.
+    """Find the sources that are left to do after an interruption.
 
     Args:
         search: starts the search for the same inputs anew; called once.
@@ -185,7 +186,8 @@ def remaining(
                 "the inputs have changed since: doing those without a record", stacklevel=2
             )
             known = set(done)
-            # What came before has a record. Not searched anew: standard input can't be.
+            # Earlier sources have a record. The search goes on from here: standard input can't be
+            # searched again.
             rest = stream if source is None else chain([source], stream)
             return (each for each in rest if as_written(each.path) not in known), 0
         if index >= whole_batches:
@@ -194,11 +196,11 @@ def remaining(
 
 
 class _Uncountable(Exception):
-    """Only reading everything would tell how many there are."""
+    """Raised when only reading everything would tell how many sources there are."""
 
 
 class _Finder:
-    """One search.
+    """One search for sources.
 
     Args:
         search: how.
@@ -223,9 +225,9 @@ class _Finder:
         self._whole_archives = whole_archives
         self._shard = shard
         self._list_members = list_members
-        self._root = ""  # below which the keys of sources begin
+        self._root = ""  # the keys of sources are relative to it
         self._filter = Filter(search)
-        self._passed_over = ""  # an archive in the folder that is walked
+        self._passed_over = ""  # the first archive that a walk of folders passed over
         self._skipped = Skipped()
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
@@ -239,7 +241,7 @@ class _Finder:
 
     def _typed(self, path: str) -> Iterator[Source]:
         if path.startswith("~") and not os.path.lexists(path):
-            path = os.path.expanduser(path)  # quoted, so that no shell has
+            path = os.path.expanduser(path)  # it was quoted, so that no shell has expanded it
         if path == STDIN or os.path.lexists(path):
             yield from self._keyed(path, self.named(path))
         elif names.has_range(path):
@@ -277,14 +279,14 @@ class _Finder:
                 yield from self.named(each)
 
     def _is_left(self, entry: os.DirEntry[str]) -> bool:
-        """Whether a pattern of any names does not mean this one."""
+        """Tell whether a pattern's wildcards leave this name out."""
         if not self._filter.is_junk(entry.name):
             return False
         self._leave(entry.path, names.is_folder(entry))
         return True
 
     def _listed(self, listed: str) -> Iterator[Source]:
-        """Names in a list are meant literally: programs write them, no shell has seen them."""
+        """Take names from a list literally: programs write them, and no shell has expanded them."""
         regular = listed != STDIN and os.path.isfile(listed)
         if self._counting and not regular:
             raise _Uncountable
@@ -296,7 +298,7 @@ class _Finder:
                     if listed == STDIN and path == STDIN:
                         yield failing(path, "standard input is the list of names")
                     else:
-                        # Names in it may all be the same but for their folders.
+                        # The names in it may differ by their folders only.
                         yield from self._keyed("", self.named(path))
         except OSError as error:
             yield failing(listed, f"the list of names: {os_reason(error)}")
@@ -307,7 +309,7 @@ class _Finder:
                 warnings.warn(f"--files-from {listed}: the list names no file", stacklevel=2)
 
     def named(self, path: str) -> Iterator[Source]:
-        """One input as it is called, patterns aside."""
+        """Find one input by its name; patterns are expanded already."""
         address = _ADDRESS.match(path)
         if path == STDIN or _OPEN_FILE.fullmatch(path):
             yield Source(path, Stream(path, self._search.max_bytes))
@@ -376,8 +378,8 @@ class _Finder:
                 yield replace(source, key=key)
 
     def _walk(self, top: str) -> Iterator[Source]:
-        # Iterators, each with its folder's path below the top and the folder's identity. A stack:
-        # folders may lie deeper than calls can.
+        # A stack of iterators, each with its folder's path below the top and the folder's identity:
+        # folders may be nested deeper than calls.
         here = names.folder_id(top)
         stack = [("", here, self._entries(top))]
         while stack:
@@ -391,13 +393,13 @@ class _Finder:
                 path, name = entry
                 inner = f"{relative}{name}"
                 here = names.folder_id(path)
-                # A link may lead back to where we are.
+                # A link may lead back to a folder that it lies in.
                 loop = here is not None and any(here == above for _, above, _ in stack)
                 if not loop and self._filter.wants_folder(name, inner):
                     stack.append((f"{inner}/", here, self._entries(path, f"{inner}/")))
 
     def _entries(self, folder: str, relative: str = "") -> Iterator[Source | tuple[str, str]]:
-        """The files wanted of a folder, and path and name of the folders in it."""
+        """Return the wanted files of a folder, and the path and name of the folders in it."""
         found: list[str] = []
         folders: set[str] = set()
         error = None
@@ -427,7 +429,7 @@ class _Finder:
             yield failing(folder, os_reason(error))
 
     def _wants(self, entry: os.DirEntry[str], relative: str) -> bool:
-        """Whether to take a file; notes why not."""
+        """Tell whether to take a file, and note why not."""
         name = entry.name
         if self._filter.wants_file(name, relative):
             return True
@@ -491,7 +493,7 @@ class _Finder:
             yield from self._archive(url, kind, StoreStream(store))
         elif kind is not None:
             yield from self._archive(url, kind, StoreStream(store), seekable=False)
-        # To ask for each of many photographs whether it is a folder would take for ever.
+        # Asking for each of many photographs whether it is a folder would take too long.
         elif not url.lower().endswith(IMAGE_SUFFIXES) and (url.endswith("/") or store.is_folder()):
             reason = self._filter.without_images("a folder")
             yield from _or_failing(store.walk(self._filter, self._search.recursive), url, reason)
@@ -503,7 +505,7 @@ def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
     known: set[bytes] = set()
     repeated = 0
     for source in stream:
-        # Shorter than most paths, and the same for ./a.jpg and a.jpg.
+        # A hash is shorter than most paths, and the same for ./a.jpg and a.jpg.
         path = source.path
         if not _ADDRESS.match(path):
             path = os.path.normcase(PurePath(path))
@@ -521,7 +523,8 @@ def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
 
 
 def _may_repeat(inputs: Sequence[str], search: Search) -> bool:
-    """Whether a path may come twice. One folder of any size is searched without a memory."""
+    """Tell whether a path may occur twice. A single folder of any size is searched without
+    remembering paths."""
     if len(inputs) != 1 or search.files_from is not None:
         return True
     path = inputs[0]
@@ -542,7 +545,7 @@ def _stdin() -> BinaryIO:
     if not closed:
         try:
             os.read(sys.stdin.buffer.fileno(), 0)
-        except OSError as error:  # also where there is no number, as in a notebook
+        except OSError as error:  # also if there is no file number, as in a notebook
             closed = error.errno == errno.EBADF
     if closed:
         raise ImageError("standard input is closed")
@@ -550,7 +553,8 @@ def _stdin() -> BinaryIO:
 
 
 def _start(listed: str) -> bytes:
-    """How a list of names begins, if it is a regular file: others can't be read twice."""
+    """Read the first bytes of a list of names, if it is a regular file: others can't be read
+    twice."""
     if listed != STDIN:
         if not stat.S_ISREG(os.stat(listed).st_mode):
             return b""
@@ -566,14 +570,14 @@ def _start(listed: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Standard input, or a file that this process has open: a place to be read once."""
+    """A place to be read once: standard input, or a file that this process has open."""
 
     path: str
     max_bytes: int
     is_local: bool = False
 
     def open(self) -> BinaryIO:
-        """All of it. Raises: ImageError."""
+        """Read all of it. Raises: ImageError."""
         from cvt_cli.images.spool import Spool
 
         spool = Spool(self.max_bytes)

@@ -1,5 +1,5 @@
-"""The formats that are read, each by its name. Untrusted bytes choose among these and no others: a
-list of what is refused would have a hole for each plug-in that opens another file or program."""
+"""Formats that are read, each listed by name. The bytes are untrusted: a list of refused formats
+would have a hole for each plug-in that opens another file or program."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One of them.
+    """A format of images.
 
     Attributes:
         name: Pillow's.
@@ -35,7 +35,7 @@ class Format:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it can be read here."""
+        """Whether the format can be read here."""
         return find_spec(self.package or self.module.partition(".")[0]) is not None
 
 
@@ -43,7 +43,7 @@ _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".jps", ".insp")
 _HEIF = (".heic", ".heif", ".hif", ".heics")
 _JPEG2000 = (".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c")
 
-# In the order in which they are tried: the usual ones first, and last TGA, which has no signature.
+# In the order in which they are tried: common ones first, and last TGA, which has no signature.
 FORMATS = (
     Format("JPEG", "PIL.JpegImagePlugin", _JPEG, 8),
     Format("PNG", "PIL.PngImagePlugin", (".png", ".apng"), 10),
@@ -69,7 +69,7 @@ FORMATS = (
     Format("TGA", "PIL.TgaImagePlugin", (".tga",), 8),
 )
 
-# What cameras write beside or in place of pictures.
+# Suffixes of cameras' raw files.
 RAW_SUFFIXES = (
     ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".sr2", ".raf", ".rw2", ".orf", ".pef",
     ".srw", ".3fr", ".iiq", ".rwl",
@@ -79,37 +79,38 @@ _BY_NAME = {each.name: each for each in FORMATS}
 
 
 def suffixes() -> Iterable[str]:
-    """List the suffixes of all formats that are read. Those of a format whose extra is missing are
-    among them, for a record to say so; those of raw files, which often have a picture beside them,
-    are not then."""
+    """List the suffixes of all formats that are read. They include those of formats whose extra is
+    missing, so that a record can say so; except for raw files, which often have a picture beside
+    them."""
     yield from (suffix for each in FORMATS for suffix in each.suffixes)
     if find_spec("rawpy") is not None:
         yield from RAW_SUFFIXES
 
 
 def raw_suffixes() -> tuple[str, ...]:
-    """List the suffixes of cameras' raw files, whether they are read or not."""
+    """List the suffixes of cameras' raw files, whether or not they can be read."""
     return RAW_SUFFIXES
 
 
 def extra_of(suffix: str) -> str | None:
-    """Name the extra that reads files of a suffix, in lower case, that are not read now."""
+    """Name the extra that is needed to read files with a suffix, given in lower case."""
     return "raw" if suffix in RAW_SUFFIXES else None
 
 
 def is_installed(name: str) -> bool:
-    """Whether the format of this name can be read here."""
+    """Tell whether the format of this name can be read here."""
     return _BY_NAME[name].is_installed
 
 
 def bytes_per_pixel(name: str | None) -> int:
-    """Return what `Format` has, by its name; the most of all for what is none of them."""
+    """Return `Format.bytes_per_pixel` by the format's name; the largest of all for an unknown
+    one."""
     found = _BY_NAME.get(name or "")
     return found.bytes_per_pixel if found else max(each.bytes_per_pixel for each in FORMATS)
 
 
 def memory(image: "Image.Image", full_size: tuple[int, int]) -> int:
-    """Bytes that an open image takes at the peak, about.
+    """Estimate the peak memory of decoding an open image, in bytes.
 
     Args:
         full_size: (width, height) of its own, where the decoder scales down.
@@ -117,13 +118,13 @@ def memory(image: "Image.Image", full_size: tuple[int, int]) -> int:
     width, height = image.size
     needed = width * height * bytes_per_pixel(image.format)
     if image.info.get("progressive"):
-        # All coefficients of the picture are kept.
+        # A progressive JPEG: all of its coefficients are kept.
         needed += 6 * full_size[0] * full_size[1]
     return needed
 
 
 def register() -> list[str]:
-    """Make all that are installed known to Pillow.
+    """Register all installed formats with Pillow.
 
     Returns:
         The names to open files by, in the order in which to try them.
@@ -133,5 +134,5 @@ def register() -> list[str]:
     for each in FORMATS:
         if each.is_installed:
             import_module(each.module)
-    # An MPO is opened as the JPEG that it starts with.
+    # An MPO is opened as its first picture, a JPEG.
     return [each.name for each in FORMATS if each.is_installed and each.name in Image.OPEN]

@@ -1,4 +1,4 @@
-"""What a file says of its greys beyond 8 bits: which is white, and whether 0 is."""
+"""Greys of more than 8 bits, as the file describes them: which value is white, and whether 0 is."""
 
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -15,7 +15,7 @@ _COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr",
 
 @dataclass(frozen=True, slots=True)
 class Greys:
-    """The greys of an image.
+    """The scale of an image's greys.
 
     Attributes:
         white: the value of the brightest grey, where the file says so.
@@ -29,7 +29,7 @@ class Greys:
 
 
 def greys_of(image: Image.Image) -> Greys:
-    """What the file of an open image says; nothing for what is no TIFF."""
+    """Read the scale of an open image's greys; the default for anything but a TIFF."""
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return Greys()
@@ -44,7 +44,7 @@ def greys_of(image: Image.Image) -> Greys:
     if 8 < bits <= 16:
         most = 2 ** (bits - (sample_format == _SIGNED)) - 1
         said = value(_MAX_SAMPLE, most)
-        # Some write the greatest value of one picture, which may be black all over.
+        # Some programs write the greatest value in this picture, which may be all black.
         white = said if 255 < said < most else most
     return Greys(
         white,
@@ -54,7 +54,7 @@ def greys_of(image: Image.Image) -> Greys:
 
 
 def kind_of_tiff(file: BinaryIO) -> str:
-    """What a TIFF's first directory says that its pixels are, "32-bit float RGB"; empty if there is
+    """Describe the pixels of a TIFF's first directory, "32-bit float RGB"; empty if there is
     none."""
     file.seek(0)
     try:
@@ -64,6 +64,6 @@ def kind_of_tiff(file: BinaryIO) -> str:
         bits, formats = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
         colours = _COLOURS.get(tags[_PHOTOMETRIC], "of unknown colours")
         return f"{bits[0]}-bit{_KINDS.get(formats[0], '')} {colours}"
-    # As hostile as any; who asks knows already that it can't be read.
+    # The bytes may be hostile, and the caller knows already that they can't be read.
     except Exception:
         return ""

@@ -1,23 +1,23 @@
-"""JPEG XL for Pillow, and what size such a picture has: the plug-in decodes all of it to say so."""
+"""JPEG XL for Pillow, and the size of a picture, which the plug-in decodes all of to find."""
 
 from collections.abc import Callable
 from typing import BinaryIO
 
 from pillow_jxl import JpegXLImagePlugin
 
-# Images are decoded beside each other already.
+# Threads per image: images are decoded in parallel already.
 JpegXLImagePlugin.DECODE_THREADS = 0
 
 _CODESTREAM = b"\xff\x0a"
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _MAX_BOXES = 64
-# Width to height, by their number in the file.
+# Ratios of width to height, by their number in the file.
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 def size_of(file: BinaryIO) -> tuple[int, int] | None:
-    """The (width, height) in pixels that the file from its start says; None if it is no JPEG XL or
-    does not say. The file is left where it was."""
+    """Read the (width, height) in pixels from a file's start; None if it is not JPEG XL or does not
+    say. The file's position is restored."""
     start = file.tell()
     try:
         header = _codestream(file)
@@ -49,7 +49,7 @@ def _side(take: Callable[[int], int], in_eights: bool) -> int:
 
 
 def _codestream(file: BinaryIO) -> bytes | None:
-    """The first bytes of the picture itself."""
+    """Return the first bytes of the picture itself."""
     start = file.read(12)
     if start.startswith(_CODESTREAM):
         return start + file.read(12)

@@ -1,4 +1,4 @@
-"""What was typed becomes names: brace ranges, globs, lists of names."""
+"""Names of inputs: brace ranges, globs, and lists of names."""
 
 import codecs
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import BinaryIO
 
-# A list that is no list must not fill the memory.
+# Bytes of a name, at most: a file that is not a list must not fill the memory.
 _MAX_NAME = 2**20
 CHUNK = 2**16
 
@@ -18,7 +18,7 @@ CHUNK = 2**16
 _RANGE = re.compile(r"\{(?:(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})|([^{}]*,[^{}]*))\}")
 _MAGIC = re.compile(r"[*?[]")
 _ANY_DEPTH = "**"
-# Windows marks what is hidden, such as its bin on every disk and card.
+# Attributes that Windows hides files by, such as the bin on every disk and card.
 MARKS_HIDDEN = hasattr(os.stat_result, "st_file_attributes")
 
 # Device and inode.
@@ -27,20 +27,20 @@ FolderId = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Unlisted:
-    """A folder that a pattern leads to and that can't be searched, and why."""
+    """A folder that a pattern leads to but that can't be searched, and why."""
 
     path: str
     error: OSError
 
 
 def has_magic(path: str) -> bool:
-    """Whether a path has characters of a glob."""
+    """Tell whether a path has wildcards."""
     return _MAGIC.search(path) is not None
 
 
 def glob_root(path: str) -> str:
-    """Return the folder of a pattern, up to its first part with a character of a glob; other paths
-    as they are, and one that is there."""
+    """Return the folder in front of a pattern's first part with a wildcard. A path without
+    wildcards, or one that exists, is returned as it is."""
     found = _MAGIC.search(path)
     if found is None or os.path.lexists(path):
         return path
@@ -48,7 +48,8 @@ def glob_root(path: str) -> str:
 
 
 def is_missing(path: str) -> bool:
-    """Whether nothing has that name; a name that can't be asked for may have another reason."""
+    """Tell whether nothing has this name; a name that can't be looked up may fail for another
+    reason."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -59,18 +60,18 @@ def is_missing(path: str) -> bool:
 
 
 def may_repeat(pattern: str) -> bool:
-    """Whether `expand_glob` may find a file more than once."""
+    """Tell whether `expand_glob` may find a file more than once."""
     return re.split(r"[/\\]", pattern).count(_ANY_DEPTH) > 1
 
 
 def has_range(path: str) -> bool:
-    """Whether a path has braces that stand for several names."""
+    """Tell whether a path has braces that stand for several names."""
     return _RANGE.search(path) is not None
 
 
 def expand_ranges(path: str) -> Iterator[str]:
-    """Expand `shard-{000..999}.tar` and `{dog,cat}/*.jpg` as a shell would, zeros kept, one name at
-    a time."""
+    """Expand `shard-{000..999}.tar` and `{dog,cat}/*.jpg` as a shell would, leading zeros kept, one
+    name at a time."""
     match = _RANGE.search(path)
     if match is None:
         yield path
@@ -97,8 +98,8 @@ def _nothing(_: os.DirEntry[str]) -> bool:
 
 
 def expand_glob(pattern: str, leave: Leave = _nothing) -> Iterator[str | Unlisted]:
-    """Yield the paths that match, sorted within each folder, as they are found, and the folders
-    that would have to be searched and can't be, each once.
+    """Yield the paths that match, sorted within each folder, as they are found; and once each the
+    folders that can't be searched.
 
     `**` is any number of folders. With it, only files are found: the folders' files are matched
     anyway. Names with a leading dot only match a pattern that has one.
@@ -114,7 +115,7 @@ def expand_glob(pattern: str, leave: Leave = _nothing) -> Iterator[str | Unliste
     unlisted: set[str] = set()
     for path in _glob(start, parts, leave):
         if isinstance(path, Unlisted):
-            # `**` comes to a folder to match what is in it, and to go on below it.
+            # `**` matches what is in a folder, and goes on below it.
             if path.path not in unlisted:
                 unlisted.add(path.path)
                 yield path
@@ -154,8 +155,9 @@ def _matching(
 
 
 def _folders(top: str, leave: Leave) -> Iterator[str | Unlisted]:
-    """Yield a folder and all below it, links that lead back to where they are left out."""
-    # Each with the folders that it lies in. A stack: folders may lie deeper than calls can.
+    """Yield a folder and all folders below it, except links that lead back to one of their own
+    folders."""
+    # A stack of folders, each with those it lies in: folders may be nested deeper than calls.
     waiting: list[tuple[str, frozenset[FolderId | None]]] = [(top, frozenset())]
     while waiting:
         folder, above = waiting.pop()
@@ -199,13 +201,13 @@ def _named(folder: str, name: str) -> Iterator[str | Unlisted]:
 
 
 def _unlisted(folder: str, error: OSError) -> Iterator[Unlisted]:
-    # What is not there has nothing that would match.
+    # A folder that is not there holds nothing to match.
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         yield Unlisted(folder or os.curdir, error)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether what was found in a folder is a folder, or a link to one."""
+    """Tell whether an entry of a folder is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -221,25 +223,24 @@ def is_marked_hidden(entry: os.DirEntry[str]) -> bool:
 
 
 def folder_id(folder: str) -> FolderId | None:
-    """Return what tells a folder from every other, whatever links lead there; None if nothing
-    does."""
+    """Return the identity of a folder, whatever links lead to it; None if the system has none."""
     try:
         found = os.stat(folder)
     except OSError:
         return None
-    # Some network drives number nothing, for Windows.
+    # Some network drives have no such numbers on Windows.
     return (found.st_dev, found.st_ino) if found.st_ino else None
 
 
 def local_path(url: str) -> str:
-    """Return the path that a `file://` address means."""
+    """Return the path of a `file://` address."""
     from urllib.request import url2pathname
 
     return url2pathname(re.sub("^file://[^/]*", "", url, flags=re.IGNORECASE))
 
 
 def why_no_list(start: bytes, null: bool) -> str | None:
-    """Tell what says that this is no list of names: its first name or more, or all of it.
+    """Return the reason why this is not a list of names, or nothing.
 
     Args:
         start: how it begins.
@@ -272,7 +273,7 @@ def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
     end = b"\0" if null else b"\n"
     rest = b""
     start = unchecked = True
-    # read1: what is there already, without waiting for more.
+    # read1 returns what has arrived, without waiting for more.
     read = getattr(file, "read1", file.read)
     while True:
         chunk = read(CHUNK)
@@ -298,5 +299,5 @@ def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
 
 
 def _decoded(name: bytes) -> str:
-    # Not os.fsdecode, which on Windows refuses what is no UTF-8: an old program's list has such.
+    # On Windows os.fsdecode refuses bytes other than UTF-8, which old programs write.
     return name.decode(sys.getfilesystemencoding(), "surrogateescape")

@@ -1,4 +1,4 @@
-"""The images in a Parquet file: datasets keep them as a column of encoded bytes."""
+"""Images in a Parquet file, which datasets keep as a column of encoded bytes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,12 +8,12 @@ from cvt_cli.images.source import Bytes, Place, Source, failing, too_large
 from cvt_cli.images.spool import CHUNK, IN_MEMORY, Spool, Spooled
 from cvt_cli.system.extras import install_hint
 
-# Images in memory before anyone asks for them.
+# Rows that are read at once.
 ROWS = 16
-# Of a row group whose column takes more bytes than this, rows are taken one by one: a dictionary
-# may make a hundred large values of one.
+# Bytes of a column in a row group, above which rows are read one by one: a dictionary may turn one
+# large value into a hundred.
 SMALL = 2**22
-# Names that the column goes by, where there are several of bytes.
+# Names of the column to prefer, in order, if several hold bytes.
 _NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
 
@@ -47,7 +47,7 @@ def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]
 
 
 def _size(group: Any, column: str) -> int:
-    """Return the bytes of a column in a row group, unpacked."""
+    """Return the unpacked bytes of a column in a row group."""
     chunks = (group.column(index) for index in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
 

@@ -1,5 +1,6 @@
-"""The pool of reading processes: sources go out in lots, pixels come back through shared memory, in
-order. A process that hangs, crashes or takes too much memory costs the one image it was at.
+"""The pool of reading processes: sources go out in lots, and pixels come back through shared
+memory, in order. A process that hangs, crashes or takes too much memory costs only the image it was
+reading.
 
     consumer            pulls sources, waits for the next image in order
     supervisor          a thread: sends lots, collects them, watches the clock and the memory
@@ -65,30 +66,30 @@ from cvt_cli.images.worker import (
 )
 from cvt_cli.system.cores import DECODE_THREADS, cores
 
-# Of memory for the large pictures that are being decoded, over all readers. Bytes.
+# Bytes of memory for the large pictures that all readers decode at the same time.
 BUDGET = 2**29
 
-# Images of a lot at most, and how long one should take: longer lots cost less, shorter ones spread
-# better. Seconds.
+# Images of a lot, at most, and the seconds that one should take: long lots cost less, short ones
+# spread better.
 _LOT = 32
 _LOT_SECONDS = 0.1
-# A reader has the next lot at hand when it is done with one.
+# Lots that a reader has at a time, so that it need not wait for the next.
 _QUEUED = 2
-# For the pixels of a lot.
+# Bytes for the pixels of a lot.
 _SLOT = 2**22
-# Of the sources' own bytes, on their way.
+# Bytes of sources that are on their way.
 _HELD = 2**26
-# A message of up to so many bytes fits into a socket, whatever the reader is at.
+# A message of up to this many bytes fits into a socket's buffer, however busy the reader is.
 _FITS = 2**15
-# An image that a reader died of is tried once more, alone: the system may have killed it for
-# another's memory. What is lost beside others so often is given up.
+# An image that a reader died of is tried once more, alone: the system may have killed it for the
+# memory of another. An image that is lost this often beside others is given up.
 _DEATHS = 2
 _LOSSES = 10
-# How long a reader may do nothing at all, beyond the time of an image. Seconds.
+# Seconds beyond the time of an image for which a reader may do nothing.
 _GRACE = 10.0
-# How long the server may take to end by itself. Seconds.
+# Seconds that the server may take to end by itself.
 _GENTLY = 0.1
-# An archive on the network may be tried again three times.
+# Timeouts that the network may take for an archive, which is tried three times.
 _NETWORK = 4
 
 _SLOW_HINT = "raise --image-timeout if it is what it should be"
@@ -96,7 +97,7 @@ _SLOW_HINT = "raise --image-timeout if it is what it should be"
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A source on its way."""
+    """A source on its way through the pool."""
 
     source: Source
     job: Job
@@ -110,7 +111,7 @@ class _Item:
 
 @dataclass(slots=True, eq=False)
 class _Sent:
-    """A lot that a reader has."""
+    """A lot that a reader is working on."""
 
     number: int
     items: list[_Item]
@@ -120,7 +121,7 @@ class _Sent:
 
 @dataclass(eq=False)
 class _Reader:
-    """A reading process, as the supervisor knows it."""
+    """A reading process, as the supervisor sees it."""
 
     connection: Connection
     process: Any
@@ -134,7 +135,7 @@ class _Reader:
     granted: int = 0
 
     def progress(self) -> tuple[int, int, float]:
-        """Number of the lot, image in it, since when; 0 if it is at none."""
+        """Return the number of the lot, the image in it, and since when; 0 if it is idle."""
         if self.memory is not None:
             number, index, start = PROGRESS.unpack_from(self.memory)
             return number, index, start
@@ -142,7 +143,7 @@ class _Reader:
 
 
 class ReaderPool:
-    """Reading processes. They are started at once, before torch is imported if that is to come.
+    """A pool of reading processes, started at once: before torch is imported, if it is going to be.
 
     Args:
         readers: how many, at most; None for one for each core.
@@ -193,7 +194,7 @@ class ReaderPool:
         with self._changed:
             self._closing = True
         self._ring()
-        # First: the supervisor may be waiting for its first reader.
+        # Set first, as the supervisor may be waiting for its first reader.
         self._starter.close()
         self._supervisor.join(_GRACE)
 
@@ -207,8 +208,8 @@ class ReaderPool:
         thumbnails: bool = False,
         ahead: int = 1,
     ) -> Iterator[list[DecodedImage]]:
-        """As `ImageReader.batches`: every `batch_size` sources, read, in order; `ahead` batches
-        more meanwhile."""
+        """Yield batches of `batch_size` images, read, in order, as `ImageReader.batches` does;
+        `ahead` more batches are read meanwhile."""
         stream = _Stream(
             self, reader, batch_size, columns=columns, thumbnails=thumbnails, ahead=ahead
         )
@@ -224,7 +225,7 @@ class ReaderPool:
         wanted: Filter,
         max_bytes: int,
     ) -> Iterator[Source]:
-        """As `archives.members`, whose directory a process of its own reads."""
+        """List the members of an archive, as `archives.members` does, in a process of its own."""
         try:
             connection, process = self._starter.start(None)
         except OSError as error:
@@ -254,7 +255,7 @@ class ReaderPool:
             self._starter.kill(process)
 
     def open_job(self, reader: ImageReader, columns: Sequence[str], thumbnails: bool) -> Job:
-        """What the next images are read for."""
+        """Tell the readers what the next images are read for."""
         job = Job(next(self._numbers), reader, tuple(columns), thumbnails, self._share, _folder())
         size = reader.preprocessing.image_size
         fits = _SLOT // (math.prod(size) * 3 + ALIGN) if size is not None else _LOT
@@ -263,19 +264,19 @@ class ReaderPool:
         return job
 
     def close_job(self, job: Job) -> None:
-        """Nobody waits for its images any more."""
+        """Forget a job whose images nobody waits for any more."""
         with self._changed:
             self._jobs.pop(job.number, None)
             self._pending = deque(item for item in self._pending if item.job is not job)
 
     def submit(self, items: Sequence[_Item]) -> None:
-        """Have them read, in order."""
+        """Queue items to be read, in order."""
         with self._changed:
             self._pending.extend(items)
         self._ring()
 
     def result(self, item: _Item) -> DecodedImage:
-        """What became of it; waits until it is there. Raises: CvtError."""
+        """Wait for the result of an item. Raises: CvtError."""
         if item.image is not None:
             return item.image
         with self._changed:
@@ -286,18 +287,18 @@ class ReaderPool:
                     raise CvtError(
                         f"the reading processes can't go on: {self._failure}"
                     ) from self._failure
-                # In pieces: on Windows nothing interrupts a wait.
+                # Waits are short, because on Windows nothing interrupts them.
                 self._changed.wait(1)
         return item.image
 
     def finish(self, item: _Item, image: DecodedImage) -> None:
-        """It needs no reader any more."""
+        """Finish an item that needs no reader any more."""
         with self._changed:
             item.image = image
             self._changed.notify_all()
 
     def fail(self, error: CvtError) -> None:
-        """Have `result` raise this for all that is not done."""
+        """Make `result` raise this error for all unfinished items."""
         with self._changed:
             self._failure = self._failure or error
             self._changed.notify_all()
@@ -337,7 +338,7 @@ class ReaderPool:
         self._readers.append(_Reader(connection, process, shared, heard=time.monotonic()))
 
     def _dispatch(self) -> None:
-        """Send what is pending to who has room for it."""
+        """Send pending items to readers that have room for them."""
         while self._pending:
             reader = min(self._readers, key=lambda each: len(each.lots), default=None)
             if (reader is None or reader.lots) and len(self._readers) < self.count:
@@ -346,7 +347,7 @@ class ReaderPool:
                 except OSError:
                     if reader is None:
                         raise
-                    self.count = len(self._readers)  # as many as the system lets us have
+                    self.count = len(self._readers)  # the system allows no more
                 continue
             assert reader is not None
             if len(reader.lots) >= _QUEUED:
@@ -356,14 +357,14 @@ class ReaderPool:
             if not items:
                 return
             if reader.lots and any(item.file is not None or item.size > _FITS for item in items):
-                # To send this could wait for the reader.
+                # Sending this could block until the reader reads.
                 with self._changed:
                     self._pending.extendleft(reversed(items))
                 return
             self._send(reader, items)
 
     def _take(self) -> list[_Item]:
-        """The next lot."""
+        """Take the next lot."""
         pending = self._pending
         if not pending:
             return []
@@ -410,7 +411,7 @@ class ReaderPool:
             self._bury(reader)
 
     def _answer(self) -> None:
-        """Wait for the readers, or for somebody to ring."""
+        """Wait for the readers, or for a wake-up call."""
         by_connection = {reader.connection: reader for reader in self._readers}
         ready = wait([self._bell, *by_connection], self._patience())
         for connection in ready:
@@ -428,23 +429,23 @@ class ReaderPool:
             self._check_time(reader, now)
 
     def _patience(self) -> float | None:
-        """Seconds until the first reader may be late."""
+        """Return the seconds until the first reader may be late."""
         late = min((self._due(each) for each in self._readers if each.lots), default=math.inf)
         return max(0.0, late - time.monotonic()) if late < math.inf else None
 
     def _due(self, reader: _Reader) -> float:
-        """When a reader is late."""
+        """Return the time at which a reader is late."""
         if reader in self._waiting:
             return math.inf
         *_, start = reader.progress()
-        # Between two images it has nothing to wait for.
+        # A reader between two images waits for nothing.
         return (start or reader.heard + _GRACE) + self.timeout
 
     def _check_time(self, reader: _Reader, now: float) -> None:
         if not reader.lots or now < self._due(reader):
             return
         self._starter.kill(reader.process)
-        # What it has sent counts.
+        # What it had sent before counts.
         with suppress(EOFError, OSError):
             while reader.connection.poll():
                 self._hear(reader, reader.connection.recv())
@@ -469,7 +470,7 @@ class ReaderPool:
             self._collect(reader, message)
 
     def _grant(self) -> None:
-        """Let those go on for which there is memory, in turn."""
+        """Let waiting readers go on, in turn, as far as the memory allows."""
         while self._waiting:
             first = self._waiting[0]
             granted = sum(reader.granted for reader in self._readers)
@@ -478,7 +479,7 @@ class ReaderPool:
             self._waiting.popleft()
             first.granted = first.needs
             first.heard = time.monotonic()
-            with suppress(OSError):  # who died is heard of
+            with suppress(OSError):  # its death is noticed anyway
                 first.connection.send(None)
 
     def _collect(self, reader: _Reader, read: Read) -> None:
@@ -495,7 +496,7 @@ class ReaderPool:
             if isinstance(pixels, tuple)
         ]
         if ends and reader.memory is not None:
-            # One copy for all of them; the reader goes on in its own.
+            # One copy of all pixels, so that the reader can reuse its memory.
             block = np.frombuffer(reader.memory, np.uint8, max(ends) - start, start).copy()
         for item, (error, columns, thumbnail, found) in zip(lot.items, read.images, strict=True):
             pixels = found
@@ -512,8 +513,8 @@ class ReaderPool:
             self._changed.notify_all()
 
     def _bury(self, reader: _Reader, late: bool = False) -> None:
-        """A reader is dead. The image that it died of is tried once more, or has that for its
-        error; what else it had is done again."""
+        """Handle a dead reader: the image that it died of is tried once more, or gets that for its
+        error; the rest of its lot is done again."""
         if reader not in self._readers:
             return
         self._readers.remove(reader)
@@ -551,7 +552,7 @@ class ReaderPool:
 
 
 class _Stream:
-    """One call of `ReaderPool.batches`."""
+    """The images of one call of `ReaderPool.batches`."""
 
     def __init__(
         self,
@@ -573,7 +574,7 @@ class _Stream:
         self._fetchers: ThreadPoolExecutor | None = None
 
     def batches(self, sources: Iterable[Source | Image.Image]) -> Iterator[list[DecodedImage]]:
-        """See `ReaderPool.batches`."""
+        """Yield the batches; see `ReaderPool.batches`."""
         stream = iter(sources)
         self._job = self._pool.open_job(self._reader, self._columns, self._thumbnails)
         try:
@@ -591,11 +592,11 @@ class _Stream:
         finally:
             self._pool.close_job(self._job)
             if self._fetchers is not None:
-                # Not waiting: one may be reading from what never answers.
+                # Don't wait for threads that may be reading from a server that never answers.
                 self._fetchers.shutdown(wait=False, cancel_futures=True)
 
     def _fill(self, stream: Iterator[Source | Image.Image], window: int) -> None:
-        """Have sources read until so many are on their way, or as many bytes as there may be."""
+        """Have sources read until enough of them, or of their bytes, are on their way."""
         if len(self._items) >= window:
             return
         ready: list[_Item] = []
@@ -643,7 +644,7 @@ class _Stream:
             self._pool.submit([item])
 
     def _take_file(self, item: _Item) -> None:
-        """Get the bytes of what only this process can open."""
+        """Get the bytes of a source that only this process can open."""
         files: list[BinaryIO] = []
         error = None
         try:
@@ -678,14 +679,14 @@ def _close(item: _Item) -> None:
 
 
 def _opened(sources: Iterable[Source]) -> Iterator[Source]:
-    """With a spool for each file that was handed over, which is closed if nobody opens it."""
+    """Give each handed-over file a spool, and close those that nobody opened."""
     for source in sources:
         place = source.place
         yield source if not hasattr(place, "handle") else replace(source, place=_File(place))
 
 
 class _File:
-    """A place that is a file handed over; it is closed with this unless it was opened."""
+    """A place that is a handed-over file; closed with this object unless it was opened."""
 
     is_local = False
 
@@ -693,7 +694,7 @@ class _File:
         self._file: BinaryIO | None = place.open()
 
     def open(self) -> BinaryIO:
-        """The file. Raises: ImageError if it was opened before."""
+        """Return the file. Raises: ImageError if it was opened before."""
         if self._file is None:
             raise ImageError("was read before, and can be read but once")
         file, self._file = self._file, None
@@ -709,7 +710,7 @@ def _too_slow(timeout: float) -> ImageError:
 
 
 def _cause(status: int | None) -> str:
-    """What a reader died of, by its exit code."""
+    """Describe what a reader died of, by its exit code."""
     if status is None or status >= 0:
         return "the process that read it died"
     with suppress(ValueError):
@@ -721,8 +722,8 @@ def _cause(status: int | None) -> str:
 
 
 def _shared_memory(size: int) -> BinaryIO | None:
-    """A file without a name whose blocks are reserved; None where there is no room: who writes to
-    memory that can't be had is killed."""
+    """Make a nameless file with reserved blocks; None if there is no room, because writing to
+    memory that can't be had would kill the process."""
     try:
         if hasattr(os, "memfd_create"):
             file = os.fdopen(os.memfd_create("cvt-pixels", os.MFD_CLOEXEC), "w+b")
@@ -757,7 +758,7 @@ class _ForkServer:
             "from cvt_cli.images.worker import serve_readers; "
             f"serve_readers({theirs.fileno()}, {self._debug})"
         )
-        # One thread, or it could not fork.
+        # Only a process with one thread can fork safely.
         alone = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
             self._server = subprocess.Popen(
@@ -769,11 +770,11 @@ class _ForkServer:
                 env={**os.environ, **alone},
             )
         self._control = ours
-        # Whatever becomes of this object, the server ends when nobody can ask any more.
+        # The server ends when its socket is closed, whatever becomes of this object.
         weakref.finalize(self, _end, self._server, ours)
 
     def start(self, memory: int | None) -> tuple[Connection, int]:
-        """A new reader. Raises: OSError."""
+        """Start a reader. Raises: OSError."""
         with self._lock:
             try:
                 connection, process = self._start(memory)
@@ -807,12 +808,12 @@ class _ForkServer:
         return ours, process
 
     def kill(self, process: int) -> None:
-        """End a reader, if it has not ended."""
+        """End a reader that has not ended yet."""
         with self._lock, suppress(OSError):
             self._control.send(-process)
 
     def status(self, process: int) -> int | None:
-        """The exit code of one that has ended; None if that is not known."""
+        """Return the exit code of a reader that has ended; None if it is unknown."""
         with self._lock, suppress(EOFError, OSError):
             self._control.send(process)
             code: int | None = self._control.recv()
@@ -831,14 +832,14 @@ def _end(server: "subprocess.Popen[bytes]", control: Connection) -> None:
     try:
         server.wait(_GENTLY)
     except subprocess.TimeoutExpired:
-        # It is still importing, say. The system ends its readers with it.
+        # It may still be importing. The system ends its readers with it.
         server.kill()
         with suppress(subprocess.TimeoutExpired):
             server.wait(_GRACE)
 
 
 class _Spawner:
-    """Starts readers as new processes, where a fork server is not to be had."""
+    """Starts readers as new processes, on systems without a fork server."""
 
     has_files = False
 
@@ -848,12 +849,12 @@ class _Spawner:
         self._lock = threading.Lock()
 
     def start(self, memory: int | None) -> tuple[Connection, Any]:
-        """A new reader. Raises: OSError."""
+        """Start a reader. Raises: OSError."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=serve, args=(theirs, memory, self._debug), daemon=True
         )
-        # It would import the program that is running, and so run a script without a guard.
+        # It would import the main program, and run a script that has no guard.
         with self._lock, theirs:
             main = sys.modules["__main__"]
             sys.modules["__main__"] = types.ModuleType("__main__")
@@ -868,13 +869,13 @@ class _Spawner:
         process.kill()
 
     def status(self, process: Any) -> int | None:
-        """The exit code of one that has ended; None if that is not known."""
+        """Return the exit code of a reader that has ended; None if it is unknown."""
         process.join(_GRACE)
         code: int | None = process.exitcode
         return code
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """Do nothing: there is no server to end."""
 
 
 def _starter(debug: bool) -> "_ForkServer | _Spawner":

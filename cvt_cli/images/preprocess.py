@@ -1,5 +1,5 @@
-"""How pixels become the network's input: an RGB image becomes uint8 pixels of the input size here,
-and a batch of those becomes normalised floats on the device.
+"""Preprocessing: an RGB image becomes uint8 pixels of the input size, and a batch of those becomes
+normalised floats on the device.
 
 The steps are those of the image processors of Transformers, pixel for pixel those of their Pillow
 backend. `checkpoint/processors.py` reads them from a checkpoint.
@@ -23,14 +23,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # From this size on, ConvNeXT's rule squeezes the whole picture into the square.
 SQUEEZE_FROM = 384
 
-# Above this many pixels after the resize, only the part that the crop keeps is computed. A picture
-# of 1 x 60,000 pixels would else grow to 256 x 15,360,000 before it is cropped to 224 x 224.
+# Above this many pixels after the resize, only the part that the crop keeps is computed: a picture
+# of 1 x 60,000 pixels would grow to 256 x 15,360,000 before it is cropped to 224 x 224.
 MAX_RESIZED_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pixels become the network's input.
+    """The rule that turns images into the network's input.
 
     Attributes:
         resize_to: (height, width) in pixels that the picture is resized to, whatever its aspect.
@@ -55,15 +55,14 @@ class Preprocessing:
 
     @classmethod
     def convnext(cls, size: int, crop_pct: float = 0.875, **others: Any) -> Self:
-        """ConvNeXT's rule, the one of the published checkpoints: below 384 the shorter side to
-        `size / crop_pct` and the centre cropped, from 384 on the whole picture squeezed."""
+        """Return ConvNeXT's rule, the one of the published checkpoints: below 384 the shorter side
+        to `size / crop_pct` and a centre crop, from 384 on the whole picture squeezed."""
         if size >= SQUEEZE_FROM:
             return cls(resize_to=(size, size), shortest_edge=None, crop=None, **others)
         return cls(shortest_edge=int(size / crop_pct), crop=(size, size), **others)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contents of a `preprocessor_config.json` that Transformers reads as this
-        preprocessing."""
+        """Return the contents of a `preprocessor_config.json` for Transformers."""
         values: dict[str, Any] = {
             "image_processor_type": "ViTImageProcessor",
             "do_resize": self.resize_to is not None or self.shortest_edge is not None,
@@ -82,7 +81,7 @@ class Preprocessing:
         if self.crop is not None:
             values["crop_size"] = {"height": self.crop[0], "width": self.crop[1]}
         if self.bgr:
-            # The one type that swaps the channels. It never normalises.
+            # The only type that swaps the channels; it never normalises.
             values |= {
                 "image_processor_type": "MobileViTImageProcessor",
                 "do_flip_channel_order": True,
@@ -93,7 +92,7 @@ class Preprocessing:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels of every image after `pixels`; None if it varies."""
+        """Return (height, width) in pixels of every image after `pixels`; None if it varies."""
         return self.crop or self.resize_to
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
@@ -124,7 +123,7 @@ class Preprocessing:
         return replace(self, resize_to=resized, shortest_edge=None, crop=size)
 
     def in_words(self) -> str:
-        """The resize and the crop for a reader: "shorter side to 256, centre crop 224 × 224,
+        """Describe the resize and the crop: "shorter side to 256, centre crop 224 × 224,
         bicubic"."""
         steps = []
         if self.resize_to is not None:
@@ -139,17 +138,18 @@ class Preprocessing:
 
     @property
     def reduce_to(self) -> int | None:
-        """The shorter side in pixels down to which a decoder may reduce a picture beforehand:
-        twice what the resize needs, so that the resize hides how it was done."""
+        """Return the shorter side in pixels down to which a decoder may scale a picture: twice what
+        the resize needs, so that the result hides how it was done."""
         return 2 * self.resized_edge or None
 
     @property
     def resized_edge(self) -> int:
-        """The shorter side in pixels from which on the resize does not enlarge; 0 for none."""
+        """Return the shorter side in pixels from which on the resize does not enlarge; 0 for
+        none."""
         return max(self.resize_to) if self.resize_to is not None else self.shortest_edge or 0
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop: an RGB image of any size to (H, W, 3) uint8."""
+        """Resize and crop an RGB image of any size to (H, W, 3) uint8."""
         size = self._resized_size(*full_size(image))
         if size is None:
             return self._centre(np.asarray(image))
@@ -166,7 +166,7 @@ class Preprocessing:
         return ((batch.float() * self.rescale_factor - mean) / std).permute(0, 3, 1, 2)
 
     def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a picture that `pixels` keeps.
+        """Return the part of a picture that `pixels` keeps.
 
         Args:
             width, height: of the picture, in pixels.
@@ -208,7 +208,7 @@ class Preprocessing:
         rows, columns = self.crop
         if height < rows or width < columns:
             padded = np.zeros((max(rows, height), max(columns, width), 3), pixels.dtype)
-            # The odd row and column of black go to the top and the left.
+            # An odd row or column of padding goes to the top or the left.
             y, x = -((height - len(padded)) // 2), -((width - padded.shape[1]) // 2)
             padded[y : y + height, x : x + width] = pixels
             top, left = (height - rows) // 2 + y, (width - columns) // 2 + x
@@ -219,7 +219,8 @@ class Preprocessing:
 
 @cache
 def _on_device(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
-    """Made once: a copy to a GPU from ordinary memory waits for what that has to do before."""
+    """Make a constant on the device once: copying it from ordinary memory would wait for the
+    GPU."""
     import torch
 
     with torch.inference_mode(False):

@@ -1,6 +1,6 @@
-"""Cameras' raw files: the picture that the camera put into them, else a quick development.
+"""Raw files of cameras: the picture that the camera embedded, or else a quick development.
 
-Read by LibRaw, for which rawpy has to be installed.
+LibRaw reads them, which needs the package rawpy.
 """
 
 import io
@@ -20,10 +20,10 @@ from cvt_cli.system.extras import install_hint
 if TYPE_CHECKING:
     import rawpy
 
-# Pixels of the shorter side that a preview must have where nobody says how many are needed.
+# Pixels of the shorter side that a preview must have by default.
 ENOUGH = 512
 
-# How the files of makers begin that do not take plain TIFF.
+# First bytes of raw files other than plain TIFF, by maker.
 _SIGNATURES = (
     b"FUJIFILMCCD-RAW",
     b"IIU\0",  # Panasonic, Leica
@@ -37,12 +37,12 @@ _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 262, 330, 50706
 _COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
 _MAX_IFDS = 16
 _MAX_ENTRIES = 512
-# What LibRaw calls a picture's turn, as EXIF does.
+# EXIF orientations by LibRaw's code for the rotation.
 _ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}
 
 
 def is_raw(file: BinaryIO) -> bool:
-    """Whether a file holds what a sensor saw, whatever it is called. It is left at its start."""
+    """Tell whether a file holds sensor data, whatever its name. The file is left at its start."""
     file.seek(0)
     start = file.read(32)
     found = (
@@ -92,8 +92,8 @@ def _number(data: bytes, order: str) -> int:
 
 
 def open_raw(file: BinaryIO, enough: int, check_size: Callable[[int, int], None]) -> Image.Image:
-    """Open the largest picture that the camera embedded, not decoded yet, if it is large enough;
-    else one of half the sensor's width and height.
+    """Open the largest picture that the camera embedded, without decoding it; if it is too small,
+    develop one of half the sensor's width and height.
 
     Args:
         file: for which `is_raw` holds.
@@ -134,7 +134,7 @@ def _preview(raw: "rawpy.RawPy") -> Image.Image | None:
         except OSError:
             return None
     exif = image.getexif()
-    # Few previews say how they are turned; they lie as the sensor does.
+    # Few previews have an orientation; they are turned like the sensor.
     if Base.Orientation not in exif:
         exif[Base.Orientation] = _ORIENTATIONS.get(raw.sizes.flip, 1)
     return image
@@ -147,12 +147,12 @@ def _developed(raw: "rawpy.RawPy") -> Image.Image:
     half = size[0] / 2, size[1] / 2
     turned = _ORIENTATIONS.get(raw.sizes.flip, 1)
     expected = (-(-size[0] // 2), -(-size[1] // 2))
-    if image.size in (expected, expected[::-1]):  # not where pixels are no squares
+    if image.size in (expected, expected[::-1]):  # not if pixels are not square
         set_reduction(image, size, half, orientation=turned)
     return image
 
 
 def _reason(error: Exception) -> str:
-    # LibRaw's words come as bytes.
+    # LibRaw's messages are bytes.
     words = error.args[0] if error.args else ""
     return words.decode(errors="replace") if isinstance(words, bytes) else one_line(error)

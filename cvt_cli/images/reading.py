@@ -1,4 +1,4 @@
-"""Sources become pixels of the network's input size, in threads, ahead of whoever needs them."""
+"""Reading: sources become pixels of the input size, in threads, ahead of the consumer."""
 
 import hashlib
 import os
@@ -26,14 +26,14 @@ from cvt_cli.images.truncated import is_marked
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.cores import DECODE_THREADS
 
-# Of an image whose size nothing fixes, in the first stage: each is compared with a quarter of the
-# others. 4 megapixels for the published networks, a minute and 2 GB.
+# Tokens in the first stage of an image whose size is left open. Each is compared with a quarter of
+# the others: 4 megapixels for the published networks, a minute and 2 GB.
 MAX_TOKENS = 2**18
 
 
 @dataclass(slots=True)
 class DecodedImage:
-    """An input, read.
+    """An input after reading: pixels or an error.
 
     Attributes:
         path: the input as it was given.
@@ -53,7 +53,7 @@ class DecodedImage:
 
 
 class ImageReader:
-    """Reads images for a network. Needs no weights and no torch.
+    """Reads images for a network. Needs neither weights nor torch.
 
     Args:
         config: of the network; an image too small for it is an error, and one of which the
@@ -89,7 +89,7 @@ class ImageReader:
         self.admit: Callable[[Image.Image, tuple[int, int]], None] | None = None
         self.reduce_to = None if exact_decode else preprocessing.reduce_to
         if self.reduce_to is not None:
-            # Tiny networks' too: whether thumbnails are made must change no score.
+            # For tiny networks too: making thumbnails must not change any score.
             self.reduce_to = max(self.reduce_to, THUMBNAIL_SIZE)
 
     def batches(
@@ -102,8 +102,8 @@ class ImageReader:
         ahead: int = 1,
         threads: int = DECODE_THREADS,
     ) -> Iterator[list[DecodedImage]]:
-        """Every `batch_size` sources, decoded in threads: one batch for who asks, `ahead` more
-        decoded meanwhile.
+        """Yield batches of `batch_size` sources, decoded in threads; `ahead` more batches are
+        decoded while the consumer has one.
 
         The last of a batch may be errors: a batch's members depend on the order of the sources
         only, so that a run which is taken up later computes the same batches.
@@ -120,7 +120,7 @@ class ImageReader:
                 batch = [pending.popleft() for _ in range(min(batch_size, len(pending)))]
                 yield [future.result() for future in batch]
         finally:
-            # Not waiting: one may be reading from what never answers.
+            # Don't wait for threads that may be reading from a server that never answers.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def read(
@@ -129,7 +129,7 @@ class ImageReader:
         columns: Sequence[str] = (),
         with_thumbnail: bool = False,
     ) -> DecodedImage:
-        """One image; what is wrong with it is in its `error`."""
+        """Read one image; a failure is in its `error`."""
         result = DecodedImage(source.path if isinstance(source, Source) else "")
         start = time.perf_counter()
         try:
@@ -158,7 +158,7 @@ class ImageReader:
             self.check_size(image)
             pixels = self.preprocessing.pixels(image)
             if with_thumbnail:
-                # It is scaled down in place, which another's picture must not be.
+                # The thumbnail is scaled down in place, so it needs a copy.
                 result.thumbnail = make_thumbnail(image.copy() if image is source else image)
             result.pixels = pixels
         except MemoryError:
@@ -174,7 +174,7 @@ class ImageReader:
         return result
 
     def check_size(self, image: Image.Image) -> None:
-        """Whether the network takes what the preprocessing makes of the image.
+        """Check that the network can take the preprocessed image.
 
         Raises:
             ValueError: if that is too small.
@@ -184,7 +184,7 @@ class ImageReader:
             return
         size = self.preprocessing.size_of(*full_size(image))
         rows, columns = self.config.tokens(*size)[0]
-        # A size that all images have was chosen; others are up to whoever made the image.
+        # A fixed size was chosen by the user; a varying one is up to whoever made the image.
         if self.preprocessing.image_size is None and rows * columns > MAX_TOKENS:
             raise ImageError(
                 f"{size[0]}x{size[1]} pixels for the network make {rows * columns} tokens, more "

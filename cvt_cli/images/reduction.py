@@ -1,10 +1,10 @@
-"""What a decoder that scales down leaves of a picture's geometry."""
+"""Geometry of pictures that a decoder scaled down."""
 
 from dataclasses import dataclass
 
 from PIL import Image
 
-# Of `Image.info`: it goes with the picture, through a change of its mode as well.
+# Key in `Image.info`, which stays with the picture through a change of its mode.
 _KEY = "cvt_reduction"
 
 
@@ -28,7 +28,7 @@ class Reduction:
 def set_reduction(
     image: Image.Image, size: tuple[int, int], reduced: tuple[float, float], *, orientation: int
 ) -> None:
-    """Note what was done to a picture that is upright by now.
+    """Record how an upright picture was scaled down.
 
     Args:
         image: decoded and turned.
@@ -38,7 +38,7 @@ def set_reduction(
     """
     turned = orientation in (5, 6, 7, 8)
     width, height = reduced[::-1] if turned else reduced
-    # What is beyond the picture lay at the right and the bottom, and was turned along.
+    # Pixels beyond the picture were at the right and the bottom before it was turned.
     left = image.width - width if orientation in (2, 3, 6, 7) else 0.0
     top = image.height - height if orientation in (3, 4, 7, 8) else 0.0
     image.info[_KEY] = Reduction(
@@ -47,7 +47,7 @@ def set_reduction(
 
 
 def reduction_of(image: Image.Image) -> Reduction | None:
-    """Tell how an image was scaled down; None if it was not."""
+    """Return how an image was scaled down; None if it was not."""
     found = image.info.get(_KEY)
     return found if isinstance(found, Reduction) else None
 

@@ -1,6 +1,6 @@
-"""Images on the network: http(s) through the standard library, every other address through fsspec.
+"""Images on the network: http(s) by the standard library, all other addresses by fsspec.
 
-A server may answer with anything, late or never: what it sends is bounded in size and in time.
+A server may send anything, late or never: size and time are bounded.
 """
 
 import http.client
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 # Seconds before the second and the third try.
 _BACK_OFF = (0.5, 1.0)
-# What brings fewer bytes in the whole of a timeout has stalled.
+# Bytes that must arrive within a timeout; with fewer the transfer has stalled.
 _LEAST_BYTES = 2**10
-# Of a store's object in one request. Nearly every photograph is smaller.
+# Bytes of a store's object per request. Nearly every photograph is smaller.
 _FIRST_REQUEST = 2**22
 
-# The extra that brings the client of a store.
+# Extras that install the clients of stores.
 _EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
@@ -64,7 +64,7 @@ def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
         with _request(url, timeout) as response:
             while chunk := response.read1(CHUNK):
                 spool.write(chunk)
-            # http.client takes a cut connection for the end.
+            # http.client takes a lost connection for the end.
             length = response.headers.get("Content-Length", "")
             if length.isdecimal() and spool.received < int(length):
                 raise ConnectionError(f"cut off after {spool.received} of {length} bytes")
@@ -73,14 +73,14 @@ def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
 
 
 def stream_http(url: str, timeout: float) -> BinaryIO:
-    """Open a download as it comes, to be read once. Raises: as `open_http`, also while it is
-    read."""
+    """Open a download that is read once, as it arrives. Raises: as `open_http`, also during
+    reading."""
     response = _tries(lambda: _request(url, timeout), timeout)
     return io.BufferedReader(_Stream(response, timeout), CHUNK)
 
 
 class _Stream(io.RawIOBase):
-    """A response, for as long as something comes."""
+    """A response that fails when nothing arrives for too long."""
 
     def __init__(self, response: http.client.HTTPResponse, timeout: float) -> None:
         self._response = response
@@ -103,22 +103,22 @@ class _Stream(io.RawIOBase):
                 _in_time(read, lambda: len(data), self._timeout)
             except Exception as error:
                 self._error = error
-        # What came before is not lost with it.
+        # What arrived before it is not lost.
         if self._error is not None and not data:
             raise ImageError(_reason(self._error, self._timeout))
-        received = bytes(data)  # the thread may go on
+        received = bytes(data)  # a copy, as the thread may go on
         view[: len(received)] = received
         return len(received)
 
     def close(self) -> None:
-        # A thread that still reads would have to end first.
+        # Closing would wait for a thread that still reads.
         if self._error is None:
             self._response.close()
         super().close()
 
 
 class Store:
-    """A file system on the network, for one address.
+    """A file system on the network, opened for one address.
 
     Args:
         url: as fsspec takes it, `s3://bucket/photos/` say.
@@ -137,7 +137,7 @@ class Store:
         self._scheme = url.split("://", 1)[0]
         try:
             kind = fsspec.get_filesystem_class(self._scheme)
-            # A host, a user, a port, where such addresses have them.
+            # Host, user and port, if such addresses have them.
             place = kind._get_kwargs_from_urls(url)
             self._fs = fsspec.filesystem(self._scheme, **place, **self._options())
             self.path: str = kind._strip_protocol(url)
@@ -168,7 +168,7 @@ class Store:
             return {}
         from fsspec.config import conf
 
-        # The tries are ours to count.
+        # Attempts are counted here.
         ours = {
             "connect_timeout": self._timeout,
             "read_timeout": self._timeout,
@@ -177,25 +177,26 @@ class Store:
         return {"config_kwargs": ours | conf.get(self._scheme, {}).get("config_kwargs", {})}
 
     def url(self, path: str) -> str:
-        """A path of this store as an address."""
+        """Return the address of a path in this store."""
         return f"{self._scheme}://{path.lstrip('/')}"
 
     def is_folder(self) -> bool:
-        """Whether the address is a folder. Raises: ImageError."""
+        """Tell whether the address is a folder. Raises: ImageError."""
         return bool(self._try(lambda: self._fs.isdir(self.path)))
 
     def is_file(self) -> bool:
-        """Whether there is such a file. Raises: ImageError."""
+        """Tell whether such a file exists. Raises: ImageError."""
         return bool(self._try(lambda: self._fs.isfile(self.path)))
 
     def glob(self) -> list[str]:
-        """The paths that match the address, sorted, hidden files left out. Raises: ImageError."""
+        """Return the paths that match the address, sorted, without hidden files. Raises:
+        ImageError."""
         found: list[str] = self._try(lambda: self._fs.glob(self.path))
         return sorted(path for path in found if not path.rsplit("/", 1)[-1].startswith("."))
 
     def walk(self, wanted: Filter, recursive: bool) -> Iterator[Source]:
-        """The images below this address, sorted within each folder. A folder that can't be listed
-        is a `Source` that fails."""
+        """Yield the images below this address, sorted within each folder. A folder that can't be
+        listed is a `Source` that fails."""
         top = self.path.rstrip("/")
         folders = [top]
         while folders:
@@ -217,7 +218,7 @@ class Store:
             folders += reversed(inner)
 
     def source(self, path: str) -> Source:
-        """One file of this store."""
+        """Return one file of this store as a source."""
         return Source(self.url(path), StoreFile(self, path))
 
     def open(self, path: str) -> BinaryIO:
@@ -237,7 +238,7 @@ class Store:
         try:
             start: bytes = self._fs.cat_file(path, start=0, end=_FIRST_REQUEST)
         except OSError as error:
-            # An empty file has no range of bytes, for some servers.
+            # Some servers refuse a range of bytes in an empty file.
             lasting = (FileNotFoundError, PermissionError, TimeoutError, ConnectionError)
             if isinstance(error, lasting) or self._fs.info(path).get("size") != 0:
                 raise
@@ -245,20 +246,20 @@ class Store:
         return start
 
     def stream(self) -> BinaryIO:
-        """The file at this address, seekable, read piece by piece. Raises: ImageError; while it
-        is read, what its client raises."""
+        """Open the file at this address, seekable, to be read piece by piece. Raises: ImageError;
+        during reading, whatever its client raises."""
         file: BinaryIO = self._try(lambda: self._fs.open(self.path, "rb"))
         return file
 
     def _list(self, folder: str) -> list[tuple[str, bool]]:
         def names() -> list[tuple[str, bool]]:
             found = self._fs.ls(folder, detail=True)
-            # The client would remember each folder's listing for ever.
+            # The client would keep each folder's listing in memory.
             self._fs.invalidate_cache()
             return sorted(
                 (path, entry["type"] == "directory")
                 for entry in found
-                # Stores list a folder's own marker among what is in it.
+                # Stores list a folder's own marker among its contents.
                 if (path := entry["name"].rstrip("/")) != folder
             )
 
@@ -270,7 +271,7 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file behind an http(s) address; see `open_http`."""
+    """A place: a file behind an http(s) address; see `open_http`."""
 
     url: str
     timeout: float
@@ -278,45 +279,45 @@ class Download:
     is_local: bool = False
 
     def open(self) -> BinaryIO:
-        """All of it. Raises: ImageError."""
+        """Download all of it. Raises: ImageError."""
         return open_http(self.url, self.timeout, self.max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpStream:
-    """The same as it comes; see `stream_http`."""
+    """A place: a download that is read as it arrives; see `stream_http`."""
 
     url: str
     timeout: float
     is_local: bool = False
 
     def open(self) -> BinaryIO:
-        """A file to be read once. Raises: ImageError."""
+        """Open a file that is read once. Raises: ImageError."""
         return stream_http(self.url, self.timeout)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreFile:
-    """One file of a store."""
+    """A place: a file of a store."""
 
     store: Store
     path: str
     is_local: bool = False
 
     def open(self) -> BinaryIO:
-        """All of it. Raises: ImageError."""
+        """Download all of it. Raises: ImageError."""
         return self.store.open(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStream:
-    """The file at a store's address, read piece by piece."""
+    """A place: a file of a store, read piece by piece."""
 
     store: Store
     is_local: bool = False
 
     def open(self) -> BinaryIO:
-        """See `Store.stream`. Raises: ImageError."""
+        """Open the file; see `Store.stream`. Raises: ImageError."""
         return self.store.stream()
 
 
@@ -324,7 +325,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = 10
 
 
-# Not build_opener: it adds ftp:, file: and data:, and a redirect must not lead there.
+# build_opener would add ftp:, file: and data:, where a redirect must not lead.
 _opener = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.ProxyHandler(),
@@ -348,7 +349,7 @@ def _request(url: str, timeout: float) -> http.client.HTTPResponse:
 
 
 def _quoted(url: str) -> str:
-    """What people type has spaces and umlauts, what is sent has not."""
+    """Escape the spaces and umlauts that people type, which can't be sent."""
     parts = urlsplit(url)
     host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
     path, query = (
@@ -359,22 +360,22 @@ def _quoted(url: str) -> str:
 
 
 def _download(work: Callable[[Spool], None], timeout: float, max_bytes: int) -> BinaryIO:
-    """Let `work` fill a spool, for as long as something comes."""
+    """Let `work` fill a spool, as long as bytes arrive."""
     spool = Spool(max_bytes)
     try:
         _in_time(lambda: work(spool), lambda: spool.received, timeout)
     except BaseException:
-        # The thread ends with the next byte, if one ever comes.
+        # The thread ends when the next byte arrives, if ever.
         spool.close()
         raise
     return spool.take()
 
 
 def _in_time(work: Callable[[], None], received: Callable[[], int], timeout: float) -> None:
-    """Let `work` run for as long as something comes.
+    """Run `work`, as long as bytes arrive.
 
-    It does so in a thread of its own: not every client has timeouts, and those that have start
-    anew with each byte.
+    It runs in a thread of its own: not every client has timeouts, and most timeouts start anew
+    with each byte.
     """
     ended = threading.Event()
     errors: list[BaseException] = []
@@ -403,7 +404,7 @@ def _tries(work: Callable[[], T], timeout: float) -> T:
             return work()
         except (ImageError, NoTemporaryFiles):
             raise
-        # The clients of the stores raise what they like.
+        # Which errors a store's client raises is not documented.
         except Exception as error:
             if pause is None or not _may_pass(error):
                 raise ImageError(_reason(error, timeout)) from None
@@ -412,7 +413,7 @@ def _tries(work: Callable[[], T], timeout: float) -> T:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may go better."""
+    """Tell whether another attempt may succeed."""
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500 or error.code in (408, 425, 429)
     if isinstance(error, urllib.error.URLError):

@@ -1,4 +1,4 @@
-"""One job's share of the inputs, where many jobs split them without asking each other."""
+"""Shards: one job's share of the inputs, where many jobs split them without asking each other."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ _OF_A_RUN = re.compile(r"([0-9]{1,9})/([0-9]{1,9}) by path", re.ASCII)
 
 @dataclass
 class Shard:
-    """The inputs whose `Source.key` a hash deals to this job: the same ones whatever comes or goes
-    beside them, on every machine and below every mount point.
+    """The inputs whose `Source.key` a hash deals to this job: the same ones whatever other inputs
+    come or go, on every machine and below every mount point.
 
     Attributes:
         number: which job this is, from 1.
@@ -39,16 +39,16 @@ class Shard:
 
     @classmethod
     def of_run(cls, description: object) -> "Shard | None":
-        """Read what `str` had made of it, in a file; None for a run that was no shard."""
+        """Parse the shard in the description of a run; None for a run without one."""
         match = _OF_A_RUN.fullmatch(description) if isinstance(description, str) else None
         return cls(int(match[1]), int(match[2])) if match else None
 
     def has(self, key: str) -> bool:
-        """Whether an input with this key is this job's."""
+        """Tell whether an input with this key belongs to this job."""
         return self.of == 1 or _hash(key) % self.of == self.number - 1
 
     def take(self, sources: Iterator[Source]) -> Iterator[Source]:
-        """This job's share, in order."""
+        """Yield this job's share of the sources, in order."""
         for source in sources:
             if self.has(source.key):
                 yield source
@@ -56,13 +56,13 @@ class Shard:
                 self.has_others = True
 
     def __str__(self) -> str:
-        # Of earlier versions, which dealt by position, only the whole is the same.
+        # Earlier versions dealt by position; only their 1/1 means the same.
         return "1/1" if self.of == 1 else f"{self.number}/{self.of} by path"
 
 
 def key_of(root: str, path: str) -> str:
-    """Return what an input is dealt by: its path below what was typed, with slashes; of a file that
-    was typed itself, its name."""
+    """Return the key that an input is dealt by: its path below the input as typed, with slashes;
+    for a file that was typed itself, its name."""
     below = path.removeprefix(root) if path.startswith(root) else path
     below = below.replace(os.sep, "/").removeprefix("::").lstrip("/")
     return (
@@ -73,7 +73,7 @@ def key_of(root: str, path: str) -> str:
 
 
 def _hash(key: str) -> int:
-    # macOS takes accents apart. Bytes that are no text stay what they are.
+    # macOS decomposes accents. Bytes that are not text stay as they are.
     text = unicodedata.normalize("NFC", key)
     try:
         data = text.encode("utf-8", "surrogateescape")

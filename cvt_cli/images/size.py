@@ -1,4 +1,5 @@
-"""An image size as it is typed. Imports nothing, so that the command line can check it at once."""
+"""Image sizes as users type them. Imports nothing, so that the command line can check them at
+once."""
 
 import re
 
@@ -24,7 +25,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 def _side(text: str, digits: str) -> int:
-    # A very long number is not converted: Python refuses those with an error of its own.
+    # Very long numbers are caught here: Python refuses to convert them with an error of its own.
     number = int(digits) if len(digits) <= len(str(MAX_SIDE)) else MAX_SIDE + 1
     if not 1 <= number <= MAX_SIDE:
         raise UsageError(f"image size {text[:40]}: each side must have 1 to {MAX_SIDE:,} pixels")

@@ -1,4 +1,4 @@
-"""What a search of folders leaves out, and how it is said."""
+"""Files that a search of folders leaves out, and the warnings about them."""
 
 import os
 import re
@@ -9,8 +9,8 @@ from itertools import islice
 
 from cvt_cli.images import formats
 
-# What network drives, waste baskets, thumbnailers and archivers leave among photographs: copies
-# of them, small or thrown away. In lower case.
+# Names, in lower case, that network drives, waste baskets, thumbnailers and archivers leave among
+# photographs. They hold copies, small or thrown away.
 JUNK = (
     "@eadir",
     "#recycle",
@@ -26,17 +26,17 @@ JUNK = (
     "desktop.ini",
 )
 _JUNK = re.compile("|".join(map(translate, JUNK)))
-# Beyond these a line names no more.
+# Kinds that a line names, at most.
 _MOST_NAMES = 8
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is left by default, wherever it lies."""
+    """Tell whether a file or folder of this name is left out by default, wherever it lies."""
     return _JUNK.match(name.lower()) is not None
 
 
 class Skipped:
-    """Counts what a search leaves out."""
+    """Counts the files that a search leaves out."""
 
     def __init__(self) -> None:
         self._by_suffix: Counter[str] = Counter()
@@ -46,12 +46,12 @@ class Skipped:
         self._pair = ("", "")
 
     def add_file(self, name: str) -> None:
-        """Count a file that is no image, by its suffix."""
+        """Count a file that is not an image, by its suffix."""
         self._by_suffix[os.path.splitext(name)[1]] += 1
 
     def add_junk(self, path: str, is_folder: bool = False) -> None:
-        """Count a file or all in a folder that is left by its name."""
-        if path in self._left:  # a pattern comes by more than once
+        """Count a file or folder that is left out for its name."""
+        if path in self._left:  # a pattern may find it more than once
             return
         self._left.add(path)
         name = os.path.basename(path)
@@ -60,8 +60,7 @@ class Skipped:
             self._junk[name] += files
 
     def add_pairs(self, names: list[str]) -> None:
-        """Count the pictures that are among the files to be read of a folder as a raw file and as
-        another too."""
+        """Count the pictures of a folder that are to be read both as a raw file and as another."""
         raw = set(formats.raw_suffixes())
         split = [(*os.path.splitext(name), name) for name in names]
         raws = {stem.lower(): name for stem, suffix, name in split if suffix.lower() in raw}
@@ -74,7 +73,7 @@ class Skipped:
         self._pairs += len(both)
 
     def in_words(self) -> Iterator[str]:
-        """What to say at the end, a line each."""
+        """Return the warnings at the end, one line each."""
         parts = []
         if count := self._by_suffix.total():
             files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
@@ -96,8 +95,8 @@ class Skipped:
 
 
 def _by_kind(by_suffix: Counter[str]) -> list[tuple[str, int]]:
-    """Suffixes that differ in capitals only are one, as most of its files spell it; the most files
-    first."""
+    """Merge suffixes that differ in capitals only, spelled as most of the files do; the most
+    frequent first."""
     kinds: dict[str, Counter[str]] = {}
     for suffix, count in sorted(by_suffix.items()):
         kinds.setdefault(suffix.lower(), Counter())[suffix] += count

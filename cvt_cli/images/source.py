@@ -1,4 +1,4 @@
-"""One input of a run, and what a search for inputs is told."""
+"""Sources: the inputs of a run, and the options of a search for them."""
 
 import errno
 import io
@@ -14,8 +14,7 @@ from cvt_cli.images import formats
 from cvt_cli.images.skipped import is_junk
 from cvt_cli.system.text import reason_of, visible
 
-# Only folders and archives are searched by suffix; a file named outright is tried whatever it is
-# called.
+# Suffixes matter in folders and archives only; a file that is named itself is tried in any case.
 IMAGE_SUFFIXES = tuple(formats.suffixes())
 
 _ARCHIVE_SUFFIXES = {
@@ -33,7 +32,7 @@ _ARCHIVE_SUFFIXES = {
     ".parquet": "parquet",
 }
 
-# Beyond this a file is no photograph: a raw one of 100 megapixels has a tenth of it. Bytes.
+# Bytes of a photograph, at most: a raw one of 100 megapixels has a tenth of it.
 MAX_BYTES = 2**31
 TIMEOUT = 30.0
 # Seconds that an image may take to decode.
@@ -41,15 +40,15 @@ IMAGE_TIMEOUT = 30.0
 
 
 class Place(Protocol):
-    """Where the bytes of an input are: data, which another process can be sent."""
+    """Where the bytes of an input are; it is data that can be sent to another process."""
 
     @property
     def is_local(self) -> bool:
-        """Whether any process of this machine can open it."""
+        """Whether any process on this machine can open it."""
         ...
 
     def open(self) -> BinaryIO:
-        """A seekable file, or one to be read once where it is an archive that comes as a stream.
+        """Open a seekable file, or one that is read once for an archive that is a stream.
 
         Raises:
             ImageError: where there is nothing to read, and nothing else.
@@ -59,7 +58,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One input: its path as it was given or found, and where its bytes are.
+    """An input: its path as it was given or found, and the place of its bytes.
 
     What comes from a stream (standard input, a compressed archive) is opened once only.
 
@@ -75,30 +74,30 @@ class Source:
 
     @property
     def error(self) -> str | None:
-        """Why there is nothing to read, where the search knows that already."""
+        """Return why it can't be read, if the search knows that already."""
         return self.place.message if isinstance(self.place, Nowhere) else None
 
     def open(self) -> BinaryIO:
-        """See `Place.open`."""
+        """Open a seekable file, or one that is read once for an archive that is a stream."""
         return self.place.open()
 
 
 @dataclass(frozen=True, slots=True)
 class Nowhere:
-    """There is nothing to read, and why."""
+    """A place that can't be read, and the reason."""
 
     message: str
     hint: str = ""
     is_local: bool = True
 
     def open(self) -> BinaryIO:
-        """Raises: ImageError."""
+        """Raise the reason as an ImageError."""
         raise ImageError(self.message, self.hint)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file of this machine.
+    """A place: a file on this machine.
 
     Attributes:
         max_bytes: size above which it is refused; None for what is read piece by piece.
@@ -109,9 +108,9 @@ class LocalFile:
     is_local: bool = True
 
     def open(self) -> BinaryIO:
-        """The file. Raises: ImageError."""
+        """Open the file. Raises: ImageError."""
         try:
-            # To open a FIFO would wait for ever, to open a device may set it going.
+            # Opening a FIFO would wait forever, and opening a device may start it.
             facts = os.stat(self.path)
             if not stat.S_ISREG(facts.st_mode):
                 raise ImageError("not a regular file")
@@ -126,19 +125,19 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """The bytes themselves."""
+    """A place: the bytes themselves."""
 
     data: bytes
     is_local: bool = False
 
     def open(self) -> BinaryIO:
-        """A file of them in memory."""
+        """Open a file in memory."""
         return io.BytesIO(self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How inputs are searched.
+    """Options of a search for inputs.
 
     Attributes:
         recursive: folders are searched with the folders in them.
@@ -164,17 +163,17 @@ class Search:
 
 
 def kind_of_archive(path: str) -> str | None:
-    """ "zip", "parquet", "tar", "gz", "bz2", "xz", "zst" (tars in the last five) by the suffix;
-    else None."""
+    """Return "zip", "parquet", "tar", "gz", "bz2", "xz" or "zst" (the last four are compressed
+    tars) by the suffix; else None."""
     path = path.lower()
     return next((kind for suffix, kind in _ARCHIVE_SUFFIXES.items() if path.endswith(suffix)), None)
 
 
 class Filter:
-    """Which files in folders and archives are wanted."""
+    """Selects the wanted files in folders and archives."""
 
     def __init__(self, search: Search) -> None:
-        # A pattern with a suffix of its own is taken at its word; 'cat*' means images still.
+        # A pattern with a suffix is taken literally; 'cat*' still means images.
         with_suffix = [glob for glob in search.include if os.path.splitext(glob)[1]]
         self._all = not search.include
         self._include = _any_of(search.include)
@@ -183,7 +182,7 @@ class Filter:
         self._default_excludes = search.default_excludes
 
     def wants_file(self, name: str, relative: str) -> bool:
-        """Whether to try a file.
+        """Tell whether to read a file.
 
         Args:
             name: the last part of its path.
@@ -196,7 +195,7 @@ class Filter:
         return _matches(self._include_with_suffix, name, relative)
 
     def wants_folder(self, name: str, relative: str) -> bool:
-        """Whether to search a folder."""
+        """Tell whether to search a folder."""
         return (
             not self.is_hidden(name)
             and not self.is_junk(name)
@@ -204,15 +203,15 @@ class Filter:
         )
 
     def is_junk(self, name: str) -> bool:
-        """Whether a file or folder is left for its name alone, though it is not excluded."""
+        """Tell whether a file or folder is left out only because of its name."""
         return self._default_excludes and is_junk(name)
 
     def is_hidden(self, name: str) -> bool:
-        """Whether a file or folder is left because its name starts with a dot."""
+        """Tell whether a file or folder is left out because its name starts with a dot."""
         return name.startswith(".") and not is_junk(name)
 
     def is_unknown(self, name: str, relative: str) -> bool:
-        """Whether a file is left only because it does not look like an image."""
+        """Tell whether a file is left out only because it does not look like an image."""
         return (
             not self.is_hidden(name)
             and not self.is_junk(name)
@@ -222,11 +221,11 @@ class Filter:
         )
 
     def without_images(self, what: str) -> str:
-        """What to say of a folder or an archive with nothing that is wanted."""
+        """Describe a folder or an archive that holds nothing that is wanted."""
         return f"{what} without images" + ("" if self._all else " that match --include")
 
     def wants_member(self, path: str) -> bool:
-        """Whether to try a file that lies at this path, folders in it included."""
+        """Tell whether to read the file at this path in an archive."""
         parts = [part for part in path.split("/") if part not in ("", ".", "..")]
         folders = (
             self.wants_folder(part, "/".join(parts[: depth + 1]))
@@ -236,7 +235,7 @@ class Filter:
 
 
 def failing(path: str, error: str | ImageError) -> Source:
-    """An input that can't be read, and why."""
+    """Make a source that can't be read, with the reason."""
     hint = error.hint if isinstance(error, ImageError) else ""
     return Source(path, Nowhere(str(error), hint))
 
@@ -255,7 +254,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def os_reason(error: OSError, path: str = "") -> str:
-    """Return what the operating system says, for an error record."""
+    """Return the operating system's message, for an error record."""
     if error.errno == errno.ENOENT:
         return "a dangling link" if os.path.islink(path) else "no such file"
     if error.errno == errno.EACCES:
@@ -269,12 +268,12 @@ def in_words(error: ImageError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an exception that is not ours, as text that can be shown."""
+    """Return the message of a foreign exception as one line that is safe to show."""
     return visible(" ".join(str(error).split())) or type(error).__name__
 
 
 def _any_of(globs: tuple[str, ...] | list[str]) -> re.Pattern[str] | None:
-    # As the system compares names: on Windows capitals and the kind of slash make no difference.
+    # Names compare as on the system: on Windows capitals and the kind of slash do not matter.
     patterns = [translate(os.path.normcase(glob)) for glob in globs]
     return re.compile("|".join(patterns)) if patterns else None
 

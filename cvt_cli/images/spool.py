@@ -1,4 +1,4 @@
-"""A place for bytes of unknown number."""
+"""Spools: temporary storage for bytes of unknown number."""
 
 import io
 from contextlib import suppress
@@ -8,13 +8,13 @@ from cvt_cli.errors import ImageError
 from cvt_cli.images.source import Bytes, too_large
 from cvt_cli.system.temporary import temporary_file, writing_temporary_files
 
-# What is larger waits on the disk: many are on their way at any time.
+# Bytes kept in memory; more go to the disk, as many inputs are on their way at a time.
 IN_MEMORY = 2**23
 CHUNK = 2**18
 
 
 class Spool:
-    """Takes what comes in: in memory first, past 8 MiB in a temporary file, past a limit not.
+    """Stores bytes in memory, beyond 8 MiB in a temporary file, and refuses more than a limit.
 
     Attributes:
         received: bytes so far.
@@ -29,7 +29,7 @@ class Spool:
         self._file: BinaryIO | None = io.BytesIO()
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Append.
+        """Append bytes.
 
         Raises:
             ImageError: past the limit.
@@ -50,12 +50,12 @@ class Spool:
         self.received += len(chunk)
 
     def copy(self, stream: BinaryIO) -> None:
-        """Append all that a stream has."""
+        """Append all bytes of a stream."""
         while chunk := stream.read(CHUNK):
             self.write(chunk)
 
     def take(self) -> BinaryIO:
-        """Hand over the file, from its start. Whoever takes it closes it.
+        """Hand over the file, at its start. Whoever takes it closes it.
 
         Raises:
             ImageError: if it was taken before.
@@ -64,14 +64,14 @@ class Spool:
         if self._file is None:
             raise ImageError("was read before, and can be read but once")
         file, self._file = self._file, None
-        with writing_temporary_files():  # what is still buffered
+        with writing_temporary_files():  # flushes
             file.seek(0)
         return file
 
     def close(self) -> None:
-        """Forget it all, unless it was taken."""
+        """Discard everything, unless it was taken."""
         if self._file is not None:
-            with suppress(OSError):  # of what was buffered, where the disk is full
+            with suppress(OSError):  # flushing fails if the disk is full
                 self._file.close()
             self._file = None
 
@@ -80,7 +80,7 @@ class Spool:
 
 
 class Spooled:
-    """A place whose bytes are here, to be opened once.
+    """A place whose bytes are in a spool, to be opened once.
 
     Attributes:
         size: bytes.
@@ -93,7 +93,7 @@ class Spooled:
         self.size = spool.received
 
     def open(self) -> BinaryIO:
-        """The file. Raises: ImageError if it was opened before."""
+        """Return the file. Raises: ImageError if it was opened before."""
         return self._spool.take()
 
     def __reduce__(self) -> tuple[type[Bytes], tuple[bytes]]:

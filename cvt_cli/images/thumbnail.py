@@ -1,4 +1,4 @@
-"""Small pictures for people to recognise the large ones by."""
+"""Thumbnails, by which people recognise the pictures."""
 
 import io
 
@@ -6,13 +6,13 @@ from PIL import Image
 
 from cvt_cli.images.reduction import full_size, resized
 
-# Pixels of the longer side: sharp in a grid, and a few hundred of them fit in a mail.
+# Pixels of the longer side: sharp in a grid, and a few hundred thumbnails fit into a mail.
 THUMBNAIL_SIZE = 320
 QUALITY = 82
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """Make a JPEG of no more than `THUMBNAIL_SIZE` pixels a side, the aspect kept.
+    """Make a JPEG of at most `THUMBNAIL_SIZE` pixels a side, with the picture's aspect.
 
     Nothing of the file comes along but its pixels: no place, no camera, no comment.
 

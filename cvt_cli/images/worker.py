@@ -1,4 +1,4 @@
-"""A reading process, and the server that starts more of them. Imports neither torch nor pyarrow.
+"""Reading processes, and the server that starts them. Imports neither torch nor pyarrow.
 
 The server is a process with one thread that has imported what reading takes, so that to start a
 reader is a fork of a few milliseconds, and never a fork of the driver with torch's threads. It ends
@@ -30,22 +30,22 @@ from cvt_cli.images.reading import ImageReader
 from cvt_cli.images.source import Bytes, Filter, Place, Source, failing
 from cvt_cli.system.temporary import temporary_file, writing_temporary_files
 
-# What a reader is at, where the driver sees it: the number of the lot, the image in it, and since
-# when, on the system's monotonic clock; 0 while it is at none.
+# The progress of a reader, shared with the driver: the number of the lot, the image in it, and
+# since when by the system's monotonic clock; 0 while it is idle.
 PROGRESS = struct.Struct("<qqd")
 HEADER = 64
 ALIGN = 64
 
-# Beyond what an image's pixels need: its encoded bytes, and what the allocator keeps. Bytes.
+# Bytes beyond those of an image's pixels: the encoded image, and what the allocator keeps.
 _SPARE = 2**27
-# For the directory of an archive. pyarrow reserves far more than it uses.
+# Bytes for the directory of an archive. pyarrow reserves far more than it uses.
 _ARCHIVE_MEMORY = 2**30
 _PARQUET_MEMORY = 2**33
-# Members that are found at once, where each is but a place in the archive.
+# Members that are sent at once, if each is a mere place in the archive.
 _MEMBERS = 64
-# A process that hangs in the kernel is not waited for. Seconds.
+# Seconds to wait for a process to end: it may hang in the kernel.
 _REAP_SECONDS = 0.5
-# Larger bytes travel as an open file.
+# Bytes that are sent in a message; more go as an open file.
 SMALL_BYTES = 2**20
 
 MEMORY = "more memory than the {} MB that a reader may have for it"
@@ -54,7 +54,7 @@ MEMORY_HINT = "raise --max-pixels if the file is what it should be"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a lot is read for.
+    """The task that lots are read for.
 
     Attributes:
         share: bytes that an image may take without asking.
@@ -88,7 +88,7 @@ class Lot:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A place whose open file is sent along."""
+    """A place whose open file is sent along with it."""
 
     index: int
     is_local: bool = False
@@ -114,15 +114,15 @@ class Handed:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """A reader waits for so many bytes of the memory that all share, until it is told to go on;
-    0 once it is done with them."""
+    """A message: a reader waits for this many bytes of the shared memory budget until it is told to
+    go on; 0 returns them."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """Where there is no shared memory: the reader begins with an image of a lot."""
+    """A message: the reader begins an image of a lot. Sent if there is no shared memory."""
 
     lot: int
     index: int
@@ -130,7 +130,7 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What became of a lot.
+    """A message: the results of a lot.
 
     Attributes:
         images: (error, columns, thumbnail, pixels) each; pixels are an array, or (offset, height,
@@ -145,8 +145,8 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """An archive to list; the arguments of `archives.members`, and the folder that relative paths
-    start from."""
+    """A message: an archive to list, with the arguments of `archives.members` and the folder that
+    relative paths start from."""
 
     path: str
     kind: str
@@ -159,7 +159,7 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Some of what is in it; at the end, nothing."""
+    """A message: some members of an archive; at the end, none."""
 
     sources: tuple[Source, ...]
     files: int = 0
@@ -173,7 +173,7 @@ def send(connection: Connection, message: Any, files: tuple[int, ...] = ()) -> N
 
 
 def receive_files(connection: Connection, sources: tuple[Source, ...]) -> tuple[Source, ...]:
-    """Sources with the files that were sent with them in their places."""
+    """Put the files that were sent with sources into their places."""
     return tuple(
         replace(source, place=Handed(reduction.recv_handle(connection)))
         if isinstance(source.place, Passed)
@@ -183,7 +183,7 @@ def receive_files(connection: Connection, sources: tuple[Source, ...]) -> tuple[
 
 
 def serve_readers(control: int, debug: bool) -> None:
-    """The server: start readers as the driver asks, until it is gone.
+    """Run the server: start readers on request, until the driver is gone.
 
     Args:
         control: the socket to the driver.
@@ -251,7 +251,7 @@ def _reap(alive: set[int], ended: dict[int, int]) -> None:
 
 
 def _death_signal() -> Callable[[], None]:
-    """What has the system end a process with its parent, where it can."""
+    """Make the system end this process with its parent, if it can."""
     if sys.platform != "linux":
         return lambda: None
     import ctypes
@@ -268,7 +268,7 @@ def _death_signal() -> Callable[[], None]:
 
 
 def serve(connection: Connection, memory: int | None, debug: bool) -> None:
-    """A reader: do what the driver sends, until it is gone.
+    """Run a reader: do what the driver sends, until it is gone.
 
     Args:
         memory: file of the memory that is shared with it; None where there is none.
@@ -396,7 +396,7 @@ class _Reader:
 
 
 def _enter(folder: str) -> None:
-    # What can't be entered is for each path to say.
+    # Opening a path reports that the folder can't be entered.
     with suppress(OSError):
         os.chdir(folder)
 
@@ -412,7 +412,7 @@ def _members(asked: List) -> Iterator[Source]:
         max_bytes=asked.max_bytes,
     )
     for source in found:
-        # Nobody else can read what only this process has open.
+        # Only this process can read its own open file.
         if source.place.is_local:
             yield source
             continue
@@ -436,8 +436,8 @@ class Held:
 
 
 def packed(place: Place, files: list[BinaryIO]) -> Place:
-    """What of a place of this process can be sent: small bytes, or a file, which is put with
-    `files`. Raises: ImageError, NoTemporaryFiles."""
+    """Turn a place of this process into one that can be sent: small bytes, or a file, which is
+    appended to `files`. Raises: ImageError, NoTemporaryFiles."""
     if isinstance(place, Bytes) and len(place.data) <= SMALL_BYTES:
         return place
     file = place.open()
@@ -451,7 +451,7 @@ def packed(place: Place, files: list[BinaryIO]) -> Place:
 
 
 def on_disk(file: BinaryIO) -> BinaryIO:
-    """A file that has a number, with the same bytes."""
+    """Return a file with a file number and the same bytes."""
     with suppress(OSError):
         file.fileno()
         return file
@@ -466,7 +466,7 @@ def on_disk(file: BinaryIO) -> BinaryIO:
 
 
 def _lots(sources: Iterator[Source]) -> Iterator[list[Source]]:
-    """Some at once, where they are but places; what has bytes by itself."""
+    """Group members: several at once if they are mere places, one by one if they carry bytes."""
     lot: list[Source] = []
     for source in sources:
         lot.append(source)
@@ -478,8 +478,7 @@ def _lots(sources: Iterator[Source]) -> Iterator[list[Source]]:
 
 
 class _Limits:
-    """How much memory this process may have, where the system limits that (not on macOS, and not
-    on Windows).
+    """The memory that this process may have, on systems that limit it (not macOS or Windows).
 
     Attributes:
         max_pixels: of an image.
