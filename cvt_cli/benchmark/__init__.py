@@ -1,1 +1,1 @@
-"""How fast the network and the whole run are on this machine, beside what else there is."""
+"""Benchmarks of the network and of the whole run, on this machine and beside other software."""

@@ -1,5 +1,5 @@
-"""A peer in a process of its own, as its users run it: what we set for ours, like what the
-allocator keeps, does not reach it, nor its threads us."""
+"""A peer in a process of its own, as its users run it: our settings, such as those of the
+allocator, do not reach it, nor do its threads disturb ours."""
 
 import multiprocessing
 import signal
@@ -14,7 +14,7 @@ from cvt_cli.system.cores import unshared
 
 
 class Apart:
-    """An object in another process; `with` ends that.
+    """An object in another process, which ends with the `with` block.
 
     Args:
         make: makes it there, called with the arguments; all of them are pickled.
@@ -42,7 +42,7 @@ class Apart:
             raise
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Return what the method of that name returns for these arguments.
+        """Call the method of that name, and return its result.
 
         Raises:
             Exception: what it raises.
@@ -70,7 +70,7 @@ class Apart:
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
-            if code == -9:  # what the system does where memory is full
+            if code == -9:  # the system kills a process if memory is full
                 raise MemoryError from None
             raise RuntimeError(f"its process ended with code {code}") from None
         if error is not None:
@@ -79,7 +79,7 @@ class Apart:
 
 
 def _serve(connection: Connection, make: Callable[[], object]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     warnings.simplefilter("ignore")
     served: object = None
 
@@ -97,7 +97,7 @@ def _serve(connection: Connection, make: Callable[[], object]) -> None:
         nonlocal served
         served = make()
 
-    with suppress(EOFError, ConnectionError):  # until nobody asks any more
+    with suppress(EOFError, ConnectionError):  # until the parent is gone
         answer(begin)
         while True:
             method, values = connection.recv()

@@ -1,11 +1,11 @@
-"""The peers by name, without torch."""
+"""Names and packages of the baselines. Imports no torch."""
 
 import logging
 from importlib import import_module
 
 from cvt_cli.errors import UsageError
 
-# What each baseline imports, and what pip calls it.
+# The module that each baseline imports, and the package's name for pip.
 BASELINES = {
     "transformers": ("transformers",),
     "onnxruntime": ("onnxruntime", "onnx"),
@@ -14,7 +14,7 @@ BASELINES = {
 
 
 def import_baseline(name: str) -> None:
-    """Import its packages.
+    """Import the packages of a baseline.
 
     Raises:
         UsageError: if there is no such baseline, or a package is missing.
@@ -30,5 +30,5 @@ def import_baseline(name: str) -> None:
                 hint=f"pip install {' '.join(BASELINES[name])}",
             ) from None
     if name == "transformers":
-        # What it says about itself is no progress of ours.
+        # Its messages about itself do not belong on stderr.
         logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A benchmark as tables: what was measured, how, and the figures."""
+"""The tables of a benchmark: what was measured, how, and the figures."""
 
 import textwrap
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ STAGES_NOTE = (
 
 
 def benchmark_report(measurement: Measurement | PipelineMeasurement, machine: Machine) -> Report:
-    """Build the report from the finished measurements, with all that they depend on."""
+    """Build the report from the finished measurements."""
     if isinstance(measurement, Measurement):
         return _network_report(measurement, machine)
     return _pipeline_report(measurement, machine)
@@ -311,7 +311,7 @@ def _folded(text: str, width: int | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Write three digits, without an exponent."""
+    """Format a number with three digits, without an exponent."""
     if value is None:
         return ""
     digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.0995 else 4

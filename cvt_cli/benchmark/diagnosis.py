@@ -1,4 +1,4 @@
-"""What is on this machine that a bug report should say: versions, devices, cache, extras."""
+"""Facts about this machine for a bug report: versions, devices, cache, extras."""
 
 import os
 import platform
@@ -17,8 +17,8 @@ from cvt_cli.output.tables import Column, Report, Section, si_unit
 from cvt_cli.system.extras import extras, install_hint
 
 PACKAGES = ("typer", "rich", "pillow", "numpy", "huggingface_hub", "safetensors", "fsspec", "tqdm")
-# What decides where models come from and how fast they run. Values that may hold a secret, a token
-# or an address with a password in it, are said to be set and no more.
+# Environment variables that decide where models come from and how fast they run. Of those that may
+# hold a secret, a token or an address with a password, only whether they are set is shown.
 SHOWN = (
     "HF_HUB_OFFLINE", "CVT_MODEL", "CVT_DEVICE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
     "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "LANG",
@@ -28,7 +28,7 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def diagnose() -> dict[str, Any]:
-    """Look at this machine.
+    """Collect the facts about this machine.
 
     Returns:
         A JSON value with `versions`, `machine`, `fast`, `cache`, `extras` and `environment`.
@@ -64,7 +64,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def doctor_report(facts: Mapping[str, Any]) -> Report:
-    """Show what `diagnose` found as one block."""
+    """Build the report of the facts, as one block."""
     machine, fast, cache = facts["machine"], facts["fast"], facts["cache"]
     memory = machine["memory_bytes"]
     rows: list[tuple[str, str]] = [

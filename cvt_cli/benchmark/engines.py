@@ -1,4 +1,4 @@
-"""The same network with the same weights in several hands: ours, and the peers it is compared with.
+"""Engines: the same network with the same weights, run by cvt and by the peers it is compared with.
 
 The peers' packages are optional.
 """
@@ -33,22 +33,22 @@ class Engine(ABC):
 
     @abstractmethod
     def feed(self, images: Tensor) -> None:
-        """Take the next input: normalised images, (B, 3, H, W) float32 on the CPU."""
+        """Set the next input: normalised images, (B, 3, H, W) float32 on the CPU."""
 
     @abstractmethod
     def run(self) -> None:
-        """Compute the logits of the input, and return when they are there."""
+        """Compute the logits of the input, and wait for them."""
 
     @abstractmethod
     def logits(self) -> Tensor:
-        """Of the last run, (B, num_labels) float32 on the CPU."""
+        """Return the logits of the last run, (B, num_labels) float32 on the CPU."""
 
     def close(self) -> None:  # noqa: B027  most hold nothing
-        """The last call: end what it started."""
+        """Release what the engine holds; no other call follows."""
 
 
 class TorchEngine(Engine):
-    """A network in torch.
+    """A network run by torch.
 
     Args:
         network: (B, 3, H, W) to logits (B, num_labels), both in `dtype` on `device`.
@@ -72,7 +72,7 @@ class TorchEngine(Engine):
 
 
 class ApartEngine(Engine):
-    """The peer of that name, on the CPU, in a process of its own with as many threads."""
+    """A peer on the CPU, in a process of its own with as many threads."""
 
     def __init__(self, name: str, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._peer = Apart(_peer_apart, name, checkpoint, dtype, threads=torch.get_num_threads())
@@ -92,7 +92,7 @@ class ApartEngine(Engine):
 
 class ExportedEngine(Engine):
     """Our plain network, exported as ONNX for the shape of each input, in another runtime on the
-    CPU. With as many threads as torch."""
+    CPU, with as many threads as torch."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -118,7 +118,7 @@ class ExportedEngine(Engine):
 
 
 class OnnxRuntimeEngine(ExportedEngine):
-    """ONNX Runtime, in float32."""
+    """ONNX Runtime, computing in float32."""
 
     def _load(self, path: Path) -> None:
         import onnxruntime
@@ -163,7 +163,7 @@ class OpenVinoEngine(ExportedEngine):
 def ours(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
 ) -> Engine:
-    """Return the network as `cvt classify` runs it, or as torch.compile makes it.
+    """Make the engine of the network as `cvt classify` runs it, or as torch.compile makes it.
 
     Args:
         compiled: through torch.compile, for each shape of input: our inference form on a GPU, in
@@ -175,7 +175,7 @@ def ours(
     network: Callable[[Tensor], Tensor]
     if compiled and device.type == "cpu":
         network = torch.compile(model, dynamic=False)
-    elif compiled:  # as a whole, or not at all
+    elif compiled:  # no graph breaks: compiled as a whole or not at all
         network = torch.compile(FusedCvt(model).__call__, dynamic=False, fullgraph=True)
     else:
         network = FusedCvt(model)
@@ -188,7 +188,7 @@ def ours(
 def baseline(
     name: str, checkpoint: Checkpoint, device: torch.device, *, dtype: torch.dtype
 ) -> Engine:
-    """Return the peer of that name, with the same weights.
+    """Make the engine of a peer, with the same weights.
 
     Args:
         name: one of `BASELINES`, for which `check_baseline` found nothing against it.
@@ -199,7 +199,8 @@ def baseline(
 
 
 class _Peer:
-    """What `ApartEngine` calls: NumPy arrays travel between processes, tensors would by files."""
+    """The object in the peer's process. It takes and returns NumPy arrays, because tensors would
+    travel as files."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -229,7 +230,7 @@ def _peer(name: str, checkpoint: Checkpoint, device: torch.device, *, dtype: tor
 
 
 def transformers_model(checkpoint: Checkpoint) -> Any:
-    """Make a `CvtForImageClassification` with these weights and labels, on the CPU, in evaluation
+    """Build a `CvtForImageClassification` with these weights and labels, on the CPU, in evaluation
     mode."""
     import transformers
 
@@ -281,7 +282,7 @@ def check_baseline(
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for all that the device was given to do."""
+    """Wait until the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -289,17 +290,17 @@ def synchronize(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
+    """Free memory that is no longer referenced."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def _export(checkpoint: Checkpoint, images: Tensor, folder: Path) -> Path:
-    """Write the plain network as an ONNX file for exactly this shape of input."""
+    """Export the plain network to ONNX for exactly this shape of input."""
     path = folder / "cvt.onnx"
     with warnings.catch_warnings():
-        # This exporter is on its way out; its successor takes five times as long.
+        # This exporter is deprecated, but its successor takes five times as long.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             checkpoint.model().float(),

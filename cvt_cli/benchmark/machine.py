@@ -1,4 +1,4 @@
-"""What the figures were taken on."""
+"""Facts about the machine that figures were measured on."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import torch
 from cvt_cli import __version__
 from cvt_cli.system.cores import cores
 
-# Instructions that decide how fast a matrix product is, as Linux calls them.
+# Instruction sets that decide how fast a matrix product is, by Linux's names.
 FLAGS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
     "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve",
@@ -58,11 +58,11 @@ class Machine:
 
     @property
     def is_busy(self) -> bool:
-        """Whether others took a good part of the processor when we began."""
+        """Whether other processes used a good part of the processor at the start."""
         return self.load is not None and self.load > BUSY * self.cores
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as JSON has them."""
+        """Return the facts as a JSON value."""
         return {
             "system": self.system,
             "cpu": self.cpu,
@@ -80,7 +80,7 @@ class Machine:
 
 
 def describe(device: torch.device, peer: str | None = None) -> Machine:
-    """Describe this machine, and the versions of what is measured.
+    """Describe this machine, and the versions of the software that is measured.
 
     Args:
         device: what the network runs on.
@@ -119,26 +119,26 @@ def total_memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Return what may be allocated without pushing anybody out, in bytes; None if unknown."""
+    """Return the bytes that can be allocated without swapping; None if unknown."""
     limit, used = _number(CGROUP_LIMIT), _number(CGROUP_USED)
     left = None if limit is None or used is None else max(0, limit - used)
     return _least(_meminfo("MemAvailable"), left)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` count from here on, where the system can."""
+    """Make `peak_memory` count from here on, if the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR_REFS.exists():
         try:
             CLEAR_REFS.write_text(RESET_PEAK)
-        except OSError:  # some containers forbid it: then it is the peak since the start
+        except OSError:  # some containers forbid it, and the peak counts from the start
             return
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes at once: what torch took of a CUDA device's memory, with what CUDA
-    graphs keep, else the whole process's resident memory."""
+    """Return the peak memory in bytes: on a CUDA device what torch took, with what CUDA graphs
+    keep, else the resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     peak = re.search(r"^VmHWM:\s*(\d+) kB$", _read(STATUS), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint that is on this machine, or random weights in its place."""
+"""The model that is measured: a checkpoint on this machine, or random weights in its place."""
 
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class RandomCheckpoint(Checkpoint):
-    """A published architecture of which no weights are here. Its labels are numbers."""
+    """A published architecture whose weights are not on this machine. Its labels are numbers."""
 
     def model(self) -> Cvt:
         """Build the network with random weights, the same each time."""
@@ -33,8 +33,8 @@ def find_model(
     *,
     weights_key: str | None = None,
 ) -> Checkpoint:
-    """Load the checkpoint if it is on this machine; of a published one else only the architecture.
-    No request is made.
+    """Load a checkpoint that is on this machine, or else only the architecture of a published one.
+    Makes no request.
 
     Raises:
         ModelError: if it is neither.
@@ -59,8 +59,8 @@ def _random(entry: CatalogEntry, hidden_act: str | None) -> RandomCheckpoint:
 
 
 def pick_dtypes(names: str, device: torch.device) -> tuple[str, ...]:
-    """Parse comma-separated dtypes as `pick_dtype` takes them, each once: "auto" is the name of the
-    dtype that it stands for.
+    """Parse comma-separated dtypes as `pick_dtype` takes them, without repetitions; "auto" becomes
+    the dtype that it stands for.
 
     Raises:
         UsageError: if there is none of a name.

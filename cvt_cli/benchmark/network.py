@@ -1,4 +1,5 @@
-"""The network alone, on synthetic input: latency, throughput, share of this device's peak."""
+"""Benchmark of the network alone, on synthetic input: latency, throughput, share of the device's
+peak."""
 
 import time
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from cvt_cli.model.memory import is_out_of_memory
 OUT_OF_MEMORY = "out of memory"
 CHECKED_IMAGES = 8
 PEAK_SECONDS = 1.0
-WARM_UP = 0.1  # of a case's duration
-# The side of the square matrices. The largest that a device is given in `PEAK_SECONDS`.
+WARM_UP = 0.1  # share of a case's duration
+# Sides of the square matrices that are multiplied to find the peak, within `PEAK_SECONDS`.
 PRODUCT_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (2048, 4096, 8192), "mps": (1024, 2048, 4096)}
 
 Say = Callable[[str], None]
@@ -31,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """The cases to measure.
 
     Attributes:
         image_size: (height, width) in pixels.
@@ -52,7 +53,7 @@ class Plan:
 
     @property
     def flops_per_image(self) -> int:
-        """Two for each multiply-add that is needed."""
+        """Necessary floating-point operations per image: two for each multiply-add."""
         return 2 * needed_macs(self.checkpoint.config, self.image_size)
 
 
@@ -71,7 +72,7 @@ class Peak:
 
 @dataclass
 class Comparison:
-    """The peer beside us, in turns.
+    """The peer's figures, measured in turns with ours.
 
     Attributes:
         latency: the peer's.
@@ -88,7 +89,7 @@ class Comparison:
 
 @dataclass
 class Case:
-    """One batch size in one dtype.
+    """The figures of one batch size in one dtype.
 
     Attributes:
         latency: from the call to the logits on the device; None if there is an error.
@@ -107,13 +108,13 @@ class Case:
 
     @property
     def images_per_second(self) -> float | None:
-        """By the median latency."""
+        """Throughput by the median latency."""
         return self.batch_size / self.latency.p50 if self.latency else None
 
 
 @dataclass
 class Measurement:
-    """What there is of a plan's figures; of an interrupted one the first."""
+    """The figures of a plan; those so far if it was interrupted."""
 
     plan: Plan
     peaks: dict[str, Peak] = field(default_factory=dict)
@@ -121,11 +122,11 @@ class Measurement:
 
     @property
     def planned(self) -> int:
-        """Cases of the plan."""
+        """Number of cases in the plan."""
         return len(self.plan.dtypes) * len(self.plan.batch_sizes)
 
     def run(self, say: Say) -> None:
-        """Carry out the plan, a case after the other; an interruption leaves those that are done.
+        """Measure the plan's cases in order; after an interruption the finished ones remain.
 
         Args:
             say: is told what is measured next.
@@ -138,7 +139,7 @@ class Measurement:
                 say(f"{dtype}, batch size {batch_size} ({len(self.cases) + 1} of {self.planned})")
                 self.cases.append(_measure_case(plan, batch_size, dtype, say=say))
                 free_memory(plan.device)
-            # Again: what else runs on this machine may have slowed the first.
+            # Measured again, as other processes may have slowed the first measurement.
             self._take(dtype, measure_peak(plan.device, DTYPES[dtype], seconds))
 
     def _take(self, dtype: str, peak: Peak | None) -> None:
@@ -147,21 +148,21 @@ class Measurement:
             self.peaks[dtype] = peak
 
     def tflops(self, case: Case) -> float | None:
-        """10^12 needed floating-point operations a second."""
+        """Necessary floating-point operations per second, in 10^12."""
         rate = case.images_per_second
         return None if rate is None else rate * self.plan.flops_per_image / 1e12
 
     def peak_fraction(self, case: Case) -> float | None:
-        """Of the device's peak for that dtype."""
+        """Share of the device's peak in that dtype."""
         tflops, peak = self.tflops(case), self.peaks.get(case.dtype)
         return None if tflops is None or peak is None else tflops / peak.tflops
 
     def limit(self, dtype: str) -> float:
-        """Images a second if the whole network ran at the peak."""
+        """Images per second if the whole network ran at the peak."""
         return self.peaks[dtype].tflops * 1e12 / self.plan.flops_per_image
 
     def record(self, case: Case) -> dict[str, Any]:
-        """A flat record; of the peer only where there is one in the plan."""
+        """Return a flat record; the peer's values are included if the plan has one."""
         latency, comparison = case.latency, case.comparison
         values: dict[str, Any] = {
             "batch_size": case.batch_size,
@@ -233,7 +234,7 @@ def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> Pe
             if _reason(error) == OUT_OF_MEMORY:
                 break
             raise
-        if slowest > seconds / 4:  # the next takes eight times as long
+        if slowest > seconds / 4:  # the next size takes eight times as long
             break
     return best
 
@@ -271,7 +272,7 @@ def _measure_case(plan: Plan, batch_size: int, dtype: str, *, say: Say) -> Case:
 def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     images = synthetic_images(case.batch_size, plan.image_size)
     dtype = DTYPES[case.dtype]
-    free_memory(plan.device)  # what the matrix products for the peak left in torch's cache
+    free_memory(plan.device)  # the cache of the products that measured the peak
     reset_peak_memory(plan.device)
     if plan.compiled:
         say("compiling")
@@ -283,14 +284,14 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     if plan.compiled:
         case.compile_seconds = time.perf_counter() - start
     _warm_up(engine, plan.duration)
-    case.memory_bytes = peak_memory(plan.device)  # before a peer takes any
+    case.memory_bytes = peak_memory(plan.device)  # before the peer uses memory
     if plan.peer is not None:
         try:
             _compare(plan, case, engine, images=images)
         except (RuntimeError, MemoryError) as error:
             case.comparison, case.error = None, f"{plan.peer}: {_reason(error)}"
     if case.comparison is None:
-        if plan.peer is not None:  # no longer above, where the error holds on to the peer
+        if plan.peer is not None:  # after the except block, whose error refers to the peer
             free_memory(plan.device)
             engine.feed(images)
         case.latency = Latency.of(times(engine.run, plan.duration))
@@ -310,8 +311,8 @@ def _compare(plan: Plan, case: Case, engine: Engine, *, images: Tensor) -> None:
 
 
 def _check(engine: Engine, peer: Engine, plan: Plan, *, batch_size: int) -> tuple[float, float]:
-    """Return the share of images with the same best label, and the largest difference of logits,
-    over at least `CHECKED_IMAGES`."""
+    """Compare both sides' logits over at least `CHECKED_IMAGES` images: the share of equal best
+    labels, and the largest difference."""
     agree, difference, images = 0, 0.0, 0
     for seed in range(-(-CHECKED_IMAGES // batch_size)):
         batch = synthetic_images(batch_size, plan.image_size, seed)
@@ -338,16 +339,17 @@ def _warm_up(engine: Engine, duration: float) -> None:
 
 
 def _fits(plan: Plan, batch_size: int, dtype: str) -> bool:
-    """Whether there is a chance. On a CPU the system would end the whole process if not."""
+    """Tell whether the case may fit into memory. On a CPU the system would kill the process if
+    not."""
     if plan.device.type == "cuda":
-        return True  # says so itself
+        return True  # the call reports a lack of memory itself
     cost = count_cost(plan.checkpoint.config, plan.image_size, batch_size, dtype=dtype)
     available = available_memory()
     return available is None or cost.peak_activation_bytes + cost.weight_bytes < available
 
 
 def _compile_anew() -> None:
-    """Compile without what earlier runs left behind, so that the cost is measured whole."""
+    """Forget what was compiled before, so that the whole cost is measured."""
     from torch import _dynamo
     from torch._inductor import config
 
@@ -356,7 +358,7 @@ def _compile_anew() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Tell why there are no figures; raises what is not the machine's."""
+    """Describe why there are no figures; raises errors that are not the machine's limits."""
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and is_out_of_memory(error)
     ):

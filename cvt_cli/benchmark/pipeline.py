@@ -1,4 +1,5 @@
-"""From files to records: the whole run, each of its stages alone, and what bounds it."""
+"""Benchmark of the whole run, from files to records: its time, the time of each stage, and what
+bounds it."""
 
 import io
 import itertools
@@ -31,15 +32,15 @@ from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.cores import DECODE_THREADS, cores
 
 MAX_IMAGES = 1000
-PER_CORE = 64  # of them, where all cores read
-SAMPLE = 64  # images by which the stages are timed
+PER_CORE = 64  # images per core, if all cores read
+SAMPLE = 64  # images that the stages are timed on
 TOP_K = 5
 STAGES = ("decode", "preprocess", "copy", "model", "write")
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What an image takes in each stage where that stage has the machine for itself, in seconds.
+    """Seconds per image in each stage, measured alone.
 
     Attributes:
         decode, preprocess: file to RGB, and to the network's size; by all readers together.
@@ -56,12 +57,12 @@ class Stages:
 
     @property
     def total(self) -> float:
-        """One stage after the other."""
+        """Seconds per image if the stages run one after the other."""
         return self.decode + self.preprocess + self.copy + self.model + self.write
 
     def limit(self, device: torch.device) -> float:
-        """Images a second if the stages overlapped perfectly. Beside a device the slowest of them
-        counts; on a CPU they share the cores as well."""
+        """Images per second if the stages overlapped perfectly. With a device the slowest stage
+        counts; on a CPU they also share the cores."""
         apart = self._apart(device)
         slowest = max(apart.values())
         if device.type != "cpu":
@@ -74,7 +75,7 @@ class Stages:
         return min(1 / slowest, available / work)
 
     def bound_by(self, device: torch.device) -> str:
-        """The stage that is in the way, one of `STAGES`."""
+        """The stage that limits the run, one of `STAGES`."""
         seconds = asdict(self)
         if device.type == "cpu":
             return max(seconds, key=lambda name: seconds[name])
@@ -83,9 +84,9 @@ class Stages:
         return max(group.split("+"), key=lambda name: seconds[name])
 
     def _apart(self, device: torch.device) -> dict[str, float]:
-        """What runs beside each other where the network is not on the CPU."""
+        """Return the times that overlap if the network is not on the CPU."""
         copy_and_model = {"copy+model": self.copy + self.model}
-        if device.type == "cuda":  # by two streams
+        if device.type == "cuda":  # on two streams
             copy_and_model = {"copy": self.copy, "model": self.model}
         return {
             "decode+preprocess": self.decode + self.preprocess,
@@ -96,7 +97,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class PipelinePlan:
-    """What to measure.
+    """The cases to measure.
 
     Attributes:
         folder: searched for images; at most `MAX_IMAGES` are taken.
@@ -118,7 +119,7 @@ class PipelinePlan:
 
 @dataclass
 class PipelineCase:
-    """One batch size in one dtype.
+    """The figures of one batch size in one dtype.
 
     Attributes:
         images: files in a pass.
@@ -140,13 +141,13 @@ class PipelineCase:
 
     @property
     def images_per_second(self) -> float | None:
-        """By the median pass."""
+        """Throughput by the median pass."""
         return self.images / percentile(self.seconds, 50) if self.seconds else None
 
 
 @dataclass
 class PipelineMeasurement:
-    """What there is of a plan's figures.
+    """The figures of a plan.
 
     Attributes:
         unreadable: files that are no images; in no pass.
@@ -160,11 +161,11 @@ class PipelineMeasurement:
 
     @property
     def planned(self) -> int:
-        """Cases of the plan."""
+        """Number of cases in the plan."""
         return len(self.plan.dtypes) * len(self.plan.batch_sizes)
 
     def run(self, say: Say) -> None:
-        """Carry out the plan, a case after the other; an interruption leaves those that are done.
+        """Measure the plan's cases in order; after an interruption the finished ones remain.
 
         Args:
             say: is told what is measured next.
@@ -207,7 +208,7 @@ class PipelineMeasurement:
         return sources
 
     def record(self, case: PipelineCase) -> dict[str, Any]:
-        """A flat record; of the peer only where there is one in the plan."""
+        """Return a flat record; the peer's values are included if the plan has one."""
         stages, device = case.stages, self.plan.device
         rate = case.images_per_second
         limit = stages.limit(device) if stages else None
@@ -252,8 +253,8 @@ def _measure_case(
     case = PipelineCase(classifier.batch_size, dtype, len(sources))
     try:
         ours = _OurRun(classifier, sources)
-        # To warm up the caches of files and of the network: a CUDA graph is recorded at the second
-        # batch of each replica.
+        # Warms up the caches of files and of the network. Each replica records its CUDA graph at
+        # its second batch.
         count = 2 * classifier.batch_size * len(classifier.replicas)
         images = itertools.cycle(sources) if plan.device.type == "cuda" else sources
         list(classifier.classify(itertools.islice(images, count)))
@@ -273,12 +274,12 @@ def _measure_case(
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         case.error = OUT_OF_MEMORY
-    case.batch_size = classifier.batch_size  # less, if the memory did not hold so many
+    case.batch_size = classifier.batch_size  # smaller if the memory did not suffice
     return case
 
 
 class _OurRun:
-    """`cvt classify --format jsonl` on the files, the model being loaded.
+    """`cvt classify --format jsonl` on the files, with a loaded model.
 
     Attributes:
         labels: the best of each image, of the last pass; None where it has an error.
@@ -313,8 +314,8 @@ def _peer(classifier: Classifier, sources: list[Source], scaled: bool) -> Apart:
 
 
 class _PeerRun:
-    """The image-classification pipeline of transformers on files, with the processor of the
-    checkpoint in its Pillow form.
+    """The image-classification pipeline of transformers on files, with the checkpoint's processor
+    in its Pillow form.
 
     Args:
         scaled: to another input size than the checkpoint's.
@@ -346,7 +347,7 @@ class _PeerRun:
         self._labels: list[str] = []
 
     def run(self, warm_up: bool = False) -> None:
-        """One pass, or over two batches only."""
+        """Run one pass, or only two batches to warm up."""
         paths = self._paths[: 2 * self._batch_size] if warm_up else self._paths
         labels = []
         with _lines() as file:
@@ -357,7 +358,7 @@ class _PeerRun:
         self._labels = labels
 
     def best_labels(self) -> list[str]:
-        """Of each image, of the last pass."""
+        """Return the best label of each image in the last pass."""
         return self._labels
 
 
@@ -399,17 +400,17 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
     def per_image(work: Callable[[], object], images: int = len(sample)) -> float:
         return percentile(times(work, share, at_least=1), 50) / images
 
-    # Enough for all readers to have something to do until near the end.
+    # Enough to keep all readers busy until near the end.
     several = list(itertools.islice(itertools.cycle(sample), max(len(sample), PER_CORE * cores())))
     both = per_image(lambda: all(True for _ in classifier.batches(several)), len(several))
-    # How much of that is decoding, one thread tells.
+    # One thread shows how much of that is decoding.
     alone = per_image(lambda: all(_decoded(classifier, source) for source in sample))
     with_resize = per_image(
         lambda: [preprocessing.pixels(_decoded(classifier, source)) for source in sample]
     )
     decoded = both * min(1.0, alone / with_resize)
     pixels = [preprocessing.pixels(_decoded(classifier, source)) for source in sample]
-    if len(sources) >= classifier.batch_size:  # in batches as full as those of the run
+    if len(sources) >= classifier.batch_size:  # in batches as full as in the run
         full = -(-len(pixels) // classifier.batch_size) * classifier.batch_size
         pixels = list(itertools.islice(itertools.cycle(pixels), full))
     batches = list(_batches(pixels, classifier.batch_size))
@@ -422,7 +423,7 @@ def _time_stages(classifier: Classifier, sources: list[Source], seconds: float) 
 
 
 def _batches(pixels: list[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:
-    """Yield (B, H, W, 3) uint8, images of one size together."""
+    """Yield (B, H, W, 3) uint8 batches of images of the same size."""
     by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
     for image in pixels:
         by_size.setdefault(image.shape, []).append(image)

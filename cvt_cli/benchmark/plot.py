@@ -1,4 +1,4 @@
-"""Throughput and latency over batch size as a picture."""
+"""The plot of a benchmark: throughput and latency over batch size."""
 
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def plot(measurement: Measurement, file: BinaryIO, format_: str) -> None:
-    """Draw images a second with the limit that the matrix products set, on the left, and the
-    latency on the right, p50 with the range to p99. A line a dtype, dashed for the peer.
+    """Draw throughput with the limit set by the matrix products on the left, and latency (p50, with
+    the range to p99) on the right. A line per dtype, dashed for the peer.
 
     Args:
         format_: a suffix that matplotlib knows.

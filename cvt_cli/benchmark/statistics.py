@@ -1,4 +1,4 @@
-"""Repeats become figures."""
+"""Statistics of repeated measurements."""
 
 import math
 import time
@@ -13,7 +13,7 @@ ROUNDS = 10
 
 @dataclass(frozen=True)
 class Latency:
-    """How long repeats of one thing took, in seconds.
+    """Durations of repeats, in seconds.
 
     Attributes:
         repeats: how many there were.
@@ -29,13 +29,13 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Self:
-        """The figures of at least one repeat, in any order."""
+        """Compute the figures of at least one repeat, in any order."""
         p25, p50, p75, p90, p99 = (percentile(seconds, p) for p in (25, 50, 75, 90, 99))
         return cls(len(seconds), p50, p90, p99, p75 - p25)
 
     @property
     def spread(self) -> float:
-        """The interquartile range as a share of the median."""
+        """Interquartile range as a share of the median."""
         return self.iqr / self.p50
 
 
@@ -56,7 +56,8 @@ class Ratio:
 
     @classmethod
     def of(cls, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Self:
-        """From the seconds that each side took, a sequence a round; above 1 where ours took less.
+        """Compute the ratio from the seconds of each side, one sequence per round; above 1 if ours
+        is faster.
 
         A round's two sides ran one right after the other, so that what slows the machine down for
         a while slows both.
@@ -77,7 +78,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def times(run: Callable[[], object], seconds: float, at_least: int = MIN_REPEATS) -> list[float]:
-    """List what each repeat took, in seconds, until that time is up.
+    """Return the duration of each repeat, in seconds, until the time is up.
 
     Args:
         run: returns once its result is there.
@@ -96,7 +97,8 @@ def times(run: Callable[[], object], seconds: float, at_least: int = MIN_REPEATS
 def take_turns(
     ours: Callable[[], object], theirs: Callable[[], object], seconds: float
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Run two sides in turns, for as many seconds each; who begins changes from round to round.
+    """Run two sides in turns, for equally many seconds; the side that begins changes from round to
+    round.
 
     Returns:
         What each repeat took, in seconds, a list a round, of both sides: `ROUNDS` rounds, or fewer
@@ -115,7 +117,7 @@ def take_turns(
 
 
 def _turn(run: Callable[[], object], seconds: float) -> list[float]:
-    """Time one side's turn. The first repeat finds the caches full of the other side's data, and
-    its threads still spinning for work: it counts only where there is no other."""
+    """Time one side's turn. Its first repeat meets the caches and the spinning threads of the other
+    side, and counts only if there is no other repeat."""
     taken = times(run, seconds, at_least=1)
     return taken[1:] or taken

@@ -1,4 +1,5 @@
-"""Records become a table, CSV, JSON and so on: one file a format, one line each below."""
+"""Output formats: records become a table, CSV, JSON and so on. Each format has a file of its own,
+and a line in the registry below."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -27,12 +28,12 @@ class Writer(Protocol):
         """Append records."""
 
     def close(self) -> None:
-        """Write what ends the document."""
+        """Write the end of the document."""
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """Read the whole records of a document, finished or not, each with the offset of its end in
-        bytes. Formats for people's eyes can't be read back.
+        """Read the complete records of a document, finished or not, each with the offset of its end
+        in bytes. Formats made for people can't be read back.
 
         Raises:
             ValueError: if it is no such document.
@@ -42,12 +43,11 @@ class Writer(Protocol):
 
 @runtime_checkable
 class RowWriter(Writer, Protocol):
-    """A writer of documents that programs read, row by row."""
+    """A writer of documents that programs can read back, row by row."""
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document, also of one that another program has written
-        anew.
+        """Read the records of a finished document, even if another program has saved it since.
 
         Args:
             file: seekable where the format needs that.
@@ -60,14 +60,14 @@ class RowWriter(Writer, Protocol):
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """Read what the records of a finished document have room for. Raises: as `documents`."""
+        """Read the shape of the records of a finished document. Raises: as `documents`."""
         ...
 
 
 @runtime_checkable
 class ConvertedWriter(Writer, Protocol):
-    """A writer of a format that nothing can be appended to. What it writes and reads is only a
-    journal, which becomes the document at the end."""
+    """A writer of a format that can't be appended to. What it writes and reads is a journal, which
+    is converted at the end."""
 
     @staticmethod
     def convert(
@@ -78,7 +78,7 @@ class ConvertedWriter(Writer, Protocol):
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
-        """Write the document: whole, or nothing.
+        """Write the document, whole or not at all.
 
         Args:
             records: those of the journal.
@@ -96,8 +96,8 @@ class ConvertedWriter(Writer, Protocol):
 
 WriterClass = type[Writer]
 
-# The format's name, and the suffix of a file in it, to where its writer is. A package that is
-# missing there is in the extra of the format's name.
+# The module and the class of each format's writer. A format's name is also the suffix of its files,
+# and the name of the extra that installs the packages it needs.
 _WRITERS = {
     "table": ("cvt_cli.output.table", "TableWriter"),
     "plain": ("cvt_cli.output.plain", "PlainWriter"),
@@ -113,7 +113,7 @@ FORMATS = tuple(_WRITERS)
 ROW_FORMATS = tuple(name for name in _WRITERS if name not in ("table", "plain", "html"))
 FILE_FORMATS = (*ROW_FORMATS, "html")
 
-# The same for embeddings.
+# Formats of embeddings, likewise.
 _EMBEDDING_WRITERS = {
     "parquet": ("cvt_cli.output.parquet", "ParquetEmbeddingWriter"),
     "npy": ("cvt_cli.output.npy", "NpyWriter"),
@@ -133,7 +133,7 @@ def check_format(name: str) -> str:
 
 
 def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
-    """Return the format that a file's suffix names.
+    """Return the format of a file by its suffix.
 
     Raises:
         UsageError: if it names none.

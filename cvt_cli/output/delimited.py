@@ -1,4 +1,4 @@
-"""CSV (RFC 4180) and its tab-separated sibling: a row a record, a pair of columns a prediction."""
+"""CSV (RFC 4180) and TSV: one row per record, a pair of columns per prediction."""
 
 import codecs
 import csv
@@ -11,14 +11,14 @@ from typing import BinaryIO, TextIO, cast
 
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind
 
-# Behind the point; of a raw score, which is of any size, as many that count, and one more.
+# Digits after the decimal point; a raw score may be of any size and has one significant digit more.
 SCORE_DIGITS = 6
-# Characters of a wrong header that are told of.
+# Characters of a wrong header that an error quotes.
 MAX_HEADER = 100
 
 
 class DelimitedWriter:
-    """`path,label,score,label_2,score_2,…,error`."""
+    """Writes `path,label,score,label_2,score_2,…,error`."""
 
     delimiter = ","
     line_end = "\r\n"
@@ -42,11 +42,11 @@ class DelimitedWriter:
             self._write_row([*cells, record.error or ""])
 
     def close(self) -> None:
-        """Do nothing: nothing ends a CSV."""
+        """Do nothing: a CSV has no end mark."""
 
     @classmethod
     def read(cls, file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """Read the whole rows. A CSV does not keep class indexes: they read as -1.
+        """Read the complete rows. A CSV has no class indexes: they are read as -1.
 
         Raises:
             ValueError: if the header is not that of a `DelimitedWriter`.
@@ -60,7 +60,7 @@ class DelimitedWriter:
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document, whose columns may have been moved or added to.
+        """Read the records of a finished document, in which columns may have been moved or added.
 
         Raises:
             ValueError: if it has no columns of paths, labels and scores.
@@ -77,7 +77,7 @@ class DelimitedWriter:
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """Read the shape off the header."""
+        """Read the shape from the header."""
         with _rows(file, cls.delimiter) as rows:
             return shape_of(next(rows, []))
 
@@ -86,14 +86,14 @@ class DelimitedWriter:
         self._stream.write(row + self.line_end)
 
     def _quoted(self, cell: str) -> str:
-        # The csv module leaves a bare carriage return unquoted, which its reader then refuses.
+        # The csv module does not quote a bare carriage return, which its own reader then refuses.
         if any(character in cell for character in (self.delimiter, '"', "\r", "\n")):
             return '"' + cell.replace('"', '""') + '"'
         return cell
 
 
 def score_text(score: float, facts: Mapping[str, object]) -> str:
-    """Write a score as documents have it.
+    """Format a score for a document.
 
     Args:
         facts: the columns of its record.
@@ -104,41 +104,41 @@ def score_text(score: float, facts: Mapping[str, object]) -> str:
 
 
 class CsvWriter(DelimitedWriter):
-    """Comma-separated, lines ended as RFC 4180 says."""
+    """Writes comma-separated values, with the line ends of RFC 4180."""
 
 
 class TsvWriter(DelimitedWriter):
-    """Tab-separated."""
+    """Writes tab-separated values."""
 
     delimiter = "\t"
     line_end = "\n"
 
 
 def prediction_names(top_k: int) -> list[str]:
-    """Name the columns of predictions: `label`, `score`, `label_2`, `score_2`, …"""
+    """List the names of the columns of predictions: `label`, `score`, `label_2`, `score_2`, …"""
     numbered = [f"{name}_{rank}" for rank in range(2, top_k + 1) for name in ("label", "score")]
     return ["label", "score", *numbered]
 
 
 def prediction_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pair the columns of labels among those names with their columns of scores."""
+    """Pair the columns of labels among these names with their columns of scores."""
     pairs = [(name, name.replace("label", "score")) for name in names if _LABEL.fullmatch(name)]
     return [(label, score) for label, score in pairs if score in names]
 
 
 def shape_of(names: Sequence[str]) -> RecordShape:
-    """Read the shape of records off a header, or off the columns of a table."""
+    """Read the shape of records from a header, or from the columns of a table."""
     return RecordShape(
         max(1, len(prediction_pairs(names))), tuple(name for name in names if name in COLUMNS)
     )
 
 
 def header(shape: RecordShape) -> list[str]:
-    """Name the cells of a row."""
+    """Return the cells of the header."""
     return ["path", *prediction_names(shape.top_k), *shape.columns, "error"]
 
 
-# Bytes that tell how a document is written.
+# Bytes by which the encoding and the separator are recognised.
 _START = 4096
 _LABEL = re.compile(r"label(_\d+)?")
 
@@ -146,9 +146,9 @@ _LABEL = re.compile(r"label(_\d+)?")
 def row_reader(
     names: Sequence[str], facts: Iterable[str] = ()
 ) -> Callable[[Sequence[str]], Record]:
-    """Return a function that makes a record of a row under that header, with those facts."""
+    """Return a function that turns a row under this header into a record with these facts."""
     if not {"path", "label", "score"} <= set(names):
-        # Which shows whether cells are separated by something else.
+        # Shows whether something else separates the cells.
         header = textwrap.shorten(" ".join(map(repr, names)), MAX_HEADER, placeholder=" …")
         raise ValueError(f"it has no columns `path`, `label` and `score`, but {header or 'none'}")
     path = names.index("path")
@@ -176,7 +176,7 @@ def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int
         row += line
         end += len(line)
         quotes += line.count(b'"')
-        # An odd number of quotes: the line break is inside a cell.
+        # With an odd number of quotes the line break is inside a cell.
         if quotes % 2 == 0 and row.endswith(b"\n"):
             text = row.decode("utf-8")
             yield next(_reader(io.StringIO(text, newline=""), delimiter)), end
@@ -185,7 +185,8 @@ def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int
 
 @contextmanager
 def _rows(file: BinaryIO, delimiter: str) -> Iterator[Iterator[list[str]]]:
-    """The rows of a document, also as spreadsheets save it: in UTF-16, with other separators."""
+    """Yield the rows of a document, also as spreadsheets save it: in UTF-16, with other
+    separators."""
     buffered = cast(io.BufferedReader, file if hasattr(file, "peek") else io.BufferedReader(file))
     start = buffered.peek(_START)[:_START]
     is_utf_16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -204,8 +205,8 @@ def _rows(file: BinaryIO, delimiter: str) -> Iterator[Iterator[list[str]]]:
 
 
 def _separator(start: str, delimiter: str) -> str:
-    """What is between the cells of the header: the delimiter, or what it became in a spreadsheet of
-    a country where the comma is the decimal sign."""
+    """Find the separator of the header's cells: the delimiter, or what a spreadsheet makes of it in
+    a country whose decimal sign is the comma."""
     line = start.splitlines()[0] if start else ""
     for each in (delimiter, ";", "\t", ","):
         if {"path", "label", "score"} <= set(next(_reader([line], each), [])):
@@ -214,7 +215,7 @@ def _separator(start: str, delimiter: str) -> str:
 
 
 def _number(text: str) -> float:
-    """A score, also as a spreadsheet saves it: `0,815` or `81,5%`."""
+    """Parse a score, also as a spreadsheet saves it: `0,815` or `81,5%`."""
     try:
         return float(text)
     except ValueError:
@@ -226,6 +227,6 @@ def _number(text: str) -> float:
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    # A path may be longer than the module's limit for a cell.
+    # A path may be longer than the csv module's limit for a cell.
     csv.field_size_limit(2**31 - 1)
     return csv.reader(lines, delimiter=delimiter)

@@ -1,4 +1,4 @@
-"""The journal of embeddings: JSON Lines, the numbers as the bytes that they are."""
+"""The journal of embeddings: JSON Lines with base64 of the numbers."""
 
 from array import array
 from base64 import b64decode, b64encode
@@ -9,10 +9,10 @@ from cvt_cli.records import Record
 
 
 class EmbeddingJournal(JsonLinesJournal):
-    """A record a line: its path, its embedding as base64 of float32, its error."""
+    """Writes one line per record: its path, its embedding as base64 of float32, its error."""
 
     def values(self, record: Record) -> dict[str, Any]:
-        """Return what a line holds of a record."""
+        """Return the values in a record's line."""
         return {
             "path": record.path,
             "embedding": None
@@ -23,7 +23,7 @@ class EmbeddingJournal(JsonLinesJournal):
 
     @staticmethod
     def record(values: Any) -> Record:
-        """Make a record of a line's values. Raises: ValueError."""
+        """Make the record from the values in its line. Raises: ValueError."""
         try:
             encoded = values["embedding"]
             embedding = None if encoded is None else tuple(array("f", b64decode(encoded)))

@@ -1,4 +1,5 @@
-"""An output file that appears whole or not at all, and that an interrupted run is taken up from.
+"""The journal: an output file that appears whole or not at all, and that an interrupted run
+continues.
 
 While a run goes on, its records are in `labels.csv.part`, in the final format, and what they were
 made with is in `labels.csv.part.json`. To finish is to rename the first and delete the second. A
@@ -45,14 +46,14 @@ from cvt_cli.system.files import (
 from cvt_cli.system.text import reason_of
 
 FSYNC_SECONDS = 5.0
-# Beside what a run is made with: whether what has the output's name is to be replaced.
+# Key in the description of a run: whether a file with the output's name is to be replaced.
 _REPLACES = "replaces"
-# Whether it has only what a finished output lacks.
+# Key: whether the journal holds only what a finished output lacks.
 _UPDATES = "updates"
 
 
 class Journal:
-    """The file under construction.
+    """An output file under construction.
 
     Args:
         path: the final name.
@@ -106,7 +107,7 @@ class Journal:
             self._lock, self._is_new = self._take(resume, overwrite)
             sweep(path.parent)
             if self._is_new:
-                # What comes there later is somebody else's.
+                # A file that comes there later belongs to somebody else.
                 self._replaces = os.path.lexists(path)
                 self._write_run(self._replaces)
             else:
@@ -124,7 +125,7 @@ class Journal:
         self._writer = writer_class(self._stream, self._shape, started=bool(self.done))
 
     def note(self, path: str, stamp: Stamp | None) -> None:
-        """Tell size and time of a file before it is read.
+        """Record the size and the time of a file, before it is read.
 
         Args:
             path: as output files write it.
@@ -147,7 +148,7 @@ class Journal:
             and record.error is None
         ]
         try:
-            if stamps:  # before the records: one without its record harms nobody
+            if stamps:  # first, as a stamp without its record does no harm
                 self._stamps.write(b"".join(stamps))
                 self._stamps.flush()
             self._writer.write(records)
@@ -159,7 +160,7 @@ class Journal:
             raise self._lost(error, self.part) from None
 
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
-        """Give the file its name.
+        """Give the file its final name.
 
         Args:
             summary: how the run went; see `ConvertedWriter.convert`.
@@ -178,7 +179,7 @@ class Journal:
             if not self._replaces:
                 if os.path.lexists(self.path):
                     raise FileExistsError
-                self._write_run(True)  # what is there from now on is ours
+                self._write_run(True)  # a file that is there from now on is ours
             with self._keeping():
                 self._publish(summary)
             self._remove()
@@ -189,11 +190,11 @@ class Journal:
                 hint=f"{self.part} keeps the records: move the other file away, then run the same "
                 "command with --resume",
             ) from None
-        except OSError as error:  # as where another program has the file open, on Windows
+        except OSError as error:  # on Windows, if another program has the file open
             raise self._lost(error, written) from None
 
     def _publish(self, summary: Mapping[str, Any]) -> None:
-        """Make the document of the journal, under its final name."""
+        """Turn the journal into the document, under its final name."""
         if issubclass(self._writer_class, ConvertedWriter):
             self._writer_class.convert(
                 self._records(), self.path, self._shape, run=self._run, summary=summary
@@ -205,8 +206,8 @@ class Journal:
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:
-        """Around `_publish`: what is kept beside the output is never that of another run, whenever
-        this one ends."""
+        """Wrap `_publish` so that the file kept beside the output is never that of another run,
+        whenever this one ends."""
         kept = Kept(self._run, self._stamps_of_records())
         if not os.path.lexists(self.path):
             kept.write(self.path)
@@ -225,8 +226,8 @@ class Journal:
         sync_folder(self.path.parent)
 
     def abandon(self) -> None:
-        """For a run that ends before it began, or came to nothing: leave what there was, neither
-        more nor less, and of a journal without any prediction nothing."""
+        """Undo the start of a run that ends before it began, or that came to nothing: leave what
+        was there before, and delete a journal without any prediction."""
         with contextlib.suppress(OSError):
             self._stream.close()
         with contextlib.suppress(OSError):
@@ -238,21 +239,21 @@ class Journal:
             self._lock.close()
 
     def _remove(self) -> None:
-        """Delete the journal and what belongs to it."""
+        """Delete the journal and its companions."""
         for path in (self.part, self._run_file, stamps_of(self.path)):
             path.unlink(missing_ok=True)
         self._lock.close()
         if self._made_folder:
-            with contextlib.suppress(OSError):  # which it is not, where something is in it
+            with contextlib.suppress(OSError):  # a folder that is not empty stays
                 self.path.parent.rmdir()
 
     def _stamps_of_records(self) -> dict[str, Stamp]:
-        """Of the files whose record is no error."""
+        """Return the stamps of the files whose record is not an error."""
         return dict(read_stamps(stamps_of(self.path)))
 
     def _take(self, resume: bool, overwrite: bool) -> tuple[BinaryIO, bool]:
-        """The lock on the journal, and whether that is a new one. A new one is a new file: what
-        had its name may have another, too, and is not written to."""
+        """Lock the journal, and tell whether it is new. A new one is a new file: another link to
+        the old one is not written to."""
         if resume:
             with contextlib.suppress(FileNotFoundError):
                 return lock(self.part, 0), False
@@ -262,7 +263,7 @@ class Journal:
             held.close()
         try:
             held = lock(self.part, os.O_CREAT | os.O_EXCL)
-        except FileExistsError:  # it has come since the check
+        except FileExistsError:  # it has been created since the check
             if resume or overwrite or is_locked(self.part):
                 raise _busy(self.part) from None
             raise _interrupted(self.part) from None
@@ -273,7 +274,7 @@ class Journal:
         return held, True
 
     def _lost(self, error: OSError, written: Path) -> CvtError:
-        # What is still buffered can't be written either, and nobody is to try again at exit.
+        # The rest of the buffer can't be written either, and must not be tried again at exit.
         for stream in (self._stream, self._stamps):
             with contextlib.suppress(OSError):
                 stream.close()
@@ -336,10 +337,10 @@ class Journal:
                 raise UsageError(
                     f"{self.part} can't be resumed: {error}", hint="--overwrite starts anew"
                 ) from None
-            # What follows was cut while it was being written.
+            # The rest is a record that was cut short.
             file.truncate(whole)
             if issubclass(self._writer_class, DelimitedWriter) and self.done:
-                # Its rows are as wide as its header, whatever they would be by now.
+                # Its rows keep the width of its header, even if new ones would differ.
                 file.seek(0)
                 self._shape = self._writer_class.shape(file)
 
@@ -350,18 +351,18 @@ class Journal:
 
 
 def part_of(path: Path) -> Path:
-    """The journal of an output file."""
+    """Return the path of an output's journal."""
     return path.with_name(path.name + ".part")
 
 
 def run_file_of(path: Path) -> Path:
-    """What the journal of an output file is made with."""
+    """Return the path of the description of the run beside an output's journal."""
     return path.with_name(path.name + ".part.json")
 
 
 def check_output(path: Path, resume: bool, overwrite: bool) -> None:
-    """Raises `UsageError` where an output or a journal stands that nobody said to replace, or where
-    none can be written."""
+    """Check that an output can be written. Raises `UsageError` if not, or if an output or a journal
+    is there that would be replaced without --overwrite."""
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     check_file(path, with_folder=True)
@@ -376,7 +377,7 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
     if os.path.lexists(path) and not (resume and part_of(path).exists()):
         raise _taken(path, resume)
     if part_of(path).exists() and not resume:
-        with contextlib.suppress(OSError):  # not for this user: whatever it is, it is there
+        with contextlib.suppress(OSError):  # this user may not look, but the file is there
             if is_locked(part_of(path)):
                 raise _busy(part_of(path))
         raise _interrupted(part_of(path))

@@ -1,4 +1,4 @@
-"""A JSON array, written as it grows, and JSON Lines."""
+"""JSON: an array that is written as it grows, and JSON Lines."""
 
 import codecs
 import json
@@ -8,14 +8,14 @@ from typing import Any, BinaryIO, TextIO
 from cvt_cli.output.delimited import score_text
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
 
-# Bytes that are read at once, and the characters that one object may have.
+# Bytes that are read at a time, and the characters that one object may have.
 CHUNK = 2**16
 MAX_OBJECT = 2**24
 
 
 def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
-    """Return the record as JSON has it. Half a surrogate pair, as Python has it for a byte that is
-    no UTF-8, would make all of the document unreadable to some programs."""
+    """Return a record as a JSON value. Lone surrogates, which Python uses for bytes other than
+    UTF-8, are escaped: they would make the whole document unreadable to some programs."""
     return {
         "path": as_written(record.path),
         "predictions": [
@@ -31,7 +31,7 @@ def as_json(record: Record, shape: RecordShape) -> dict[str, Any]:
 
 
 class JsonLinesJournal:
-    """A record a line. The journals of other formats have more or other values in it."""
+    """Writes one line per record. The journals of other formats add or change values in it."""
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
@@ -43,20 +43,20 @@ class JsonLinesJournal:
             self._stream.write(json.dumps(self.values(record), ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Do nothing: nothing ends JSON Lines."""
+        """Do nothing: JSON Lines have no end mark."""
 
     def values(self, record: Record) -> dict[str, Any]:
-        """Return what a line holds of a record."""
+        """Return the values in a record's line."""
         return as_json(record, self._shape)
 
     @staticmethod
     def record(values: Any) -> Record:
-        """Make a record of a line's values. Raises: ValueError."""
+        """Make the record from the values in its line. Raises: ValueError."""
         return parse_record(values)
 
     @classmethod
     def read(cls, file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """Read the whole lines.
+        """Read the complete lines.
 
         Raises:
             ValueError: if one is not a record.
@@ -69,16 +69,16 @@ class JsonLinesJournal:
 
 
 class JsonLinesWriter(JsonLinesJournal):
-    """A record a line, as a document."""
+    """Writes one line per record, as a document."""
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document, with all facts that are there; see `parse`."""
+        """Read the records of a finished document, with all facts in it; see `parse`."""
         return parse(file)
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """Find the shape by all records: none says what another one has."""
+        """Find the shape from all records, as each may differ."""
         top_k, columns = 1, dict[str, None]()
         for record in parse(file):
             top_k = max(top_k, len(record.predictions))
@@ -87,7 +87,7 @@ class JsonLinesWriter(JsonLinesJournal):
 
 
 class JsonWriter:
-    """One array of all records."""
+    """Writes one array of all records."""
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
@@ -107,7 +107,7 @@ class JsonWriter:
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
-        """Read the whole elements of an array, one a line, as this writer writes it.
+        """Read the complete elements of an array, one per line, as this writer writes it.
 
         Raises:
             ValueError: if one is not a record.
@@ -115,7 +115,7 @@ class JsonWriter:
         end = 0
         for line in file:
             element = line.rstrip(b",\r\n")
-            # A last element without its end is one that was cut.
+            # A last element without its end was cut short.
             if element.strip() not in (b"[", b"]", b"[]", b"") and element.endswith(b"}"):
                 try:
                     record = parse_record(json.loads(element))
@@ -128,12 +128,12 @@ class JsonWriter:
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document, with all facts that are there; see `parse`."""
+        """Read the records of a finished document, with all facts in it; see `parse`."""
         return parse(file)
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """Find the shape by all records: none says what another one has."""
+        """Find the shape from all records, as each may differ."""
         top_k, columns = 1, dict[str, None]()
         for record in parse(file):
             top_k = max(top_k, len(record.predictions))
@@ -142,14 +142,14 @@ class JsonWriter:
 
 
 def parse(file: BinaryIO) -> Iterator[Record]:
-    """Read the records of an array or of a sequence of JSON objects, however they are laid out; a
-    piece of it is in memory at any time.
+    """Read the records of an array or a sequence of JSON objects, however they are laid out; only a
+    piece is in memory at a time.
 
     Raises:
         ValueError: if it is something else.
     """
     decoder = json.JSONDecoder()
-    # Of a pipe, what is there: whoever writes it may be slow.
+    # From a pipe, take what has arrived: the writer may be slow.
     read: Callable[[int], bytes] = getattr(file, "read1", file.read)
     text = codecs.getincrementaldecoder("utf-8-sig")()
     buffer, at, ended, in_array = "", 0, False, False
@@ -190,7 +190,7 @@ def _skip(buffer: str, at: int, in_array: bool) -> int:
 
 
 def parse_record(values: Any) -> Record:
-    """Make the record that `as_json` made the value of.
+    """Make the record from the value that `as_json` made.
 
     Raises:
         ValueError: if it is something else.

@@ -1,5 +1,5 @@
-"""What an output file keeps beside it, in `labels.csv.run.json`: what it was made with, and of each
-file whose label is in it the size and the time, by which a later run tells what has changed.
+"""The file `labels.csv.run.json` beside an output: what the output was made with, and the size and
+the time of each file whose label is in it, by which a later run finds changed files.
 
 While the run goes on, the sizes and times are in `labels.csv.part.files`, a line each.
 """
@@ -17,32 +17,32 @@ from cvt_cli.images.names import local_path
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.text import what_differs
 
-# Bytes, and nanoseconds since 1970.
+# Size in bytes, and time in nanoseconds since 1970.
 Stamp = tuple[int, int]
 
-# Nobody gets other labels for these: limits, and where and how many at once they are computed.
+# Keys that change no label: limits, and where and in what batches the labels are computed.
 _MAY_DIFFER = ("max_pixels", "batch_size", "device")
-# And those of a file that has the labels of several runs, which search as they like.
+# Keys that may differ, too, in a file with the labels of several runs, each with its own search.
 _MAY_DIFFER_LATER = (*_MAY_DIFFER, "version", "default_excludes")
-# More than a run record has, whatever was typed.
+# More bytes than a run record has.
 _MAX_BYTES = 2**24
-# Of the same weights, whatever they are called.
+# Keys that identify the weights, whatever the model's name.
 _NAMES = ("model", "commit")
 
 
 def kept_of(path: Path) -> Path:
-    """The file beside an output."""
+    """Return the path of the file beside an output."""
     return path.with_name(path.name + ".run.json")
 
 
 def stamps_of(path: Path) -> Path:
-    """The file of sizes and times beside the journal of an output."""
+    """Return the path of the sizes and times beside an output's journal."""
     return path.with_name(path.name + ".part.files")
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """Size and time of a file, or of the archive that it lies in; None for what has none, as an
-    address, and where there is none."""
+    """Return size and time of a file, or of the archive that it lies in; None if there are none, as
+    for an address or a missing file."""
     if path.lower().startswith("file://"):
         path = local_path(path)
     for name in dict.fromkeys((path, path.partition("::")[0])):
@@ -56,7 +56,7 @@ def stamp_of(path: str) -> Stamp | None:
 
 @dataclass(frozen=True)
 class Kept:
-    """The contents of the file.
+    """The contents of the file beside an output.
 
     Attributes:
         run: what the output was made with.
@@ -68,7 +68,7 @@ class Kept:
 
     @classmethod
     def read(cls, output: Path) -> "Kept | None":
-        """That of an output; None if it has none, or it is corrupt."""
+        """Read the file beside an output; None if there is none, or it is corrupt."""
         try:
             values = json.loads(kept_of(output).read_text("utf-8"))
             stamps = {
@@ -79,7 +79,7 @@ class Kept:
             return None
 
     def write(self, output: Path) -> None:
-        """Write it beside an output, whole or not at all. Raises: OSError."""
+        """Write the file beside an output, whole or not at all. Raises: OSError."""
 
         def write(file: BinaryIO) -> None:
             file.write(f'{{\n"run": {json.dumps(self.run, indent=2)},\n"files": {{'.encode())
@@ -93,7 +93,7 @@ class Kept:
 
 
 def read_stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
-    """The whole lines of a file of sizes and times, in order. What is torn is passed over."""
+    """Yield the complete lines of a file of sizes and times, in order. Torn lines are skipped."""
     try:
         with path.open("rb") as file:
             for line in file:
@@ -107,9 +107,9 @@ def read_stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
 
 
 def is_run_record(file: BinaryIO) -> bool:
-    """Whether a file is the JSON of a run: what --run-record writes, or what an output keeps."""
+    """Tell whether a file describes a run: one from --run-record, or one beside an output."""
     start = file.read(_MAX_BYTES)
-    if not start.lstrip().startswith(b"{"):  # records are an array
+    if not start.lstrip().startswith(b"{"):  # an array holds records
         return False
     try:
         values = json.loads(start)
@@ -120,15 +120,15 @@ def is_run_record(file: BinaryIO) -> bool:
 
 
 def stamp_line(path: str, stamp: Stamp) -> bytes:
-    """The line of a file there."""
+    """Format the line of a file."""
     return json.dumps([path, *stamp]).encode() + b"\n"
 
 
 def difference(
     before: Mapping[str, Any], now: Mapping[str, Any], later: bool = False
 ) -> tuple[str, str] | None:
-    """In what two runs differ so that their records don't belong together: the name of it, and
-    what it was and is; None if they do.
+    """Find a difference between two runs that keeps their records from belonging together: its
+    name, and the old and the new value; None if there is none.
 
     Args:
         later: the records of the first are a finished output.
@@ -144,7 +144,8 @@ def difference(
 
 
 def last_digits(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What to say where records of a GPU are in batches of another size, or of another device."""
+    """Warn where records were computed on a GPU in batches of another size, or on another
+    device."""
     if before.get("device") == now.get("device") == "cpu":
         return None
     for key in ("device", "batch_size"):
@@ -157,7 +158,8 @@ def last_digits(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path) -> None:
-    """Raises `UsageError` if the labels of a finished output were made otherwise."""
+    """Check that the labels of a finished output were made in the same way. Raises `UsageError` if
+    not."""
     if found := difference(before, now, later=True):
         raise UsageError(
             f"{output} is from a run with another {found[0]}: {found[1]}",

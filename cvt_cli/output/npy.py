@@ -1,4 +1,4 @@
-"""A NumPy file of embeddings, a row an input, and beside it a text file of the paths."""
+"""NumPy files of embeddings, one row per input, with the paths in a text file beside them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import write_atomically
 
-# What some program or other takes for the end of a line; and the tab, which ends a path.
+# Characters that some programs take for the end of a line; and the tab, which ends a path.
 _ESCAPES = {
     character: character.encode("unicode_escape").decode()
     for character in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
@@ -20,9 +20,9 @@ _TABLE = str.maketrans(_ESCAPES)
 
 
 class NpyWriter(EmbeddingJournal):
-    """(inputs, embed_dim[-1]) float32 in `features.npy`, NaN for an input without an embedding;
-    the path of each row, a line each, in `features.paths.txt`; and if there are errors, a line
-    each in `features.errors.txt`: the path, a tab, the error."""
+    """Writes (inputs, embed_dim[-1]) float32 to `features.npy`, NaN for an input without an
+    embedding; the path of each row, one per line, to `features.paths.txt`; and any errors to
+    `features.errors.txt`, one per line: path, tab, error."""
 
     @staticmethod
     def convert(
@@ -33,7 +33,7 @@ class NpyWriter(EmbeddingJournal):
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
-        """Write the files, `path` last: where it is, so are the others.
+        """Write the files, `path` last: if it exists, the others do too.
 
         Raises:
             OSError: if one can't be written.
@@ -75,17 +75,18 @@ class NpyWriter(EmbeddingJournal):
 
 
 def paths_of(path: Path) -> Path:
-    """Name the file of the paths beside a NumPy file."""
+    """Return the path of the text file of paths beside a NumPy file."""
     return path.with_suffix(".paths.txt")
 
 
 def errors_of(path: Path) -> Path:
-    """Name the file of the errors beside a NumPy file, which is there if there are any."""
+    """Return the path of the text file of errors beside a NumPy file; it exists if there are
+    any."""
     return path.with_suffix(".errors.txt")
 
 
 def _header(file: BinaryIO, rows: int, dim: int) -> None:
-    # NumPy leaves room in it for any number of rows.
+    # NumPy leaves room in the header for any number of rows.
     np.lib.format.write_array_header_1_0(
         file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
     )

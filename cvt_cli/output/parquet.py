@@ -1,4 +1,4 @@
-"""Parquet, by pyarrow. Nothing can be appended to it, so the journal of a run is in JSON Lines."""
+"""Parquet, written by pyarrow. It can't be appended to, so the journal is in JSON Lines."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,19 +16,20 @@ from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
 from cvt_cli.system.files import write_atomically
 
-# What a reader skips or loads at once; a group is in memory while it is written.
+# Rows that a reader skips or loads at a time; the writer has one group in memory.
 ROWS_PER_GROUP = 2**15
 EMBEDDINGS_PER_GROUP = 2**12
-# Records that are Python objects at once.
+# Records that are Python objects at a time.
 CHUNK = 1024
-# The run record, as JSON, in the file's metadata.
+# Key in the file's metadata of the description of the run, as JSON.
 METADATA_KEY = "cvt"
 
 _TYPES: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 class ParquetWriter(JsonLinesWriter):
-    """`path, label, score, label_2, score_2, …, error`; null where there is nothing."""
+    """Writes the columns `path, label, score, label_2, score_2, …, error`, with nulls for empty
+    cells."""
 
     @staticmethod
     def convert(
@@ -39,7 +40,7 @@ class ParquetWriter(JsonLinesWriter):
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
-        """Write the document, from a journal's records; a row group at a time is in memory.
+        """Write the document from a journal's records, with one row group in memory at a time.
 
         Raises:
             OSError: if it can't be written.
@@ -58,7 +59,7 @@ class ParquetWriter(JsonLinesWriter):
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document. Class indexes read as -1.
+        """Read the records of a finished document. Class indexes are read as -1.
 
         Raises:
             ValueError: if it is no Parquet, or not of images' labels.
@@ -80,12 +81,12 @@ class ParquetWriter(JsonLinesWriter):
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """Read the shape off the schema."""
+        """Read the shape from the schema."""
         return shape_of(_open(file).schema_arrow.names)
 
 
 class ParquetEmbeddingWriter(EmbeddingJournal):
-    """`path, embedding, error`; the embedding is a fixed-size list of float32."""
+    """Writes the columns `path, embedding, error`; an embedding is a fixed-size list of float32."""
 
     @staticmethod
     def convert(
@@ -109,7 +110,7 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
 
 
 def run_of(file: BinaryIO) -> dict[str, Any] | None:
-    """What the records were made with, as the metadata tells; None if it doesn't."""
+    """Return what the records were made with, from the file's metadata; None if it has none."""
     try:
         metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
         run = json.loads(metadata[METADATA_KEY.encode()])

@@ -1,5 +1,5 @@
-"""For pipes: `path<TAB>label<TAB>score`, the best label of each image, a line an image. An image
-without one has its error in a fourth column."""
+"""Plain lines for pipes: `path<TAB>label<TAB>score`, the best label of each image. A failed image
+has its error in a fourth column."""
 
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
@@ -7,15 +7,15 @@ from typing import BinaryIO, TextIO
 from cvt_cli.output.delimited import score_text
 from cvt_cli.records import Record, RecordShape
 
-# One record is one line, whatever is in a name, and steers no terminal. Odd spaces stay: what reads
-# the lines must find the file.
+# Control characters are replaced: a name must neither break its line nor steer a terminal. Unusual
+# spaces stay, as programs that read the lines must find the file.
 _ESCAPES = {
     code: chr(code).encode("unicode_escape").decode() for code in (*range(32), *range(127, 160))
 }
 
 
 class PlainWriter:
-    """Tab-separated lines without a header or quotes."""
+    """Writes tab-separated lines without a header or quotes."""
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
@@ -32,7 +32,7 @@ class PlainWriter:
             self._stream.write("\t".join(cells).rstrip("\t") + "\n")
 
     def close(self) -> None:
-        """Do nothing: nothing ends plain lines."""
+        """Do nothing: plain lines have no end mark."""
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:

@@ -1,4 +1,4 @@
-"""Several files of one run, as one."""
+"""Several output files of one run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from cvt_cli.records import Record, as_written
 
 
 class SeveralOutputs:
-    """Several journals as one: has `write` and `finish` as each of them does.
+    """Several journals with the methods of one.
 
     A run may have been cut between the journals, and one may have been added since: what is done
     is what the shortest has, and the others leave out what they have already.
@@ -38,16 +38,16 @@ class SeveralOutputs:
                     journal.write([record])
 
     def note(self, path: str, stamp: Stamp | None) -> None:
-        """See `Journal.note`."""
+        """Record a file's size and time; see `Journal.note`."""
         for journal in self._journals:
             journal.note(path, stamp)
 
     def abandon(self) -> None:
-        """Abandon each; see `Journal.abandon`."""
+        """Abandon each journal; see `Journal.abandon`."""
         for journal in self._journals:
             journal.abandon()
 
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
-        """Give the files their names, those first that have to be made of their journals."""
+        """Give the files their final names, converted formats first."""
         for journal in sorted(self._journals, key=lambda journal: not journal.is_converted):
             journal.finish(summary)

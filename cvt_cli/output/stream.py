@@ -1,4 +1,4 @@
-"""Records to an open stream, for readers that want each as soon as it is known."""
+"""Output to an open stream, for readers that want each record at once."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from cvt_cli.records import Record, RecordShape
 
 
 class StreamOutput:
-    """A stream such as standard output, with `write` and `finish` as a `Journal` has them."""
+    """An open stream, such as standard output, with the methods of a `Journal`."""
 
     paths: Sequence[Path] = ()
     done: Sequence[str] = ()
@@ -27,12 +27,12 @@ class StreamOutput:
         self._stream.flush()
 
     def note(self, path: str, stamp: object) -> None:
-        """See `Journal.note`: nobody asks for it."""
+        """Do nothing: a stream keeps no sizes and times. See `Journal.note`."""
 
     def abandon(self) -> None:
         """Do nothing: nothing was written. See `Journal.abandon`."""
 
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
-        """End the document."""
+        """Write the end of the document."""
         self._writer.close()
         self._stream.flush()

@@ -1,4 +1,4 @@
-"""For people: a block for each image, written as it is done, aligned from block to block."""
+"""The table for people: a block for each image, printed as it is done, aligned with the others."""
 
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
@@ -20,7 +20,7 @@ NARROW = 60
 
 
 class TableWriter:
-    """Label, score and class index of each image's predictions."""
+    """Prints label, score and class index of each image's predictions."""
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._console = Console(file=stream, highlight=False)
@@ -32,7 +32,7 @@ class TableWriter:
             if not self._first:
                 self._console.print()
             self._first = False
-            # A name is text, never markup or control characters.
+            # A name is shown as text, without markup or control characters.
             self._console.print(Text(visible(record.path), style="bold"))
             if record.error is not None:
                 self._console.print(Text(f"  {visible(record.error)}", style="red"))
@@ -42,7 +42,7 @@ class TableWriter:
                 self._console.print(self._table(record))
 
     def close(self) -> None:
-        """Do nothing: nothing ends a table."""
+        """Do nothing: a table has no end mark."""
 
     @staticmethod
     def read(file: BinaryIO) -> Iterator[tuple[Record, int]]:
@@ -51,10 +51,10 @@ class TableWriter:
 
     def _table(self, record: Record) -> Table:
         raw = record.columns.get("scores") == ScoreKind.RAW
-        wide = self._console.width >= NARROW and not raw  # a bar is a share of something
+        wide = self._console.width >= NARROW and not raw  # a bar shows a share
         score_width = NUMBER_WIDTH if raw else SHARE_WIDTH
         table = Table(box=None, padding=(0, 1), show_header=self._console.is_terminal)
-        # The same width in every block, whatever the labels are.
+        # The same width in every block, however long the labels are.
         others = 2 + score_width + 2 + 7 + (BAR_WIDTH + 2 if wide else 0)
         width = max(1, min(LABEL_WIDTH, self._console.width - others - 1))
         table.add_column(

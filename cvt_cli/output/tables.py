@@ -1,4 +1,4 @@
-"""A finding about models: tables for people, the same numbers raw for programs."""
+"""Reports about models: tables for people, and the same numbers raw for programs."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ FORMATS = ("table", "csv", "tsv", "json")
 
 @dataclass(frozen=True)
 class Share:
-    """A cell with a bar: 0 to 1. In plain text the percentage."""
+    """A cell with a bar for a number from 0 to 1, which plain text shows as a percentage."""
 
     value: float
 
@@ -55,8 +55,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A table with a title above and a note below, each of which may be empty. Without any name
-    of a column there is no header. A row of one cell is a heading."""
+    """A table with a title above and a note below, each of which may be empty. Without column names
+    there is no header. A row of one cell is a heading."""
 
     title: str
     columns: Sequence[Column]
@@ -66,7 +66,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Three views of one finding.
+    """A report in three forms.
 
     Attributes:
         document: the JSON value.
@@ -83,8 +83,7 @@ class Report:
 
 
 def pick_format(name: str | None, output: Path | None) -> str:
-    """Return the format that was asked for, else the one that the output's suffix names, else a
-    table.
+    """Return the requested format, or that of the output's suffix, or else a table.
 
     Raises:
         UsageError: if there is no such format.
@@ -106,7 +105,7 @@ def pick_format(name: str | None, output: Path | None) -> str:
 
 
 def check_new(path: Path | None, overwrite: bool, instead: str = TO_STDOUT) -> None:
-    """See that a file can be made there, before anything else is done.
+    """Check, before anything else, that a file can be created.
 
     Args:
         instead: as `check_name` has it.
@@ -142,7 +141,7 @@ def write_report(report: Report, format_: str, output: Path | None) -> None:
 
 
 def as_text(report: Report, format_: str) -> str:
-    """Write the whole report as text that no terminal's width limits."""
+    """Return the whole report as text, for any width."""
     if format_ == "json":
         return json.dumps(report.document, indent=2, ensure_ascii=False) + "\n"
     if format_ == "table":
@@ -156,7 +155,7 @@ def as_text(report: Report, format_: str) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file, whole or not at all.
 
     Raises:
         CvtError: if it can't be written.
@@ -168,7 +167,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _plain(section: Section) -> str:
-    """Write aligned columns, as wide as they are."""
+    """Align columns, each as wide as its cells."""
     header = [column.name for column in section.columns]
     rows = [[_plain_cell(cell) for cell in row] for row in section.rows]
     if rows and any(header):
@@ -234,7 +233,7 @@ def _table(section: Section, console_width: int) -> Table:
 
 
 def _longest_word(section: Section, column: int) -> int:
-    """Return the length of the longest word, up to that of a line: only longer ones are broken."""
+    """Return the length of the longest word, up to that of a line: only longer words are broken."""
     cells = [section.columns[column].name, *(row[column] for row in section.rows if len(row) > 1)]
     words = " ".join(cell for cell in cells if isinstance(cell, str)).split()
     return min(MAX_WORD, max(map(cell_len, words), default=0))
@@ -247,7 +246,7 @@ def _rich_cell(cell: Cell) -> Text | Bar:
 
 
 def si(value: float) -> str:
-    """Write a number with three digits and a prefix: 19,997,480 is "20.0 M"."""
+    """Format a number with three digits and a prefix: 19,997,480 is "20.0 M"."""
     prefixes = ["", "k", "M", "G", "T", "P", "E"]
     whole = value == int(value) and value < 1000
     while value >= 999.5 and len(prefixes) > 1:
@@ -260,11 +259,11 @@ def si(value: float) -> str:
 
 
 def si_unit(value: float, unit: str) -> str:
-    """Write a number with three digits, a prefix and a unit: "80.1 MB", "4.57 GMACs"."""
+    """Format a number with three digits, a prefix and a unit: "80.1 MB", "4.57 GMACs"."""
     number, _, prefix = si(value).partition(" ")
     return f"{number} {prefix}{unit}"
 
 
 def size_in_words(size: Sequence[int]) -> str:
-    """Write a size as `512 × 384`."""
+    """Format a size as `512 × 384`."""
     return " × ".join(map(str, size))

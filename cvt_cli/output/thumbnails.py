@@ -1,5 +1,5 @@
-"""The folder of thumbnails beside a report. It is marked as ours by a file in it: photographs of
-the user's own may have such names, too, and nothing of theirs is removed."""
+"""The folder of thumbnails beside a report. A file in it marks it as ours: the user's own
+photographs may have such names, too, and none of them is ever removed."""
 
 import errno
 import os
@@ -12,27 +12,27 @@ from cvt_cli.errors import UsageError
 
 MARK = ".cvt-thumbnails"
 _MARK_TEXT = "The thumbnails of a report by cvt, which deletes this folder with them.\n"
-# And what file managers leave in every folder that they show.
+# Files that may be in it besides: file managers leave them in every folder that they show.
 _OURS = re.compile(r"[0-9]{6,}\.jpg|\.cvt-thumbnails|\.DS_Store|Thumbs\.db|desktop\.ini")
 
 
 def thumbnails_of(path: Path) -> Path:
-    """Name the folder of thumbnails beside a page."""
+    """Return the path of the folder beside a page."""
     return path.with_name(f"{path.stem}_files")
 
 
 def unfinished(folder: Path) -> Path:
-    """Name the folder while it is made."""
+    """Return the path of the folder while it is being made."""
     return folder.with_name(folder.name + ".part")
 
 
 def file_name(number: int) -> str:
-    """Name the file of a thumbnail; `page.js` knows the rule too."""
+    """Return the file name of a thumbnail. `page.js` follows the same rule."""
     return f"{number:06d}.jpg"
 
 
 def is_marked(folder: Path) -> bool:
-    """Whether a folder is one of thumbnails that `make_thumbnails` made."""
+    """Tell whether `make_thumbnails` made a folder."""
     return not folder.is_symlink() and (folder / MARK).is_file()
 
 
@@ -43,7 +43,7 @@ def make_thumbnails(folder: Path) -> None:
 
 
 def check_thumbnails(path: Path, overwrite: bool, inputs: Sequence[str] = ()) -> None:
-    """See that the folder of thumbnails can be made.
+    """Check that the folder of thumbnails can be made.
 
     Args:
         path: the page.
@@ -89,5 +89,5 @@ def remove_thumbnails(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     names = os.listdir(folder)
-    # An empty one is what a run leaves that was killed before it could mark it.
+    # A run that was killed before it marked the folder leaves an empty one.
     return not names or (is_marked(folder) and all(map(_OURS.fullmatch, names)))

@@ -1,5 +1,4 @@
-"""A finished output that is brought up to date: the records of files that are unchanged stay, the
-others are made anew.
+"""Updates of a finished output: the records of unchanged files stay, and the others are made anew.
 
 What is new goes to a journal first, as that of any run, which a killed update goes on from. At the
 end both become one document, in the order of a run over all; until then the old one is there.
@@ -23,7 +22,7 @@ from cvt_cli.system.files import check_name, lock, write_atomically
 
 
 def check_update(path: Path, writer_class: WriterClass) -> None:
-    """Before anything is started.
+    """Check, before anything is started, that an output can be brought up to date.
 
     Raises:
         UsageError: if what is there can't be brought up to date.
@@ -40,7 +39,7 @@ def check_update(path: Path, writer_class: WriterClass) -> None:
 
 
 class UpdatedJournal(Journal):
-    """The journal of what a finished output lacks.
+    """A journal of the records that a finished output lacks.
 
     Args:
         path: the output, finished or not yet there.
@@ -59,7 +58,7 @@ class UpdatedJournal(Journal):
     ) -> None:
         check_update(path, writer_class)
         self._final_shape = shape
-        # Paths with a record in the output, and whether that has a label.
+        # Paths with a record in the output, and whether it has a label.
         self.old: dict[str, bool] = {}
         self._old_stamps: Mapping[str, Stamp] = {}
         self._order: Sequence[str] = ()
@@ -76,7 +75,7 @@ class UpdatedJournal(Journal):
                 raise UsageError(
                     f"{path} can't be updated: {error}", hint="--overwrite does all anew"
                 ) from None
-        # Of the journal: the last record of a path counts.
+        # In the journal the last record of a path counts.
         self._last: dict[str, int] = {}
         self._good: dict[str, Stamp | None] = {}
         stamps = dict(read_stamps(stamps_of(path)))
@@ -96,20 +95,20 @@ class UpdatedJournal(Journal):
 
     def _check_run(self, run: Mapping[str, Any]) -> None:
         super()._check_run(run)
-        self._write_run(True)  # of a run without --update, from now on one with it
+        self._write_run(True)  # marks the journal of an earlier run without --update
 
     def is_current(self, path: str, stamp: Stamp | None) -> bool:
-        """Whether the output has a label of the file as it is now."""
+        """Tell whether the output has a label for the file as it is now."""
         return (
             stamp is not None and bool(self.old.get(path)) and self._old_stamps.get(path) == stamp
         )
 
     def is_done(self, path: str, stamp: Stamp | None) -> bool:
-        """Whether the journal has one."""
+        """Tell whether the journal has a label for the file as it is now."""
         return stamp is not None and self._good.get(path) == stamp
 
     def write(self, records: Iterable[Record]) -> None:
-        """See `Journal.write`."""
+        """Append records; see `Journal.write`."""
         records = tuple(records)
         noted = {name: self._noted.get(name) for each in records if (name := as_written(each.path))}
         super().write(records)
@@ -122,18 +121,19 @@ class UpdatedJournal(Journal):
                 self._good.pop(name, None)
 
     def gone(self, found: Iterable[str]) -> list[str]:
-        """The paths with a label, here or there, that are not among those."""
+        """Return the paths that have a label, in the output or the journal, but are not among
+        these."""
         known = set(found)
         labelled = [path for path, good in self.old.items() if good and path not in self._last]
         return [path for path in (*labelled, *self._good) if path not in known]
 
     def settle(self, order: Sequence[str]) -> None:
-        """Say which paths the document is to have, in order, before `finish`."""
+        """Set the paths of the document, in order, before `finish`."""
         self._order = order
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the document is that of before."""
+        """Whether the document is the same as before."""
         return not self._last and list(self.old) == list(self._order)
 
     def _publish(self, summary: Mapping[str, Any]) -> None:
@@ -182,8 +182,7 @@ class UpdatedJournal(Journal):
 
 
 class _InOrder:
-    """Records that are wanted in nearly the order in which they come: what comes too early waits
-    in memory.
+    """Looks up records by path in nearly the order in which they come; early ones wait in memory.
 
     Args:
         records: each with its path; no path comes twice.
@@ -194,7 +193,7 @@ class _InOrder:
         self._waiting: dict[str, Record] = {}
 
     def take(self, path: str) -> Record:
-        """The record of a path."""
+        """Return the record of a path."""
         while path not in self._waiting:
             name, record = next(self._records)
             self._waiting[name] = record
@@ -202,7 +201,7 @@ class _InOrder:
 
 
 class Update:
-    """Several finished outputs of one run that are brought up to date as one.
+    """The finished outputs of one run, brought up to date together.
 
     Args:
         journals: of those outputs.
@@ -225,19 +224,19 @@ class Update:
         self._may_drop = may_drop
         self.paths = tuple(journal.path for journal in journals)
         self.counts: Counter[str] = Counter()
-        # An order that keeps no path twice.
+        # A dict keeps the order, and no path twice.
         self._order: dict[str, None] = {}
 
     def left(
         self, sources: Iterable[Source], on_kept: Callable[[], None] = lambda: None
     ) -> Iterator[Source]:
-        """Those of a search that need a record. Calls `on_kept` for each that has one."""
+        """Yield the sources that need a record. Calls `on_kept` for each of the others."""
         for source in sources:
             path = as_written(source.path)
             stamp = stamp_of(source.path)
             before = [journal.old.get(path) for journal in self._journals]
             if all(before) and (source.error is not None or (stamp is None and is_gone(source))):
-                continue  # what could be read then is not there now: its record is no worse
+                continue  # a file that can't be read any more keeps its record
             self._order[path] = None
             if all(journal.is_current(path, stamp) for journal in self._journals):
                 self.counts["kept"] += 1
@@ -258,25 +257,25 @@ class Update:
 
     @property
     def kept(self) -> int:
-        """The inputs that have a record without this run."""
+        """Number of inputs whose record was there before this run."""
         return self.counts["kept"] + self.counts["done"]
 
     def note(self, path: str, stamp: object) -> None:
-        """`left` has noted it."""
+        """Do nothing: `left` has recorded it."""
 
     def write(self, records: Iterable[Record]) -> None:
-        """See `Journal.write`."""
+        """Append records; see `Journal.write`."""
         records = tuple(records)
         for journal in self._journals:
             journal.write(records)
 
     def abandon(self) -> None:
-        """See `Journal.abandon`."""
+        """Abandon each journal; see `Journal.abandon`."""
         for journal in self._journals:
             journal.abandon()
 
     def finish(self, summary: Mapping[str, Any] = NO_SUMMARY) -> None:
-        """Give each output what it lacks.
+        """Complete each output.
 
         Raises:
             CvtError: as `Journal.finish`.
@@ -297,7 +296,8 @@ class Update:
             journal.finish(summary)
 
     def in_words(self) -> str:
-        """The counts: `40 kept, 8 new, 2 changed, 1 failed before; 3 gone, 1 of them dropped`."""
+        """Format the counts: `40 kept, 8 new, 2 changed, 1 failed before; 3 gone, 1 of them
+        dropped`."""
         counts = self.counts
         text = f"{counts['kept']} kept, {counts['new']} new, {counts['changed']} changed"
         text += f", {counts['failed']} failed before"
@@ -308,14 +308,14 @@ class Update:
 
 
 def is_gone(source: Source) -> bool:
-    """Whether a file is not there."""
+    """Tell whether a file does not exist."""
     path = source.path.partition("::")[0]
     return "://" not in path and not os.path.lexists(path)
 
 
 class Pruning:
-    """Which records may go: of files that are not there any more, below folders that were listed
-    completely.
+    """Decides which records may go: those of files that no longer exist, below folders that were
+    listed completely.
 
     Args:
         inputs: what was typed.
@@ -329,7 +329,7 @@ class Pruning:
         self._found_any = False
 
     def watch(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """The same sources."""
+        """Pass on the sources, and note which folders could not be listed."""
         for source in sources:
             if source.error is not None:
                 self._failed.add(as_written(source.path).rstrip(os.sep))
@@ -338,7 +338,7 @@ class Pruning:
             yield source
 
     def may_drop(self, path: str) -> bool:
-        """Whether the record of a file goes."""
+        """Tell whether the record of a file may go."""
         if not self._found_any:
             return False
         for folder in self._folders:

@@ -1,4 +1,4 @@
-"""Spreadsheets (.xlsx), which every locale reads alike: texts are texts, numbers are numbers.
+"""Spreadsheets (.xlsx), which read the same in every locale: texts are texts, numbers are numbers.
 
 XlsxWriter writes them and openpyxl reads them, also those that a person has saved. The journal of a
 run is in JSON Lines.
@@ -23,16 +23,17 @@ from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import write_atomically
 
-# What a sheet holds below its header; the next ones are in the next sheet.
+# Rows of a sheet below its header; more rows go to the next sheet.
 ROWS_PER_SHEET = 2**20 - 1
-# Characters of a cell.
+# Characters of a cell, at most.
 _MAX_TEXT = 32_767
-# Characters of a column, at most; what is longer is wider than a screen.
+# Width of a column in characters, at most: longer texts are wider than a screen.
 _MAX_WIDTH = 60
 
 
 class XlsxWriter(JsonLinesWriter):
-    """A row a record below a header that stays in view and filters; as many sheets as it takes."""
+    """Writes one row per record, below a header that stays in view and can be filtered; in as many
+    sheets as it takes."""
 
     @staticmethod
     def convert(
@@ -43,7 +44,7 @@ class XlsxWriter(JsonLinesWriter):
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
-        """Write the document from a journal's records; a row at a time is in memory.
+        """Write the document from a journal's records, with one row in memory at a time.
 
         Raises:
             OSError: if it can't be written, or a text is longer than a cell may be.
@@ -64,7 +65,7 @@ class XlsxWriter(JsonLinesWriter):
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document. Class indexes read as -1.
+        """Read the records of a finished document. Class indexes are read as -1.
 
         Raises:
             ValueError: if it is no spreadsheet, or not of images' labels.
@@ -85,12 +86,12 @@ class XlsxWriter(JsonLinesWriter):
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
-        """Tell the shape by the header."""
+        """Read the shape from the header."""
         return shape_of(next(next(_sheets(file), iter(())), []))
 
 
 class _Sheets:
-    """The sheets of a workbook, as they are written."""
+    """The sheets of a workbook that is being written."""
 
     def __init__(self, workbook: xlsxwriter.Workbook, shape: RecordShape) -> None:
         self._workbook = workbook
@@ -142,7 +143,7 @@ class _Sheets:
             self._text(len(self._header) - 1, as_written(record.error))
 
     def _text(self, column: int, text: str, style: Any = None) -> None:
-        # Never `write`, which takes "=1+1" for a formula and "007" for a number.
+        # Not `write`, which would make "=1+1" a formula and "007" a number.
         if len(text) > _MAX_TEXT or self._sheet.write_string(self._row, column, text, style):
             raise OSError(
                 errno.EFBIG, f"a cell holds no text of more than {_MAX_TEXT:,} characters"
@@ -158,18 +159,18 @@ class _Sheets:
 
 
 def _sheets(file: BinaryIO) -> Iterator[Iterator[list[str]]]:
-    """The rows of each sheet, as texts."""
+    """Yield the rows of each sheet, as texts."""
     try:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, OSError) as error:
         raise ValueError(f"it is no .xlsx file: {error}") from None
     for sheet in workbook.worksheets:
-        sheet.reset_dimensions()  # which other programs write, right or not
+        sheet.reset_dimensions()  # as other programs may store wrong ones
         yield ([_as_text(value) for value in row] for row in sheet.iter_rows(values_only=True))
 
 
 def _as_text(value: object) -> str:
-    """A cell as CSV has it."""
+    """Format a cell as CSV has it."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

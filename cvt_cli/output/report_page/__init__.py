@@ -1,5 +1,5 @@
-"""A page to look at a run: one HTML file that opens from disk, with every thumbnail in it, or for
-more images than one mails, in a folder beside it.
+"""The report: one HTML file that opens from disk. Thumbnails are in it or, if there are too many to
+mail, in a folder beside it.
 
 `page.html` is a Jinja template; `page.css` and `page.js` go into the page as they are, and its
 Content-Security-Policy lets nothing else run. The records go into it as JSON, which the script
@@ -34,16 +34,16 @@ from cvt_cli.records import Record, RecordShape, ScoreKind, as_written
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.text import visible
 
-# Images, up to which the thumbnails are in the page itself.
+# Images up to which the thumbnails are in the page itself.
 MOST_INLINE = 400
 LEAST_SCORE = 0.5
 
 
 class ReportPageWriter(JsonLinesJournal):
-    """Its journal is JSON Lines: a record a line, with the thumbnail as base64."""
+    """Writes the report from a journal of JSON Lines, with thumbnails in base64."""
 
     def values(self, record: Record) -> dict[str, Any]:
-        """Return what a line holds of a record."""
+        """Return the values in a record's line."""
         values = super().values(record)
         if record.thumbnail is not None:
             values["thumbnail"] = base64.b64encode(record.thumbnail).decode()
@@ -51,7 +51,7 @@ class ReportPageWriter(JsonLinesJournal):
 
     @staticmethod
     def record(values: Any) -> Record:
-        """Make a record of a line's values. Raises: ValueError."""
+        """Make the record from the values in its line. Raises: ValueError."""
         thumbnail = values.get("thumbnail") and base64.b64decode(values["thumbnail"])
         return replace(parse_record(values), thumbnail=thumbnail)
 
@@ -64,7 +64,7 @@ class ReportPageWriter(JsonLinesJournal):
         run: Mapping[str, Any],
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
-        """Write the page, and the folder of thumbnails if there are too many for the page.
+        """Write the page, and the folder of thumbnails if they do not fit in the page.
 
         Raises:
             OSError: if it can't be written.
@@ -108,7 +108,7 @@ class ReportPageWriter(JsonLinesJournal):
                 file.write(piece.encode("utf-8", "backslashreplace"))
             remove_thumbnails(folder)
             if not inline:
-                # Before the page has its name; many small files are flushed faster at once.
+                # Flushed before the page gets its name; many small files flush faster together.
                 if hasattr(os, "sync"):
                     os.sync()
                 new_folder.replace(folder)
@@ -117,15 +117,15 @@ class ReportPageWriter(JsonLinesJournal):
 
 
 def _link(path: str, base: Path) -> str | None:
-    """Return the relative address by which the page finds the image itself, if it is a file."""
-    # os.path: a name may be too long to ask for, which Path takes for an error.
+    """Return the relative address of the image for links from the page, if it is a file."""
+    # os.path, because Path raises an error for a name that is too long.
     if not os.path.isfile(path):
         return None
     try:
         relative = os.path.relpath(os.path.realpath(path), base)
-    except ValueError:  # another drive
+    except ValueError:  # on another drive
         return None
-    # "./": a name with a colon in it is no scheme.
+    # "./" keeps a name with a colon from reading as a scheme.
     return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
@@ -156,10 +156,10 @@ def _page(
         "columns": shape.columns,
         "scores": kind,
         "scores_in_words": kind.in_words,
-        # From which on a label that is one of several counts as one of the image's.
+        # Score from which an image is said to have a label, if it can have several.
         "least": LEAST_SCORE if threshold is None else threshold,
     }
-    # Buffered: a piece of a template is a few characters.
+    # Buffered, as a piece of a template is only a few characters.
     stream = environment.from_string(template).stream(
         style=Markup(style),
         script=Markup(script),
@@ -177,5 +177,5 @@ def _page(
 
 
 def _hash(text: str) -> str:
-    """Hash a script as a Content-Security-Policy names it."""
+    """Hash a script for the Content-Security-Policy."""
     return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()
