@@ -84,6 +84,10 @@ COLUMNS: Mapping[str, type] = {
 }
 
 
+# The column of pictures, which spreadsheets have room for.
+THUMBNAIL = "thumbnail"
+
+
 @dataclass(frozen=True, slots=True)
 class RecordShape:
     """The fields that every record of a run has room for.
@@ -92,11 +96,13 @@ class RecordShape:
         top_k: predictions, at most.
         columns: names out of `COLUMNS`, in order.
         embedding_dim: numbers in an embedding; 0 where there is none.
+        thumbnails: whether documents that have room for pictures show them.
     """
 
     top_k: int
     columns: tuple[str, ...] = ()
     embedding_dim: int = 0
+    thumbnails: bool = False
 
     def for_labels(self, count: int) -> "RecordShape":
         """Return a shape with no more predictions than there are labels to choose from."""

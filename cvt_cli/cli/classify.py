@@ -83,6 +83,7 @@ def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
         ("--shard", wanted.scale.shard),
         ("--run-record", wanted.output.run_record),
         ("--errors", wanted.output.errors),
+        ("--columns thumbnail", wanted.output.thumbnails or None),
         ("--update", wanted.output.update or None),
         ("--prune", wanted.output.prune or None),
     ):
@@ -117,6 +118,11 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
             overwrite=overwrite,
             update=output.update,
         )
+    if output.thumbnails and all(name != "xlsx" for _, name in targets):
+        raise UsageError(
+            "--columns thumbnail is for -o FILE.xlsx",
+            hint="a report, -o report.html, shows every image, too",
+        )
     if output.prune and not output.update:
         raise UsageError("--prune is for --update")
     check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)
@@ -141,6 +147,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         threshold=output.threshold,
         columns=output.facts,
     )
+    shape = replace(shape, thumbnails=output.thumbnails)
     # The digest reads all weights once more, which takes a while: only where it is recorded.
     recorded = bool(paths) or output.run_record is not None
     description = classifier.description(digest=recorded) | {
@@ -174,7 +181,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
             shape.top_k,
             threshold=output.threshold,
             columns=shape.columns,
-            thumbnails=bool(pages),
+            thumbnails=bool(pages) or shape.thumbnails,
         ),
         sink=sink,
         batch_size=classifier.batch_size,

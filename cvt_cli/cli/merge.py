@@ -28,7 +28,7 @@ from cvt_cli.output import (
 )
 from cvt_cli.output.journal import check_output
 from cvt_cli.output.kept import difference, is_run_record, kept_of
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.records import THUMBNAIL, Record, RecordShape
 from cvt_cli.system.files import check_name, make_parent, write_atomically
 from cvt_cli.system.text import counted, reason_of, what_differs
 
@@ -112,14 +112,16 @@ def merge(
             )
         own = part.shape()
         columns = dict.fromkeys((*shape.columns, *own.columns))
-        shape = RecordShape(max(shape.top_k, own.top_k), tuple(columns))
+        pictures = shape.thumbnails or own.thumbnails
+        shape = RecordShape(max(shape.top_k, own.top_k), tuple(columns), thumbnails=pictures)
     named = Counter(part.place for part in parts)
     for part in {part.place: part for part in parts if named[part.place] > 1}.values():
         warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
     if not partial:
         _check_set({part.place: part for part in parts}.values())
     repaired = _repaired(parts)
-    through = _Counted(_records(parts, shape.columns), repaired)
+    facts = (*shape.columns, THUMBNAIL) if name == "xlsx" and shape.thumbnails else shape.columns
+    through = _Counted(_records(parts, facts), repaired)
     _write(through, output, name, shape=shape)
     if not context.obj.quiet:
         if through.left_out:
@@ -206,7 +208,8 @@ class _Part:
         assert issubclass(self._writer, RowWriter)
         with self._open() as file:
             try:
-                yield from self._writer.documents(file, facts)
+                own = [name for name in facts if name != THUMBNAIL or self.format == "xlsx"]
+                yield from self._writer.documents(file, own)
             # pyarrow raises OSError for pages that can't be unpacked.
             except (ValueError, OSError) as error:
                 raise self._broken(error) from None
@@ -261,7 +264,8 @@ def _check_set(parts: Collection[_Part]) -> None:
 
 def _without_place(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a run's description that all of its shards share."""
-    return {key: value for key, value in run.items() if key not in ("shard", "format")}
+    own = ("shard", "format", "thumbnails")
+    return {key: value for key, value in run.items() if key not in own}
 
 
 def _repaired(parts: Sequence[_Part]) -> set[str]:

@@ -21,7 +21,7 @@ from cvt_cli.errors import UsageError
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import IMAGE_TIMEOUT, MAX_BYTES, TIMEOUT, Search
 from cvt_cli.output import FORMATS
-from cvt_cli.records import COLUMNS
+from cvt_cli.records import COLUMNS, THUMBNAIL
 from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import reason_of
 
@@ -669,7 +669,8 @@ class Output:
         OUTPUT.option(
             "--columns",
             metavar="A,B,...",
-            help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's).",
+            help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's); in .xlsx "
+            f"also {THUMBNAIL}, a picture, of 5,000 images at most.",
         ),
     ] = None
     run_record: RunRecordOption = None
@@ -704,11 +705,17 @@ class Output:
         Raises:
             UsageError: if there is no such column.
         """
-        names = tuple(split_names(self.columns))
+        names = tuple(name for name in split_names(self.columns) if name != THUMBNAIL)
         for name in names:
             if name not in COLUMNS:
-                raise UsageError(f"{name}: no such column", hint=f"one of {', '.join(COLUMNS)}")
+                known = ", ".join((*COLUMNS, THUMBNAIL))
+                raise UsageError(f"{name}: no such column", hint=f"one of {known}")
         return names
+
+    @property
+    def thumbnails(self) -> bool:
+        """Whether `THUMBNAIL` is among the columns."""
+        return THUMBNAIL in split_names(self.columns)
 
 
 class Engine(StrEnum):

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,8 @@ def open_sinks(
                 open_sink(
                     path,
                     writer_class(name),
-                    shape,
-                    run={**run, "format": name},
+                    _shape_of(name, shape),
+                    run=_run_of(name, shape, run),
                     resume=resume,
                     overwrite=overwrite,
                 )
@@ -167,10 +168,22 @@ def open_update(
     journals: list[UpdatedJournal] = []
     try:
         for path, name in targets:
-            made_with = {**run, "format": name, "version": __version__}
-            journals.append(UpdatedJournal(path, writer_class(name), shape, run=made_with))
+            made_with = {**_run_of(name, shape, run), "version": __version__}
+            own_shape = _shape_of(name, shape)
+            journals.append(UpdatedJournal(path, writer_class(name), own_shape, run=made_with))
     except UsageError:
         for journal in journals:
             journal.abandon()
         raise
     return Update(journals, pruning.may_drop if pruning is not None else lambda _: False)
+
+
+def _shape_of(format_: str, shape: RecordShape) -> RecordShape:
+    """Return the shape of records in an output of that format."""
+    return replace(shape, thumbnails=shape.thumbnails and format_ == "xlsx")
+
+
+def _run_of(format_: str, shape: RecordShape, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an output of that format is made with."""
+    pictures = {"thumbnails": True} if _shape_of(format_, shape).thumbnails else {}
+    return {**run, "format": format_, **pictures}

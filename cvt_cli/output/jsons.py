@@ -1,12 +1,14 @@
 """JSON: an array that is written as it grows, and JSON Lines."""
 
+import base64
 import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import score_text
-from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
+from cvt_cli.records import COLUMNS, THUMBNAIL, Prediction, Record, RecordShape, as_written
 
 # Bytes that are read at a time, and the characters that one object may have.
 CHUNK = 2**16
@@ -66,6 +68,24 @@ class JsonLinesJournal:
             end += len(line)
             if line.endswith(b"\n"):
                 yield cls.record(json.loads(line)), end
+
+
+class PicturesJournal(JsonLinesJournal):
+    """A record a line, with its thumbnail as base64."""
+
+    def values(self, record: Record) -> dict[str, Any]:
+        """Return what a line holds of a record."""
+        values = super().values(record)
+        if record.thumbnail is not None:
+            values[THUMBNAIL] = base64.b64encode(record.thumbnail).decode()
+        return values
+
+    @staticmethod
+    def record(values: Any) -> Record:
+        """Make a record of a line's values. Raises: ValueError."""
+        record = parse_record(values)
+        encoded = values.get(THUMBNAIL)
+        return replace(record, thumbnail=base64.b64decode(encoded)) if encoded else record
 
 
 class JsonLinesWriter(JsonLinesJournal):

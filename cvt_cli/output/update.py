@@ -17,7 +17,7 @@ from cvt_cli.images.source import Source
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.output.journal import Journal
 from cvt_cli.output.kept import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
-from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
 from cvt_cli.system.files import check_name, lock, write_atomically
 
 
@@ -69,7 +69,9 @@ class UpdatedJournal(Journal):
         if kept is not None:
             self._old_stamps = kept.stamps
             try:
-                self.old = {as_written(each.path): each.error is None for each in self._finished()}
+                self.old = {
+                    as_written(each.path): each.error is None for each in self._finished(())
+                }
             except (OSError, ValueError) as error:
                 self.abandon()
                 raise UsageError(
@@ -160,14 +162,16 @@ class UpdatedJournal(Journal):
             for index, record in enumerate(self._records())
             if self._last[as_written(record.path)] == index
         )
-        old = _InOrder((as_written(record.path), record) for record in self._finished())
+        facts = self._final_shape.columns
+        facts += (THUMBNAIL,) if self._final_shape.thumbnails else ()
+        old = _InOrder((as_written(record.path), record) for record in self._finished(facts))
         for path in self._order:
             yield new.take(path) if path in self._last else old.take(path)
 
-    def _finished(self) -> Iterator[Record]:
+    def _finished(self, facts: Sequence[str]) -> Iterator[Record]:
         assert issubclass(self._writer_class, RowWriter)
         with self.path.open("rb") as file:
-            yield from self._writer_class.documents(file, self._final_shape.columns)
+            yield from self._writer_class.documents(file, facts)
 
     def _stamps_of_records(self) -> dict[str, Stamp]:
         stamps = {}

@@ -2,25 +2,34 @@
 
 XlsxWriter writes them and openpyxl reads them, also those that a person has saved. The journal of a
 run is in JSON Lines.
+
+Pictures lie in a row each, and move and shrink with it, so that a filter hides them.
 """
 
 import errno
+import io
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import openpyxl
 import xlsxwriter
+from openpyxl.drawing.spreadsheet_drawing import SpreadsheetDrawing
+from openpyxl.packaging.relationship import get_dependents, get_rels_path
+from openpyxl.reader.drawings import find_images
 from openpyxl.utils.escape import unescape
 from openpyxl.utils.exceptions import InvalidFileException
+from PIL import Image
 from xlsxwriter.exceptions import XlsxFileError
 
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.delimited import header, row_reader, score_text, shape_of
-from cvt_cli.output.jsons import JsonLinesWriter
-from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.output.jsons import PicturesJournal
+from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
 from cvt_cli.system.files import write_atomically
 
 # Rows of a sheet below its header; more rows go to the next sheet.
@@ -29,11 +38,23 @@ ROWS_PER_SHEET = 2**20 - 1
 _MAX_TEXT = 32_767
 # Width of a column in characters, at most: longer texts are wider than a screen.
 _MAX_WIDTH = 60
+# Programs take minutes to open many more.
+MOST_PICTURES = 5_000
+# Pixels of a picture's longer side, and of what is around it.
+_PICTURE = 120
+_MARGIN = 3
+# "Move and size with cells".
+_WITH_CELLS = 1
 
 
-class XlsxWriter(JsonLinesWriter):
+class XlsxWriter(PicturesJournal):
     """Writes one row per record, below a header that stays in view and can be filtered; in as many
     sheets as it takes."""
+
+    def values(self, record: Record) -> dict[str, Any]:
+        """Return what a line of the journal holds of a record: its picture if it is shown."""
+        shown = record if self._shape.thumbnails else replace(record, thumbnail=None)
+        return super().values(shown)
 
     @staticmethod
     def convert(
@@ -52,14 +73,21 @@ class XlsxWriter(JsonLinesWriter):
 
         def write(file: BinaryIO) -> None:
             workbook = xlsxwriter.Workbook(file, {"constant_memory": True})
+            sheets = _Sheets(workbook, shape)
             try:
-                _Sheets(workbook, shape).write(records)
+                sheets.write(records)
             finally:
                 try:
                     workbook.close()
                 except XlsxFileError as error:
                     cause = error.args[0] if error.args else error
                     raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
+            if sheets.without_picture:
+                warnings.warn(
+                    f"{path}: pictures of the first {MOST_PICTURES:,} images; "
+                    f"{sheets.without_picture:,} more have none",
+                    stacklevel=2,
+                )
 
         write_atomically(path, write)
 
@@ -67,13 +95,19 @@ class XlsxWriter(JsonLinesWriter):
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
         """Read the records of a finished document. Class indexes are read as -1.
 
+        Args:
+            facts: `THUMBNAIL` among them for the pictures.
+
         Raises:
             ValueError: if it is no spreadsheet, or not of images' labels.
         """
-        for number, rows in enumerate(_sheets(file)):
+        with_pictures = THUMBNAIL in facts
+        facts = [name for name in facts if name != THUMBNAIL]
+        for number, (rows, sheet) in enumerate(_sheets(file)):
             names = next(rows, [])
             if number and not names:
                 continue  # an empty sheet that a person has added
+            pictures = _pictures(sheet) if with_pictures else {}
             record = row_reader(names, facts)
             for position, row in enumerate(rows, 2):
                 if not any(row):
@@ -82,21 +116,32 @@ class XlsxWriter(JsonLinesWriter):
                     found = record((row + [""] * len(names))[: len(names)])
                 except ValueError as error:
                     raise ValueError(f"row {position}: {error}") from None
-                yield found
+                yield replace(found, thumbnail=pictures.get(position)) if pictures else found
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
         """Read the shape from the header."""
-        return shape_of(next(next(_sheets(file), iter(())), []))
+        for rows, _ in _sheets(file):
+            names = next(rows, [])
+            return replace(shape_of(names), thumbnails=THUMBNAIL in names)
+        return shape_of([])
 
 
 class _Sheets:
-    """The sheets of a workbook that is being written."""
+    """The sheets of a workbook that is being written.
+
+    Attributes:
+        without_picture: images that have a picture for which there was no room.
+    """
 
     def __init__(self, workbook: xlsxwriter.Workbook, shape: RecordShape) -> None:
         self._workbook = workbook
         self._shape = shape
         self._header = header(shape)
+        # Behind the path, where one sees which it is.
+        self._header[1:1] = [THUMBNAIL] if shape.thumbnails else []
+        self._first = 2 if shape.thumbnails else 1
+        self._pictures = self.without_picture = 0
         self._bold = workbook.add_format({"bold": True})
         self._score = workbook.add_format({"num_format": "0.000000"})
         self._widths: list[int] = []
@@ -125,14 +170,16 @@ class _Sheets:
         self._sheet.autofilter(0, 0, max(1, self._row - 1), len(self._header) - 1)
         for column, width in enumerate(self._widths):
             self._sheet.set_column(column, column, min(_MAX_WIDTH, width + 3))
+        if self._shape.thumbnails:
+            self._sheet.set_column_pixels(1, 1, _PICTURE + 2 * _MARGIN)
 
     def _write(self, record: Record) -> None:
         self._text(0, as_written(record.path))
         for rank, prediction in enumerate(record.predictions):
-            self._text(1 + 2 * rank, prediction.label)
+            self._text(self._first + 2 * rank, prediction.label)
             score = float(score_text(prediction.score, record.columns))
-            self._number(2 + 2 * rank, score, self._score)
-        first = 1 + 2 * self._shape.top_k
+            self._number(self._first + 1 + 2 * rank, score, self._score)
+        first = self._first + 2 * self._shape.top_k
         for column, name in enumerate(self._shape.columns, first):
             value = record.columns.get(name)
             if isinstance(value, str):
@@ -141,6 +188,29 @@ class _Sheets:
                 self._number(column, value)
         if record.error is not None:
             self._text(len(self._header) - 1, as_written(record.error))
+        if self._shape.thumbnails and record.thumbnail is not None:
+            self._picture(record.thumbnail)
+
+    def _picture(self, thumbnail: bytes) -> None:
+        if self._pictures == MOST_PICTURES:
+            self.without_picture += 1
+            return
+        self._pictures += 1
+        with Image.open(io.BytesIO(thumbnail)) as image:
+            scale = _PICTURE / max(image.size)
+            height = round(image.height * scale)
+        self._sheet.set_row_pixels(self._row, height + 2 * _MARGIN)
+        options = {
+            "image_data": io.BytesIO(thumbnail),
+            "x_scale": scale,
+            "y_scale": scale,
+            "x_offset": _MARGIN,
+            "y_offset": _MARGIN,
+            "object_position": _WITH_CELLS,
+            "decorative": True,  # or screen readers are told its size
+        }
+        if self._sheet.insert_image(self._row, 1, f"{self._row}.jpg", options):
+            raise OSError(errno.EINVAL, "a picture can't be put into the spreadsheet")
 
     def _text(self, column: int, text: str, style: Any = None) -> None:
         # Not `write`, which would make "=1+1" a formula and "007" a number.
@@ -158,15 +228,30 @@ class _Sheets:
         self._widths[column] = max(self._widths[column], 8)
 
 
-def _sheets(file: BinaryIO) -> Iterator[Iterator[list[str]]]:
-    """Yield the rows of each sheet, as texts."""
+def _sheets(file: BinaryIO) -> Iterator[tuple[Iterator[list[str]], Any]]:
+    """Yield the rows of each sheet, as texts, and the sheet."""
     try:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, OSError) as error:
         raise ValueError(f"it is no .xlsx file: {error}") from None
     for sheet in workbook.worksheets:
         sheet.reset_dimensions()  # as other programs may store wrong ones
-        yield ([_as_text(value) for value in row] for row in sheet.iter_rows(values_only=True))
+        rows = sheet.iter_rows(values_only=True)
+        yield ([_as_text(value) for value in row] for row in rows), sheet
+
+
+def _pictures(sheet: Any) -> dict[int, bytes]:
+    """Return the pictures of a sheet by their rows, from 1; the first of several in a row."""
+    archive = sheet.parent._archive
+    pictures: dict[int, bytes] = {}
+    try:
+        related = get_dependents(archive, get_rels_path(sheet._worksheet_path))
+        for drawing in related.find(SpreadsheetDrawing._rel_type):
+            for image in find_images(archive, drawing.target)[1]:
+                pictures.setdefault(image.anchor._from.row + 1, image._data())
+    except (KeyError, AttributeError, OSError, TypeError):  # what others have drawn there
+        pass
+    return pictures
 
 
 def _as_text(value: object) -> str:

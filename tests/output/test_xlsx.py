@@ -1,6 +1,9 @@
 """Spreadsheets, also those that a person has saved."""
 
 import io
+import re
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
@@ -8,7 +11,8 @@ import pytest
 
 from cvt_cli.output import xlsx
 from cvt_cli.output.xlsx import XlsxWriter
-from cvt_cli.records import Prediction, Record, RecordShape
+from cvt_cli.records import THUMBNAIL, Prediction, Record, RecordShape
+from tests.cli.test_failures import check_line
 from tests.conftest import RunCvt
 from tests.photos import picture
 
@@ -116,3 +120,81 @@ def test_classify_merge_and_sort(run_cvt: RunCvt, tmp_path: Path) -> None:
         f"photos/00{number}.png" for number in range(3)
     ]
     assert "copied 3 files" in run_cvt("sort", "a.xlsx", "sorted", expect=0).stderr
+
+
+def jpeg(seed: int, width: int = 320, height: int = 200) -> bytes:
+    file = io.BytesIO()
+    picture(width, height, seed).save(file, "JPEG")
+    return file.getvalue()
+
+
+def with_pictures(path: Path) -> list[Record]:
+    with path.open("rb") as file:
+        return list(XlsxWriter.documents(file, (*SHAPE.columns, THUMBNAIL)))
+
+
+def test_pictures_lie_in_their_row_and_go_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a cell's size that move and shrink with it are what a filter hides."""
+    monkeypatch.setattr(xlsx, "ROWS_PER_SHEET", 6)
+    sizes = ((320, 200), (200, 320), (320, 1), (1, 320), (16, 16))
+    rows = [
+        replace(record, thumbnail=jpeg(n, *sizes[n % 5]) if record.error is None else None)
+        for n, record in enumerate(records(10))
+    ]
+    path = tmp_path / "a.xlsx"
+    XlsxWriter.convert(rows, path, replace(SHAPE, thumbnails=True), run={})
+    assert with_pictures(path) == rows
+    assert read(path) == records(10)
+    with path.open("rb") as file:
+        assert XlsxWriter.shape(file) == replace(SHAPE, thumbnails=True)
+    with zipfile.ZipFile(path) as archive:
+        for sheet, count in ((1, 6), (2, 3)):
+            drawing = archive.read(f"xl/drawings/drawing{sheet}.xml").decode()
+            anchors = re.findall("<xdr:twoCellAnchor([^>]*)>(.*?)</xdr:twoCellAnchor>", drawing)
+            assert len(anchors) == count
+            for number, (attributes, anchor) in enumerate(anchors, 1):
+                assert attributes.strip() in ("", 'editAs="twoCell"')
+                assert re.findall("<xdr:row>(.*?)</xdr:row>", anchor) == [str(number)] * 2
+                assert re.findall("<xdr:col>(.*?)</xdr:col>", anchor) == ["1", "1"]
+
+
+def test_more_pictures_than_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xlsx, "MOST_PICTURES", 3)
+    rows = [replace(record, thumbnail=jpeg(n)) for n, record in enumerate(records(6)[:5])]
+    path = tmp_path / "a.xlsx"
+    with pytest.warns(UserWarning, match=r"a\.xlsx: pictures of the first 3 images; 2 more have"):
+        XlsxWriter.convert(rows, path, replace(SHAPE, thumbnails=True), run={})
+    found = [record.thumbnail for record in with_pictures(path)]
+    assert found == [row.thumbnail for row in rows[:3]] + [None] * 2
+
+
+def test_a_column_of_pictures(run_cvt: RunCvt, tmp_path: Path) -> None:
+    """In the spreadsheet alone; an update keeps those of unchanged files, and so does a merge."""
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        picture(160, 100, number).save(tmp_path / "photos" / f"00{number}.png")
+    model = ("-m", "cvt-tiny-cifar10")
+    command = ("classify", "photos", *model, "-o", "a.xlsx", "-o", "a.csv", "--columns")
+    run_cvt(*command, "width,thumbnail", expect=0)
+    assert (tmp_path / "a.csv").read_text().startswith("path,label,score,label_2,")
+    assert "thumbnail" not in (tmp_path / "a.csv").read_text().splitlines()[0]
+    before = with_pictures(tmp_path / "a.xlsx")
+    assert [record.columns["width"] for record in before] == [160, 160]
+    assert all(record.thumbnail and record.thumbnail[:2] == b"\xff\xd8" for record in before)
+    picture(16, 16, 7).save(tmp_path / "photos" / "001b.png")
+    run_cvt(*command, "width,thumbnail", "--update", expect=0)
+    after = with_pictures(tmp_path / "a.xlsx")
+    assert after[:2] == before and after[2].thumbnail is not None
+    run_cvt("merge", "a.xlsx", "-o", "b.xlsx", expect=0)
+    assert with_pictures(tmp_path / "b.xlsx") == after
+
+    check_line(run_cvt(*command, "width", "--update"), 2, "a.xlsx", "another thumbnails")
+    refused = run_cvt("classify", "photos", *model, "-o", "c.csv", "--columns", "thumbnail")
+    check_line(refused, 2, "--columns thumbnail is for -o FILE.xlsx", "report.html")
+    refused = run_cvt(
+        *("classify", "photos", *model, "-o", "parts", "--columns", "thumbnail"),
+        *("--engine", "ray"),
+    )
+    check_line(refused, 2, "--columns thumbnail is for --engine local")

@@ -9,7 +9,6 @@ shows as text.
 import base64
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
 from itertools import chain, count, islice
@@ -22,7 +21,7 @@ from markupsafe import Markup
 
 from cvt_cli import __version__
 from cvt_cli.output import NO_SUMMARY
-from cvt_cli.output.jsons import JsonLinesJournal, parse_record
+from cvt_cli.output.jsons import PicturesJournal
 from cvt_cli.output.thumbnails import (
     file_name,
     make_thumbnails,
@@ -39,21 +38,8 @@ MOST_INLINE = 400
 LEAST_SCORE = 0.5
 
 
-class ReportPageWriter(JsonLinesJournal):
+class ReportPageWriter(PicturesJournal):
     """Writes the report from a journal of JSON Lines, with thumbnails in base64."""
-
-    def values(self, record: Record) -> dict[str, Any]:
-        """Return the values in a record's line."""
-        values = super().values(record)
-        if record.thumbnail is not None:
-            values["thumbnail"] = base64.b64encode(record.thumbnail).decode()
-        return values
-
-    @staticmethod
-    def record(values: Any) -> Record:
-        """Make the record from the values in its line. Raises: ValueError."""
-        thumbnail = values.get("thumbnail") and base64.b64decode(values["thumbnail"])
-        return replace(parse_record(values), thumbnail=thumbnail)
 
     @staticmethod
     def convert(
