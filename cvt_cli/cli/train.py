@@ -11,6 +11,7 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import Panel, grouped
+from cvt_cli.cli.head_only import check_head_only, name_errors, tell_calibration, train_head
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import LOG_SECONDS, Shown, how_shown, in_rate, in_time
 from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
@@ -32,6 +33,8 @@ cvt train data/ -o my-cvt --model microsoft/cvt-13
 
 cvt train data/ -o my-cvt --model microsoft/cvt-13 --resume
 
+cvt train data/ -o my-cvt --model microsoft/cvt-13 --head-only
+
 cvt train data/ -o my-cvt --arch cvt-tiny --image-size 32 --val-fraction 0.1
 
 cvt train data/ -o calibrated --model my-cvt --epochs 0 --calibrate
@@ -47,7 +50,6 @@ DTYPES = ("auto", "bfloat16", "float32")
 SCRATCH_LR = 1e-3
 FINE_TUNE_LR = 2e-4
 EPOCHS = 30
-NAMED_ERRORS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +87,26 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Options for how long to train, and whether to go on from before."""
+    """Options for how much to train, and whether to go on from before."""
 
+    head_only: Annotated[
+        bool,
+        RUN.option(
+            "--head-only",
+            help="Train the last layer alone, on embeddings that are computed once: minutes "
+            "without a GPU, from five images a label on. Without val/ and --val-fraction, "
+            "cross-validation.",
+        ),
+    ] = False
+    class_weights: Annotated[
+        str,
+        RUN.option(
+            "--class-weights",
+            metavar="KIND",
+            help="With --head-only. balanced: each label counts alike, however many images it "
+            "has. none: each image does.",
+        ),
+    ] = "balanced"
     resume: Annotated[
         bool,
         RUN.option(
@@ -299,6 +319,7 @@ def train(
 ) -> None:
     """Train a CvT on your own labels, from a checkpoint or from scratch."""
     quiet = context.obj.quiet
+    check_head_only(context, run.head_only, run.class_weights)
     _check_options(start, augmentation, compute.dtype)
     if run.epochs == 0 and not (run.calibrate and start.model):
         raise UsageError(
@@ -308,12 +329,16 @@ def train(
 
     from cvt_cli.training.dataset import find_dataset
 
-    dataset = find_dataset(data, val_fraction, run.seed)
+    dataset = find_dataset(data, val_fraction, run.seed, needs_val=not run.head_only)
     if run.calibrate and not dataset.val:
         raise UsageError(
             "--calibrate needs validation images", hint="--val-fraction 0.1 sets some aside"
         )
 
+    if run.head_only:
+        train_head(context, dataset, output, start=start, files=files, run=run, compute=compute)
+        print(output)
+        return
     # Torch is loaded only now that all that was typed makes sense.
     readers = compute.start(context)
     from cvt_cli.checkpoint.load import load
@@ -494,16 +519,13 @@ def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
                 limit.epoch_done()
             if not quiet:
                 _tell(metrics, trainer.settings.epochs)
-                _name_errors(training.new_errors())
+                name_errors(training.new_errors())
 
 
 def _fit(trainer: "Trainer", quiet: bool) -> "TemperatureFit":
     fit = trainer.fit_temperature()
     if not quiet:
-        say(
-            f"calibrated on {fit.images} images: temperature {fit.temperature:.4f}, expected "
-            f"calibration error {fit.ece_after:.4f}, {fit.ece_before:.4f} before"
-        )
+        tell_calibration(fit)
     return fit
 
 
@@ -549,14 +571,3 @@ def _tell(metrics: dict[str, Any], epochs: int) -> None:
         f"accuracy {metrics['train_accuracy']:.2%}{validation}, "
         f"{metrics['images_per_second']:.0f} images/s{f', {in_words} left' * (left > 0)}"
     )
-
-
-def _name_errors(errors: list[tuple[str, str]]) -> None:
-    for path, reason in errors[:NAMED_ERRORS]:
-        say(f"left out: {path}: {reason}")
-    if errors:
-        more = len(errors) - NAMED_ERRORS
-        say(
-            f"{len(errors)} image{'s' * (len(errors) > 1)} could not be read"
-            f"{f', {more} not named' * (more > 0)}"
-        )

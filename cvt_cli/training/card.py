@@ -1,11 +1,13 @@
 """The model card of a trained checkpoint: what it was made from, how, and how good it was then."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from cvt_cli import __version__
 from cvt_cli.training.dataset import Dataset
+from cvt_cli.training.head import FOLDS, HeadFit
 from cvt_cli.training.loop import Settings
 from cvt_cli.training.start import Start
 from cvt_cli.training.temperature import TemperatureFit
@@ -28,7 +30,6 @@ def model_card(
         history: the metrics of each epoch; the last one's are given. Without one, `fit` is.
         fit: the temperature that the logits were divided by.
     """
-    config, image_size = start.model.config, start.preprocessing.image_size or (0, 0)
     last = history[-1] if history else {}
     accuracy = last.get("val_accuracy") if fit is None else fit.accuracy
     rows = []
@@ -50,24 +51,77 @@ def model_card(
             else f"{accuracy:.2%} of {len(dataset.val)} validation images",
         ),
     ]
-    if fit is not None:
-        rows += [
-            (
-                "calibration",
-                f"logits divided by {fit.temperature:.4f}, the temperature that suits the best "
-                "scores of the validation images",
-            ),
-            (
-                "expected calibration error",
-                f"{fit.ece_after:.4f} on these, {fit.ece_before:.4f} before",
-            ),
-        ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    rows += _calibration(fit)
     made = (
         "The weights are the moving average of those of all steps, the last ones counting most."
         if history
         else "The weights are those it started from, but for the last layer, which was calibrated."
     )
+    return _card(command, start, dataset, rows=rows, made=made)
+
+
+def head_card(
+    command: Sequence[str],
+    start: Start,
+    dataset: Dataset,
+    *,
+    head: HeadFit,
+    unreadable: int,
+    calibration: TemperatureFit | None = None,
+) -> str:
+    """Write the same for a model of which only the last layer was trained.
+
+    Args:
+        head: that layer.
+        unreadable: images that could not be read, of training and validation.
+        calibration: the temperature that the logits were divided by.
+    """
+    judged = (
+        f"of the training images, by cross-validation in {FOLDS} parts"
+        if head.folds
+        else f"of {len(dataset.val)} validation images, by which the penalty was chosen"
+    )
+    accuracy = head.best.accuracy
+    rows = [
+        ("training images", str(len(dataset.train))),
+        ("could not be read", str(unreadable)),
+        ("last layer", f"logistic regression, penalty {head.best.penalty:.2g}"),
+        (
+            "top-1 accuracy",
+            f"{accuracy:.2%} {judged}" if math.isfinite(accuracy) else "not measured",
+        ),
+        *_calibration(calibration),
+    ]
+    made = "The weights are those it started from, but for the last layer, which is new."
+    return _card(command, start, dataset, rows=rows, made=made)
+
+
+def _calibration(fit: TemperatureFit | None) -> list[tuple[str, str]]:
+    if fit is None:
+        return []
+    return [
+        (
+            "calibration",
+            f"logits divided by {fit.temperature:.4f}, the temperature that suits the best "
+            "scores of the validation images",
+        ),
+        (
+            "expected calibration error",
+            f"{fit.ece_after:.4f} on these, {fit.ece_before:.4f} before",
+        ),
+    ]
+
+
+def _card(
+    command: Sequence[str],
+    start: Start,
+    dataset: Dataset,
+    *,
+    rows: Sequence[tuple[str, str]],
+    made: str,
+) -> str:
+    config, image_size = start.model.config, start.preprocessing.image_size or (0, 0)
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     shown = ", ".join(f"`{label}`" for label in dataset.labels[:20])
     more = f" and {len(dataset.labels) - 20} more" if len(dataset.labels) > 20 else ""
     return f"""\

@@ -30,7 +30,9 @@ class Dataset:
     val: tuple[Sample, ...]
 
 
-def find_dataset(folder: Path, val_fraction: float | None, seed: int) -> Dataset:
+def find_dataset(
+    folder: Path, val_fraction: float | None, seed: int, *, needs_val: bool = True
+) -> Dataset:
     """List a folder in the ImageFolder convention; no image is opened.
 
     Args:
@@ -39,10 +41,11 @@ def find_dataset(folder: Path, val_fraction: float | None, seed: int) -> Dataset
         val_fraction: share of each class's training images that is set aside for validation, 0
             to below 1. None: `val/` is the validation set.
         seed: decides which images those are.
+        needs_val: whether there has to be a validation set where no share is named.
 
     Raises:
         UsageError: if there are fewer than two classes, a class without an image, a validation
-            class that training does not have, or no validation set.
+            class that training does not have, or no validation set that is needed.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
@@ -62,12 +65,16 @@ def find_dataset(folder: Path, val_fraction: float | None, seed: int) -> Dataset
     if val_fraction is not None:
         return Dataset(labels, *_split(samples, val_fraction, seed))
     if whole:
+        if not needs_val:
+            return Dataset(labels, tuple(samples), ())
         raise UsageError(
             f"{folder}: has no train/ and val/",
             hint="--val-fraction 0.1 sets a tenth of the images aside for validation",
         )
     val_folder = next((folder / n for n in VALIDATION_FOLDERS if (folder / n).is_dir()), None)
     if val_folder is None:
+        if not needs_val:
+            return Dataset(labels, tuple(samples), ())
         raise UsageError(
             f"{folder}: has no val/ or test/ beside train/",
             hint="--val-fraction 0.1 sets a tenth of the training images aside for validation",

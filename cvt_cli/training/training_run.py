@@ -1,7 +1,10 @@
 """One training from its data to the folder that it fills."""
 
+import json
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,11 @@ import torch
 
 from cvt_cli.checkpoint.save import save_checkpoint
 from cvt_cli.images.pool import ReaderPool
-from cvt_cli.training.card import model_card
+from cvt_cli.system.files import write_atomically
+from cvt_cli.training.card import head_card, model_card
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import Dataset
+from cvt_cli.training.head import HeadFit
 from cvt_cli.training.loop import (
     METRICS,
     STATE,
@@ -154,3 +159,60 @@ class Training:
             weights=weights,
             model_card=card,
         )
+
+
+def save_head(  # noqa: PLR0913 (by keyword)
+    output: Path,
+    dataset: Dataset,
+    start: Start,
+    *,
+    fit: HeadFit,
+    command: Sequence[str],
+    unreadable: int,
+    seconds: float,
+    calibration: TemperatureFit | None = None,
+) -> None:
+    """Write the checkpoint, with the new last layer in the network that training started from.
+
+    Args:
+        output: its folder; what an interrupted training left there is forgotten.
+        command: the words of the command line, for the model card.
+        unreadable: images that could not be read.
+        seconds: that all of it took.
+        calibration: what the logits are divided by.
+
+    Raises:
+        OSError: if a file can't be written.
+    """
+    weights = start.model.state_dict() | {"head.weight": fit.weight, "head.bias": fit.bias}
+    if calibration is not None:
+        weights = with_temperature(weights, calibration.temperature)
+    best = fit.best
+    judged = {} if math.isnan(best.accuracy) else {"loss": best.loss, "accuracy": best.accuracy}
+    kind = "cross_val" if fit.folds else "val"
+    metrics = {
+        "head_only": True,
+        "penalty": best.penalty,
+        "train_loss": fit.train_loss,
+        "train_accuracy": fit.train_accuracy,
+        **{f"{kind}_{name}": value for name, value in judged.items()},
+        **(calibration.metrics() if calibration is not None else {}),
+        "images": len(dataset.train),
+        "unreadable": unreadable,
+        "seconds": round(seconds, 3),
+        "tried": [asdict(trial) for trial in fit.trials] if judged else [],
+    }
+    line = json.dumps(metrics) + "\n"
+    output.mkdir(parents=True, exist_ok=True)
+    (output / STATE).unlink(missing_ok=True)
+    save_checkpoint(
+        output,
+        start.model.config,
+        dataset.labels,
+        preprocessing=start.preprocessing,
+        weights=weights,
+        model_card=head_card(
+            command, start, dataset, head=fit, unreadable=unreadable, calibration=calibration
+        ),
+    )
+    write_atomically(output / METRICS, lambda file: file.write(line.encode()))

@@ -1,0 +1,224 @@
+"""`cvt train --head-only`: the last layer alone, on embeddings that are computed once."""
+
+import math
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cvt_cli.cli.messages import say
+from cvt_cli.cli.progress import Progress, how_shown, in_time
+from cvt_cli.errors import CvtError, InputsError, UsageError
+from cvt_cli.system.cores import share_cores
+from cvt_cli.system.text import counted
+
+if TYPE_CHECKING:
+    from cvt_cli.cli.options import CheckpointFiles
+    from cvt_cli.cli.train import Run, Start, TrainCompute
+    from cvt_cli.training.dataset import Dataset
+    from cvt_cli.training.head import HeadFit
+    from cvt_cli.training.temperature import TemperatureFit
+
+NAMED_ERRORS = 10
+CLASS_WEIGHTS = ("balanced", "none")
+# By so many times may labels differ in images before it is worth a line.
+UNEVEN = 1.5
+# What has a meaning where nothing but the last layer is trained; the other options are refused.
+_OPTIONS = {
+    *("data", "output", "model", "arch", "image_size", "val_fraction"),
+    *("revision", "refresh", "offline", "weights_key"),
+    *("head_only", "class_weights", "overwrite", "batch_size", "seed", "calibrate"),
+    *("device", "dtype", "image_timeout", "readers"),
+}
+
+
+def check_head_only(context: typer.Context, head_only: bool, class_weights: str) -> None:
+    """See that all options that were typed belong together.
+
+    Raises:
+        UsageError: if one of them says nothing to --head-only, or only to it.
+    """
+    typed = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if _is_typed(context, parameter.name)
+    }
+    if class_weights not in CLASS_WEIGHTS:
+        raise UsageError(
+            f"--class-weights {class_weights}: no such kind",
+            hint=f"one of {', '.join(CLASS_WEIGHTS)}",
+        )
+    if not head_only:
+        if "class_weights" in typed:
+            raise UsageError("--class-weights is for --head-only")
+        return
+    if "arch" in typed:
+        raise UsageError(
+            "--head-only needs a trained network, not --arch", hint="--model names one"
+        )
+    refused = [option for name, option in typed.items() if name not in _OPTIONS]
+    if refused:
+        raise UsageError(
+            f"--head-only has no use for {', '.join(refused)}",
+            hint="it trains the last layer alone, without epochs or augmentation",
+        )
+
+
+def train_head(
+    context: typer.Context,
+    dataset: "Dataset",
+    output: Path,
+    *,
+    start: "Start",
+    files: "CheckpointFiles",
+    run: "Run",
+    compute: "TrainCompute",
+) -> None:
+    """Train the last layer of a checkpoint, and write the result.
+
+    Raises:
+        CvtError: if the result can't be written.
+        InputsError: if no image of a label can be read.
+        ModelError: if the checkpoint can't be had.
+    """
+    begin = time.monotonic()
+    quiet = context.obj.quiet
+    share_cores()
+    readers = compute.start(context)
+    from cvt_cli.checkpoint.load import load
+    from cvt_cli.checkpoint.resolve import resolve
+    from cvt_cli.inference.devices import pick_device
+    from cvt_cli.training.head import (
+        check_classes,
+        embed,
+        feature_extractor,
+        fit_head,
+    )
+    from cvt_cli.training.start import from_checkpoint
+    from cvt_cli.training.temperature import fit_temperature
+    from cvt_cli.training.training_run import save_head
+
+    device = pick_device(compute.device)
+    checkpoint = load(
+        resolve(
+            start.model or "",
+            files.revision,
+            files.refresh,
+            offline=files.offline,
+            weights_key=files.weights_key,
+        )
+    )
+    network = from_checkpoint(checkpoint, dataset.labels, start.image_size, seed=run.seed)
+    classifier = feature_extractor(
+        checkpoint,
+        network,
+        device=str(device),
+        dtype="float32" if compute.dtype == "auto" else compute.dtype,
+        batch_size=run.batch_size if _is_typed(context, "batch_size") else None,
+        readers=readers,
+    )
+    balanced = run.class_weights == "balanced"
+    if not quiet:
+        _tell_data(dataset, network.origin, balanced)
+    errors: dict[str, str] = {}
+    total = len(dataset.train) + len(dataset.val)
+    progress = Progress(how_shown(quiet, None), lambda: total)
+    try:
+        train, val = (
+            embed(classifier, samples, errors=errors, on_image=progress.add)
+            for samples in (dataset.train, dataset.val)
+        )
+    finally:
+        progress.close()
+    if not quiet:
+        name_errors(list(errors.items()))
+    check_classes(train, dataset.labels)
+    if dataset.val and not len(val):
+        raise InputsError("no validation image could be read")
+    fit = fit_head(
+        train,
+        val if dataset.val else None,
+        len(dataset.labels),
+        balanced=balanced,
+        seed=run.seed,
+        device=device,
+    )
+    calibration = None
+    if run.calibrate:
+        calibration = fit_temperature(fit.logits(val.features), val.targets)
+    seconds = time.monotonic() - begin
+    if not quiet:
+        _tell(fit, calibration, seconds)
+    try:
+        save_head(
+            output,
+            dataset,
+            network,
+            fit=fit,
+            command=["cvt", *sys.argv[1:]],
+            unreadable=len(errors),
+            seconds=seconds,
+            calibration=calibration,
+        )
+    except OSError as error:
+        raise CvtError(f"{output}: {error.strerror or error}") from error
+
+
+def tell_calibration(fit: "TemperatureFit") -> None:
+    """Say what the logits were divided by, and what that did to their scores."""
+    say(
+        f"calibrated on {fit.images} images: temperature {fit.temperature:.4f}, expected "
+        f"calibration error {fit.ece_after:.4f}, {fit.ece_before:.4f} before"
+    )
+
+
+def name_errors(errors: list[tuple[str, str]]) -> None:
+    """Say which images were left out: the first by path and reason, and how many there are."""
+    for path, reason in errors[:NAMED_ERRORS]:
+        say(f"left out: {path}: {reason}")
+    if errors:
+        more = len(errors) - NAMED_ERRORS
+        say(
+            f"{counted(len(errors), 'image')} could not be read{f', {more} not named' * (more > 0)}"
+        )
+
+
+def _is_typed(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _tell_data(dataset: "Dataset", origin: str, balanced: bool) -> None:
+    held_out = (
+        f"{len(dataset.val)} to validate on"
+        if dataset.val
+        else "none to validate on but by cross-validation"
+    )
+    say(
+        f"{len(dataset.train)} images to train on, {held_out}, {len(dataset.labels)} labels; "
+        f"from {origin}, the last layer alone"
+    )
+    counts = Counter(sample.target for sample in dataset.train)
+    least, most = min(counts.values()), max(counts.values())
+    if balanced and most > UNEVEN * least:
+        say(
+            f"labels have {least} to {most} images and count alike; "
+            "--class-weights none lets each image count alike"
+        )
+
+
+def _tell(fit: "HeadFit", calibration: "TemperatureFit | None", seconds: float) -> None:
+    best = fit.best
+    if math.isnan(best.accuracy):
+        judged = "chosen by nothing: one image a label"
+    else:
+        judged = f"{'cross-validation' if fit.folds else 'validation'} {best.accuracy:.2%}"
+    say(
+        f"last layer: penalty {best.penalty:.2g} of {len(fit.trials)} tried, {judged}, "
+        f"training {fit.train_accuracy:.2%}; {in_time(seconds)}"
+    )
+    if calibration is not None:
+        tell_calibration(calibration)

@@ -1,0 +1,349 @@
+"""The last layer alone: multinomial logistic regression on embeddings, each computed once."""
+
+import copy
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cvt_cli.checkpoint.load import Checkpoint
+from cvt_cli.errors import InputsError
+from cvt_cli.images.pool import ReaderPool
+from cvt_cli.inference.classifier import Classifier
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.training.dataset import Sample
+from cvt_cli.training.start import Start
+
+# Powers of 10 that the penalty is looked for among, the strongest first, and the half steps that
+# follow beside the best of them.
+EXPONENTS = (0, -1, -2, -3, -4, -5, -6)
+HALF_STEP = 0.5
+# So many iterations tell which penalty is best; the result has as many as it needs.
+TRIAL_ITERATIONS = 60
+ITERATIONS = 1000
+# Parts of a cross-validation. Of more images than this a single part is enough to judge by.
+FOLDS = 5
+MANY_IMAGES = 10_000
+# Logits of so many bytes are in memory at once.
+CHUNK_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Images as the last layer sees them.
+
+    Attributes:
+        features: (N, D) float32 on the CPU.
+        targets: (N,) int64, their classes.
+    """
+
+    features: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, chosen: Tensor) -> "Embedded":
+        """Return those of a mask or of indexes."""
+        return Embedded(self.features[chosen], self.targets[chosen])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How good one penalty was on images that were not learnt from.
+
+    Attributes:
+        penalty: of the squared weights, beside the mean loss of an image.
+        loss: mean cross-entropy.
+        accuracy: share of the images whose label was the most likely one.
+    """
+
+    penalty: float
+    loss: float
+    accuracy: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Sorts the best first: the most accurate; of equals, that with the least loss."""
+        return -self.accuracy, self.loss
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """A last layer.
+
+    Attributes:
+        weight, bias: (C, D) and (C,) float32.
+        best: the penalty that was chosen, and how good it was.
+        trials: all that were tried.
+        folds: parts of the cross-validation that chose; 0 where validation images did.
+        train_loss, train_accuracy: of the images that were learnt from.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    best: Trial
+    trials: tuple[Trial, ...]
+    folds: int
+    train_loss: float
+    train_accuracy: float
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Compute (N, C) of (N, D)."""
+        return F.linear(features, self.weight, self.bias)
+
+
+def feature_extractor(
+    checkpoint: Checkpoint,
+    start: Start,
+    *,
+    device: str,
+    dtype: str,
+    batch_size: int | None,
+    readers: ReaderPool | None,
+) -> Classifier:
+    """Return what embeds images as `cvt embed` does, with the network that training starts from.
+
+    Args:
+        checkpoint: where that network is from.
+        device, dtype, batch_size, readers: as `Classifier` takes them.
+
+    Raises:
+        UsageError: if this machine has no such device or dtype.
+    """
+    started = _Started(
+        checkpoint.files,
+        start.model.config,
+        tuple(map(str, range(start.model.config.num_labels))),
+        start.preprocessing,
+        network=start.model.eval(),
+    )
+    return Classifier(started, device=device, dtype=dtype, batch_size=batch_size, readers=readers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Started(Checkpoint):
+    """A checkpoint whose network is at hand."""
+
+    network: Cvt
+
+    def model(self) -> Cvt:
+        # A copy: it is moved to a device and a dtype in place.
+        return copy.deepcopy(self.network)
+
+
+def embed(
+    classifier: Classifier,
+    samples: Sequence[Sample],
+    *,
+    errors: dict[str, str],
+    on_image: Callable[[bool], None],
+) -> Embedded:
+    """Compute the embedding of each image that can be read.
+
+    Args:
+        errors: gets the path and the reason of each that can't.
+        on_image: is called after each image, with whether it failed.
+    """
+    features = torch.empty(len(samples), classifier.embedding_dim)
+    targets = torch.empty(len(samples), dtype=torch.int64)
+    count = 0
+    records = classifier.embed(sample.source for sample in samples)
+    for sample, record in zip(samples, records, strict=True):
+        if record.embedding is None:
+            errors[record.path] = record.error or ""
+        else:
+            features[count] = torch.tensor(record.embedding)
+            targets[count] = sample.target
+            count += 1
+        on_image(record.embedding is None)
+    return Embedded(features[:count].clone(), targets[:count].clone())
+
+
+def check_classes(train: Embedded, labels: Sequence[str]) -> None:
+    """See that there is something to learn of every class.
+
+    Raises:
+        InputsError: if no image of one could be read.
+    """
+    counts = train.targets.bincount(minlength=len(labels))
+    for label, count in zip(labels, counts.tolist(), strict=True):
+        if not count:
+            raise InputsError(f"{label}: no training image of this class could be read")
+
+
+def class_weights(targets: Tensor, num_classes: int) -> Tensor:
+    """Compute what makes every class count alike, however many images it has: (num_classes,)
+    float32; the mean over the images is 1."""
+    counts = targets.bincount(minlength=num_classes)
+    # A class that only the images held out have weighs nothing.
+    return len(targets) / (counts.clamp(min=1) * (counts > 0).sum()).float() * (counts > 0)
+
+
+def fit_head(
+    train: Embedded,
+    val: Embedded | None,
+    num_classes: int,
+    *,
+    balanced: bool = True,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> HeadFit:
+    """Find the last layer of the least penalised cross-entropy, by L-BFGS.
+
+    The penalty is half the sum of squared weights times a number, which is chosen as the one that
+    labels the validation images best; the bias bears none. It is scikit-learn's logistic
+    regression with C = 1 / (penalty * N) on features that are centred and divided by one number,
+    so that their mean square is 1.
+
+    Args:
+        val: images to choose the penalty by; None for a cross-validation on those of training.
+        num_classes: C, of which `train` has at least one image each.
+        balanced: whether every class counts alike, however many images it has.
+        seed: deals images to the parts of a cross-validation.
+        device: where it computes; None for the CPU.
+    """
+    device = device or torch.device("cpu")
+    centre = train.features.mean(0)
+    scale = (train.features - centre).square().mean().sqrt().clamp(min=1e-12)
+
+    def scaled(part: Embedded) -> Embedded:
+        return Embedded(
+            ((part.features - centre) / scale).to(device),
+            part.targets.to(device),
+        )
+
+    learn = scaled(train)
+    if val is None:
+        parts = list(_folds(learn, seed))
+        problems = [
+            (_Problem(learn.take(~held_out), num_classes, balanced), learn.take(held_out))
+            for held_out in parts
+        ]
+    else:
+        problems = [(_Problem(learn, num_classes, balanced), scaled(val))]
+    trials = _search(problems)
+    best = min(trials, key=lambda trial: trial.rank)
+    problem = problems[0][0] if val is not None else _Problem(learn, num_classes, balanced)
+    problem.solve(best.penalty, ITERATIONS)
+    loss, right = problem.judge(learn)
+    weight = (problem.weight / scale.to(device)).cpu()
+    return HeadFit(
+        weight=weight,
+        bias=problem.bias.cpu() - weight @ centre,
+        best=best,
+        trials=tuple(sorted(trials, key=lambda trial: -trial.penalty)),
+        folds=0 if val is not None else len(problems),
+        train_loss=loss / len(learn),
+        train_accuracy=right / len(learn),
+    )
+
+
+def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
+    """Yield masks of images that are held out in turn: of each class a part, but of none all."""
+    chooser = random.Random(seed)
+    numbers = torch.full((len(embedded),), -1)
+    by_class: dict[int, list[int]] = {}
+    for index, target in enumerate(embedded.targets.tolist()):
+        by_class.setdefault(target, []).append(index)
+    first = 0
+    for indexes in by_class.values():
+        if len(indexes) < 2:
+            continue
+        chooser.shuffle(indexes)
+        for place, index in enumerate(indexes):
+            # Where one class ended, the next goes on: small classes fill all parts alike.
+            numbers[index] = (first + place) % FOLDS
+        first += len(indexes)
+    numbers = numbers.to(embedded.targets.device)
+    held_out = [numbers == number for number in range(FOLDS)]
+    held_out = [mask for mask in held_out if mask.any()]
+    yield from held_out[: 1 if len(embedded) > MANY_IMAGES else FOLDS]
+
+
+def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
+    """Try penalties from strong to weak, each from where the one before had ended."""
+
+    def trial(exponent: float) -> Trial:
+        loss = right = 0.0
+        count = 0
+        for problem, held_out in problems:
+            problem.solve(10.0**exponent, TRIAL_ITERATIONS)
+            more_loss, more_right = problem.judge(held_out)
+            loss, right, count = loss + more_loss, right + more_right, count + len(held_out)
+        if not count:  # one image a class: nothing to choose by
+            return Trial(10.0**exponent, math.inf, 0.0)
+        return Trial(10.0**exponent, loss / count, right / count)
+
+    if not problems:
+        return [Trial(10.0**-2, math.nan, math.nan)]
+    trials = {exponent: trial(exponent) for exponent in map(float, EXPONENTS)}
+    best = min(trials, key=lambda exponent: trials[exponent].rank)
+    for exponent in (best + HALF_STEP, best - HALF_STEP):
+        trials[exponent] = trial(exponent)
+    return list(trials.values())
+
+
+class _Problem:
+    """A logistic regression, of which `solve` finds the minimum, from where it stands.
+
+    Attributes:
+        weight, bias: (C, D) and (C,).
+    """
+
+    def __init__(self, data: Embedded, num_classes: int, balanced: bool) -> None:
+        features = data.features
+        self._data = data
+        weights = class_weights(data.targets, num_classes) if balanced else torch.ones(num_classes)
+        self._class_weights = weights.to(features.device)
+        self.weight = torch.zeros(num_classes, features.shape[1], device=features.device)
+        self.bias = torch.zeros(num_classes, device=features.device)
+        self._rows = max(1, CHUNK_BYTES // (4 * num_classes))
+
+    def solve(self, penalty: float, iterations: int) -> None:
+        """Minimise the mean loss plus the penalty times half the sum of squared weights."""
+        parameters = [self.weight.requires_grad_(), self.bias.requires_grad_()]
+        optimizer = torch.optim.LBFGS(
+            parameters,
+            max_iter=iterations,
+            max_eval=2 * iterations,
+            history_size=20,
+            tolerance_grad=1e-6,
+            tolerance_change=1e-10,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            total = torch.zeros((), device=self.weight.device)
+            for part in self._chunks(self._data):
+                logits = F.linear(part.features, self.weight, self.bias)
+                mean = F.cross_entropy(
+                    logits, part.targets, weight=self._class_weights, reduction="sum"
+                ) / len(self._data)
+                mean.backward()
+                total += mean.detach()
+            squares = penalty / 2 * self.weight.square().sum()
+            squares.backward()
+            return total + squares.detach()
+
+        optimizer.step(loss)
+        self.weight, self.bias = self.weight.detach(), self.bias.detach()
+
+    def judge(self, data: Embedded) -> tuple[float, int]:
+        """Compute the sum of the losses of images, all classes alike, and how many are right."""
+        loss, right = 0.0, 0
+        for part in self._chunks(data):
+            logits = F.linear(part.features, self.weight, self.bias)
+            loss += F.cross_entropy(logits, part.targets, reduction="sum").item()
+            right += int((logits.argmax(1) == part.targets).sum())
+        return loss, right
+
+    def _chunks(self, data: Embedded) -> Iterator[Embedded]:
+        for start in range(0, len(data), self._rows):
+            chosen = slice(start, start + self._rows)
+            yield Embedded(data.features[chosen], data.targets[chosen])
