@@ -1,4 +1,4 @@
-"""Images on the network: http(s) by the standard library, all other addresses by fsspec.
+"""Images on the network: http(s) by `web`, all other addresses by fsspec.
 
 A server may send anything, late or never: size and time are bounded.
 """
@@ -10,16 +10,14 @@ import ssl
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
 
-from cvt_cli import __version__
 from cvt_cli.errors import ImageError, NoTemporaryFiles
-from cvt_cli.images.source import Filter, Source, failing, one_line
+from cvt_cli.images.source import Filter, Source, failing, one_line, too_large
 from cvt_cli.images.spool import CHUNK, Spool
+from cvt_cli.images.web import LEAST_BYTES, LEAST_RATE, PATIENCE, Answer, TooSlow
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.text import reason_of, visible
 
@@ -30,8 +28,6 @@ T = TypeVar("T")
 
 # Seconds before the second and the third try.
 _BACK_OFF = (0.5, 1.0)
-# Bytes that must arrive within a timeout; with fewer the transfer has stalled.
-_LEAST_BYTES = 2**10
 # Bytes of a store's object per request. Nearly every photograph is smaller.
 _FIRST_REQUEST = 2**22
 
@@ -60,60 +56,48 @@ def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
         ImageError: says what came instead.
     """
 
-    def download(spool: Spool) -> None:
-        with _request(url, timeout) as response:
-            while chunk := response.read1(CHUNK):
+    def download() -> BinaryIO:
+        spool = Spool(max_bytes)
+        with Answer(url, timeout) as answer:
+            if answer.length is not None and answer.length > max_bytes:
+                raise too_large(max_bytes)
+            while chunk := answer.read(CHUNK):
                 spool.write(chunk)
-            # http.client takes a lost connection for the end.
-            length = response.headers.get("Content-Length", "")
-            if length.isdecimal() and spool.received < int(length):
-                raise ConnectionError(f"cut off after {spool.received} of {length} bytes")
+            # http.client takes a cut connection for the end.
+            if answer.length is not None and spool.received < answer.length:
+                raise ConnectionError(f"cut off after {spool.received} of {answer.length} bytes")
+        return spool.take()
 
-    return _tries(lambda: _download(download, timeout, max_bytes), timeout)
+    return _tries(download, timeout)
 
 
 def stream_http(url: str, timeout: float) -> BinaryIO:
     """Open a download that is read once, as it arrives. Raises: as `open_http`, also during
     reading."""
-    response = _tries(lambda: _request(url, timeout), timeout)
-    return io.BufferedReader(_Stream(response, timeout), CHUNK)
+    return io.BufferedReader(_Stream(_tries(lambda: Answer(url, timeout), timeout), timeout), CHUNK)
 
 
 class _Stream(io.RawIOBase):
-    """A response that fails when nothing arrives for too long."""
+    """An answer that fails when nothing arrives for too long."""
 
-    def __init__(self, response: http.client.HTTPResponse, timeout: float) -> None:
-        self._response = response
+    def __init__(self, answer: Answer, timeout: float) -> None:
+        self._answer = answer
         self._timeout = timeout
-        self._error: Exception | None = None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
         view = memoryview(buffer).cast("B")
-        data = bytearray()
-
-        def read() -> None:
-            while chunk := self._response.read1(len(view) - len(data)):
-                data.extend(chunk)
-
-        if self._error is None:
-            try:
-                _in_time(read, lambda: len(data), self._timeout)
-            except Exception as error:
-                self._error = error
-        # What arrived before it is not lost.
-        if self._error is not None and not data:
-            raise ImageError(_reason(self._error, self._timeout))
-        received = bytes(data)  # a copy, as the thread may go on
-        view[: len(received)] = received
-        return len(received)
+        try:
+            data = self._answer.read(len(view))
+        except Exception as error:
+            raise ImageError(_reason(error, self._timeout)) from None
+        view[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
-        # Closing would wait for a thread that still reads.
-        if self._error is None:
-            self._response.close()
+        self._answer.close()
         super().close()
 
 
@@ -321,44 +305,6 @@ class StoreStream:
         return self.store.stream()
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = 10
-
-
-# build_opener would add ftp:, file: and data:, where a redirect must not lead.
-_opener = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler(),
-    urllib.request.UnknownHandler(),
-    urllib.request.HTTPHandler(),
-    urllib.request.HTTPSHandler(),
-    urllib.request.HTTPDefaultErrorHandler(),
-    urllib.request.HTTPErrorProcessor(),
-    _Redirects(),
-):
-    _opener.add_handler(_handler)
-
-
-def _request(url: str, timeout: float) -> http.client.HTTPResponse:
-    request = urllib.request.Request(
-        _quoted(url),
-        headers={"User-Agent": f"cvt-cli/{__version__}", "Accept": "image/*, */*;q=0.5"},
-    )
-    response: http.client.HTTPResponse = _opener.open(request, timeout=timeout)
-    return response
-
-
-def _quoted(url: str) -> str:
-    """Escape the spaces and umlauts that people type, which can't be sent."""
-    parts = urlsplit(url)
-    host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
-    path, query = (
-        quote(part, safe="/%:@!$&'()*+,;=?~[]", errors="surrogateescape")
-        for part in (parts.path, parts.query)
-    )
-    return urlunsplit((parts.scheme, host, path, query, ""))
-
-
 def _download(work: Callable[[Spool], None], timeout: float, max_bytes: int) -> BinaryIO:
     """Let `work` fill a spool, as long as bytes arrive."""
     spool = Spool(max_bytes)
@@ -389,11 +335,14 @@ def _in_time(work: Callable[[], None], received: Callable[[], int], timeout: flo
             ended.set()
 
     threading.Thread(target=run, name="download", daemon=True).start()
-    before = 0
+    before = windows = 0
     while not ended.wait(timeout):
-        if received() - before < _LEAST_BYTES:
+        windows += 1
+        if received() - before < LEAST_BYTES:
             raise TimeoutError
         before = received()
+        if windows >= PATIENCE and before < (windows - PATIENCE) * timeout * LEAST_RATE:
+            raise TooSlow
     if errors:
         raise errors[0]
 
@@ -408,12 +357,15 @@ def _tries(work: Callable[[], T], timeout: float) -> T:
         except Exception as error:
             if pause is None or not _may_pass(error):
                 raise ImageError(_reason(error, timeout)) from None
-            time.sleep(max(pause, min(_retry_after(error), timeout)))
+            if not isinstance(error, TimeoutError):  # which was a pause
+                time.sleep(max(pause, min(_retry_after(error), timeout)))
     raise AssertionError
 
 
 def _may_pass(error: Exception) -> bool:
-    """Tell whether another attempt may succeed."""
+    """Whether another try may go better."""
+    if isinstance(error, TooSlow):
+        return False
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500 or error.code in (408, 425, 429)
     if isinstance(error, urllib.error.URLError):
@@ -445,12 +397,16 @@ def _reason(error: Exception, timeout: float) -> str:
         return visible(f"the server says {error.code} {error.reason}".rstrip())
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         error = error.reason
+    if isinstance(error, TooSlow):
+        return f"timed out: less than {LEAST_RATE >> 10} KiB a second for {PATIENCE * timeout:g} s"
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return f"timed out: nothing came for {timeout:g} s"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
     if isinstance(error, PermissionError):
         return f"permission denied ({one_line(error)})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return one_line(error)
+    return _os_words(error) or one_line(error)
+
+
+def _os_words(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else ""

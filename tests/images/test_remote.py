@@ -1,5 +1,6 @@
 """Images behind addresses: http on the loopback interface, and what fsspec knows."""
 
+import base64
 import contextlib
 import http.client
 import io
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images import remote
+from cvt_cli.images import remote, web
 from cvt_cli.images.find import Search, Source, count_sources, find
 from cvt_cli.images.spool import Spool
 from tests.images.test_archives import MEMBERS, make, random
@@ -86,6 +87,11 @@ class Handler(BaseHTTPRequestHandler):
         while not self.server.closing.wait(0.05):
             self.wfile.write(b"x")
 
+    def _drip_long(self, rest: str) -> None:
+        self._ok(rest, b"", len(BODY))
+        while not self.server.closing.wait(0.05):
+            self.wfile.write(b"x" * 10)
+
     def _drip_after(self, rest: str) -> None:
         """Half of a file, and the other a byte now and then."""
         self._half(rest)
@@ -107,6 +113,40 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
         while not self.server.closing.wait(0.05):
             self.wfile.write(b"x")
+
+    def _continue(self, rest: str) -> None:
+        while not self.server.closing.wait(0.01):
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _headers(self, rest: str) -> None:
+        while True:
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 2**12)
+
+    def _trailer(self, rest: str) -> None:
+        """Chunked content, and behind its end headers for ever."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+        while True:
+            self.wfile.write(b"X: y\r\n" * 2**14)
+
+    def _moved(self, rest: str) -> None:
+        """A redirection whose body never ends."""
+        self._redirect(rest)
+        with contextlib.suppress(OSError):
+            while not self.server.closing.is_set():
+                self.wfile.write(bytes(2**16))
+                self.server.sent += 2**16
+
+    def _wait(self, rest: str) -> None:
+        """A redirection to itself, after a while: none of them takes long."""
+        self.server.closing.wait(0.3)
+        self._redirect(f"wait/{len(self.server.seen)}")
+
+    def _private(self, rest: str) -> None:
+        word = base64.b64encode(b"me:p@ss:w").decode()
+        if self.headers["Authorization"] == f"Basic {word}":
+            self._ok(rest)
+        else:
+            self.send_error(401)
 
     def _slow(self, rest: str) -> None:
         """Longer than the timeout in all, but never still."""
@@ -165,6 +205,7 @@ class Server(ThreadingHTTPServer):
         self.seen: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
         self.closing = threading.Event()
+        self.sent = 0
 
     def handle_error(self, *args: object) -> None:
         """A client that goes away is what is tested."""
@@ -233,6 +274,9 @@ def test_ranges_of_addresses(server: Server) -> None:
         ("stall", "timed out: nothing came for 0.5 s", 3),
         ("drip", "timed out: nothing came for 0.5 s", 3),
         ("drip_headers", "timed out: nothing came for 0.5 s", 3),
+        ("continue", "timed out: nothing came for 0.5 s", 3),
+        ("headers", "the server sends headers without end", 3),
+        ("trailer", "the server sends headers without end", 3),
         ("reset", "connection reset by peer", 3),
         ("cut", f"cut off after 5000 of {len(BODY)} bytes", 3),
         ("endless", "more than the limit of 1000000 bytes", 1),
@@ -243,6 +287,51 @@ def test_what_goes_wrong(path: str, reason: str, requests: int, server: Server) 
     assert fetch(f"{server.url}/{path}", max_bytes=10**6) == reason
     assert server.seen[f"/{path}"] == requests
     assert time.monotonic() - start < 3 * 2 * TIMEOUT + 20
+
+
+def test_the_body_of_a_redirection_is_not_read(server: Server) -> None:
+    assert fetch(f"{server.url}/moved/ok") == BODY
+    assert server.sent < 2**25
+
+
+def test_all_redirections_share_one_timeout(server: Server) -> None:
+    assert fetch(f"{server.url}/wait") == "timed out: nothing came for 0.5 s"
+    assert server.seen.total() == 6  # two in each of three tries
+
+
+def test_a_download_without_end_in_sight(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KiB in each timeout is not enough for ever."""
+    monkeypatch.setattr(web, "PATIENCE", 2)
+    monkeypatch.setattr(web, "LEAST_BYTES", 10)
+    reason = fetch(f"{server.url}/drip_long")
+    assert reason == "timed out: less than 64 KiB a second for 5 s"
+    assert server.seen.total() == 1
+
+
+def test_a_stream_counts_no_time_in_which_nobody_reads(server: Server) -> None:
+    Path(server.folder, "x").write_bytes(bytes(2**22))
+    with remote.stream_http(f"{server.url}/file/x", TIMEOUT) as stream:
+        count = len(stream.read(2**20))
+        time.sleep(2 * TIMEOUT)
+        assert count + len(stream.read()) == 2**22
+
+
+@pytest.mark.parametrize("mood", ["drip_headers", "continue", "mute"])
+def test_a_stream_that_never_begins(mood: str, server: Server) -> None:
+    start = time.monotonic()
+    with pytest.raises(ImageError, match="timed out"):
+        remote.stream_http(f"{server.url}/{mood}", TIMEOUT)
+    assert time.monotonic() - start < 3 * TIMEOUT + 20
+
+
+def test_user_and_password_in_an_address(server: Server) -> None:
+    url = server.url.replace("//", "//me:p%40ss%3Aw@")
+    assert fetch(f"{url}/private") == BODY
+    assert fetch(f"{server.url}/private") == "the server says 401 Unauthorized"
+    # On the same server they are sent on, to another one they are not.
+    assert fetch(f"{url}/redirect/private") == BODY
+    other = f"{server.url.replace('127.0.0.1', 'localhost')}/private"
+    assert fetch(f"{url}/redirect/{other}") == "the server says 401 Unauthorized"
 
 
 @pytest.mark.parametrize("path", ["flaky", "cut_once", "slow", "redirect/redirect/ok"])
@@ -274,8 +363,8 @@ def test_addresses_as_people_type_them() -> None:
         "http://müller.example/ü b?c=ß#d",
         "http://xn--mller-kva.example/%C3%BC%20b?c=%C3%9F",
     )
-    assert remote._quoted(typed) == sent
-    assert remote._quoted(sent) == sent
+    assert web._quoted(typed) == sent
+    assert web._quoted(sent) == sent
 
 
 def test_answers_that_are_none(server: Server) -> None:
