@@ -1,1 +1,1 @@
-"""A name becomes configuration, labels, preprocessing and weights."""
+"""Checkpoints: from a name to configuration, labels, preprocessing and weights."""

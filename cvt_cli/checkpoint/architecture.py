@@ -1,5 +1,5 @@
-"""The architecture of weights that come without a `config.json`: from the authors' YAML beside the
-file, or read off the shapes and compared with the published ones."""
+"""The architecture of weights without a `config.json`: from the authors' YAML beside the file, or
+inferred from the shapes and compared with the published ones."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from cvt_cli.system.text import reason_of
 MAX_YAML_BYTES = 2**20
 CROP_PCT = 0.875
 
-# Our fields and the authors' under MODEL.SPEC.
+# Names of our fields and of the authors' under MODEL.SPEC.
 _SPEC = {
     "patch_sizes": "PATCH_SIZE",
     "patch_stride": "PATCH_STRIDE",
@@ -44,7 +44,7 @@ _PUBLISHED = (CVT_13, CVT_21, CVT_W24)
 
 @dataclass(frozen=True)
 class AuthorsConfig:
-    """What a YAML file of the authors' code says."""
+    """The contents of a YAML file of the authors' code."""
 
     config: CvtConfig
     preprocessing: Preprocessing
@@ -94,7 +94,7 @@ def _section(values: Any, name: str) -> Mapping[str, Any]:
 
 
 def _preprocessing(values: Any) -> Preprocessing:
-    """Prepare images as the authors' code does for a test, with its defaults."""
+    """Build the preprocessing that the authors' code uses for tests, with its defaults."""
     test, colours = _section(values, "TEST"), _section(values, "INPUT")
     size = test.get("IMAGE_SIZE", [224, 224])  # width, height
     resample = test.get("INTERPOLATION", int(Image.Resampling.BILINEAR))
@@ -131,7 +131,7 @@ def _channels(name: str, value: Any) -> tuple[float, ...]:
 def config_from_shapes(
     shapes: Mapping[str, tuple[int, ...]], hidden_act: str
 ) -> tuple[CvtConfig, str]:
-    """Read the architecture of weights without a configuration off their shapes.
+    """Infer the architecture from the shapes of weights without a configuration.
 
     Heads, strides and the like leave no trace in the shapes: they are those of the published
     architecture with the same shapes, or else a guess.
@@ -167,7 +167,7 @@ def config_from_shapes(
 
 
 def _traced(config: CvtConfig) -> tuple[Any, ...]:
-    """Return what the shapes of weights tell of an architecture."""
+    """Infer from shapes the part of an architecture that they determine."""
     return (
         config.num_channels,
         config.patch_sizes,
@@ -204,14 +204,14 @@ def _guess(shapes: Mapping[str, tuple[int, ...]], hidden_act: str) -> CvtConfig:
 
     embed = [shape(f"stages.{stage}.embed.proj.weight", 4) for stage in stages]
     mlp = [shape(f"stages.{stage}.blocks.0.mlp.fc1.weight", 2) for stage in stages]
-    # Pooling and the identity have no weights; the authors' default without them is "avg".
+    # Pooling and the identity have no weights; the authors' default without weights is "avg".
     methods = ["dw_bn" if conv_proj(stage) in shapes else "avg" for stage in stages]
     kernels = [
         shape(conv_proj(stage), 4)[-1] if methods[stage] == "dw_bn" else 3 for stage in stages
     ]
     every = len(depth)
     sizes = [weight[-1] for weight in embed]
-    # 4 and 2 for a window of 7, 2 and 1 for one of 3: the published ones'.
+    # Stride and padding as in the published ones: 4 and 2 for a window of 7, 2 and 1 for one of 3.
     strides = tuple((size + 1) // 2 for size in sizes)
     return CvtConfig(
         num_channels=embed[0][1],

@@ -1,4 +1,5 @@
-"""The published checkpoints and the bundled one, known without any file or request."""
+"""The catalogue: the published checkpoints and the bundled ones, known without any file or
+request."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ if TYPE_CHECKING:
     from cvt_cli.images.preprocess import Preprocessing
 
 DEFAULT_MODEL = "microsoft/cvt-13"
-# What newcomers are pointed to: it ships with the package.
+# The model for a first try: it ships with the package.
 BUNDLED_MODEL = "cvt-small-everyday100"
-# Ships too: the least there is to compute, for ten labels.
+# Ships too: the cheapest to compute, with ten labels.
 CIFAR10_MODEL = "cvt-tiny-cifar10"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
@@ -44,13 +45,13 @@ class CatalogEntry:
 
     @property
     def preprocessing(self) -> "Preprocessing":
-        """As its `preprocessor_config.json` says."""
+        """Return the preprocessing in its `preprocessor_config.json`."""
         from cvt_cli.images.preprocess import Preprocessing
 
         return Preprocessing.convnext(self.image_size)
 
 
-# The paper's table 3; W24 as in the README of the authors' code.
+# Figures from the paper's table 3; those of W24 from the README of the authors' code.
 PUBLISHED = (
     CatalogEntry("microsoft/cvt-13", CVT_13, 224, "ImageNet-1k", 81.6, 4.5),
     CatalogEntry("microsoft/cvt-21", CVT_21, 224, "ImageNet-1k", 82.5, 7.1),

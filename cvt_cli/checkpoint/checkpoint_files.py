@@ -1,4 +1,4 @@
-"""The files of a checkpoint: how they are called, and where they lie on this machine."""
+"""Files of a checkpoint: their names, and where they are on this machine."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ from cvt_cli.errors import ModelError
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
-# Newer, and of more than images: what it says of them, in an object of this name, goes first.
+# Newer, and not about images only: its object of this name takes precedence.
 PROCESSOR = "processor_config.json"
 IMAGE_PROCESSOR = "image_processor"
 MODEL_CARD = "README.md"
-# In order of preference; the second of each pair lists the shards of a split one.
+# In order of preference; the index files list the shards of a split file.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -31,7 +31,7 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True)
 class ResolvedFiles:
-    """Where a checkpoint's files lie on this machine.
+    """The files of a checkpoint on this machine.
 
     Attributes:
         name: the checkpoint as it was named, without the revision.
@@ -54,7 +54,7 @@ class ResolvedFiles:
     weights_key: str | None = None
 
     def weights_digest(self) -> str:
-        """SHA-256 of the weights' files, one after the other, in hexadecimal.
+        """Return the SHA-256 of all files of weights, one after the other, in hexadecimal.
 
         Raises:
             ModelError: if a file of the Hub's cache has not the digest by which the Hub names it.
@@ -81,7 +81,7 @@ def _describes_images(path: Path) -> bool:
     try:
         values = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return True  # whoever reads it says what is wrong
+        return True  # reading it reports the error
     return isinstance(values, dict) and values.get(IMAGE_PROCESSOR) is not None
 
 
@@ -99,7 +99,7 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
         raise ModelError(f"{name}: {file.name} is corrupt: it lists no shards")
     paths = []
     for shard in names:
-        # The list comes with the checkpoint: it must not lead out of it.
+        # The list comes with the checkpoint, and must not lead out of its folder.
         if shard != os.path.basename(shard) or shard in ("", os.curdir, os.pardir):
             raise ModelError(f"{name}: {file.name} lists {shard!r}, which is no file beside it")
         path = locate(shard)
@@ -110,18 +110,18 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
 
 
 def no_cvt(name: str, model_type: object) -> ModelError:
-    """Make the error for another architecture."""
+    """Make the error for a model of another architecture."""
     return ModelError(f"{name} is not a CvT: its model_type is {model_type!r}")
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:
-    """The object in a file of JSON.
+    """Read a file that holds a JSON object.
 
     Args:
         name: of the checkpoint, for messages.
 
     Raises:
-        ModelError: if it can't be read, or is none.
+        ModelError: if it can't be read, or holds something else.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -138,7 +138,7 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def check_for_pointer(name: str, path: Path) -> None:
-    """Refuse what Git leaves in the place of a file that Git LFS has not fetched.
+    """Check that a file is not a pointer of Git LFS, left in place of a file that was not fetched.
 
     Raises:
         ModelError: if it is one.
@@ -147,7 +147,7 @@ def check_for_pointer(name: str, path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(_LFS))
     except OSError:
-        return  # whoever reads it says so
+        return  # reading it reports the error
     if start == _LFS:
         raise ModelError(
             f"{name}: {path} is a Git LFS pointer, not the file that it stands for",

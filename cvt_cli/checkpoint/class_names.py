@@ -1,4 +1,4 @@
-"""Names of classes for weights that carry none: from a file, or ImageNet-1k's."""
+"""Class names for weights without labels: from a file, or those of ImageNet-1k."""
 
 import json
 from collections.abc import Mapping

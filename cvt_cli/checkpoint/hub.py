@@ -1,4 +1,4 @@
-"""One repository on the Hub, through the cache of `huggingface_hub`."""
+"""A repository on the Hub, through the cache of `huggingface_hub`."""
 
 import difflib
 import errno
@@ -24,7 +24,7 @@ from cvt_cli.system.signals import interruptible
 from cvt_cli.system.text import reason_of
 
 _AGAIN = "what was fetched is kept: run the same command again"
-# What goes wrong when a file is written.
+# Errors in writing a file.
 _STORING = frozenset(
     {
         errno.EACCES,
@@ -39,14 +39,14 @@ _STORING = frozenset(
 
 
 def did_you_mean(name: str) -> str:
-    """The beginning of a hint: a known name that is close, capitals aside; empty without one."""
+    """Return the start of a hint: a known name that is close, ignoring case; empty without one."""
     known = {each.lower(): each for each in known_names()}
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
     return f"did you mean {known[close[0]]}? " if close and known[close[0]] != name else ""
 
 
 class HubRepo:
-    """One repository at one revision, through the cache of `huggingface_hub`."""
+    """A repository at one revision, through the cache of `huggingface_hub`."""
 
     def __init__(self, repo: str, revision: str | None, refresh: bool, *, offline: bool) -> None:
         self.repo = repo
@@ -56,7 +56,7 @@ class HubRepo:
         self.commit: str | None = None
 
     def files(self, weights: bool) -> ResolvedFiles:
-        """Configuration first: its commit is the one that all other files are taken from."""
+        """Find all files, the configuration first: the others are taken from the same commit."""
         config = self.file(CONFIG)
         if config is None:
             raise ModelError(
@@ -75,35 +75,35 @@ class HubRepo:
         )
 
     def check_type(self, config: Path) -> None:
-        """Refuse another architecture before its weights are fetched."""
+        """Check the architecture before the weights are fetched."""
         try:
             values = json.loads(config.read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
-            return  # whoever reads it says what is wrong
+            return  # reading it reports the error
         if isinstance(values, dict) and values.get("model_type") != "cvt":
             raise no_cvt(self.repo, values.get("model_type"))
 
     def preprocessor(self, filename: str) -> Path | None:
-        """The file; None if there is none."""
+        """Find the file that describes the preprocessing; None if there is none."""
         if (
             filename == PROCESSOR
             and not self.refresh
             and isinstance(self.cached(PREPROCESSOR), Path)
         ):
-            # Another program has fetched what it needed; that costs no request now.
+            # Files that another program has fetched need no request.
             found = self.cached(PROCESSOR)
             return found if isinstance(found, Path) else None
         return self.optional(filename) if filename == PROCESSOR else self.file(filename)
 
     def optional(self, filename: str) -> Path | None:
-        """The file; None if there is none, or none can be had without a network."""
+        """Find a file; None if there is none, or it can't be fetched without a network."""
         if self.offline:
             found = self.cached(filename)
             return found if isinstance(found, Path) else None
         return self.file(filename)
 
     def weights(self) -> tuple[Path, ...]:
-        """What the cache holds; else the first of the kinds that the repository has."""
+        """Find the weights: those in the cache, or else the first kind that the repository has."""
         cached = [name for name in WEIGHTS if isinstance(self.cached(name), Path)]
         found = map(self.file, cached[:1] or WEIGHTS)
         file = next((path for path in found if path is not None), None)
@@ -112,7 +112,8 @@ class HubRepo:
         return with_shards(self.repo, file, self.file)
 
     def cached(self, filename: str) -> Path | bool:
-        """The file in the cache; True if the cache knows that there is none, else False."""
+        """Look a file up in the cache; True if the cache knows that it does not exist, False if it
+        knows nothing."""
         import huggingface_hub
 
         found = huggingface_hub.try_to_load_from_cache(
@@ -121,9 +122,9 @@ class HubRepo:
         return Path(found) if isinstance(found, str) else found is not None
 
     def file(self, filename: str) -> Path | None:
-        """The file, from the cache or the Hub; None if the repository has none of that name.
+        """Find a file in the cache or on the Hub; None if the repository does not have it.
 
-        What is damaged is fetched again, once."""
+        A damaged file is fetched again, once."""
         path = self.fetch(filename)
         if path is None or not is_damaged(path, thoroughly=self.refresh):
             return path
@@ -139,13 +140,13 @@ class HubRepo:
 
     @property
     def is_offline(self) -> bool:
-        """Whether no request may be made."""
+        """Whether requests are forbidden."""
         from huggingface_hub import constants
 
         return self.offline or bool(constants.HF_HUB_OFFLINE)
 
     def fetch(self, filename: str, anew: bool = False) -> Path | None:  # noqa: PLR0912
-        """The file, from the cache or the Hub, as it is there.
+        """Get a file from the cache or the Hub, without checking it.
 
         Args:
             anew: from the Hub, in place of what the cache has.
@@ -154,13 +155,13 @@ class HubRepo:
         from huggingface_hub import constants, errors
 
         try:
-            # What is in the cache costs no request, unless a newer commit is asked for.
+            # Files in the cache need no request, unless a newer commit is asked for.
             if not anew and (self.commit or not self.refresh):
                 found = self.cached(filename)
                 if found:
                     return found if isinstance(found, Path) else None
             if self.offline:
-                # Even told to look at local files only, the client has requests of its own.
+                # The client makes requests even if it is told to use local files only.
                 raise self._unreachable(filename, None)
             if not self.commit:
                 self.ask(filename)
@@ -210,7 +211,7 @@ class HubRepo:
                 f"{reason_of(error)}",
                 hint="make room there, or set HF_HOME to a folder that can be written to",
             ) from error
-        # The client's transport errors differ from release to release: httpx's, requests', OSError.
+        # Which error the client raises depends on its release: httpx's, requests' or OSError.
         except Exception as error:
             raise self._not_fetched(filename, error) from error
 
@@ -220,8 +221,8 @@ class HubRepo:
         )
 
     def ask(self, filename: str) -> None:
-        """Ask the Hub for the file's headers, once: a download tries for half a minute before it
-        says that there is no network."""
+        """Ask the Hub once for the file's headers: a download would try for half a minute before it
+        reports that there is no network."""
         import huggingface_hub
         from huggingface_hub import constants, errors
 

@@ -1,5 +1,5 @@
-"""The classes of ImageNet-1k: their WordNet ids, sorted, which is the order of the class indexes,
-and their names.
+"""The classes of ImageNet-1k: their names and their WordNet ids, sorted, which is the order of the
+class indexes.
 
 The choice of these thousand is that of the ILSVRC 2012 challenge, the ids are WordNet 3.0's. Taken
 from `timm/data/_info/imagenet_synsets.txt` in timm 1.0.19 (Apache-2.0). `imagenet_names.txt` tells

@@ -1,4 +1,4 @@
-"""Whether a file in the Hub's cache is what the Hub sent.
+"""Integrity of files in the Hub's cache.
 
 The cache names each file by a digest, the Hub's ETag: SHA-256 for large files, Git's SHA-1 for the
 others. Where links can't be made it does not, and nothing can be told.
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from cvt_cli.errors import ModelError
 
-_SMALL = 2**20  # up to here the digest costs nothing
+_SMALL = 2**20  # bytes of a file whose digest is computed in any case
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 def is_damaged(path: Path, thoroughly: bool = False) -> bool:
-    """Whether a file of the cache differs from what the Hub has.
+    """Tell whether a file in the cache differs from the Hub's.
 
     Args:
         thoroughly: compute the digest even of large files, and not only where the length is wrong.
@@ -35,11 +35,11 @@ def is_damaged(path: Path, thoroughly: bool = False) -> bool:
             return _digest(path, hashlib.sha1(start, usedforsecurity=False)) != named
         return not _has_its_length(path)
     except OSError:
-        return False  # whoever reads it says why it can't be read
+        return False  # reading it reports the error
 
 
 def check_digest(name: str, path: Path, sha256: str) -> None:
-    """Refuse a file of the cache that the Hub names otherwise.
+    """Check the digest of a file in the cache against the name that the Hub gave it.
 
     Args:
         name: the checkpoint, for the message.
@@ -53,7 +53,7 @@ def check_digest(name: str, path: Path, sha256: str) -> None:
 
 
 def damaged(name: str, path: Path) -> ModelError:
-    """Make the error for a damaged file of the cache."""
+    """Make the error for a damaged file in the cache."""
     return ModelError(
         f"{name}: {path} is damaged: it is not what the Hub sent",
         hint="--refresh fetches it again, given a network",
@@ -68,7 +68,8 @@ def _digest(path: Path, digest: "hashlib._Hash") -> str:
 
 
 def _has_its_length(path: Path) -> bool:
-    """Whether the file is as long as its own table of contents says; True for formats without."""
+    """Tell whether a file is as long as its own table of contents says; True for formats without
+    one."""
     with path.open("rb") as file:
         start = file.read(8)
         if path.name.endswith(".safetensors"):
@@ -77,7 +78,7 @@ def _has_its_length(path: Path) -> bool:
                 entries = json.loads(header)
                 ends = [entry["data_offsets"][1] for entry in entries.values() if "dtype" in entry]
                 return path.stat().st_size == 8 + len(header) + max(ends, default=0)
-            # A damaged header is any JSON, or none.
+            # A damaged header may be anything, JSON or not.
             except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
                 return False
     return not start.startswith(b"PK") or zipfile.is_zipfile(path)

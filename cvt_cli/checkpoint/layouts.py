@@ -1,4 +1,4 @@
-"""How several code bases name the same weights, as tables.
+"""Layouts: the names that several code bases give to the same weights, as tables.
 
 Each table maps our name of a module or parameter to the layout's. `{s}` and `{b}` stand for a
 stage and a block.
@@ -27,11 +27,11 @@ class Layout:
 
     @cached_property
     def first(self) -> str:
-        """The name of the first weight, by which a network is found."""
+        """Return the name of the first weight, by which a network is found."""
         return next(iter(self.to_theirs({"stages.0.embed.proj.weight": None})))
 
     def owns(self, name: str) -> bool:
-        """Whether a weight of that name belongs to the network."""
+        """Tell whether a weight of this name belongs to the network."""
         return re.fullmatch(self.tree, name) is not None
 
     @cached_property
@@ -43,15 +43,15 @@ class Layout:
         return [_rule(ours, theirs) for ours, theirs in self.table.items()]
 
     def to_ours(self, state_dict: Mapping[str, T]) -> dict[str, T]:
-        """The same values under our names; names that the table does not know stay."""
+        """Rename weights to our names; names that are not in the table stay."""
         return {_translate(name, self._to_ours): value for name, value in state_dict.items()}
 
     def to_theirs(self, state_dict: Mapping[str, T]) -> dict[str, T]:
-        """The same values under the layout's names."""
+        """Rename weights to the layout's names."""
         return {_translate(name, self._to_theirs): value for name, value in state_dict.items()}
 
     def matches(self, state_dict: Mapping[str, Any]) -> bool:
-        """Whether any name is one of the layout's."""
+        """Tell whether any of the names is the layout's."""
         return any(rule.fullmatch(name) for name in state_dict for rule, _ in self._to_ours)
 
 
@@ -127,7 +127,7 @@ TRANSFORMERS_BASE = Layout(
     r"(?:encoder|layernorm|classifier)\..+",
 )
 
-# Our own names, as in what an interrupted `cvt train` keeps.
+# Our own names, as in the state of an interrupted `cvt train`.
 OURS = Layout("cvt", {}, r"(?:stages|norm|head)\..+")
 
 LAYOUTS = (TRANSFORMERS, TRANSFORMERS_BASE, MICROSOFT, OURS)

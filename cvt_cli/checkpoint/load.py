@@ -1,6 +1,6 @@
-"""Local files become a `Checkpoint`: configuration, labels, preprocessing, weights.
+"""Loading: local files become a `Checkpoint` with configuration, labels, preprocessing and weights.
 
-What a file does not tell and is assumed is said in one warning.
+One warning names everything that is assumed because no file tells it.
 """
 
 import warnings
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from cvt_cli.model.cvt import Cvt
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-MANY_MACS = 10**11  # some seconds of a CPU
+MANY_MACS = 10**11  # takes a CPU some seconds
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that can be built.
+    """A model that is ready to be built.
 
     Attributes:
         files: where it came from.
@@ -62,7 +62,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """As it was named."""
+        """The name that it was asked for by."""
         return self.files.name
 
     def with_image_size(self, size: tuple[int, int]) -> "Checkpoint":
@@ -189,7 +189,7 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
 def _problem_type(
     name: str, path: Path, values: Mapping[str, Any], *, num_labels: int
 ) -> str | None:
-    """Read what the configuration says that the logits are for.
+    """Read what kind of problem the logits are for.
 
     Raises:
         ModelError: if Transformers knows no such problem, or none with so many labels.
@@ -230,7 +230,7 @@ def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
         )
         config, preprocessing = said.config, said.preprocessing
     else:
-        # The authors' file names carry the input size.
+        # The authors put the input size into the name of the file.
         size = image_size_in_name(files.name)
         preprocessing = Preprocessing.convnext(size or DEFAULT_IMAGE_SIZE)
         assumed += [guessed] if guessed else []
@@ -250,7 +250,7 @@ def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
 
 
 def _bundled_twin(files: ResolvedFiles) -> ResolvedFiles | None:
-    """Find the bundled checkpoint whose file of weights this is, copied elsewhere."""
+    """Find the bundled checkpoint that this file of weights is a copy of."""
     size = sum(path.stat().st_size for path in files.weights)
     for name in bundled_names():
         file = BUNDLED_FOLDER / name / "model.safetensors"
@@ -271,7 +271,7 @@ def _check_channels(name: str, config: CvtConfig) -> None:
 
 
 def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Read the labels by class index; empty where the configuration has none."""
+    """Read the labels by class index; empty if the configuration has none."""
     id2label = values.get("id2label")
     if not id2label:
         return ()
@@ -315,7 +315,7 @@ def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> 
 
     from cvt_cli.model.cvt import Cvt
 
-    # A network of more blocks than there are weights is not built to find out which are missing.
+    # A network with more blocks than there are weights is not built only to name the missing ones.
     if config.num_stages + sum(config.depth) > len(weights):
         raise ModelError(
             f"{name}: the weights do not fit the configuration: {len(weights)} tensors for "
@@ -325,7 +325,7 @@ def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> 
     try:
         with torch.device("meta"):
             model = Cvt(config)
-    except RuntimeError as error:  # more bytes than an integer counts
+    except RuntimeError as error:  # the number of bytes overflows
         raise ModelError(
             f"{name}: the configuration is of no network that fits anywhere"
         ) from error

@@ -1,4 +1,4 @@
-"""How a checkpoint's images are prepared: as its files say, or else as its name and card do."""
+"""The preprocessing of a checkpoint: from its files, or else from its name and its model card."""
 
 import os
 import re
@@ -13,12 +13,13 @@ from cvt_cli.images.preprocess import Preprocessing
 
 DEFAULT_IMAGE_SIZE = 224
 MAX_IMAGE_SIZE = 2048
-# In a name, other numbers are those of layers, classes or epochs.
+# Sizes to look for in a name, where other numbers count layers, classes or epochs.
 _IMAGE_SIZES = frozenset({"224", "256", "288", "320", "384", "448", "512"})
 
 
 def preprocessing_of(files: ResolvedFiles, config: Mapping[str, Any]) -> Preprocessing:
-    """The preprocessing of a checkpoint that has a configuration. Warns if no file describes it.
+    """Return the preprocessing of a checkpoint that has a configuration. Warns if no file describes
+    it.
 
     Args:
         config: the contents of its `config.json`.
@@ -47,7 +48,8 @@ def preprocessing_of(files: ResolvedFiles, config: Mapping[str, Any]) -> Preproc
 
 
 def _image_size_of(files: ResolvedFiles) -> tuple[int, str]:
-    """The side of the input in pixels that the name or the model card tells, and which it was."""
+    """Return the side of the input in pixels from the name or the model card, and which of them has
+    it."""
     size = image_size_in_name(files.name)
     if size is not None:
         return size, "as its name says"
@@ -62,8 +64,8 @@ def _image_size_of(files: ResolvedFiles) -> tuple[int, str]:
 
 
 def image_size_in_name(name: str) -> int | None:
-    """The side of the input in pixels that a name tells, `CvT-13-384x384-IN-1k.pth` or
-    `org/cvt-13-384`; None where it doesn't."""
+    """Return the side of the input in pixels from a name, as in `CvT-13-384x384-IN-1k.pth` or
+    `org/cvt-13-384`; None if it has none."""
     base = os.path.basename(name)
     square = re.search(r"(?<!\d)(\d{2,4})x\1(?!\d)", base)
     if square:

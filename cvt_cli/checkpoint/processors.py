@@ -1,5 +1,5 @@
-"""What `preprocessor_config.json` says becomes a `Preprocessing`, by the rule of the type that it
-names.
+"""Image processors of Transformers: a `preprocessor_config.json` becomes a `Preprocessing`, by the
+rule of the type that it names.
 
 Each type is an entry in a table: the defaults of the class of that name in Transformers, and how
 its resize and its colours differ from the usual ones. The types that are left out do more than
@@ -30,7 +30,7 @@ BILINEAR, BICUBIC, LANCZOS = (
     Image.Resampling.LANCZOS,
 )
 
-# Without a type anywhere, Transformers takes the one that it has for the model's architecture.
+# Without a type, Transformers takes the one for the model's architecture.
 TYPE_OF_CVT = "ConvNextImageProcessor"
 SUFFIX = "ImageProcessor"
 
@@ -147,7 +147,7 @@ def read_processor(values: Values, config: Values | None = None) -> Preprocessin
     if kind is None:
         names = ", ".join(TYPES)
         raise ValueError(f"images for a {name} can't be prepared; supported are those of {names}")
-    if name == f"CLIP{SUFFIX}" and values.get("use_square_size"):  # KOSMOS-2's own word
+    if name == f"CLIP{SUFFIX}" and values.get("use_square_size"):  # a key of KOSMOS-2 alone
         values = {**values, "size": [224, 224]}
     resize_to, shortest_edge, crop, resample = _geometry(kind, values)
     factor, mean, std = _colours(kind, values)
@@ -169,8 +169,8 @@ def read_processor(values: Values, config: Values | None = None) -> Preprocessin
 
 
 def _type_name(values: Values, config: Values) -> str:
-    """Find the name where Transformers looks for it, in its order; without the names of faster
-    twins."""
+    """Return the name of the type, which is looked for in the order of Transformers; fast variants
+    go by the plain name."""
     name = values.get("image_processor_type")
     auto_map = values.get("auto_map")
     has_code = isinstance(auto_map, Mapping) and "AutoImageProcessor" in auto_map
@@ -225,7 +225,8 @@ def _colours(
 
 
 def _check_padding(name: str, kind: ProcessorType, values: Values, *, rule: Preprocessing) -> None:
-    """Refuse to leave out a margin. One image is padded to its own size unless another is named."""
+    """Check that padding changes nothing: a single image is padded to its own size, unless the file
+    names another."""
     if not kind.pads or not values.get("do_pad") or values.get("pad_size") is None:
         return
     size = _size("pad_size", values["pad_size"], square=True)
@@ -283,7 +284,7 @@ def _channels(name: str, value: Any) -> tuple[float, float, float]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is one that a float holds; JSON's integers may have any length."""
+    """Tell whether a value is a number that fits a float: JSON's integers may have any length."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= float_info.max

@@ -1,4 +1,4 @@
-"""A bundled name, a Hub id, a folder or a file becomes local files.
+"""Resolving: a bundled name, a Hub id, a folder or a file becomes local files.
 
 The Hub's cache, tokens, endpoint and offline switch are `huggingface_hub`'s own business: it reads
 `HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
@@ -34,7 +34,7 @@ def resolve(
     weights: bool = True,
     weights_key: str | None = None,
 ) -> ResolvedFiles:
-    """Find a checkpoint, and fetch what of it is missing here.
+    """Find a checkpoint, and fetch the files that are missing on this machine.
 
     Args:
         name: a bundled name, a folder, a file of weights, or a Hub id: `org/name`,
@@ -46,7 +46,7 @@ def resolve(
         weights_key: which network to take where a file holds several.
 
     Raises:
-        ModelError: if it can't be had; says why and what to do.
+        ModelError: if it can't be found or fetched; says why and what to do.
     """
     files = _resolve(name, revision, refresh, offline=offline, weights=weights)
     return replace(files, weights_key=weights_key)
@@ -57,7 +57,7 @@ def _resolve(
 ) -> ResolvedFiles:
     if name in bundled_names():
         return _from_folder(name, BUNDLED_FOLDER / name, weights)
-    # Of a name that no path can have, os.path says False where Path raises.
+    # os.path, because Path raises an error for a name that no path can have.
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         return _from_folder(name, Path(path), weights)
@@ -73,7 +73,7 @@ def _resolve(
     return HubRepo(repo, revision or at or None, refresh, offline=offline).files(weights)
 
 
-# An address as the browser shows it.
+# The address of a page on the Hub.
 _PAGE = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repo>[^/?#]+/[^/?#]+)"
     r"(?:/(?:tree|blob|resolve|commit)/(?P<revision>refs/[^/]+/[^/?#]+|[^/?#]+))?(?:[/?#].*)?"
@@ -81,8 +81,7 @@ _PAGE = re.compile(
 
 
 def _repo_and_revision(name: str) -> tuple[str, str]:
-    """Split what `org/name@revision`, or the address of its page, names; the revision may be
-    empty."""
+    """Split `org/name@revision`, or the address of a page on the Hub; the revision may be empty."""
     page = _PAGE.fullmatch(name)
     if page:
         return page["repo"], page["revision"] or ""
@@ -115,7 +114,7 @@ def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
 
 
 def _local_files(name: str, config: Path, weights: tuple[Path, ...]) -> ResolvedFiles:
-    """Collect these files, and what lies beside the configuration."""
+    """Collect these files, and the others beside the configuration."""
     preprocessor = find_preprocessor(lambda file: _if_file(config.parent / file))
     card = None if preprocessor else _if_file(config.parent / MODEL_CARD)
     return ResolvedFiles(name, config, preprocessor, weights, card=card)
@@ -135,7 +134,7 @@ def _from_file(name: str, path: Path) -> ResolvedFiles:
         raise ModelError(
             f"{name}: not a file of weights", hint=f"one of {', '.join(WEIGHTS_SUFFIXES)}"
         )
-    # Saved by Transformers, it has its configuration beside it; by the authors' code, none.
+    # Transformers saves a configuration beside the weights, the authors' code does not.
     config = path.parent / CONFIG
     if not os.path.isfile(config):
         return ResolvedFiles(name, None, None, (path,), authors_yaml=_yaml_beside(path))

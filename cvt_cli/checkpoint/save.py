@@ -1,4 +1,5 @@
-"""A network becomes a folder in the Transformers layout, which `load` and `transformers` read."""
+"""Saving: a network becomes a folder in the Transformers layout, which `load` and `transformers`
+read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -47,14 +48,14 @@ def save_checkpoint(
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
         "problem_type": "single_label_classification" if len(labels) > 1 else None,
-        # What `transformers` computes in, whatever the weights are stored in.
+        # The dtype that `transformers` computes in, whatever the weights are stored in.
         "dtype": "float32",
     }
     stored = {
         name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
         for name, value in TRANSFORMERS.to_theirs(weights).items()
     }
-    # The metadata is what `transformers` looks for in a file of weights.
+    # `transformers` expects this metadata in a file of weights.
     files = {
         PREPROCESSOR: _json(preprocessing.to_dict()),
         WEIGHTS[0]: save(stored, metadata={"format": "pt"}),

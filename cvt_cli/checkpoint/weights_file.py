@@ -1,4 +1,4 @@
-"""Files of weights become tensors under our names, whatever they are wrapped in.
+"""Files of weights: they become tensors under our names, whatever they are wrapped in.
 
 Reading never runs code from a file: safetensors, or `torch.load(weights_only=True)`. Public
 training code wraps a state dict in other dicts (`model`, `state_dict`, `model_ema`, …) and prefixes
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     import torch
 
 MAX_NAMED_KEYS = 3
-MAX_DEPTH = 4  # of dicts in dicts
-ROOT = "."  # how a network without any wrapping is called
+MAX_DEPTH = 4  # levels of nested dicts
+ROOT = "."  # the key of a network without wrapping
 
 _ZIP = b"PK"
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
-# What a profiler (thop) leaves in every module.
+# Buffers that a profiler (thop) leaves in every module.
 _PROFILED = re.compile(r"(?:.*\.)?total_(?:ops|params)")
 
 
@@ -52,7 +52,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network in a file: where it is, and whose names it has.
+    """A network in a file: where it is, and the layout of its names.
 
     Attributes:
         container: the dict of tensors that it is in, and `path`, that dict's keys.
@@ -93,8 +93,8 @@ def read_weights(files: ResolvedFiles) -> Weights:
 
 
 def layout_of(files: ResolvedFiles) -> Layout | None:
-    """Find the naming convention of a checkpoint's weights without reading them; None if that can't
-    be told: whoever reads them says why."""
+    """Find the layout of a checkpoint's weights without reading them; None if that is impossible,
+    which reading them will explain."""
     try:
         if all(path.suffix.lower() == ".safetensors" for path in files.weights):
             content: Mapping[str, Any] = {
@@ -103,7 +103,7 @@ def layout_of(files: ResolvedFiles) -> Layout | None:
         else:
             content = _content(files, mmap=True)
         network = _choose(files, list(_networks(content)))
-    except Exception:  # as many kinds as there are ways to break a file
+    except Exception:  # a file can be broken in many ways
         return None
     return None if network is None else network.layout
 
@@ -116,7 +116,7 @@ def _names_in_safetensors(path: Path) -> list[str]:
 
 
 def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
-    """Return the tensors of `read_weights`. Warns of what is left out."""
+    """Return the tensors of `read_weights`. Warns of those that are left out."""
     weights = read_weights(files)
     if weights.left_out:
         warnings.warn(
@@ -128,7 +128,7 @@ def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
 
 
 def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
-    """Read what the file holds, or all shards together.
+    """Read the contents of the file, or of all shards together.
 
     Args:
         mmap: leave the numbers in the file, if its format allows that.
@@ -152,7 +152,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
 
 
 def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
-    """Choose the one network, or the one that is asked for; None if there is none at all."""
+    """Choose the only network, or the requested one; None if there is none at all."""
     key = files.weights_key
     chosen = networks
     if key is not None:
@@ -175,13 +175,12 @@ def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
 def _split(
     network: _Network, all_networks: list[_Network]
 ) -> "tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]":
-    """Split the network's tensors, under our names, from others in the same dict that no network
-    has."""
+    """Split the network's tensors, under our names, from foreign ones in the same dict."""
     prefixes = [each.prefix for each in all_networks if each.path == network.path]
     own: dict[str, Any] = {}
     left_out: dict[str, Any] = {}
     for key, value in _tensors(network.container).items():
-        # A network may lie below another's prefix: the longest one says whose a tensor is.
+        # One network may lie below the prefix of another: the longest prefix that fits decides.
         prefix = max((each for each in prefixes if key.startswith(each)), key=len, default=None)
         if prefix is None:
             left_out[key] = value
@@ -203,8 +202,8 @@ def _is_tensor(value: object) -> bool:
 
 
 def _is_plain(value: "torch.Tensor") -> bool:
-    """Whether it is dense and all of it is in the file. Strides of zero make a tensor of any size
-    out of one number."""
+    """Tell whether a tensor is dense and completely in the file: with strides of zero a single
+    number makes a tensor of any size."""
     import torch
 
     return (
@@ -229,7 +228,7 @@ def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
     try:
         with interruptible():
             return safetensors.torch.load_file(path)
-    # Its own error, or OSError, KeyError and others for what its header claims.
+    # safetensors' own error; or OSError, KeyError and others for claims in the header.
     except Exception as error:
         raise _corrupt(name, path, error) from error
 
@@ -238,8 +237,8 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     import torch
 
     try:
-        # argparse's namespace, in which training code keeps its options, is a bag of attributes:
-        # making one runs nothing.
+        # Training code saves its options as argparse's Namespace, a mere bag of attributes: making
+        # one runs no code.
         with (
             warnings.catch_warnings(),
             interruptible(),
@@ -274,14 +273,14 @@ def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
 
 
 def _calls_something(path: Path) -> bool:
-    """Whether a bare pickle names a function or class; it is read, not run. Where it is newer than
-    torch's own reader, that one stops before it gets there."""
+    """Tell whether a bare pickle names a function or class. It is read, not run. If it is newer
+    than torch's reader knows, that one stops before it gets there."""
     try:
         if _is_zip(path):
             return False
         with path.open("rb") as file:
             return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(file))
-    except Exception:  # bytes of no pickle, of which there are many kinds
+    except Exception:  # bytes other than a pickle raise all kinds of errors
         return False
 
 
@@ -292,11 +291,11 @@ def _is_zip(path: Path) -> bool:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if "weights_only" in text:  # torch's advice is to open the file without the safeguard
+    if "weights_only" in text:  # torch advises to open the file without the safeguard
         return "not a pickle of weights"
     return text[:150] or type(error).__name__
 
 
 def first_of(keys: list[str]) -> str:
-    """List the first few of many names."""
+    """Join the first few of many names."""
     return ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")

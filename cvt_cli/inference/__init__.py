@@ -1,1 +1,1 @@
-"""Pixels become predictions."""
+"""Inference: from pixels to predictions."""

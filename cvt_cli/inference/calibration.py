@@ -1,11 +1,11 @@
-"""How well scores say how often labels are right."""
+"""The calibration error of scores: how far they are from how often labels are right."""
 
-# Equal widths of the score, as in arXiv 1706.04599.
+# Bins of equal width, as in arXiv 1706.04599.
 CALIBRATION_BINS = 15
 
 
 class Calibration:
-    """Sums up how far the best scores of images are from the share of them that is right."""
+    """Sums up the difference between the best scores of images and the share of right labels."""
 
     def __init__(self) -> None:
         self._bins = [[0.0, 0.0] for _ in range(CALIBRATION_BINS)]  # scores, correct
@@ -20,5 +20,5 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error, 0 to 1, of at least one image."""
+        """Expected calibration error, 0 to 1, of at least one image."""
         return sum(abs(scores - correct) for scores, correct in self._bins) / self._count

@@ -1,4 +1,5 @@
-"""Images become predictions: batches through the network, and the overlapped pipeline around it."""
+"""The classifier: images become predictions in batches, with reading, copying and computing
+overlapped."""
 
 import copy
 import math
@@ -42,8 +43,8 @@ NOT_FINITE = (
     "--dtype float32 helps"
 )
 MAX_AUTO_BATCH_SIZE = 256
-# What the activations of a batch may take, in bytes: on a CPU what its caches help with, on a GPU
-# this part of its memory.
+# Bytes of a batch's activations: on a CPU as many as caches help with, on a GPU this share of its
+# memory.
 CPU_BATCH_BYTES = 160 * 10**6
 GPU_BATCH_SHARE = 1 / 8
 
@@ -161,7 +162,7 @@ class Classifier:
         self._model: Callable[[Tensor], Tensor] = network
         self._features: Callable[[Tensor], Tensor] = network.forward_features
         self._graphs: tuple[Graphed, ...] = ()
-        self._lock = threading.Lock()  # a graph and its stream are for one thread at a time
+        self._lock = threading.Lock()  # one thread at a time may use a graph and its stream
         # Its thread waits for the network while records are written. The same one for all runs:
         # cuDNN's plans for a shape belong to a thread, and take some 0.1 s to make.
         self._pool = ThreadPoolExecutor(1, "network")
@@ -177,7 +178,7 @@ class Classifier:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights
 
     def _twin(self) -> "Classifier":
-        """Make a copy with the same weights on the same device, by a stream of its own: while one
+        """Make a copy with the same weights on the same device, on a stream of its own: while one
         computes, the other's batch is copied."""
         twin = copy.copy(self)
         twin._use(self._network)
@@ -185,16 +186,16 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label of each class index."""
+        """Labels by class index."""
         return self.checkpoint.labels
 
     @property
     def embedding_dim(self) -> int:
-        """Numbers in an embedding."""
+        """Length of an embedding."""
         return self.checkpoint.config.embed_dim[-1]
 
     def description(self, digest: bool = True) -> dict[str, object]:
-        """See `describe`."""
+        """Return the facts that predictions depend on; see `describe`."""
         return describe(
             self.checkpoint,
             self.reader,
@@ -221,7 +222,7 @@ class Classifier:
             others (a folder, a pattern, an archive). What can't be read has an error in place of
             predictions.
         """
-        if isinstance(images, bytes):  # a sequence too
+        if isinstance(images, bytes):  # bytes are a sequence, too
             raise TypeError("bytes are neither a path nor an image: Image.open(io.BytesIO(…)) is")
         if isinstance(images, ImageLike):
             records = self([images], top_k)
@@ -270,8 +271,8 @@ class Classifier:
         *,
         thumbnails: bool = False,
     ) -> Iterator[list[DecodedImage]]:
-        """Yield the first half of `classify`: the sources, read, in the batches that go through the
-        network together."""
+        """Yield the sources, read, in the batches that go through the network together: the first
+        half of `classify`."""
         size, ahead = self.batch_size, len(self.replicas)
         if self.pool is None:
             return self.reader.batches(sources, size, columns, thumbnails=thumbnails, ahead=ahead)
@@ -284,7 +285,7 @@ class Classifier:
         batches: Iterator[list[DecodedImage]],
         work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
     ) -> Iterator[Record]:
-        """Give each batch to the devices in turns; records in order.
+        """Give batches to the devices in turns, and yield records in order.
 
         Each replica has a thread that waits for it, while records are written here.
         """
@@ -312,8 +313,8 @@ class Classifier:
         *,
         columns: Sequence[str] = (),
     ) -> Iterator[Record]:
-        """Make the second half of `classify`: one record for each image that is decoded, or that
-        could not be, in order."""
+        """Make a record for each image, decoded or failed, in order: the second half of
+        `classify`."""
         predictions = iter(self._predictions(self._rows(images, self.scores), top_k))
         for image in images:
             if image.pixels is None:
@@ -344,14 +345,14 @@ class Classifier:
         images: Sequence[DecodedImage],
         compute: Callable[[Sequence[np.ndarray]], Tensor],
     ) -> Tensor:
-        """Compute a row for each image that has pixels. Without a row of numbers it has an error in
-        their place afterwards."""
+        """Compute a row for each image that has pixels. An image whose row can't be computed gets
+        an error."""
         good = [image for image in images if image.pixels is not None]
         rows = None
         try:
             rows = compute(_pixels(good))
         except RuntimeError as error:
-            # Where all images have one size, none of them is too large.
+            # If all images have the same size, none of them is too large.
             fixed = self.checkpoint.preprocessing.image_size is not None
             if fixed or not is_out_of_memory(error):
                 raise
@@ -367,8 +368,8 @@ class Classifier:
     def _row(
         self, image: DecodedImage, compute: Callable[[Sequence[np.ndarray]], Tensor]
     ) -> Tensor:
-        """Compute the row of one image: (1, width); (0, width) if the device's memory does not hold
-        it, which the image tells."""
+        """Compute the row of one image: (1, width); (0, width) and an error in the image if the
+        device's memory does not suffice."""
         self._free_memory()
         try:
             return compute(_pixels([image]))
@@ -403,8 +404,8 @@ class Classifier:
     def _through_network(
         self, images: Sequence[np.ndarray], width: int, forward: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Run batches (B, H, W, 3) uint8 through the network: (len(images), width) float32, what
-        `forward` makes of them."""
+        """Run batches (B, H, W, 3) uint8 through `forward`: returns (len(images), width)
+        float32."""
         result = torch.empty(len(images), width)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
@@ -412,7 +413,7 @@ class Classifier:
         for size, indexes in by_size.items():
             start, alone = 0, False
             while start < len(indexes):
-                # Large images take the room of several.
+                # A large image counts as several.
                 room = max(1, self.batch_size * self._usual_pixels // (size[0] * size[1]))
                 chunk = indexes[start : start + min(room, self.batch_size)]
                 # Pinned memory is copied to a GPU while Python goes on.
@@ -428,7 +429,7 @@ class Classifier:
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
-                    # Its frames hold on to what the network had computed.
+                    # The error's frames keep what the network had computed.
                     problem = error.with_traceback(None)
                 else:
                     start, alone = start + len(chunk), False
@@ -472,14 +473,14 @@ class Classifier:
 
     def _halve_batch(self) -> None:
         self.batch_size //= 2
-        # The same words each time: Python says them once.
+        # Always the same text, which Python shows only once.
         warnings.warn(
             "out of memory: going on with smaller batches (a smaller --batch-size avoids this)",
             stacklevel=2,
         )
 
     def _free_memory(self) -> bool:
-        """Give back what can be spared; whether that was CUDA graphs."""
+        """Free memory that can be spared, and tell whether CUDA graphs were dropped."""
         with self._lock, recording:
             stopped = [graphs.stop() for graphs in self._graphs]
             if self.device.type == "cuda":
@@ -512,7 +513,7 @@ def describe(
     only: Sequence[str] | None,
     digest: bool,
 ) -> dict[str, object]:
-    """Return what predictions depend on, for a record of the run.
+    """Return the facts that predictions depend on, for a run record.
 
     Args:
         only: the labels to choose from; None for all.
@@ -537,7 +538,7 @@ def describe(
 
 
 def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float = 1.0) -> int:
-    """Choose a power of two whose activations have room. The same on every run of a machine, so
+    """Choose a power of two whose activations fit. It is the same on every run on a machine, so
     that an interrupted run can be resumed.
 
     Args:

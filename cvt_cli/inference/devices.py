@@ -1,4 +1,4 @@
-"""Names of devices and dtypes become torch's, once it is known that this machine has them."""
+"""Devices and dtypes: names become torch's, checked against this machine."""
 
 import re
 import warnings
@@ -10,12 +10,12 @@ from cvt_cli.model.processor import is_slow, multiplies_bfloat16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# sm_90: kernels. compute_90: code from which the driver makes kernels, also for later devices.
+# sm_90 stands for kernels, compute_90 for code that the driver compiles, also for later devices.
 _ARCH = re.compile(r"(sm|compute)_(\d+)[af]?")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first of cuda, cpu that is here.
+    """Return the device of this name; "auto" is the first of cuda and cpu that exists here.
 
     Raises:
         UsageError: if there is no such device on this machine.
@@ -26,8 +26,8 @@ def pick_device(name: str) -> torch.device:
             if _has_kernels(device):
                 return device
             warnings.warn(f"going on without the GPU: {_no_kernels(device)}", stacklevel=2)
-        # Apple's GPUs by name only: nobody has compared what they give, and torch has given wrong
-        # values there without a word, for depthwise convolutions and for matrix products
+        # Apple's GPUs are used by name only: their results have not been checked, and torch has
+        # silently computed wrong values there, for depthwise convolutions and for matrix products
         # (pytorch/pytorch#188335, #193487).
         return torch.device("cpu")
     try:
@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
         ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        # torch.device makes another one of an index beyond 127.
+        # torch.device wraps an index beyond 127.
         if (device.index or 0) >= count or str(device) != name:
             raise UsageError(f"{name}: this machine has {count or 'no'} CUDA devices")
         if not torch.cuda.is_available():
@@ -83,7 +83,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         warnings.warn(
             f"{name} is slow on this processor, which has no instructions for it; "
             "--dtype float32 is many times faster",
-            stacklevel=1,  # once, whoever asks
+            stacklevel=1,  # the same line each time, so that it is shown once
         )
     return dtype
 
@@ -96,9 +96,8 @@ def use_exact_float32(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _has_kernels(device: torch.device) -> bool:
-    """Whether this build of torch has kernels for a CUDA device: some of its generation, or code
-    to make them of."""
-    if torch.version.cuda is None:  # AMD's have other names
+    """Tell whether this build of torch has kernels for a CUDA device, or code to make them from."""
+    if torch.version.cuda is None:  # AMD's devices have other names
         return True
     major, minor = torch.cuda.get_device_capability(device)
     known = [_ARCH.fullmatch(name) for name in torch.cuda.get_arch_list()]

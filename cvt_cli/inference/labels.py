@@ -1,4 +1,4 @@
-"""Names that people give to classes, matched with a model's labels."""
+"""Labels as people type them, matched with a model's class indexes."""
 
 import difflib
 import re
@@ -13,9 +13,9 @@ from cvt_cli.inference.scores import kind_of
 from cvt_cli.records import ScoreKind
 from cvt_cli.system.text import folded, visible
 
-# Of the classes that share a name, those that a message lists.
+# Classes that a message lists, at most, if they share a name.
 NAMED = 5
-# Of the names that have a word in common, those that are suggested.
+# Names with a word in common that a message suggests, at most.
 SUGGESTED = 3
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -25,7 +25,7 @@ _UNKNOWN = "not one of the model's labels"
 
 
 class LabelMatcher:
-    """Finds the class that a name means.
+    """Finds the class that a name stands for.
 
     A name is a whole label, as it is written or with other capitals, underscores and spaces; or one
     of its synonyms ("tench" in "tench, Tinca tinca"); or the WordNet id of an ImageNet-1k class; or
@@ -55,8 +55,8 @@ class LabelMatcher:
         )
 
     def find(self, name: str) -> int | str:
-        """The class index that the name means, or why it means none. Warns if it is a label's
-        synonym too, but the label of another."""
+        """Return the class index that a name stands for, or why it stands for none. Warns if it is
+        also the synonym of another label."""
         found = self.classes(name)
         if len(found) > 1:
             classes = ", ".join(map(str, sorted(found)))
@@ -74,11 +74,11 @@ class LabelMatcher:
         return index
 
     def is_label(self, name: str) -> bool:
-        """Whether it is a whole label, in any case."""
+        """Tell whether a name is a whole label, ignoring case."""
         return _normal(name) in self._whole
 
     def classes(self, name: str) -> set[int]:
-        """The class indexes of all that the name may mean: several only if nothing tells which."""
+        """Return the class indexes that a name may stand for: several only if it is ambiguous."""
         normal = _normal(name)
         for names, key in ((self._exact, name), (self._whole, normal), (self._synonyms, normal)):
             if key in names:
@@ -91,7 +91,7 @@ class LabelMatcher:
         return set()
 
     def listed(self, indexes: Iterable[int]) -> str:
-        """`#134 crane, #517 crane`; with their WordNet ids where they have any."""
+        """List labels as `#134 crane, #517 crane`; with their WordNet ids if they have any."""
         indexes = sorted(indexes)
         named = [
             f"#{index} {visible(self._labels[index])}"
@@ -102,8 +102,8 @@ class LabelMatcher:
         return "; ".join([*named, f"{more} more"] if more else named)
 
     def nearest(self, name: str, most: int = 1) -> list[str]:
-        """Names of one class each that have that one as a word; else the one that is nearly that
-        one. No name has a comma unless it is a whole label.
+        """Return similar names, of one class each: those that have the name as a word, or else the
+        closest one. A name with a comma is a whole label.
 
         Args:
             most: how many, of which none is of the same class.

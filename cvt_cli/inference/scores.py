@@ -1,4 +1,5 @@
-"""Logits become scores, by the rules of the image-classification pipeline of Transformers."""
+"""Scores: softmax, sigmoid or raw logits, by the rules of Transformers' image-classification
+pipeline."""
 
 import math
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ DEFAULT_TOP_K = 5
 
 
 def kind_of(checkpoint: Checkpoint) -> ScoreKind:
-    """Tell what makes a score of the checkpoint's logits: a regression's are raw, whatever their
-    number; else several labels at once, or a single one, have a sigmoid; all others softmax."""
+    """Choose softmax, sigmoid or raw for a checkpoint: raw for a regression, whatever its number of
+    logits; sigmoid for several labels at once, or a single one; softmax for all others."""
     if checkpoint.problem_type == "regression":
         return ScoreKind.RAW
     if checkpoint.problem_type == "multi_label_classification" or len(checkpoint.labels) == 1:
@@ -24,11 +25,11 @@ def kind_of(checkpoint: Checkpoint) -> ScoreKind:
 
 
 def scores_of(logits: "Tensor", kind: ScoreKind) -> "Tensor":
-    """Make scores of logits.
+    """Turn logits into scores.
 
     Args:
         logits: (B, labels), of any floating dtype: those of the labels to choose from.
-        kind: what by.
+        kind: softmax, sigmoid or raw.
 
     Returns:
         (B, labels) float32 on the same device. NaN where a logit is no finite number.
@@ -37,13 +38,13 @@ def scores_of(logits: "Tensor", kind: ScoreKind) -> "Tensor":
     if kind is ScoreKind.SOFTMAX:
         return logits.softmax(dim=-1)
     if kind is ScoreKind.SIGMOID:
-        # An overflow is no certainty: softmax tells it by NaN, sigmoid would call it 0 or 1.
+        # An overflow is not certainty: softmax turns it into NaN, but sigmoid into 0 or 1.
         return logits.sigmoid().where(logits.isfinite(), math.nan)
     return logits
 
 
 def check_threshold(threshold: float | None, kind: ScoreKind, option: str = "--threshold") -> None:
-    """See that a score can be above and below it.
+    """Check that a threshold lies within the range of the scores.
 
     Args:
         threshold: None for none.

@@ -1,4 +1,4 @@
-"""The architecture of a CvT as data. Imports no torch, so that it can be read in no time."""
+"""The architecture of a CvT as data. Imports no torch, so that it is quick to read."""
 
 import dataclasses
 import math
@@ -12,7 +12,8 @@ ACTIVATIONS = ("gelu", "quick_gelu")
 
 @dataclass(frozen=True)
 class CvtConfig:
-    """One CvT. Tuples have one entry a stage; the defaults are CvT-13 (paper, table 2).
+    """The architecture of a CvT. Tuples have one entry per stage; the defaults are CvT-13 (paper,
+    table 2).
 
     The field names are those of a `config.json` in the Transformers layout, so that
     `CvtConfig.from_dict(json.load(file))` is all there is to reading one.
@@ -75,7 +76,7 @@ class CvtConfig:
         for name in ("attention_drop_rate", "drop_rate"):
             if getattr(self, name)[stage] > 1:
                 raise ValueError(f"{name}[{stage}] = {getattr(self, name)[stage]} is above 1")
-        if self.drop_path_rate[stage] >= 1:  # what is kept is divided by the rest
+        if self.drop_path_rate[stage] >= 1:  # outputs are divided by 1 - rate
             raise ValueError(
                 f"drop_path_rate[{stage}] = {self.drop_path_rate[stage]} is not below 1"
             )
@@ -94,12 +95,12 @@ class CvtConfig:
 
     @property
     def num_stages(self) -> int:
-        """The number of stages, read off `depth`."""
+        """Number of stages, the length of `depth`."""
         return len(self.depth)
 
     @property
     def mlp_dim(self) -> tuple[int, ...]:
-        """The hidden width of each stage's MLP."""
+        """Hidden width of each stage's MLP."""
         return tuple(
             int(dim * ratio) for dim, ratio in zip(self.embed_dim, self.mlp_ratio, strict=True)
         )
@@ -124,7 +125,7 @@ class CvtConfig:
 
     @property
     def smallest_image_size(self) -> int:
-        """The smallest height and width in pixels that leave a token in every stage."""
+        """Smallest height and width in pixels that leave a token in every stage."""
         size = 1
         for stage in reversed(range(self.num_stages)):
             if self.qkv_projection_method[stage] != "linear":
@@ -157,7 +158,7 @@ class CvtConfig:
         values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value, default = getattr(self, field.name), cast(Any, field.default)
-            # Transformers takes no 0 for 0.0.
+            # Transformers does not accept 0 for 0.0.
             kind = type(default[0] if isinstance(value, tuple) else default)
             values[field.name] = [*map(kind, value)] if isinstance(value, tuple) else kind(value)
         del values["num_labels"]

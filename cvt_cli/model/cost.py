@@ -1,4 +1,4 @@
-"""What a CvT costs, from its configuration alone: parameters, multiply-adds, activations.
+"""The cost of a CvT from its configuration alone: parameters, multiply-adds, activations.
 
 Imports no torch and allocates nothing: the numbers are exact Python integers, for any input size.
 
@@ -27,7 +27,7 @@ KINDS = (TOKEN_EMBEDDING, CONV_PROJECTION, LINEAR_PROJECTION, ATTENTION, MLP, NO
 
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-# The layers of a block whose cost is proportional to the number of queries.
+# Layers of a block whose cost is proportional to the number of queries.
 _OF_EACH_QUERY = {"attn.proj_q", "attn.attention", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
 Shape = tuple[int, ...]
@@ -51,7 +51,7 @@ class Total:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: a multiply-add is two."""
+        """Floating-point operations, two for each multiply-add."""
         return 2 * self.macs
 
     def __add__(self, other: Self) -> Self:
@@ -100,12 +100,12 @@ class StageCost:
 
     @property
     def block_total(self) -> Total:
-        """One block."""
+        """Total of one block."""
         return _total(self.block)
 
     @property
     def total(self) -> Total:
-        """Embedding and blocks."""
+        """Total of the embedding and the blocks."""
         return _total(self.embed) + self.block_total * self.depth
 
     def layers(self) -> Iterator[Layer]:
@@ -134,19 +134,19 @@ class Cost:
 
     @property
     def total(self) -> Total:
-        """The whole network, for the whole batch."""
+        """Total of the whole network, for the whole batch."""
         return sum((stage.total for stage in self.stages), _total(self.last))
 
     @property
     def weight_bytes(self) -> int:
-        """Parameters and buffers in `dtype`: what the weights take in memory, and in a file."""
+        """Bytes of parameters and buffers in `dtype`, in memory and in a file."""
         total = self.total
         return (total.parameters + total.buffers) * BYTES_PER_VALUE[self.dtype]
 
     @property
     def peak_activation_bytes(self) -> int:
-        """The most that the activations take at once in inference, the input images included.
-        What a backend needs inside one operation comes on top."""
+        """Peak bytes of the activations in inference, including the input images. Memory that a
+        backend needs inside one operation comes on top."""
         first, *others = self.stages
         images = math.prod(first.embed[0].shape_in) * BYTES_PER_VALUE[self.dtype]
         return max([first.peak_bytes, *(images + stage.peak_bytes for stage in others)])
@@ -196,7 +196,7 @@ def count_cost(
 
 
 def needed_macs(config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1) -> int:
-    """The multiply-adds without which there are no logits: what `fused.py` computes.
+    """Count the multiply-adds that logits depend on, those that `fused.py` computes.
 
     With a class token in the last stage, its last block's other tokens are read by nothing behind
     them but keys and values: their queries, output projections and MLPs do not count.
@@ -371,7 +371,7 @@ def kv_tokens(config: CvtConfig, stage: int, tokens: tuple[int, int]) -> tuple[i
         if method == "dw_bn":
             return (size + 2 * padding - kernel) // stride + 1
         out = -((kernel - size - 2 * padding) // stride) + 1  # rounded up, as `ceil_mode` does
-        # A last window that would start in the padding behind the image is left out.
+        # A last window that would start in the padding after the image is left out.
         return out - 1 if (out - 1) * stride >= size + padding else out
 
     return length(tokens[0]), length(tokens[1])

@@ -1,4 +1,4 @@
-"""The function of `fused.py` on a CUDA device with kernels of our own.
+"""The network on a CUDA device with kernels of our own; computes the same as `fused.py`.
 
 Between its matrix products a CvT is bound by memory: what these kernels save is passes over the
 tokens. docs/performance.md says what each gave.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def with_kernels(network: FusedCvt) -> FusedCvt | None:
-    """Return the same network, with the same weights, through Triton's kernels.
+    """Make the same network, with the same weights, from Triton's kernels.
 
     Returns:
         None where they can't be had: without Triton, which torch for Linux brings, or for a network
@@ -65,7 +65,7 @@ class KernelStage:
     def __call__(self, x: Tensor) -> tuple[Tensor, int, int]:
         stage = self._stage
         x, height, width = stage.embed(x)
-        mlp: Tensor | None = None  # of the block before: added where the next norm reads it
+        mlp: Tensor | None = None  # of the previous block, added where the next norm reads it
         for index, (block, projections) in enumerate(
             zip(stage.blocks, self._projections, strict=True)
         ):
@@ -96,12 +96,12 @@ def _attention(
 
 
 def _with_gelu(linear: Linear, x: Tensor) -> Tensor:
-    """The layer with its activation.
+    """Apply a linear layer and GELU.
 
     In 16 bits GELU's tanh form, which cuBLASLt computes on each tile of the product while it is at
     hand: it differs from the exact one by up to 5e-4, half of what 16 bits round away at 1.
     """
-    # Not public: a release that drops it costs speed, not the run.
+    # A private operator: without it a release of torch is slower, but works.
     fused = getattr(torch, "_addmm_activation", None)
     if fused is None or linear.activation != "gelu" or x.dtype == torch.float32:
         return linear(x)

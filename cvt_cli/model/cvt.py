@@ -159,7 +159,7 @@ class DropPath(nn.Module):
         return x * mask / keep
 
     def extra_repr(self) -> str:
-        """The rate, for `print(model)`."""
+        """Return the rate, for `print(model)`."""
         return f"rate={self.rate:.3f}"
 
 
@@ -227,9 +227,9 @@ class Cvt(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """As the authors' code does: linear layers and class tokens from a normal of deviation
-        `initializer_range` (truncated at 2, which is far out), biases zero; convolutions as torch
-        does."""
+        """Initialise the weights as the authors' code does: linear layers and class tokens from a
+        normal of deviation `initializer_range` (truncated at 2, which is far out), biases zero;
+        convolutions as torch does."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)

@@ -1,4 +1,4 @@
-"""The function of `cvt.py` with fewer operations, for inference.
+"""The network for inference: computes the same as `cvt.py` with fewer operations.
 
 Tokens stay (B, T, C) in memory, which an image in channels-last order also is: no copy between
 the two. Each idea has a comment; docs/performance.md says what each gave.
@@ -21,7 +21,7 @@ QUICK_GELU_FACTOR = 1.702
 MIN_QUERIES = 784
 QUERY_TILE = 3136
 MAX_KEYS = 4096
-# Of mallopt(3), and the bytes for both.
+# Parameters of mallopt(3), and the bytes for both.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 
@@ -57,7 +57,7 @@ class Linear:
 
 
 class Depthwise:
-    """A `ConvProjection`, (B, C, H, W) -> (B, C, H', W'), less its batch norm's shift.
+    """A `ConvProjection` without its batch norm's shift: (B, C, H, W) -> (B, C, H', W').
 
     The batch norm's factor goes into the convolution: one pass instead of two. Its shift is the
     same for every token, so it goes into the bias of the linear layer behind: on a GPU, the bias of
@@ -88,7 +88,7 @@ class Depthwise:
 
     @property
     def kernel(self) -> Tensor:
-        """(C, 1, rows, columns) with the batch norm's factor in it.
+        """Return the convolution's weight with the batch norm's factor: (C, 1, rows, columns).
 
         Raises:
             ValueError: of a projection without a convolution.
@@ -156,9 +156,9 @@ class FusedAttention:
     def project(
         self, x: Tensor, height: int, width: int, cls_only: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, T', C) of normalised tokens."""
+        """Compute queries, keys and values (B, T', C) of normalised tokens."""
         cls_token = x[:, :1] if self.with_cls_token else None
-        # One copy where a class token is in the way; else a view.
+        # A copy if there is a class token, else a view.
         image = x[:, x.shape[1] - height * width :].contiguous()
         image = image.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
@@ -178,7 +178,8 @@ class FusedAttention:
         return q, k, v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of all heads: (B, T, C) each, to (B, T, C) as queries have it."""
+        """Compute the attention of all heads: (B, T, C) each to (B, T, C), laid out like the
+        queries."""
         q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
         # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD.
         is_long = q.shape[2] >= MIN_QUERIES
@@ -195,7 +196,10 @@ def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute softmax(q k') v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
     batch, heads, count, _ = q.shape
     y = q.new_empty(batch, count, heads, v.shape[3])
-    k, v = k.contiguous(), v.contiguous()  # rows with gaps would be multiplied one by one
+    k, v = (
+        k.contiguous(),
+        v.contiguous(),
+    )  # rows that are not contiguous would be multiplied one by one
     for image in range(batch):
         for head in range(heads):
             keys, values = k[image, head], v[image, head].t()
@@ -208,7 +212,7 @@ def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _stacked(linears: tuple[nn.Linear, nn.Linear]) -> Linear:
-    """Stack several linear layers with the same input to one."""
+    """Stack several linear layers with the same input into one."""
     biases: list[Tensor] = [linear.bias for linear in linears]
     bias = None if biases[0] is None else torch.cat(biases)
     weights: list[Tensor] = [linear.weight for linear in linears]
@@ -245,12 +249,12 @@ class FusedStage:
         self.norm = stage.embed.norm
         self.cls_token = stage.cls_token
         self.blocks = [FusedBlock(block) for block in stage.blocks]  # type: ignore[arg-type]
-        # Behind the last block only the class token is read: its query, output projection and MLP
-        # are all that is needed of that block (7% of CvT-13's multiply-adds are not).
+        # After the last block only the class token is read. Its query, output projection and MLP
+        # are all that this block has to compute, which saves 7% of CvT-13's multiply-adds.
         self.cls_only_at = len(self.blocks) - 1 if last and self.cls_token is not None else -1
 
     def embed(self, x: Tensor) -> tuple[Tensor, int, int]:
-        """The tokens before the first block."""
+        """Compute the tokens before the first block."""
         x = self.proj(x).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = self.norm(x.flatten(1, 2))
@@ -305,7 +309,7 @@ class FusedCvt:
         for index, stage in enumerate(self.stages):
             x, height, width = stage(x)
             if index < len(self.stages) - 1:
-                if with_cls_token[index]:  # it ends with its stage
+                if with_cls_token[index]:  # the class token ends with its stage
                     x = x[:, 1:]
                 x = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
         x = x[:, :1] if with_cls_token[-1] else x
@@ -314,13 +318,13 @@ class FusedCvt:
 
 
 def _keep_freed_memory() -> None:
-    """Let this process use memory again that it freed, also large blocks.
+    """Make the allocator reuse freed memory, even large blocks.
 
     glibc hands those of more than 32 MB back, and the kernel clears each page before it lends it
     again: a tenth of the time of a batch of 16 in float32, a third at 64.
     """
     if sys.platform == "linux":
-        with suppress(AttributeError):  # another libc
+        with suppress(AttributeError):  # a libc other than glibc
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
             mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)

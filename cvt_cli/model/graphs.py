@@ -1,4 +1,4 @@
-"""The network on a CUDA device as CUDA graphs: its kernels recorded once, then launched together.
+"""CUDA graphs of the network: its kernels are recorded once, then launched together.
 
 A CvT-13 is some 300 kernels. Launched one by one from Python they take longer than a small batch
 is computed in.
@@ -50,7 +50,7 @@ class Graphed:
         self._recorder: _Recorder | None = _Recorder()
 
     def stop(self) -> bool:
-        """Forget all graphs, which frees their memory, and record no more; False if there are
+        """Drop all graphs, which frees their memory, and record no more; False if there are
         none."""
         if not any(self._graphs.values()):
             return False
@@ -69,7 +69,7 @@ class Graphed:
         if graph is not None:
             result = graph(images)
         else:
-            # The first time, libraries set themselves up.
+            # Libraries initialise themselves at the first run.
             with recording if is_new else nullcontext():
                 result = self._network(images)
         self._seen.add(shape)
@@ -113,13 +113,13 @@ class Graphed:
 
 
 def _if_equal(faster: Network, network: Network, images: Tensor) -> Network | None:
-    """Return it if it gives what the network gives; compiles its kernels."""
+    """Return the faster function if it computes what the network computes; compiles its kernels."""
     reason = "they give other results"
     try:
         with recording:
             if _are_close(faster(images), network(images)):
                 return faster
-    except Exception as error:  # a compiler of another version raises nearly anything
+    except Exception as error:  # compilers of other versions may raise nearly anything
         if is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -128,14 +128,14 @@ def _if_equal(faster: Network, network: Network, images: Tensor) -> Network | No
 
 
 def _are_close(found: Tensor, expected: Tensor) -> bool:
-    # What is no number in one image says nothing of the others.
+    # NaN in one image says nothing about the others.
     found, expected = (y.float().nan_to_num(0.0, 0.0, 0.0) for y in (found, expected))
     return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 class _Recorder:
-    """Records one graph after the other, on one stream and into one pool of memory, which is then
-    as large as the largest needs: no two run at once, and each result is copied before the next.
+    """Records graphs one after the other, on one stream and into one pool of memory, which grows as
+    large as the largest graph needs: no two run at once, and each result is copied before the next.
 
     It keeps what it recorded, for to drop a graph by itself takes the workspaces of its stream from
     the others: they go together, with the recorder.
@@ -158,7 +158,7 @@ class _Recorder:
             self._recorded.append(graph)
             with torch.cuda.stream(self._stream):
                 network(source)
-                # Only this thread is held to what a recording allows: others copy and compute.
+                # Only this thread is restricted while it records: others copy and compute.
                 with torch.cuda.graph(
                     graph,
                     pool=self._pool,
@@ -170,13 +170,13 @@ class _Recorder:
 
 
 class _Graph:
-    """The kernels for one shape of input, and the tensors that they read and write."""
+    """The recorded kernels for one shape of input, and the tensors that they read and write."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, source: Tensor, result: Tensor) -> None:
         self._graph, self._source, self._result = graph, source, result
 
     def __call__(self, images: Tensor) -> Tensor:
-        # The rows behind are of an earlier batch, and are left out again.
+        # The remaining rows are from an earlier batch, and are cut off again.
         self._source[: len(images)].copy_(images)
         self._graph.replay()
         return self._result[: len(images)].clone()

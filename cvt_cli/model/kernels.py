@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from cvt_cli.model.fused import Depthwise
 
-# Of a program for residual sum and layer norm, and of one for the convolutions.
+# Elements that a program of the residual sum computes; tokens and channels for the convolutions.
 ELEMENTS = 2048
 TOKENS = 16
 MAX_CHANNELS = 64
@@ -104,8 +104,8 @@ def _convolve(
     PADDING: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """One tile of tokens of one projection of one image, for some channels; with the first tile
-    the class token."""
+    """Compute a tile of tokens of one projection of one image, for some channels; with the first
+    tile also the class token."""
     tokens = out_height * out_width
     t = tile * TOKENS + tl.arange(0, TOKENS)
     row, column = t // out_width, t % out_width
@@ -231,9 +231,9 @@ def _project(
 
 
 class Projections:
-    """The three convolutional projections of tokens (B, T, C), class token first, less their batch
-    norms' shifts: queries (B, T', C), keys and values (B, T'', C), each with the class token less
-    the shift.
+    """The three convolutional projections of tokens (B, T, C), class token first, without the
+    shifts of their batch norms: queries (B, T', C), keys and values (B, T'', C), each with the
+    class token minus the shift.
 
     Args:
         q, k, v: `fused.Depthwise`, with as large a kernel each; k and v alike.
@@ -251,8 +251,8 @@ class Projections:
     def __call__(
         self, x: Tensor, height: int, width: int, with_cls: bool, with_q: bool = True
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Project all tokens; without the queries, which one token alone needs no convolution for,
-        if `with_q` is false."""
+        """Project all tokens; without the queries if `with_q` is false, as a class token alone
+        needs no convolution."""
         x = x.contiguous()
         batch, _, channels = x.shape
         sides = [

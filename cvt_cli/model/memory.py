@@ -1,9 +1,9 @@
-"""Recognises a device whose memory is full."""
+"""Errors of a device whose memory is full."""
 
 import torch
 
-# In what torch, cuBLAS, cuDNN and Metal say of it. cuDNN finds no engine where none of its
-# algorithms gets the memory that it works in.
+# Phrases in the messages of torch, cuBLAS, cuDNN and Metal. cuDNN finds no engine if none of its
+# algorithms gets the memory it needs.
 _FULL = (
     "can't allocate memory",
     "out of memory",
@@ -15,7 +15,7 @@ _FULL = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed because the device's memory is full."""
+    """Tell whether torch failed because the device's memory is full."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
     )

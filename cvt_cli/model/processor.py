@@ -1,4 +1,4 @@
-"""What this processor and this release of torch can do. Asked here and nowhere else."""
+"""Capabilities of this processor and this release of torch. Asked here and nowhere else."""
 
 from functools import cache
 from typing import Any
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Lay a weight (C_out, C_in) out in the blocks that oneDNN's matrix product reads, for
-    `packed_linear`; where `has_packed_linear` says so."""
+    """Lay out a weight (C_out, C_in) in the blocks that oneDNN's matrix product reads, for
+    `packed_linear`, if `has_packed_linear` allows it."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     return packed
 
@@ -34,7 +34,7 @@ def packed_linear(
 
 @cache
 def has_packed_linear(dtype: torch.dtype) -> bool:
-    """Whether `packed_linear` computes in that dtype on this processor.
+    """Tell whether `packed_linear` computes in this dtype on this processor.
 
     oneDNN's products in bfloat16 need AVX-512 or AVX-NE-CONVERT, and torch's operators for them are
     private, so that a release may drop them: both are tried.
@@ -57,19 +57,20 @@ def has_packed_linear(dtype: torch.dtype) -> bool:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16, AMX)."""
-    # Torch's own checks, not public in every release that we support.
+    """Tell whether this processor multiplies bfloat16 in hardware (AVX512-BF16, AMX)."""
+    # torch's own checks, which are not public in every supported release.
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 def is_slow(dtype: torch.dtype) -> bool:
-    """Whether this processor computes that dtype an order of magnitude slower than float32."""
+    """Tell whether this processor computes a dtype an order of magnitude more slowly than
+    float32."""
     if dtype == torch.bfloat16:
         return not has_packed_linear(dtype)
     return dtype == torch.float16 and not _torch_says("_is_mkldnn_fp16_supported", False)
 
 
 def _torch_says(check: str, without: bool) -> bool:
-    """Ask one of torch's private checks; `without` in a release that has it no more."""
+    """Ask one of torch's private checks; returns `without` if this release no longer has it."""
     return bool(getattr(torch.ops.mkldnn, check, lambda: without)())

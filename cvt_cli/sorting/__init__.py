@@ -1,1 +1,1 @@
-"""Acting on labels: a folder for each."""
+"""Sorting of files into a folder for each label."""

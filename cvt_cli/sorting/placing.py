@@ -1,4 +1,4 @@
-"""Files go into a folder for each label, and nothing is ever overwritten or lost.
+"""Places files into a folder for each label. Nothing is ever overwritten or lost.
 
 A file keeps its name, or if that is taken becomes `name-2.jpg`, `name-3.jpg` and so on, by the
 order of the records: the same records give the same names again, so that a second run finds what
@@ -31,26 +31,26 @@ from cvt_cli.system.text import folded, reason_of
 
 UNCERTAIN = "_uncertain"
 
-# Whatever a member of an archive is called: the record says that it is an image.
+# Takes any name of a member: the record shows that it is an image.
 _ALL_MEMBERS = Search(include=("*", "*.*"))
 
-# Bytes of a label's folder, without what tells it from others; and of a file's name.
+# Bytes of a folder's name, without the digits that make it unique; and of a file's name.
 FOLDER_BYTES = 200
 NAME_BYTES = 255
 CHUNK_BYTES = 2**20
 
-# What some file system or other allows in no name.
+# Characters that some file systems do not allow in names.
 _FORBIDDEN = frozenset('/\\<>:"|?*')
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 _ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
-# The disk's own trouble: no other file would fare better.
+# Errors of the disk: other files would fail, too.
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Action(enum.Enum):
-    """What is done with a file."""
+    """What to do with a file: copy, move or link it."""
 
     COPY = "copy"
     MOVE = "move"
@@ -59,17 +59,17 @@ class Action(enum.Enum):
 
 
 class Status(enum.Enum):
-    """What became of a record."""
+    """The state of a record's file after sorting."""
 
     DONE = "done"
-    THERE = "there"  # an earlier run has done it
+    THERE = "there"  # an earlier run has placed it
     LEFT = "left"  # the record is an error: the file stays where it is
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one record.
+    """The result of sorting one record's file.
 
     Attributes:
         path: the file's, as the record has it.
@@ -86,7 +86,7 @@ class Outcome:
 
 
 class SortError(CvtError):
-    """One file could not be sorted: it becomes that record's outcome."""
+    """A file could not be sorted; becomes the outcome of its record."""
 
 
 class Sorter:
@@ -115,10 +115,10 @@ class Sorter:
         self._elsewhere = _Elsewhere()
         self._folders: dict[str, str] = {}
         self._label_of: dict[str, str] = {}
-        # The records done, and the places that they have.
+        # Records that are done, each with its place.
         self._placed: set[tuple[str, str]] = set()
         self._taken: set[str] = set()
-        # Of names that several files have: all numbers below are taken.
+        # For names of several files, the first number that may be free.
         self._next_number: dict[str, int] = {}
 
     def sort(self, records: Iterable[Record]) -> Iterator[Outcome]:
@@ -156,7 +156,7 @@ class Sorter:
             return UNCERTAIN
         if best.label not in self._folders:
             name = folder_name(best.label)
-            # Not every file system tells Cat from cat.
+            # Some file systems ignore case: Cat and cat are the same.
             if self._label_of.setdefault(folded(name), best.label) != best.label:
                 name = f"{name}-{_digest(best.label)}"
             self._folders[best.label] = name
@@ -179,8 +179,8 @@ class Sorter:
                 file = stack.enter_context(_extracted(self._elsewhere.find(path)))
             for target in self._free_places(folder, name):
                 if os.path.lexists(target):
-                    # Of a file that was moved, or that a dry run leaves in its archive, all that
-                    # can be said is that its place is taken.
+                    # A moved file, or one that a dry run leaves in its archive, can't be compared:
+                    # its place is taken, and no more is known.
                     same = target.exists() if file is None else self._is_same(file, target)
                     if not same:
                         continue
@@ -207,11 +207,11 @@ class Sorter:
         except PermissionError as error:
             if os.access(target.parent, os.W_OK | os.X_OK):
                 raise
-            # Not the file's fault, though the error is said to be of the file.
+            # Not the file's fault, though the error names the file.
             raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
 
     def _free_places(self, folder: str, name: str) -> Iterator[Path]:
-        """Yield the places where a file of that name may go; nothing of this run is there."""
+        """Yield the places for a file of this name that this run has not taken."""
         first = folded(f"{folder}/{name}")
         start = self._next_number.get(first, 1)
         while folded(f"{folder}/{numbered(name, start)}") in self._taken:
@@ -227,14 +227,14 @@ class Sorter:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            # No file would fare better.
+            # Other files would fail, too.
             raise UsageError(f"{self._folder} can't be made: {reason_of(error)}") from None
         try:
             folder.mkdir(exist_ok=True)
         except FileExistsError:
             raise SortError(f"{folder} is not a folder") from None
         except PermissionError as error:
-            # Nor would another label's.
+            # Other labels would fail, too.
             kind = CvtError if self._placed else UsageError
             raise kind(f"{folder} can't be made: {reason_of(error)}") from None
 
@@ -246,7 +246,7 @@ class Sorter:
         if file.is_symlink() and self._action is Action.MOVE:
             return target.is_symlink() and _real(target) == _real(file)
         if target.is_symlink() and self._action is not Action.SYMLINK:
-            # The file behind it may be the very one that is to be moved.
+            # It may be a link to the very file that is to be moved.
             return False
         if not target.is_file():
             return False
@@ -254,8 +254,8 @@ class Sorter:
 
 
 def folder_name(label: str) -> str:
-    """Name the folder of a label, so that every file system takes it. A label that can't be one as
-    it is gets some digits of its own, so that no two labels share a folder."""
+    """Return a folder name for a label that every file system accepts. A label that has to be
+    changed gets some digits of its own, so that no two labels share a folder."""
     name = _clean(label)
     return name if name == label != UNCERTAIN else f"{name}-{_digest(label)}"
 
@@ -272,8 +272,8 @@ def numbered(name: str, number: int) -> str:
 
 
 def existing(path: str) -> Path | None:
-    """Find the file of a record, if it is there. Output files write a byte that is no UTF-8 as an
-    escape, which may stand for the byte or for itself.
+    """Find the file of a record. Output files escape bytes that are not UTF-8, so an escape may
+    stand for the byte or for itself.
 
     Raises:
         SortError: if there is a file of either name.
@@ -281,7 +281,7 @@ def existing(path: str) -> Path | None:
     escaped = _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), path)
     found = []
     for candidate in {path, escaped}:
-        with contextlib.suppress(ValueError):  # a NUL, or half a character
+        with contextlib.suppress(ValueError):  # a NUL, or a lone surrogate
             if os.path.lexists(candidate):
                 found.append(candidate)
     if len(found) > 1:
@@ -294,12 +294,12 @@ def _gone(path: str) -> SortError:
 
 
 def _is_inside(path: str) -> bool:
-    """Tell whether it may be an archive's member, or somewhere else than on a disk."""
+    """Tell whether a path may be a member of an archive, or not on a disk."""
     return "::" in path or "://" in path
 
 
 class _Elsewhere:
-    """Sources in archives or on the network. Members of an archive are read in one go if they are
+    """Finds sources in archives or on the network. An archive is read in one go if its members are
     asked for in its order."""
 
     def __init__(self) -> None:
@@ -307,7 +307,7 @@ class _Elsewhere:
         self._members: Iterator[Source] = iter(())
 
     def find(self, path: str) -> Source:
-        """Find the source that a record was made of.
+        """Find the source of a record.
 
         Raises:
             SortError: if it is not there any more.
@@ -339,7 +339,7 @@ def _named(sources: Iterator[Source], path: str) -> Source | None:
 
 @contextlib.contextmanager
 def _extracted(source: Source) -> Iterator[Path]:
-    """Copy what is no file of its own, for as long as the context lasts.
+    """Copy a source that is not a file itself, for as long as the context lasts.
 
     Raises:
         ImageError: if it can't be read.
@@ -361,7 +361,7 @@ def _base_name(path: str, file: Path | None) -> str:
 
 
 def _clean(text: str) -> str:
-    """Reduce a text to a name that every file system takes."""
+    """Reduce a text to a name that every file system accepts."""
     name = "".join(
         "_"
         if character in _FORBIDDEN or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
@@ -390,7 +390,7 @@ def _copy(file: Path, target: Path) -> None:
 
 def _move(file: Path, target: Path) -> None:
     if file.is_symlink():
-        # Moved as it is, a relative link would lead nowhere.
+        # A relative link would lead nowhere from its new place.
         target.symlink_to(_real(file))
         unlink_renamed(file, target)
         return
@@ -403,7 +403,7 @@ def _move(file: Path, target: Path) -> None:
 
 
 def _move_across(file: Path, target: Path) -> None:
-    """Move to another file system: the file is deleted once its copy is safe."""
+    """Move a file to another file system: it is deleted once its copy is safe."""
     before = file.stat()
     with _beside(target) as copy:
         digest = hashlib.sha256()
@@ -415,7 +415,7 @@ def _move_across(file: Path, target: Path) -> None:
             sync(out.fileno())
         with copy.open("rb") as written:
             if hasattr(os, "posix_fadvise"):
-                # To be read from the disk, not from what is cached of it.
+                # The copy is read back from the disk, not from the cache.
                 os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             verified = hashlib.file_digest(written, "sha256").digest() == digest.digest()
         after = file.stat()
@@ -453,8 +453,8 @@ _ACTIONS: Mapping[Action, Callable[[Path, Path], None]] = {
 
 
 def _remove_moved(file: Path, target: Path) -> None:
-    """Delete a file that is in its place already, unless they are one and the same: links,
-    mounts and letters' case give a file more than one path."""
+    """Delete a file that is in its place already, unless both are the same file: links, mounts and
+    letter case can give a file several paths."""
     if not target.samefile(file):
         file.unlink()
         return
@@ -477,9 +477,9 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _copy_times(file: Path, copy: Path) -> None:
-    """Copy times and permissions. Only once the file has its name: a photograph that the camera has
-    locked is locked where it is, by macOS, and can't be renamed."""
-    # Some file systems have no permissions, or none of this kind.
+    """Copy times and permissions. Done after the file has its name, because macOS does not rename a
+    photograph that the camera has locked."""
+    # Some file systems have no such permissions.
     with contextlib.suppress(OSError):
         shutil.copystat(file, copy)
 

@@ -1,1 +1,1 @@
-"""What the operating system needs from us: files, locks, signals, cores, streams, text."""
+"""The operating system: files, locks, signals, cores, streams, text."""

@@ -1,11 +1,11 @@
-"""How many processor cores there are for this process, and what follows from it."""
+"""Processor cores of this process, and settings that depend on them."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# libgomp's, which torch computes with on Linux: how often a thread looks whether the others are
-# done before it gives its core away.
+# A setting of libgomp, which torch uses on Linux: how often a thread checks whether the others are
+# done before it gives up its core.
 SPIN_COUNT = "GOMP_SPINCOUNT"
 FEW = "1000"
 
@@ -17,23 +17,23 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-# Threads that decode images: a GPU has an image done in less time than a core decodes one. A few
-# more than cores where those are few, for images that come over a network.
+# Threads that decode images: a GPU computes an image faster than a core decodes one. On a machine
+# with few cores there are a few more threads than cores, for images from the network.
 DECODE_THREADS = min(32, max(4, cores()))
 
 
 def share_cores() -> None:
-    """Let the network's threads give their cores to those that decode, and to other processes,
-    when they wait for each other. By default they hold them for milliseconds: beside a process
-    that takes one core of two, a run then has a quarter less images/s. Before torch is imported.
-    """
+    """Make the network's waiting threads give their cores to decoders and other processes. By
+    default they hold them for milliseconds: beside a process that takes one core of two, a run then
+    has a quarter less images/s. Call before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(SPIN_COUNT, FEW)
 
 
 @contextmanager
 def unshared() -> Iterator[None]:
-    """Undo what `share_cores` sets, for a process of others that is started within."""
+    """Undo the settings of `share_cores` for another program's process, started within the
+    context."""
     if os.environ.get(SPIN_COUNT) != FEW:
         yield
         return

@@ -1,4 +1,4 @@
-"""Packages that only some uses need, and how to install them."""
+"""Extras: packages that only some uses need, and how to install them."""
 
 import re
 from functools import cache
@@ -6,14 +6,14 @@ from importlib.metadata import PackageNotFoundError, metadata, requires
 
 PACKAGE = "cvt-cli"
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
-# Extras for those who work on the project.
+# Extras for working on the project.
 _INTERNAL = {"dev"}
 
 
 @cache
 def extras() -> dict[str, tuple[str, ...]]:
-    """Return the extras of this installation and the requirements of each, as pip takes them; empty
-    where cvt runs without having been installed."""
+    """Return the extras of this installation and the requirements of each, in pip's form; empty if
+    cvt runs without having been installed."""
     try:
         names = metadata(PACKAGE).get_all("Provides-Extra") or []
         lines = requires(PACKAGE) or []
@@ -28,7 +28,7 @@ def extras() -> dict[str, tuple[str, ...]]:
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs what an extra needs.
+    """Return the command that installs the packages of an extra.
 
     It names the packages themselves, not `cvt-cli[extra]`: that works for every way in which cvt
     may have been installed, and asks no index for a name that may be somebody else's.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that exist whole or not at all, whatever happens during writing."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from typing import BinaryIO
 from cvt_cli.errors import UsageError
 from cvt_cli.system.text import reason_of
 
-# What `write_atomically` writes to, with the machine that does.
+# Names of temporary files of `write_atomically`, with the machine's id.
 _TEMPORARY = re.compile(r"\.cvt-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
 _DAY = 86400.0
 _MOMENT = 1.0
@@ -28,15 +28,15 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# A file system without hard links, or a file that this user may not link to.
+# Errors of a file system without hard links, or for a file that this user may not link to.
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 )
 
 TO_STDOUT = "leave --output out for standard output, and --format picks the form"
 _FILE_ONLY = "this goes to a file only"
-# What a file system says that can't flush a folder, or a folder that is not for this user: SMB,
-# FUSE, shared folders of virtual machines.
+# Errors of file systems that can't flush a folder (SMB, FUSE, shared folders of virtual machines),
+# or for a folder that this user may not read.
 _NO_FOLDER_SYNC = frozenset(
     {
         errno.EINVAL,
@@ -52,32 +52,31 @@ _NO_FOLDER_SYNC = frozenset(
 
 
 def check_name(path: Path, instead: str = _FILE_ONLY) -> None:
-    """See that a path names a file.
+    """Check that a path names a file.
 
     Args:
-        instead: what to do for who means standard output by `-`.
+        instead: hint shown if the user passes `-` for standard output.
 
     Raises:
         UsageError: if it is empty, `-` or a folder's.
     """
-    if path == Path():  # which an empty name is, too
+    if path == Path():  # an empty name is Path(), too
         raise UsageError("no name is given for the file to write", hint="is a variable empty?")
     if path == Path("-"):
         raise UsageError("-: no name for a file", hint=instead)
-    if os.path.isdir(path):  # which Path.is_dir raises for, where it is not for this user
+    if os.path.isdir(path):  # Path.is_dir raises an error if this user may not look
         raise UsageError(f"{path} is a folder", hint="name a file in it")
 
 
 def check_file(path: Path, instead: str = _FILE_ONLY, *, with_folder: bool = False) -> None:
-    """See that a file can be written there, before the work that is to fill it. Leaves nothing
-    behind.
+    """Check that a file can be written, before the work that will fill it. Leaves nothing behind.
 
     Args:
         instead: as `check_name` has it.
         with_folder: whether its folder will be made, if there is none.
 
     Raises:
-        UsageError: if it can't, or what is there is no file; as `check_name`.
+        UsageError: if it can't be, or something else is there; as `check_name`.
     """
     check_name(path, instead)
     try:
@@ -93,7 +92,7 @@ def check_file(path: Path, instead: str = _FILE_ONLY, *, with_folder: bool = Fal
 
 
 def check_folder(folder: Path, path: Path | None = None) -> None:
-    """See that files can be written in a folder, before the work that is to fill them.
+    """Check that files can be written to a folder, before the work that will fill them.
 
     Args:
         path: what is to be written there, for the message.
@@ -125,13 +124,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     beside = path.with_name(f".cvt-{_machine()}-{secrets.token_hex(8)}.tmp")
     try:
         with beside.open("xb") as file:
-            # As long as it is locked, `sweep` leaves it alone.
+            # `sweep` leaves it alone as long as it is locked.
             with contextlib.suppress(BlockingIOError):
                 lock_handle(file.fileno())
             write(file)
             file.flush()
             sync(file.fileno())
-            if os.name != "nt":  # which renames nothing that is open
+            if os.name != "nt":  # Windows can't rename an open file
                 replace(beside, path)
         if os.name == "nt":
             replace(beside, path)
@@ -143,8 +142,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what `write_atomically` left there when its process was killed: on this machine at
-    once, of other machines after a day."""
+    """Delete temporary files that `write_atomically` left when its process was killed: those of
+    this machine at once, those of others after a day."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
@@ -156,13 +155,13 @@ def sweep(folder: Path) -> None:
 
 
 def _is_left(path: str) -> bool:
-    """Whether no process writes a file any more; False where nobody can tell."""
+    """Tell whether no process writes a file any more; False if that can't be known."""
     if fcntl is None:
         return False
     handle = open_itself(path, os.O_WRONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # One that is being made is locked a moment later.
+        # A file that is just being made is locked a moment later.
         return time.time() - os.fstat(handle).st_ctime > _MOMENT
     except OSError:
         return False
@@ -172,8 +171,8 @@ def _is_left(path: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """What tells the processes of this system from those of others, whose locks may not be seen
-    here, and from those of before it was started."""
+    """Return an id that tells processes of this system from those of others, whose locks may not be
+    visible here, and from those before it was started."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")
     except OSError:
@@ -182,7 +181,7 @@ def _machine() -> str:
 
 
 def make_parent(path: Path) -> bool:
-    """Make the folder of a file, and those that it lies in: whether it was not there.
+    """Make the folder of a file, and its parents; returns whether it was missing.
 
     Raises:
         OSError: if it can't be made.
@@ -194,7 +193,7 @@ def make_parent(path: Path) -> bool:
 
 
 def replace(file: Path, path: Path) -> None:
-    """Rename a file to a path where there may be another.
+    """Rename a file to a path that may exist already.
 
     Raises:
         OSError: if it can't be, or what is there is no file.
@@ -205,13 +204,13 @@ def replace(file: Path, path: Path) -> None:
 
 
 def rename_new(file: Path, path: Path) -> None:
-    """Rename without replacing what may have come there meanwhile.
+    """Rename a file without replacing one that has come there meanwhile.
 
     Raises:
         FileExistsError: if something has.
         OSError: if it can't be.
     """
-    if os.name == "nt":  # where that is what to rename means, and a read-only link stays for ever
+    if os.name == "nt":  # renaming never replaces there, and a read-only link could not be deleted
         file.rename(path)
         return
     try:
@@ -227,7 +226,7 @@ def rename_new(file: Path, path: Path) -> None:
 
 
 def unlink_renamed(file: Path, path: Path) -> None:
-    """Delete a file that has another path by now.
+    """Delete the old path of a file that also has a new one.
 
     Raises:
         OSError: if it can't be, in a folder that is not ours to change; the other path goes.
@@ -240,7 +239,7 @@ def unlink_renamed(file: Path, path: Path) -> None:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Tell whether nothing is there but a file: root can put one in place of `/dev/null`, too.
+    """Tell whether a path is free or holds a file: as root one could even replace `/dev/null`.
 
     Raises:
         OSError: if nothing can be there: a name that is too long, or a folder that is not for this
@@ -253,15 +252,14 @@ def is_replaceable(path: Path) -> bool:
 
 
 def new_beside(path: Path) -> Path:
-    """Return a name in the folder of a file that no other process has, and that nobody can know
-    before it is there: on other machines, and in other containers, processes have the same
-    numbers."""
+    """Return a name in a file's folder that no other process uses and nobody can guess: on other
+    machines, and in other containers, processes have the same numbers."""
     return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
 
 
 def lock(path: Path, flags: int = os.O_CREAT) -> BinaryIO:
-    """Take a file that one process at a time may write. It is free again when what is returned is
-    closed, and when the process ends, however it does. A link is not followed.
+    """Lock a file that one process at a time may write, until the result is closed or the process
+    ends. Links are not followed.
 
     Args:
         flags: 0 for a file that is there, `O_CREAT` makes one where there is none, and with
@@ -277,13 +275,13 @@ def lock(path: Path, flags: int = os.O_CREAT) -> BinaryIO:
         if fcntl is None:
             held.close()
             try:
-                path.rename(path)  # which Windows does with no file that is open, as another's is
+                path.rename(path)  # fails on Windows if another process has it open
             except PermissionError:
                 raise BlockingIOError from None
         else:
             lock_handle(held.fileno())
             if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):
-                raise BlockingIOError  # renamed or replaced by who had it
+                raise BlockingIOError  # its owner has renamed or replaced it
     except BaseException:
         held.close()
         raise
@@ -304,7 +302,7 @@ def open_itself(path: str | Path, flags: int) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether another process has a file that is there. Raises OSError as `lock`."""
+    """Tell whether another process has locked an existing file. Raises OSError as `lock`."""
     try:
         lock(path, 0).close()
     except BlockingIOError:
@@ -313,7 +311,7 @@ def is_locked(path: Path) -> bool:
 
 
 def lock_handle(handle: int) -> None:
-    """Lock an open file or folder until it is closed. Nothing where the system has no such locks.
+    """Lock an open file or folder until it is closed. Does nothing on systems without such locks.
 
     Raises:
         BlockingIOError: if another process has it.
@@ -324,23 +322,22 @@ def lock_handle(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # some network file systems: better without than not at all
+    except OSError:  # some network file systems have no locks: go on without
         return
 
 
 def sync(handle: int) -> None:
     """Flush an open file or folder to the disk."""
-    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS', whose fsync leaves it in the disk's own memory
-        with contextlib.suppress(OSError):  # some file systems have no such thing
+    if hasattr(fcntl, "F_FULLFSYNC"):  # on macOS fsync leaves the data in the disk's cache
+        with contextlib.suppress(OSError):  # some file systems do not support it
             fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
             return
     os.fsync(handle)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the folder itself: a rename in it is safe only then, where the file system can do that
-    at all."""
-    if os.name == "nt":  # which can't open one
+    """Flush a folder: only then a rename in it is safe, on file systems that can do that at all."""
+    if os.name == "nt":  # Windows can't open a folder
         return
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Signals that ask for an end."""
+"""Signals that end the run: Ctrl-C, SIGTERM."""
 
 import math
 import signal
@@ -16,14 +16,14 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class _Last:
-    """When a handler ran last."""
+    """The time at which a handler last ran."""
 
     handled = -math.inf
 
 
 def once(act: Callable[[], None]) -> Handler:
-    """Return a signal handler that acts. What sends a signal on, as `timeout` does, may send it
-    twice: those that come at once are one."""
+    """Make a signal handler that acts once on signals that come together: `timeout`, for one, may
+    send the same signal twice."""
     last = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -38,8 +38,8 @@ def once(act: Callable[[], None]) -> Handler:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Run code in C++ or Rust, which may make an error of its own out of the KeyboardInterrupt that
-    a handler of `once` raised within it: that is a KeyboardInterrupt again."""
+    """Run C++ or Rust code, which may replace the KeyboardInterrupt of a `once` handler by an error
+    of its own; raises KeyboardInterrupt again."""
     start = time.monotonic()
     try:
         yield
@@ -50,20 +50,20 @@ def interruptible() -> Iterator[None]:
 
 
 def act_if_stuck(act: Callable[[], None]) -> None:
-    """Act from another thread on a signal for which no handler of `once` runs within
-    `STUCK_SECONDS`. Python runs them between two instructions of the main thread, and one product
-    of large matrices may take minutes. Called in the main thread."""
+    """Act in another thread on a signal for which no `once` handler runs within `STUCK_SECONDS`.
+    Python runs handlers between two instructions of the main thread, and a product of large
+    matrices may take minutes. Call it in the main thread."""
     bell, ringer = socket.socketpair()
     ringer.setblocking(False)
     signal.set_wakeup_fd(ringer.fileno(), warn_on_full_buffer=False)
 
     def watch() -> None:
-        with ringer:  # open as long as this waits
+        with ringer:  # stays open while the thread waits
             while number := bell.recv(1):
                 if number[0] in (signal.SIGINT, signal.SIGTERM):
                     asked = time.monotonic()
                     time.sleep(STUCK_SECONDS)
-                    # Which may have been a moment before we were woken.
+                    # The handler may have run just before this thread woke up.
                     if _Last.handled < asked - STUCK_SECONDS:
                         act()
 

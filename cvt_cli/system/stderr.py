@@ -1,4 +1,4 @@
-"""Standard error: where messages go, none of which is worth a run."""
+"""Standard error, to which messages go. No run fails because one can't be written."""
 
 import io
 import sys
@@ -6,10 +6,10 @@ from typing import Any, TextIO
 
 
 class _Unfailing(io.RawIOBase):
-    """A stream that drops what can't be written."""
+    """A stream that drops what it can't write."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream  # closes its file when nothing refers to it
+        self._stream = stream  # keeps its file open
         self._raw: Any = getattr(stream.buffer, "raw", stream.buffer)  # with PYTHONUNBUFFERED
 
     def writable(self) -> bool:
@@ -24,13 +24,13 @@ class _Unfailing(io.RawIOBase):
     def write(self, data: Any) -> int:
         try:
             written: int = self._raw.write(data)
-        except OSError:  # its reader or terminal has gone, or its disk is full
+        except OSError:  # the reader or the terminal is gone, or the disk is full
             return len(data)
         return written
 
 
 def open_stderr(stream: TextIO) -> None:
-    """Write messages there from now on."""
+    """Replace standard error by a stream that never fails."""
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Unfailing(stream)),
         encoding=stream.encoding,

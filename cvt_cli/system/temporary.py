@@ -1,4 +1,4 @@
-"""Temporary files: where they can't be written, no input is to blame and the run ends."""
+"""Temporary files. If they can't be written, no input is to blame, and the run ends."""
 
 import contextlib
 import tempfile
@@ -10,7 +10,7 @@ from cvt_cli.system.text import reason_of
 
 
 def temporary_file() -> BinaryIO:
-    """Open a file without a name, gone when it is closed.
+    """Open a nameless file, deleted when it is closed.
 
     Raises:
         NoTemporaryFiles: if there can't be one.
@@ -21,7 +21,7 @@ def temporary_file() -> BinaryIO:
 
 @contextlib.contextmanager
 def writing_temporary_files() -> Iterator[None]:
-    """Around what writes to a temporary file, and to nothing else that may fail.
+    """Raise NoTemporaryFiles for an OSError in the block, which must write to nothing else.
 
     Raises:
         NoTemporaryFiles: in place of OSError.

@@ -1,11 +1,11 @@
-"""Text on its way to a person."""
+"""Text for people: names, numbers and reasons in messages."""
 
 import unicodedata
 from collections.abc import Iterator, Mapping
 
 
 def visible(text: str) -> str:
-    """Escape control characters, so that a name can't steer the terminal."""
+    """Escape control characters, so that a name can't control the terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -13,25 +13,24 @@ def visible(text: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what the operating system says went wrong, or the error itself where that says
-    nothing."""
+    """Return the operating system's reason for an error, or the error itself if it has none."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def folded(name: str) -> str:
-    """Fold a name so that those that people or some file system take for the same are equal:
-    capitals aside, and an accent in its letter or, as macOS has it, behind it."""
+    """Fold a name so that names people or file systems take for the same become equal: in other
+    capitals, or with accents as separate characters, as macOS has them."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def counted(count: int, noun: str) -> str:
-    """Write a number of things: `1 file`, `2 files`."""
+    """Format a number of things: `1 file`, `2 files`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def what_differs(before: object, now: object) -> str:
-    """Tell two values apart: `2 then, 3 now`; of mappings the keys alone that differ: `size.height
-    32 then, 64 now`."""
+    """Describe the difference of two values: `2 then, 3 now`; of two mappings only the keys that
+    differ: `size.height 32 then, 64 now`."""
     return "; ".join(f"{name} {values}".lstrip() for name, values in _differences(before, now))
 
 
