@@ -1,1 +1,1 @@
-"""The same run on many machines."""
+"""The same run on many machines, with Ray."""

@@ -1,4 +1,4 @@
-"""Where records come together, in any order, until each part has all of its own."""
+"""Collection of records: they arrive in any order, until each part is complete."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from cvt_cli.errors import CvtError, ModelError, NoTemporaryFiles
 from cvt_cli.output.delimited import score_text
 from cvt_cli.records import Prediction, Record
 
-# So often something may go wrong with what is done together before anything goes well.
+# Failures of whole batches before the first success, at most.
 FAULTS = 20
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
 CHANGED = "the archive is another one each time it is read"
 
 
 class Collector:
-    """The place where records come together, in any order, and maybe twice."""
+    """Collects records, which arrive in any order, and maybe twice."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Collector:
         self._on_record = on_record
         self._on_part = on_part
         self._unfinished = {part.index: part for part in parts}
-        # What went wrong, by part and position; how often; whether an image was ever classified.
+        # Errors by part and position; their number; and whether any image was ever classified.
         self._faults: dict[tuple[int, int | None], str] = {}
         self._faulty = 0
         self._came = False
@@ -47,7 +47,7 @@ class Collector:
                 self._finish(part)
 
     def rows(self) -> list[Row]:
-        """List what is still to do."""
+        """List the inputs that are still to do."""
         return [row for part in self._unfinished.values() for row in rows_of(part)]
 
     def unfinished(self) -> list[Part]:
@@ -55,21 +55,21 @@ class Collector:
         return list(self._unfinished.values())
 
     def unlisted(self) -> list[Part]:
-        """List the parts of archives of which nobody knows what is in them."""
+        """List the parts of archives whose members are unknown."""
         return [part for part in self.unfinished() if part.is_archive and part.members is None]
 
     def forget(self) -> None:
-        """Forget what went wrong: it is tried again."""
+        """Forget the failures, before another attempt."""
         self._faults.clear()
 
     def take(self, table: pa.Table) -> None:
-        """Take in what a worker made of some inputs.
+        """Take the records that a worker made.
 
         Args:
             table: of the schema `RECORD_SCHEMA`.
 
         Raises:
-            CvtError: if again and again something went wrong and never all well.
+            CvtError: if batches failed again and again, and none ever succeeded.
             ModelError: if no worker has the model any more.
         """
         rows = table.to_pylist()
@@ -96,16 +96,16 @@ class Collector:
             self._finish(part)
 
     def check(self) -> None:
-        """Raises: CvtError, if something went wrong and nothing all well."""
+        """Raise the CvtError behind the failures, if nothing has succeeded."""
         if self._faults and not self._came:
             reason = min(self._faults.values())
             raise CvtError(f"the workers could classify nothing: {reason}")
 
     def give_up(self, parts: Iterable[Part]) -> None:
-        """Make error records for what went wrong each time, or what no worker survived.
+        """Make error records for inputs that failed each time, or killed every worker.
 
         Raises:
-            NoTemporaryFiles: if that is what went wrong: no input is to blame for a full disk.
+            NoTemporaryFiles: if that was the failure: no input is to blame for a full disk.
         """
         for part in parts:
             for position, record in lost_records(part):
@@ -125,7 +125,7 @@ class Collector:
 
 
 def rows_of(part: Part) -> Iterator[Row]:
-    """List what is still to do of a part."""
+    """List the inputs of a part that are still to do."""
     if part.size is None:
         yield part.index, None, part.paths[0], True
     for position in part.missing():
@@ -134,7 +134,7 @@ def rows_of(part: Part) -> Iterator[Row]:
 
 
 def record_of(row: dict[str, Any], labels: Sequence[str]) -> Record:
-    """Make a record of a row of the schema `RECORD_SCHEMA`."""
+    """Make a record from a row of the schema `RECORD_SCHEMA`."""
     best = zip(row["indexes"] or (), row["scores"] or (), strict=True)
     columns = json.loads(row["columns"] or "{}")
     return Record(
@@ -149,8 +149,8 @@ def record_of(row: dict[str, Any], labels: Sequence[str]) -> Record:
 
 
 def lost_records(part: Part) -> list[tuple[int, Record]]:
-    """Make error records for what no worker survived. Where nobody knows the names of the images
-    that are missing, their archive has one for all."""
+    """Make error records for inputs that killed every worker. If the names of an archive's missing
+    images are unknown, the archive gets one for all."""
     if part.is_archive and part.members is None:
         return [(part.following, Record(part.paths[0], error=DIED))]
     if part.size is not None and part.size < part.following:

@@ -19,12 +19,12 @@ from cvt_cli.system.extras import install_hint
 from cvt_cli.system.stderr import open_stderr
 
 CONNECT_SECONDS = 5.0
-# What takes longer than this to begin is said.
+# Seconds after which a slow start is reported.
 PATIENCE_SECONDS = 30.0
 
 
 class Cluster:
-    """A connection to Ray; `with` ends it, and with it all that runs there for us.
+    """A connection to Ray; leaving the `with` block ends it, and all our work there.
 
     Args:
         address: host:port of a cluster's head, "auto" for the one that this machine is part of;
@@ -42,17 +42,17 @@ class Cluster:
     def __init__(self, address: str | None, debug: bool) -> None:
         if address is not None:
             _check_address(address)
-            # Whatever else listens there, like Ray's dashboard, it would ask 20 times, a minute
-            # each.
+            # Ray would ask anything else that listens there, such as its dashboard, 20 times for a
+            # minute each.
             os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
-        # Ray itself would do again for ever what is killed for its memory; the driver counts.
+        # Ray would retry forever what is killed for lack of memory; the driver counts retries.
         os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))
         self.ray = _import_ray(debug)
         before = signal.getsignal(signal.SIGTERM)
         if address is None:
-            # Ray's workers make way for whatever else runs; here they are what was asked for.
+            # Ray's workers run at a low priority by default, but here they do the user's work.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            # Their work is not on their main thread, and glibc's arenas of others keep no large
+            # They work in threads other than the main one, whose arenas in glibc keep no large
             # blocks.
             os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         own: dict[str, Any] = {
@@ -70,7 +70,7 @@ class Cluster:
             where = f"no Ray cluster at {address}" if address else "Ray does not start here"
             hint = "`ray status` on a node of it tells how it is" if address else ""
             raise UsageError(f"{where}: {one_line(error)[:300].rstrip('.')}", hint=hint) from error
-        signal.signal(signal.SIGTERM, before)  # Ray puts its own
+        signal.signal(signal.SIGTERM, before)  # Ray has installed its own
 
     def __enter__(self) -> "Cluster":
         return self
@@ -79,7 +79,7 @@ class Cluster:
         self.ray.shutdown()
 
     def settle(self, job: Job, workers: Workers) -> tuple[Job, Layout]:
-        """Decide what is left open, by the machines that are to do it.
+        """Decide what the job leaves open, by the machines that will run it.
 
         Returns:
             The job with device, dtype and batch size; the layout.
@@ -94,12 +94,12 @@ class Cluster:
         device = "cuda" if layout.gpus else ("cpu" if job.device == "auto" else job.device)
         job = replace(job, device=device)
         self.model = self.ray.put(Shipped.of(job.checkpoint.files, job.offline))
-        # Not in a worker of the pool, which comes back as often as it dies.
+        # Not in a worker of the pool, which restarts as often as it dies.
         probe = self.ray.remote(num_cpus=WORKER_CPUS, num_gpus=layout.gpus, max_retries=RETRIES)(
             settled
         )
         try:
-            # In a tuple: in its place alone Ray would pass the model itself.
+            # In a tuple, because Ray replaces a bare reference by the model itself.
             facts = self._answer(probe.remote(job, (self.model,), layout))
         except self.ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from None
@@ -120,7 +120,7 @@ class Cluster:
                 return None
             return __version__
 
-        # A function in a function travels as code: a node may not have us.
+        # A nested function is sent as code: a node may not have cvt installed.
         task = self.ray.remote(num_cpus=0, max_retries=RETRIES)(version)
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         nodes = [node for node in self._nodes() if node["Resources"].get("CPU")]
@@ -131,7 +131,7 @@ class Cluster:
         for node, question in zip(nodes, asked, strict=True):
             try:
                 found = self._answer(question)
-            except self.ray.exceptions.RayError:  # it is gone
+            except self.ray.exceptions.RayError:  # the actor is gone
                 continue
             if found != __version__:
                 has = f"cvt {found}" if found else "no cvt"
@@ -145,7 +145,7 @@ class Cluster:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def _answer(self, asked: Any) -> Any:
-        """Wait for what a task returns, and say so if it takes long. Raises: RayError."""
+        """Wait for a task's result, and say so if that takes long. Raises: RayError."""
         if not self.ray.wait([asked], timeout=PATIENCE_SECONDS)[0]:
             warnings.warn(
                 "still waiting for a worker: `ray status` shows whether the cluster is full",
@@ -155,7 +155,7 @@ class Cluster:
 
 
 def _check_address(address: str) -> None:
-    """See that something listens at the address: Ray itself would try for minutes.
+    """Check that something listens at an address: Ray itself would try for minutes.
 
     Raises:
         UsageError: if nothing listens there.
@@ -195,10 +195,10 @@ def _import_ray(debug: bool) -> Any:
         warnings.filterwarnings("ignore", module=r"ray\.")
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        # There is no switch for what the nodes report of workers that died.
+        # There is no option for the nodes' reports of dead workers.
         with suppress(AttributeError):
             ray._private.worker.print_to_stdstream = lambda *_, **__: None
-        # Nor for what its C++ part writes: that has the descriptor, what we say has a copy of it.
+        # Nor for the output of its C++ part, which keeps the descriptor; our messages use a copy.
         open_stderr(os.fdopen(os.dup(2), "w", encoding="utf-8"))
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 2)
@@ -207,10 +207,10 @@ def _import_ray(debug: bool) -> Any:
 
 
 def unwrapped(error: BaseException) -> CvtError:
-    """Return our own error where one is behind it, else its last line."""
+    """Return our own error behind an error of Ray's, or else a CvtError with its last line."""
     cause: BaseException | None = error
     while cause is not None:
-        # What Ray raises is of the class of its cause too, but its text is a traceback.
+        # Ray's error has the class of its cause, too, but its text is a traceback.
         behind = getattr(cause, "cause", None)
         if behind is None and isinstance(cause, CvtError):
             return cause

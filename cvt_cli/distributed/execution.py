@@ -36,8 +36,8 @@ from cvt_cli.distributed.task_tables import Row, inputs_per_task, tables
 from cvt_cli.images.find import Search
 from cvt_cli.records import Record
 
-# More inputs than these that were lost are first done again in groups: each reads its archive from
-# the start.
+# Lost inputs up to which each is retried by itself; more are first retried in groups, since each
+# reads its archive from the start.
 LOST_INPUTS = 100
 
 
@@ -74,12 +74,12 @@ def run(
     assert job.batch_size is not None
     rows = collector.rows()
     pass_over(rows, inputs_per_task(len(rows), job.batch_size, layout.cores))
-    # What a worker dies of takes with it what is beside it: at last one by one.
+    # An input that kills its worker takes others with it, so the last attempt is one by one.
     _list_members(cluster, collector.unlisted(), job.search)
     collector.give_up(collector.unlisted())
     rows = collector.rows()
     if len(rows) > LOST_INPUTS:
-        # What is lost of these is done once more anyway.
+        # Lost inputs are retried below anyway.
         pass_over(rows, math.isqrt(len(rows)), retries=0)
     pass_over(collector.rows(), 1)
     collector.check()
@@ -87,12 +87,12 @@ def run(
 
 
 def _list_members(cluster: Cluster, parts: Sequence[Part], search: Search) -> None:
-    """Ask what is in archives that were not read to their end."""
+    """List the members of archives that were not read to their end."""
     task = cluster.ray.remote(num_cpus=DECODE_CPUS, max_retries=RETRIES)(members)
     folder = str(Path.cwd())
     asked = [task.remote(part.paths[0], search, folder) for part in parts]
     for part, answer in zip(parts, asked, strict=True):
-        # What kills even that has one record for all: see `lost_records`.
+        # An archive that kills even this gets one record for all: see `lost_records`.
         with suppress(cluster.ray.exceptions.RayError):
             part.list_members(cluster.ray.get(answer))
 
@@ -113,7 +113,7 @@ def _stream(
     batch_size = min(job.batch_size, per_task)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # What is lost is not lost to us: see `run`.
+    # Lost inputs are retried: see `run`.
     context.max_errored_blocks = -1
     height, width = job.checkpoint.preprocessing.image_size or (224, 224)
     context.target_max_block_size = 1 if batch_size == 1 else batch_size * height * width * 3
@@ -136,7 +136,7 @@ def _stream(
     )
     records = images.map_batches(
         Worker,
-        batch_size=batch_size,  # Ray takes no actors with a GPU without one
+        batch_size=batch_size,  # Ray requires it for actors with a GPU
         batch_format="pyarrow",
         zero_copy_batch=True,
         fn_constructor_kwargs={
@@ -148,12 +148,12 @@ def _stream(
         compute=ActorPoolStrategy(
             min_size=layout.fewest,
             max_size=layout.most,
-            # What waits at a worker that dies counts as tried, too.
+            # Tasks that wait at a worker that dies count as tried, too.
             max_tasks_in_flight_per_actor=1 if per_task == 1 else None,
         ),
         num_cpus=WORKER_CPUS,
         num_gpus=layout.gpus or None,
-        # The worker comes back as often as it dies, see `Loads`; what it died of does not.
+        # A worker restarts as often as it dies, see `Loads`; the task that killed it does not.
         ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": retries},
     )
     try:

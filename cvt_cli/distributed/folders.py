@@ -1,4 +1,4 @@
-"""Folders of files, on this machine or where fsspec leads."""
+"""Folders of files, on this machine or at an address for fsspec."""
 
 import io
 import os
@@ -25,21 +25,21 @@ class LocalFolder:
         self._path = Path(where)
 
     def path(self, name: str) -> Path:
-        """Return where a file of that name is."""
+        """Return the path of a file of this name."""
         return self._path / name
 
     def is_file(self) -> bool:
-        """Tell whether it is no folder at all."""
+        """Tell whether it is a file instead of a folder."""
         return self._path.is_file()
 
     def names(self) -> Sequence[str]:
-        """List what is in it; nothing if it is not there."""
+        """List the names in it; empty if it does not exist."""
         return self._try(
             lambda: [each.name for each in self._path.iterdir()] if self._path.exists() else []
         )
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file, to read."""
+        """Open a file for reading."""
         return self._try(lambda: self.path(name).open("rb"), name)
 
     def write(self, name: str, data: bytes) -> None:
@@ -53,8 +53,8 @@ class LocalFolder:
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Make the folder and lock it, until the end of this process at most: whether it was not
-        locked. Where the system has no such locks it never is."""
+        """Make the folder and lock it, at most until this process ends; returns whether it was
+        free, which it always is on systems without such locks."""
         self._try(lambda: self._path.mkdir(parents=True, exist_ok=True), hint=KEPT)
         with ExitStack() as stack:
             try:
@@ -64,7 +64,7 @@ class LocalFolder:
             except BlockingIOError:
                 yield False
                 return
-            except OSError:  # Windows opens no folder
+            except OSError:  # Windows can't open a folder
                 pass
             yield True
 
@@ -80,8 +80,8 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder where fsspec leads. Stores take an object whole or not at all; where files can be
-    renamed they may be cut, and are written under another name."""
+    """A folder at an address. Stores write an object whole or not at all; file systems that can
+    rename may write half a file, so files are written under another name first."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -95,11 +95,11 @@ class RemoteFolder:
         self._is_store = self._fs.async_impl or not renames
 
     def is_file(self) -> bool:
-        """Tell whether it is no folder at all."""
+        """Tell whether it is a file instead of a folder."""
         return self._try(lambda: bool(self._fs.isfile(self._path)))
 
     def names(self) -> Sequence[str]:
-        """List what is in it; nothing if it is not there."""
+        """List the names in it; empty if it does not exist."""
 
         def names() -> list[str]:
             self._fs.invalidate_cache()
@@ -112,7 +112,7 @@ class RemoteFolder:
         return self._try(names)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file, to read."""
+        """Open a file for reading."""
         return self._try(lambda: io.BytesIO(self._fs.cat_file(f"{self._path}/{name}")), name)
 
     def write(self, name: str, data: bytes) -> None:
@@ -126,7 +126,7 @@ class RemoteFolder:
             beside = f"{self._path}/.{name}.tmp"
             self._fs.makedirs(self._path, exist_ok=True)
             self._fs.pipe_file(beside, data)
-            if self._fs.exists(path):  # not all rename to a name that is taken
+            if self._fs.exists(path):  # some can't rename to an existing name
                 self._fs.rm_file(path)
             self._fs.mv(beside, path)
 
@@ -139,14 +139,14 @@ class RemoteFolder:
     def _try(self, work: Callable[[], T], name: str = "", hint: str = "") -> T:
         try:
             return work()
-        # The clients of the stores raise what they like.
+        # Which errors a store's client raises is not documented.
         except Exception as error:
             where = f"{self._url}/{name}" if name else self._url
             raise CvtError(f"{where}: {one_line(error)}", hint=hint) from None
 
 
 def open_folder(where: str) -> LocalFolder | RemoteFolder:
-    """Return the folder of that name or address, there or not."""
+    """Return the folder of this name or address, whether or not it exists."""
     if where.lower().startswith("file://"):
         return LocalFolder(local_path(where))
     return RemoteFolder(where) if "://" in where else LocalFolder(where)

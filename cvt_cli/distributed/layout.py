@@ -1,11 +1,11 @@
-"""How the work is laid out on the machines of a cluster."""
+"""Layout of the work on the machines of a cluster."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cvt_cli.errors import UsageError
 
-# Cores to one worker without a GPU, where nobody says how many workers there are to be.
+# Cores per worker without a GPU, if --workers is not given.
 CORES_PER_WORKER = 4
 
 
@@ -25,7 +25,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the job is on a cluster: how many workers, and what each has."""
+    """The layout of a job on a cluster: how many workers, and the resources of each."""
 
     fewest: int
     most: int
@@ -34,7 +34,7 @@ class Layout:
     cores: int
 
     def facts(self) -> dict[str, int | float]:
-        """Return the layout for a record of the run."""
+        """Return the layout for a run record."""
         return {
             "workers": self.most,
             "fewest_workers": self.fewest,

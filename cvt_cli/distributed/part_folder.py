@@ -23,12 +23,12 @@ from cvt_cli.system.text import what_differs
 
 SUCCESS = "_SUCCESS"
 RUN = "_run.json"
-# Not part-7.csv, as the shards of a run without Ray may be called.
+# Does not match part-7.csv, a likely name for a shard of a run without Ray.
 _PART = re.compile(r"part-(\d{6,})\.([a-z]+)")
 
 
 class PartFolder:
-    """The folder of the parts, on this machine or at an address.
+    """The folder of parts, on this machine or at an address.
 
     Args:
         where: a folder on this machine, or an address that fsspec takes (`s3://bucket/labels`).
@@ -52,7 +52,7 @@ class PartFolder:
         self._written: dict[int, tuple[int, int]] = {}
 
     def check_free(self, resume: bool, overwrite: bool) -> None:
-        """See that the run may write here, before anything is started.
+        """Check, before anything is started, that the run may write here.
 
         Raises:
             Finished: if nothing is left to resume.
@@ -83,7 +83,7 @@ class PartFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other runs on this machine from writing here meanwhile.
+        """Keep other runs on this machine from writing here during the context.
 
         Raises:
             UsageError: if one does.
@@ -100,7 +100,7 @@ class PartFolder:
             yield
 
     def begin(self, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        """Take the folder into use: what a run left that is not taken up goes.
+        """Prepare the folder: what an earlier run left is deleted, unless it is resumed.
 
         Args:
             run: what records depend on.
@@ -109,12 +109,12 @@ class PartFolder:
             UsageError: if the run that is to be taken up was another; as `check_free`.
             CvtError: if nothing can be written there.
         """
-        self.check_free(resume, overwrite)  # others may have been here since
+        self.check_free(resume, overwrite)  # checked again, as other runs may have been here since
         names = self._files.names()
         if resume and RUN in names:
             self._check_run(run)
         elif overwrite:
-            # What says that it is whole goes first, and last what says of which run it is.
+            # The mark of completeness goes first, and the description of the run last.
             order = {SUCCESS: 0, RUN: 2}
             for name in sorted(filter(_is_ours, names), key=lambda name: order.get(name, 1)):
                 self._files.delete(name)
@@ -139,19 +139,19 @@ class PartFolder:
                 )
 
     def clear(self) -> None:
-        """Delete what is ours. Raises: CvtError."""
+        """Delete our files. Raises: CvtError."""
         for name in sorted(filter(_is_ours, self._files.names()), key=lambda name: name == RUN):
             self._files.delete(name)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        """Say what is run. Raises: CvtError."""
+        """Write the description of the run. Raises: CvtError."""
         self._files.write(RUN, (json.dumps(run, indent=2) + "\n").encode())
 
     def finished(self) -> Iterator[tuple[int, Iterator[Record]]]:
-        """Read the parts that are there: number and records of each.
+        """Read the existing parts: number and records of each.
 
         Raises:
-            UsageError: if one is no such part.
+            UsageError: if one of them is not a part.
         """
         for index, name in self._parts():
             yield index, self._records(name)
@@ -167,7 +167,7 @@ class PartFolder:
         try:
             with self._files.open(name) as file:
                 yield from self._writer.documents(file)
-        # OSError: what pyarrow makes of pages that can't be unpacked.
+        # pyarrow raises OSError for pages that can't be unpacked.
         except (ValueError, OSError) as error:
             raise UsageError(
                 f"{self.where}/{name} can't be resumed: {one_line(error)}",
@@ -177,7 +177,7 @@ class PartFolder:
     def write(self, part: Part, run: Mapping[str, Any]) -> None:
         """Write a part, whole or not at all. Raises: CvtError."""
         errors = sum(record.error is not None for record in part.records.values())
-        # Before: an interruption may come between the two.
+        # First, as an interruption may come between the two.
         self._written[part.index] = len(part.records), errors
         name = f"part-{part.index:06d}.{self._format}"
         self._files.write(name, self._document(part.in_order(), run))
@@ -204,7 +204,7 @@ class PartFolder:
         return text.getvalue().encode("utf-8", "backslashreplace")
 
     def finish(self, run: Mapping[str, Any]) -> None:
-        """Say that nothing is missing. Raises: CvtError."""
+        """Mark the folder as complete. Raises: CvtError."""
         self.write_run(run)
         self._files.write(SUCCESS, b"")
 

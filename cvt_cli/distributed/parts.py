@@ -1,4 +1,4 @@
-"""Consecutive inputs whose records are one file."""
+"""Parts: consecutive inputs whose records are one file."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
@@ -7,7 +7,7 @@ from cvt_cli.records import Record, as_written
 
 
 class Part:
-    """Consecutive inputs, and the records of those that are done.
+    """Consecutive inputs, and the records that exist so far.
 
     Args:
         index: the number of its file.
@@ -20,9 +20,9 @@ class Part:
         self.paths = paths
         self.is_archive = is_archive
         self.records: dict[int, Record] = {}
-        # The names of the images in an archive, where someone had to ask for them.
+        # Names of the images in an archive, if they had to be listed.
         self.members: list[str] | None = None
-        # How many records there will be; nobody knows that of an archive before it was read.
+        # Number of records; unknown for an archive until it was read.
         self.size = None if is_archive else len(paths)
 
     @property
@@ -32,26 +32,26 @@ class Part:
 
     @property
     def following(self) -> int:
-        """The position behind the last record."""
+        """The position after the last record."""
         return max(self.records, default=-1) + 1
 
     def missing(self) -> list[int]:
-        """List the positions without a record, of those that are known."""
+        """List the known positions without a record."""
         return [i for i in range(self.size or 0) if i not in self.records]
 
     def name(self, position: int) -> str:
-        """Return what the input there is called; in an archive, if its members were listed."""
+        """Return the name of the input at a position; in an archive, if its members were listed."""
         return (self.paths if self.members is None else self.members)[position]
 
     def has_records_of(self, paths: Sequence[str]) -> bool:
-        """Tell whether records of these paths, as output files write them, are all of it."""
+        """Tell whether the part consists of records for these paths, as output files write them."""
         if not self.is_archive:
             return list(map(as_written, self.paths)) == paths
         path = as_written(self.paths[0])
         return all(each == path or each.startswith(f"{path}::") for each in paths)
 
     def list_members(self, names: list[str]) -> None:
-        """Set what is in the archive, in its order."""
+        """Set the members of the archive, in order."""
         self.members, self.size = names, len(names)
 
     def in_order(self) -> Iterator[Record]:

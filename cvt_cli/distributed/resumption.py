@@ -1,4 +1,4 @@
-"""What a run that is taken up has still to do."""
+"""Resumption: what an interrupted run still has to do."""
 
 import re
 import warnings
@@ -13,8 +13,8 @@ from cvt_cli.records import as_written
 def left_of(
     parts: Sequence[Part], folder: PartFolder, size: int
 ) -> tuple[Sequence[Part], int, int]:
-    """Find what a run that is taken up has to do. Warn where the inputs have changed since: then
-    those without a record are in parts behind the others.
+    """Find the parts that an interrupted run still has to do. Warns if the inputs have changed
+    since: new ones are then put in parts after the others.
 
     Args:
         parts: of all inputs.
@@ -51,12 +51,12 @@ def _inputs(parts: Iterable[Part]) -> Iterator[Source]:
             known = part.records.get(position)
             if known is not None and known.error is not None:
                 yield failing(path, known.error)
-            else:  # nobody opens it
+            else:  # it is never opened
                 yield Source(path, Bytes(b""), is_archive=part.is_archive)
 
 
 def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
-    """List the inputs that finished parts have.
+    """List the inputs in finished parts.
 
     Returns:
         The inputs with a record, as output files write them, and `archive::` for its members; how
@@ -71,6 +71,6 @@ def known_inputs(folder: PartFolder) -> tuple[set[str], int, int, int]:
             errors += record.error is not None
             path = as_written(record.path)
             known.add(path)
-            # Of an archive there are all images in a part, or none.
+            # A part has all images of an archive, or none.
             known.update(path[: end.end()] for end in re.finditer("::", path))
     return known, count, errors, following

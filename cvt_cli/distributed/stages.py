@@ -1,4 +1,4 @@
-"""The stages that run on workers: paths to pixels, pixels to records."""
+"""Stages that run on workers: paths to pixels, pixels to records."""
 
 import json
 import os
@@ -33,10 +33,10 @@ from cvt_cli.system.cores import share_cores
 if TYPE_CHECKING:
     from cvt_cli.inference.classifier import Classifier
 
-# How often Ray does again what a dying worker or node takes with it.
+# Ray's retries of tasks that a dying worker or node takes with it.
 RETRIES = 3
-# What Ray books. However many workers come to be on a node, also when others are lost, they must
-# leave room for a decoding task: each waits for the other's work.
+# CPUs that Ray reserves. However many workers a node gets, even after others were lost, there must
+# be room left for a decoding task, as workers and tasks wait for each other.
 WORKER_CPUS = 0.01
 DECODE_CPUS = 0.9
 # Threads of a decoding task: more than one for images that come over a network.
@@ -46,7 +46,7 @@ KILLS = "each dies of it, out of memory or by a fault in a library"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every worker is told.
+    """The settings that every worker gets.
 
     Attributes:
         checkpoint: as the driver has it; its weights are not sent along.
@@ -75,8 +75,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A model on its way: by name and commit, which each node's cache knows or the Hub, or the
-    bytes of its files."""
+    """A model to send: by name and commit, if nodes can get it from their cache or the Hub, or as
+    the bytes of its files."""
 
     name: str
     commit: str | None
@@ -85,7 +85,7 @@ class Shipped:
 
     @classmethod
     def of(cls, files: ResolvedFiles, offline: bool) -> "Shipped":
-        """Return what to send of a model."""
+        """Return what to send for a model."""
         if files.commit is not None or files.name in bundled_names():
             return cls(files.name, files.commit, offline)
 
@@ -93,7 +93,7 @@ class Shipped:
         return cls(files.name, None, offline, weights)
 
     def checkpoint(self, like: Checkpoint, folder: Path) -> Checkpoint:
-        """Load the same model here.
+        """Load the same model on this node.
 
         Args:
             like: the driver's.
@@ -116,14 +116,15 @@ class Shipped:
 
 
 def settled(job: Job, model: tuple[Any], layout: Layout) -> dict[str, Any]:
-    """Find out, where a worker will run, what it will be like there. Loads the model, once."""
+    """Decide, on a machine that will run a worker, what the job leaves open. Loads the model
+    once."""
     from cvt_cli.inference.classifier import auto_batch_size
     from cvt_cli.inference.devices import pick_device, pick_dtype
 
     with warnings.catch_warnings(record=True) as said:
         device = pick_device(job.device)
         dtype = str(pick_dtype(job.dtype, device)).removeprefix("torch.")
-    # Others may have the rest of the GPU.
+    # Other workers may use the rest of the GPU.
     share = min(1.0, layout.gpus) or 1.0
     batch_size = job.batch_size or auto_batch_size(job.checkpoint, device, share)
     _classifier(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
@@ -155,8 +156,8 @@ def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
 
 
 class Loads:
-    """An actor that knows how often each worker tried to load the model. Ray starts one that dies
-    again for ever, and keeps what waits for it.
+    """An actor that counts how often each worker tried to load the model. Ray restarts a dying
+    worker forever, and keeps the tasks that wait for it.
 
     Args:
         fewest: workers that the pool has at least.
@@ -169,21 +170,21 @@ class Loads:
         self._stuck: set[str] = set()
 
     def begin(self, worker: str) -> bool:
-        """Tell whether a worker may try: if it never had the model nothing waits for it, and it may
-        as long as others can work."""
+        """Tell whether a worker may try to load the model: no task waits for a worker that never
+        had it, so it may as long as others can work."""
         self._tries[worker] += 1
         if self._tries[worker] <= 1 + RETRIES:
             return True
         return worker not in self._had_it and not self.give_up(worker)
 
     def end(self, worker: str) -> None:
-        """Note that a worker has the model."""
+        """Record that a worker has loaded the model."""
         self._had_it.add(worker)
         self._stuck.discard(worker)
         del self._tries[worker]
 
     def give_up(self, worker: str) -> bool:
-        """Tell whether none is left that can work."""
+        """Give a worker up, and tell whether no worker is left."""
         self._stuck.add(worker)
         return len(self._stuck) >= self._fewest
 
@@ -207,7 +208,7 @@ class Worker:
                 ray.get(loads.end.remote(me))
                 return
         if not ray.get(loads.give_up.remote(me)):
-            raise error  # the others go on without it
+            raise error  # other workers go on without it
         self._fault = f"no worker can load the model any more: {one_line(error)}"
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -263,7 +264,7 @@ def decode(
     version: str,
 ) -> Iterator[pa.Table]:
     """Turn paths into pixels, a table a batch: the task."""
-    # Relative paths are the driver's. A node without that folder can't have the files either.
+    # Relative paths start from the driver's folder. A node without it has no such files either.
     with suppress(OSError):
         os.chdir(folder)
     rows = table.to_pylist()
@@ -281,7 +282,7 @@ def decode(
         if rows[0]["position"] is None:
             size = {"part": rows[0]["part"], "path": NO_PATH, "members": done}
             yield pa.Table.from_pylist([size], IMAGE_SCHEMA)
-    # Of an image decoding takes care. What is left is the machine's own, or a fault of ours.
+    # Decoding handles errors of images; other errors are the machine's, or ours.
     except Exception as error:
         fault = f"{type(error).__name__}: {one_line(error)}"
         came = set(places[:done])
@@ -290,7 +291,7 @@ def decode(
 
 
 def _check_version(version: str) -> None:
-    """Raise CvtError on a node that joined the cluster later with another version."""
+    """Check the version of a node that joined the cluster later. Raises CvtError if it differs."""
     if version != __version__:
         raise CvtError(f"the node {platform.node()} has cvt {__version__}, the run is {version}'s")
 
@@ -298,7 +299,7 @@ def _check_version(version: str) -> None:
 def _sources(
     rows: Sequence[dict[str, Any]], search: Search, places: list[tuple[int, int]]
 ) -> Iterator[Source]:
-    """Yield the sources that a task reads. Puts part and position of each into `places`."""
+    """Yield the sources that a task reads. Appends part and position of each to `places`."""
     if not rows[0]["archive"]:
         for row in rows:
             path = os.fsdecode(row["path"])
@@ -315,7 +316,7 @@ def _sources(
 
 
 def members(path: str, search: Search, folder: str) -> list[str]:
-    """List the names of the images in an archive. Decodes none."""
+    """List the names of the images in an archive, without decoding any."""
     with suppress(OSError):
         os.chdir(folder)
     return [source.path for source in find_named(path, search)]

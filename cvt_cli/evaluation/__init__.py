@@ -1,1 +1,1 @@
-"""How good a model is on labelled images; and its tables."""
+"""Evaluation of a model on labelled images, and its tables."""

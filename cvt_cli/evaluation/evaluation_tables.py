@@ -1,4 +1,4 @@
-"""An evaluation as tables: accuracy, every label, what is taken for what."""
+"""The tables of an evaluation: accuracy, labels, confusions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from cvt_cli.output.tables import Cell, Column, Report, Section
 from cvt_cli.records import as_written
 from cvt_cli.system.text import counted
 
-# For people; documents have all of them.
+# Rows shown to people; documents have all rows.
 MAX_CONFUSIONS = 10
 MAX_LABELS = 50
 
@@ -33,7 +33,8 @@ _CONFUSION_COLUMNS = (
 
 
 def evaluation_report(evaluation: Evaluation, run: Mapping[str, Any]) -> Report:
-    """Build the report of an evaluation: summary, labels and confusions; its CSV has a row a label.
+    """Build the report of an evaluation: summary, labels and confusions; its CSV has a row per
+    label.
 
     Args:
         run: what the figures were measured with.
@@ -76,7 +77,7 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
     if evaluation.errors:
         figures.append(("could not be read", str(len(evaluation.errors))))
     yield Section("", (Column(), Column(right=True)), figures)
-    # Of many labels, those that the model knows least are the ones to look at.
+    # If there are many labels, the worst ones are the ones to look at.
     by_recall = sorted(evaluation.labels, key=_recall)
     shown = evaluation.labels if len(by_recall) <= MAX_LABELS else by_recall[:MAX_LABELS]
     lowest = f"Labels of the lowest recall, of {len(by_recall)}"
@@ -92,7 +93,7 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
 
 
 def ranked_report(evaluation: RankedEvaluation, run: Mapping[str, Any]) -> Report:
-    """The same of several labels at once."""
+    """Build the report of an evaluation of several labels at once."""
     labels = [
         {
             "label": figures.label,

@@ -1,4 +1,4 @@
-"""How good a model is on labelled images: records and their true classes become figures."""
+"""Metrics of a model on labelled images, from records and the true classes."""
 
 import csv
 import shlex
@@ -19,7 +19,7 @@ TOP_K = 5
 
 @dataclass(frozen=True, slots=True)
 class LabelledSource:
-    """An image and the name of its class, as a folder or a table gives it.
+    """An image and its label, as a folder or a table gives it.
 
     Attributes:
         label: empty for none.
@@ -33,7 +33,7 @@ class LabelledSource:
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """The figures of one class.
+    """Figures of a class.
 
     Attributes:
         index: its class index.
@@ -50,18 +50,18 @@ class LabelFigures:
 
     @property
     def precision(self) -> float | None:
-        """Share of the images taken for it that are of it; None where none was."""
+        """Share of right images among those taken for the class; None if there are none."""
         return self.correct / self.predicted if self.predicted else None
 
     @property
     def recall(self) -> float | None:
-        """Share of its images that were taken for it; None where there are none."""
+        """Share of the class's images that were recognised; None if there are none."""
         return self.correct / self.count if self.count else None
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many images of one class were taken for another."""
+    """Number of images of one class that were taken for another."""
 
     label: str
     predicted: str
@@ -70,7 +70,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class UnknownLabel:
-    """A name that means no class of the model: its images are not counted."""
+    """A label that is not the model's: its images are not counted."""
 
     label: str
     count: int
@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def from_folders(folder: Path) -> list[LabelledSource]:
-    """List the images of a folder with a sub-folder for each class, named by its label. Warn of
+    """List the images of a folder with a sub-folder for each class, named by its label. Warns of
     images beside the sub-folders.
 
     Raises:
@@ -123,7 +123,7 @@ def from_folders(folder: Path) -> list[LabelledSource]:
             f"{folder}: no images in sub-folders",
             hint="each class is a sub-folder named by its label; or --labels names a CSV file",
         )
-    # Only the folder itself: what lies beside the classes has none.
+    # Only this folder, not its sub-folders: images beside those have no class.
     here = find([str(folder)], Search(recursive=False))
     loose = sum(source.path != str(folder) for source in here)
     if loose:
@@ -169,7 +169,7 @@ def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
 def match(
     labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
 ) -> tuple[list[tuple[Source, int]], tuple[UnknownLabel, ...]]:
-    """Give each image the class index of its label; those of unknown labels are left out.
+    """Give each image the class index of its label; images with unknown labels are left out.
 
     Args:
         labels: the model's.
@@ -189,7 +189,7 @@ def match(
 def find_labels(
     labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
 ) -> tuple[dict[str, int], tuple[UnknownLabel, ...]]:
-    """The class index of each name that means one, and the names that mean none.
+    """Find the class index of each label, and the labels that the model does not have.
 
     Args:
         labels: the model's.

@@ -1,4 +1,4 @@
-"""How good a model of several labels at once is: how well each label's scores rank the images."""
+"""Metrics of a model of several labels at once: how well each label's scores rank the images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from cvt_cli.evaluation.metrics import (
 from cvt_cli.images.find import Source
 from cvt_cli.records import Record
 
-# From which on an image is taken to have the label.
+# Score from which an image counts as having the label.
 LEAST_SCORE = 0.5
 
 
 @dataclass(frozen=True)
 class RankedLabel(LabelFigures):
-    """One label; `predicted` counts the images whose score reaches `LEAST_SCORE`.
+    """Figures of a label; `predicted` counts the images whose score reaches `LEAST_SCORE`.
 
     Attributes:
         average_precision: over all thresholds, 0 to 1; None where no image has the label.
@@ -52,8 +52,8 @@ class RankedEvaluation:
 def match_several(
     labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
 ) -> tuple[list[tuple[Source, frozenset[int]]], tuple[UnknownLabel, ...]]:
-    """Give each image the class indexes of its labels: none, one or several. Rows of one path are
-    of one image. An unknown label is reported, and its image has the others.
+    """Give each image the class indexes of its labels: none, one or several. Rows with the same
+    path belong to one image. An unknown label is reported, and its image keeps the others.
 
     Args:
         labels: the model's.
@@ -129,8 +129,8 @@ def _ranked(label: str, index: int, scores: np.ndarray, *, truth: np.ndarray) ->
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float | None:
-    """The precision at each threshold, weighted with the recall that it adds. Images of one score
-    are above a threshold together. No interpolation: as scikit-learn has it, and unlike VOC.
+    """Sum the precision at each threshold, weighted with the recall that it adds. Images with the
+    same score pass a threshold together. Without interpolation, like scikit-learn and unlike VOC.
 
     Args:
         scores: (images,) of one label.

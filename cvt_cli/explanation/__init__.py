@@ -1,1 +1,1 @@
-"""What in a picture its label comes from; and its picture."""
+"""Explanation of labels by maps over the picture, and their drawing."""

@@ -1,4 +1,4 @@
-"""What in a picture a label comes from: maps over the network's input, brought back to the picture.
+"""Maps of the parts of a picture that a label comes from.
 
 Three methods: gradient-weighted class activation of the last stage's tokens (Grad-CAM, arXiv
 1610.02391), integrated gradients of the pixels (arXiv 1703.01365), and where the class token of
@@ -24,13 +24,13 @@ from cvt_cli.model.cvt import Block, Cvt, Stage
 from cvt_cli.output.delimited import score_text
 from cvt_cli.records import Prediction, ScoreKind
 
-# Points between a grey picture and the real one; by Gauss-Legendre few are enough.
+# Steps between a grey picture and the real one; with Gauss-Legendre few are enough.
 STEPS = 24
 STEPS_AT_ONCE = 4
 
 
 class Method(StrEnum):
-    """How a map is made."""
+    """Methods that make a map."""
 
     GRADCAM = "gradcam"
     ATTENTION = "attention"
@@ -39,7 +39,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True)
 class Explanation:
-    """A map of one label over one picture.
+    """A map of a label over a picture.
 
     Attributes:
         values: (rows, columns) float32, none below 0: how much each point speaks for the label,
@@ -66,7 +66,7 @@ class Explanation:
     score_kind: ScoreKind = ScoreKind.SOFTMAX
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the raw map as JSON has it, with what is needed to lay it over the picture."""
+        """Return the raw map as a JSON value, with what is needed to lay it over the picture."""
         return {
             "label": self.label.label,
             "score": float(score_text(self.label.score, {"scores": self.score_kind})),
@@ -82,7 +82,7 @@ class Explanation:
         }
 
     def over_picture(self, width: int, height: int) -> np.ndarray:
-        """Interpolate the map over the whole picture, at a size of that many pixels.
+        """Interpolate the map over the whole picture, at a size of this many pixels.
 
         Returns:
             (height, width) float32, bilinear between the points; NaN where the network saw
@@ -97,7 +97,7 @@ class Explanation:
         return _interpolated(self.values, rows, columns)
 
     def _points(self, pixels: int, start: float, end: float, *, inputs: int) -> np.ndarray:
-        """Place each pixel of a picture's side, counted in points of the map; NaN outside."""
+        """Locate the pixels along a picture's side, counted in points of the map; NaN outside."""
         part = (np.arange(pixels) + 0.5 - start) / (end - start)
         points = (part * inputs - 0.5 - self.offset) / self.step
         return np.where((part >= 0) & (part <= 1), points, np.nan)
@@ -168,7 +168,7 @@ class Explainer:
         return Prediction(self.checkpoint.labels[index], float(scores[index]), index)
 
     def _map(self, x: Tensor, index: int) -> tuple[Tensor, tuple[float, float]]:
-        """(rows, columns) and where its points are: offset and step."""
+        """Compute the map (rows, columns), and the offset and the step of its points."""
         config = self.checkpoint.config
         if self.method is Method.ATTENTION:
             with torch.no_grad():
@@ -182,7 +182,7 @@ class Explainer:
             return values.detach()[0, 0], token_positions(config)
         from captum.attr import IntegratedGradients
 
-        # From the mean colour of the training images, which is 0 here: from no picture.
+        # The baseline is the mean colour of the training images, which is 0 here.
         gradients = IntegratedGradients(self._model).attribute(
             x, target=index, n_steps=STEPS, internal_batch_size=STEPS_AT_ONCE
         )
@@ -190,8 +190,8 @@ class Explainer:
 
 
 def token_positions(config: CvtConfig) -> tuple[float, float]:
-    """Place the last stage's tokens on the input, in pixels: the centre of the first one's patch
-    from the centre of the first pixel, and the distance from one to the next.
+    """Locate the last stage's tokens on the input, in pixels: the distance of the first patch's
+    centre from the centre of the first pixel, and that from token to token.
 
     The paddings of CvT are not even: with 16 pixels a token, the first one's centre is at pixel 1.
     """
@@ -205,8 +205,7 @@ def token_positions(config: CvtConfig) -> tuple[float, float]:
 
 
 def key_positions(config: CvtConfig) -> tuple[float, float]:
-    """Place the keys of the last stage's attention in the same way: its tokens after the
-    projection."""
+    """Locate the keys of the last stage's attention likewise: its tokens after the projection."""
     offset, step = token_positions(config)
     if config.qkv_projection_method[-1] == "linear":
         return offset, step
@@ -215,8 +214,8 @@ def key_positions(config: CvtConfig) -> tuple[float, float]:
 
 
 class _TokensInView(nn.Module):
-    """The network as one function, with the tokens that the label is made of laid out as an image
-    (B, C, H, W) where a hook can take them: the `tokens` layer.
+    """The network as one function, in which the tokens that the label is made from appear as an
+    image (B, C, H, W) where a hook can reach them: the `tokens` layer.
 
     A class token reads the others in the last block's attention: there they are taken, after the
     norm. Without a class token they are averaged at the end, and taken there.
@@ -243,9 +242,8 @@ class _TokensInView(nn.Module):
         return logits
 
     def class_attention(self, x: Tensor) -> Tensor:
-        """Return the attention that the class token of the last block gives to each key that is no
-        class token, as a mean over the heads. (B, num_channels, H, W) -> (B, rows, columns), of a
-        sum below 1."""
+        """Return the attention that the class token of the last block gives to each other key, as a
+        mean over the heads: (B, num_channels, H, W) -> (B, rows, columns), with a sum below 1."""
         x, height, width = self._before_last_block(x)
         block = self._blocks[-1]
         attn = block.attn
@@ -293,7 +291,7 @@ def _flat(image: Tensor) -> Tensor:
 
 
 def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Interpolate at fractional rows and columns; the outermost values go on to the edge."""
+    """Interpolate at fractional rows and columns; the outermost values extend to the edge."""
     seen = np.isfinite(rows)[:, None] & np.isfinite(columns)
     low_rows, part_rows = _neighbours(rows, values.shape[0])
     low_columns, part_columns = _neighbours(columns, values.shape[1])
@@ -308,7 +306,7 @@ def _interpolated(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
 
 
 def _neighbours(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the point before each position, and how far it is to the next."""
+    """Find the point before each position, and the distance to the next."""
     inside = np.clip(np.nan_to_num(points), 0, count - 1)
     low = np.floor(inside).astype(np.intp)
     return low, inside - low

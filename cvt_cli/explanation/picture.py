@@ -1,4 +1,4 @@
-"""An explanation as a picture: the photograph, the map over it, and the labels beside."""
+"""Drawing of an explanation: the photograph, the map over it, and the labels beside."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 from cvt_cli.explanation.maps import Explanation
 from cvt_cli.system.text import visible
 
-# Perceptually uniform: equal steps look equal, also in print and to the colour-blind.
+# Perceptually uniform: equal steps look equal, in print and to the colour-blind too.
 COLORS = matplotlib.colormaps["inferno"]
 OPACITY = 0.6
-# Beyond this share of the points the values are cut: a few pixels would else be all that shows.
+# Share of the points whose values are shown in full; the highest are cut off, or only a few pixels
+# would be visible.
 SHARE_SHOWN = 0.995
 
 MOST_PIXELS = 560
@@ -34,7 +35,7 @@ def draw(picture: Image.Image, method: str, model: str, *, explanation: Explanat
     """
     scale = MOST_PIXELS / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    # Few pixels are shown as they are.
+    # Small pictures are shown with visible pixels.
     resample = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.LANCZOS
     photograph = picture.resize((width, height), resample)
     overlay = _overlay(photograph, explanation.over_picture(width, height))
@@ -62,7 +63,7 @@ def draw(picture: Image.Image, method: str, model: str, *, explanation: Explanat
 
 
 def save(image: Image.Image, file: BinaryIO, suffix: str) -> None:
-    """Encode the picture as the suffix of its file says.
+    """Encode the picture in the format of its file's suffix.
 
     Raises:
         OSError: if it can't be written.
@@ -75,7 +76,7 @@ def _overlay(photograph: Image.Image, values: np.ndarray) -> Image.Image:
     most = np.quantile(values[seen], SHARE_SHOWN) if seen.any() else 0.0
     shares = np.clip(np.nan_to_num(values) / most, 0, 1) if most > 0 else np.zeros_like(values)
     heat = COLORS(shares)[..., :3] * 255
-    # Grey below, so that a colour is the map's and not the photograph's.
+    # The photograph is grey, so that all colour comes from the map.
     grey = np.asarray(photograph.convert("L"), np.float32)[..., None]
     mixed = grey * (1 - OPACITY) + heat * OPACITY
     unseen = np.broadcast_to(grey * 0.5 + 120, mixed.shape)
@@ -113,7 +114,7 @@ def _draw_panel(
         top += ROW_HEIGHT
     top += 16
     ramp = np.tile(np.linspace(0, 1, PANEL_WIDTH), (BAR_WIDTH, 1))
-    # As it looks over the middle grey of a photograph.
+    # As the map looks over a medium grey.
     colors = COLORS(ramp)[..., :3] * 255 * OPACITY + 127 * (1 - OPACITY)
     canvas.paste(Image.fromarray(colors.astype(np.uint8)), (left, top))
     drawing.text((left, top + BAR_WIDTH + 4), "nothing", MUTED, _font(14))
@@ -121,7 +122,7 @@ def _draw_panel(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Of many scripts, and wherever matplotlib is.
+    # Comes with matplotlib, and has many scripts.
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(file), size)
 
@@ -129,7 +130,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _fitted(
     drawing: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, *, width: int
 ) -> str:
-    """Shorten a text to one line that has room."""
+    """Shorten a text to fit in one line."""
     text = visible(text[:200])
     if drawing.textlength(text, font) <= width:
         return text

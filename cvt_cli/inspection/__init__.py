@@ -1,1 +1,1 @@
-"""Facts of a checkpoint, its weights, two side by side, the families; and their tables."""
+"""Inspection of checkpoints: facts, weights, differences, families, and their tables."""

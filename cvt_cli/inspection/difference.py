@@ -1,4 +1,4 @@
-"""Two checkpoints side by side."""
+"""Differences between two checkpoints."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from cvt_cli.inspection.weights import TensorDifference, weights_difference
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting that differs, as JSON would write its two values."""
+    """A setting that differs, with both values as JSON has them."""
 
     aspect: str
     name: str
@@ -21,15 +21,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs between two checkpoints."""
+    """The differences between two checkpoints."""
 
     first: Inspection
     second: Inspection
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Settings of configuration and preprocessing that differ. The number of labels is among
-        the labels."""
+        """Settings of configuration and preprocessing that differ. The number of labels is left to
+        `labels`."""
         pairs = (
             ("configuration", self.first.config, self.second.config),
             ("preprocessing", self.first.preprocessing, self.second.preprocessing),
@@ -58,13 +58,13 @@ class Difference:
 
     @property
     def not_here(self) -> list[str]:
-        """Names of the checkpoints whose weights are not on this machine, so that none are
+        """Names of the checkpoints whose weights are not on this machine, and so are not
         compared."""
         return [one.name for one in (self.first, self.second) if not one.has_local_weights]
 
     @cached_property
     def weights(self) -> list[TensorDifference] | None:
-        """Every weight of one beside that of the other; None if any are not on this machine.
+        """Comparison of every weight; None if some weights are not on this machine.
 
         Raises:
             ModelError: naming the file, if one is corrupt, truncated, or holds code.
@@ -74,7 +74,7 @@ class Difference:
         return weights_difference(self.first.config, self.first.files, self.second.files)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings and labels that differ, and every weight, as JSON has them."""
+        """Return the differing settings and labels, and every weight, as a JSON value."""
         return {
             "models": [self.first.name, self.second.name],
             "parameters": [one.cost.total.parameters for one in (self.first, self.second)],

@@ -1,5 +1,5 @@
-"""What a checkpoint is and what it costs, from its configuration alone. Needs no torch, and for a
-published name no file."""
+"""Facts about a checkpoint from its configuration alone. Needs no torch, and for a published name
+no file."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ SHA256_DIGITS = 64
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One file of a checkpoint on this machine. `sha256` is in hexadecimal."""
+    """Facts about a file of a checkpoint on this machine. `sha256` is in hexadecimal."""
 
     path: Path
 
@@ -39,7 +39,7 @@ class FileFacts:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest, read off the Hub's cache, which names large files by it; else computed."""
+        """Digest, taken from the name in the Hub's cache for large files, else computed."""
         blob = self.path.resolve()
         if blob.parent.name == "blobs" and len(blob.name) == SHA256_DIGITS:
             return blob.name
@@ -47,7 +47,7 @@ class FileFacts:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as JSON has them."""
+        """Return the facts as a JSON value."""
         return {
             "name": self.path.name,
             "path": str(self.path),
@@ -58,7 +58,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A checkpoint as far as it is known without opening its weights.
+    """Facts about a checkpoint that are known without opening its weights.
 
     Attributes:
         source: "bundled", "folder", "file", "Hub", or "catalogue": nothing of it is here.
@@ -92,7 +92,7 @@ class Inspection:
 
     @cached_property
     def file_facts(self) -> list[FileFacts]:
-        """Facts of the files that are on this machine, the weights last."""
+        """Facts about the files on this machine, the weights last."""
         if self.files is None:
             return []
         files = self.files
@@ -100,7 +100,7 @@ class Inspection:
         return [FileFacts(path) for path in paths if path is not None]
 
     def as_json(self, layers: bool = False) -> dict[str, Any]:
-        """Return all facts as JSON has them, numbers raw. `layers` adds a list of all layers."""
+        """Return all facts as a JSON value with raw numbers. `layers` adds a list of all layers."""
         total = self.cost.total
         document: dict[str, Any] = {
             "model": self.name,
@@ -135,7 +135,7 @@ class Inspection:
 
     @property
     def head_total(self) -> Total:
-        """The last norm and the head, which belong to no stage."""
+        """Total of the last norm and the head, which belong to no stage."""
         return sum((layer.total for layer in self.cost.last), Total())
 
     def stage_records(self) -> list[dict[str, Any]]:
@@ -176,7 +176,7 @@ class Inspection:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What the cost is counted for.
+    """The workload that the cost is counted for.
 
     Attributes:
         image_size: (height, width) in pixels; None for the checkpoint's own.
@@ -201,7 +201,7 @@ def inspect(
     weights_key: str | None = None,
     workload: Workload = ONE_IMAGE,
 ) -> Inspection:
-    """Find out about a checkpoint. Of one on the Hub at most the JSON files are fetched; of a
+    """Collect the facts about a checkpoint. From the Hub at most the JSON files are fetched; for a
     published one nothing, unless its labels are needed.
 
     Args:
@@ -255,8 +255,7 @@ def inspect(
 
 
 def _here(name: str, revision: str | None) -> ResolvedFiles | None:
-    """Return the files of a checkpoint that this machine has: with its weights, without, or
-    None."""
+    """Find the files of a checkpoint on this machine: with its weights, without, or None."""
     for weights in (True, False):
         try:
             return resolve(name, revision, offline=True, weights=weights)
@@ -286,7 +285,7 @@ def _card(files: ResolvedFiles | None) -> dict[str, Any]:
 
     try:
         return huggingface_hub.metadata_load(card) or {}
-    # Whatever is wrong with the header of a card, nothing here depends on it.
+    # A broken header of a card is ignored: no fact depends on it.
     except Exception:
         return {}
 

@@ -1,4 +1,4 @@
-"""CvT beside the vision transformers that its paper compares with (table 1 and table 3)."""
+"""Families of vision transformers that the paper compares CvT with (table 1 and table 3)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +20,8 @@ COUNTED = "counted"
 
 @dataclass(frozen=True)
 class Family:
-    """How a family of models turns pictures into tokens and relates them (the paper's table 1)."""
+    """A family of models: how it turns pictures into tokens and relates them (the paper's table
+    1)."""
 
     name: str
     position_encoding: str
@@ -31,7 +32,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Row:
-    """One model.
+    """A model in the comparison.
 
     Attributes:
         image_size: (height, width) of its input in pixels.
@@ -86,9 +87,9 @@ class _Paper:
         )
 
 
-# The figures of the last version of each paper, trained on ImageNet-1k alone, without distillation.
-# ViT and DeiT publish no multiply-adds: theirs are Swin's table 1. CPVT's are its authors' next
-# paper, Twins.
+# Figures from the last version of each paper, for training on ImageNet-1k alone, without
+# distillation. ViT and DeiT publish no multiply-adds: theirs are from Swin's table 1, and CPVT's
+# from Twins, its authors' next paper.
 _VIT = _Paper("ViT/DeiT", "arXiv 2010.11929", "arXiv 2103.14030")
 _DEIT = _Paper("ViT/DeiT", "arXiv 2012.12877", "arXiv 2103.14030")
 _CPVT = _Paper("CPVT", "arXiv 2102.10882", "arXiv 2104.13840")
@@ -138,7 +139,7 @@ def counted_row(name: str, cost: Cost) -> Row:
 
 
 def check_plot_file(path: Path) -> None:
-    """See that a plot can be made before anything else is done.
+    """Check that a plot can be drawn, before anything else is done.
 
     Raises:
         UsageError: if matplotlib is missing, or the suffix is none of `PLOT_SUFFIXES`.
@@ -178,7 +179,7 @@ def plot(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:
     shown = [row for row in rows if row.top1 is not None]
     colors = _plot_marks(axes, shown)
     axes.legend(loc="lower right")
-    figure.draw_without_rendering()  # where a label ends is known once the axes have their place
+    figure.draw_without_rendering()  # the sizes of labels are known once the axes have been placed
     _plot_labels(axes, shown, colors)
     figure.savefig(file, dpi=150, format=format_.lower().removeprefix("."))
 
@@ -187,7 +188,7 @@ def _plot_marks(axes: "Axes", rows: list[Row]) -> dict[str, str]:
     colors: dict[str, str] = {}
     for row in rows:
         first = row.family not in colors
-        # Marks without a line of their own in the legend have a label that starts with "_".
+        # matplotlib leaves labels that start with "_" out of the legend.
         color = colors.setdefault(row.family, "black" if row.family == "CvT" else f"C{len(colors)}")
         hollow = row.pretrained_on != "ImageNet-1k"
         axes.plot(

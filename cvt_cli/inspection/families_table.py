@@ -1,4 +1,4 @@
-"""The comparison with other families as tables."""
+"""The tables of the comparison of families."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,4 +1,5 @@
-"""An inspection as tables: what a checkpoint is, its stages, its layers, its weights."""
+"""The tables of an inspection: a checkpoint, its stages, its layers, its weights, two side by
+side."""
 
 import math
 import textwrap
@@ -12,9 +13,9 @@ from cvt_cli.model.cost import Layer, Total
 from cvt_cli.output.tables import Cell, Column, Report, Section, Share, si, si_unit, size_in_words
 
 LABEL_WIDTH = 11
-MAX_CELL_WIDTH = 26  # of a stage in the table of stages
-PLAIN_WIDTH = 100  # at which sentences are broken in plain text
-MAX_LABELS = 10  # of those that differ
+MAX_CELL_WIDTH = 26  # in the table of stages
+PLAIN_WIDTH = 100  # at which plain text is wrapped
+MAX_LABELS = 10  # differing labels shown, at most
 
 STAGES_NOTE = (
     "A stage turns its input into tokens, rows × columns of them, each a vector of that width. A "
@@ -34,7 +35,7 @@ def inspection_report(inspection: Inspection, layers: bool, weights: WeightsFact
     weight on request."""
     document = inspection.as_json(layers=layers)
     records: list[dict[str, Any]] = inspection.stage_records()
-    # The head is in no stage: without it the columns would not add up.
+    # The head belongs to no stage, but without it the columns would not add up.
     records.append(dict.fromkeys(records[0], "") | {"stage": "head"} | document["head"])
     if layers:
         records = [_flat(layer_record(layer)) for layer in inspection.cost.layers()]
@@ -67,7 +68,7 @@ def labels_report(inspection: Inspection) -> Report:
 
 
 def difference_report(difference: Difference) -> Report:
-    """Build the report of what differs between two checkpoints."""
+    """Build the report of the differences between two checkpoints."""
     weights = difference.weights
     empty = dict.fromkeys(("aspect", "name", "first", "second", "status", "largest"), "")
     records = [
@@ -85,7 +86,7 @@ def difference_report(difference: Difference) -> Report:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Write shapes as `1x64x56x56`, for a cell of a CSV."""
+    """Format shapes as `1x64x56x56`, for a cell of a CSV."""
     return {
         key: "x".join(map(str, value)) if isinstance(value, list) else value
         for key, value in record.items()
@@ -134,7 +135,7 @@ def _whereabouts(one: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _stages(one: Inspection, width: int | None) -> Iterator[Section]:
-    """Lay out the stages, a column each; in several tables where the terminal has not the room."""
+    """Lay out the stages, one column each; in several tables if the terminal is narrow."""
     total = one.cost.total
     columns = [_stage_column(one, record) for record in one.stage_records()]
     columns.append(["head", *[""] * 8, *_cost_cells(one.head_total, total)])
@@ -144,7 +145,7 @@ def _stages(one: Inspection, width: int | None) -> Iterator[Section]:
         cell, at_once = None, len(columns)
     else:
         least = max(len(cell) for column in columns for cell in column if isinstance(cell, str))
-        room = width - LABEL_WIDTH  # each column has a gap of two in front
+        room = width - LABEL_WIDTH  # each column has a gap of two before it
         at_once = max(1, min(len(columns), room // (least + 2)))
         cell = max(least, min(MAX_CELL_WIDTH, room // at_once - 2))
     rest = STAGES_NOTE + CLASS_TOKEN_NOTE * any(one.config.cls_token) + COST_NOTE
@@ -210,8 +211,7 @@ def _kinds(one: Inspection, width: int | None) -> Section:
 
 
 def _layers(one: Inspection, width: int | None) -> Iterator[Section]:
-    """Lay out the layers: under a heading a block on a terminal; in plain text every line has its
-    full name."""
+    """Lay out the layers: in blocks under headings on a terminal, with full names in plain text."""
     columns = (
         Column("layer"),
         Column("kind", from_width=115),

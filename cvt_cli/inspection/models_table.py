@@ -1,4 +1,4 @@
-"""Lists of models as tables: the catalogue, and what a search of the Hub found."""
+"""The tables of models: the catalogue, and the results of a search on the Hub."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
 
 
 def found_report(records: Sequence[dict[str, Any]]) -> Report:
-    """Build the report of what the Hub answered, in its order: most downloaded first."""
+    """Build the report of the Hub's results, in its order: most downloaded first."""
     columns = (
         Column("model", wraps=True),
         Column("downloads", right=True),

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, opened: what is in them, and how two sets differ."""
+"""Statistics of a checkpoint's weights, and the differences between two sets of them."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """One weight. The statistics are those of its finite values; None without any.
+    """Facts about a weight. The statistics are those of its finite values; None if there are none.
 
     Attributes:
         name: ours, as in `cvt.py`.
@@ -40,7 +40,7 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """All weights, against what the configuration asks for.
+    """Facts about all weights, compared with what the configuration needs.
 
     Attributes:
         missing: names that the network has and the file has not.
@@ -63,11 +63,11 @@ class WeightsFacts:
 
     @property
     def not_finite(self) -> tuple[TensorFacts, ...]:
-        """Tensors with a NaN or an infinite value."""
+        """Tensors with NaN or infinite values."""
         return tuple(tensor for tensor in self.tensors if tensor.nan or tensor.infinite)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts as JSON has them."""
+        """Return the facts as a JSON value."""
         return {
             "dtypes": self.dtypes,
             "missing": list(self.missing),
@@ -81,7 +81,7 @@ class WeightsFacts:
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """One weight in two checkpoints.
+    """The difference of a weight between two checkpoints.
 
     Attributes:
         status: "equal", "different", "other shape", "only in the first", "only in the second".
@@ -96,7 +96,7 @@ class TensorDifference:
 
 
 def weights_facts(config: CvtConfig, files: ResolvedFiles) -> WeightsFacts:
-    """Open the weights and look at each.
+    """Read the weights and collect facts about each.
 
     Raises:
         ModelError: naming the file, if one is corrupt, truncated, or holds code; or if the
@@ -136,8 +136,8 @@ def _read(files: ResolvedFiles) -> "dict[str, Tensor]":
 
 
 def _in_order(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
-    """Sort weights in the order of the network, whatever the file's; what the network lacks comes
-    last."""
+    """Sort weights in the order of the network, whatever the file's; those that the network does
+    not have come last."""
     present = dict.fromkeys(names)
     return list({name: None for name in wanted if name in present} | present)
 
@@ -148,7 +148,7 @@ def _wanted(config: CvtConfig, tensors: int) -> dict[str, tuple[int, ...]]:
 
     from cvt_cli.model.cvt import Cvt
 
-    # A network of more blocks than there are weights is not built to find out which are missing.
+    # A network with more blocks than there are weights is not built only to name the missing ones.
     if sum(config.depth) > tensors:
         raise ModelError(
             f"the configuration has {sum(config.depth):,} blocks, the file {tensors:,} weights"
@@ -194,6 +194,6 @@ def _difference(
     largest, norm = float(difference.abs().max()), float(first.norm())
     relative = float(difference.norm()) / norm if norm else math.inf
     if not (math.isfinite(largest) and math.isfinite(relative)):
-        # A NaN in either: no number says how far apart they are.
+        # With NaN in one of them there is no distance.
         return TensorDifference(name, "different")
     return TensorDifference(name, "different", largest, relative)

@@ -1,1 +1,1 @@
-"""A folder of labelled images becomes a checkpoint."""
+"""Training: a folder of labelled images becomes a checkpoint."""

@@ -1,4 +1,4 @@
-"""The architectures that a training can start from, by name. Imports no torch."""
+"""Architectures that training can start from, by name. Imports no torch."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ CVT_TINY = replace(
     initializer_range=0.05,
 )
 
-# For inputs of 64x64: 16x16, 8x8 and 4x4 tokens too, at about the same cost.
+# For inputs of 64x64: also 16x16, 8x8 and 4x4 tokens, at about the same cost.
 CVT_SMALL = replace(
     CVT_TINY,
     patch_sizes=(7, 3, 3),
@@ -36,6 +36,6 @@ ARCHITECTURES = {
     "cvt-tiny": CVT_TINY,
     "cvt-small": CVT_SMALL,
 }
-# Height and width in pixels of the inputs that they are made for, where that is not 224.
+# Height and width in pixels of their inputs, if not 224.
 IMAGE_SIZES = {"cvt-tiny": 32, "cvt-small": 64}
 IMAGE_SIZE = 224

@@ -1,4 +1,4 @@
-"""Random changes of training images, on batches on the device.
+"""Augmentation: random changes of training images, in batches on the device.
 
 Every image draws its own: what is drawn is drawn on the CPU, so that it is a function of the seed
 and no step waits for the device. All that moves pixels (crop, flip, RandAugment's shears, shifts
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Up to this input size in pixels a picture is as large as its object: crops stay close to it.
+# Up to this input size in pixels an object fills its picture, so crops keep most of it.
 PADDED_CROP_UP_TO = 64
-# Of height to width, of a resized crop and of an erased rectangle.
+# Ratios of height to width, of a resized crop and of an erased rectangle.
 CROP_ASPECT = 4 / 3
 ERASED_ASPECT = 10 / 3
-# Share of the area that is erased, from and to.
+# Least and largest share of the area that is erased.
 ERASED_AREA = (0.02, 1 / 3)
-# Crops that are drawn for an image until one fits into it.
+# Crops drawn for an image until one fits, at most.
 ATTEMPTS = 10
 # Operations that RandAugment draws for an image, one after the other.
 ROUNDS = 2
@@ -31,7 +31,7 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a batch.
+    """Settings of the augmentation.
 
     Attributes:
         crop: "padded" (an eighth on each side, then a window of the same size), "resized" (a
@@ -54,8 +54,8 @@ class Augmentation:
 
 
 class Augmenter:
-    """An `Augmentation` for one input size, ready to apply. Draws from torch's global generator of
-    the CPU; the noise of random erasing from that of the device.
+    """Applies an `Augmentation` to one input size. Draws from torch's global generator of the CPU;
+    the noise of random erasing from that of the device.
 
     Args:
         size: height and width in pixels of the result.
@@ -77,7 +77,7 @@ class Augmenter:
         self._label_smoothing = label_smoothing
 
     def __call__(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels (B, H, W, 3) uint8 and class indexes (B,) int64 become pixels (B, h, w, 3)
+        """Augment pixels (B, H, W, 3) uint8 with class indexes (B,) int64 to pixels (B, h, w, 3)
         float32, 0 to 255, and soft targets (B, num_labels) float32, each row with a sum of 1."""
         augmentation, count = self._augmentation, len(pixels)
         strength = augmentation.rand_augment / 30
@@ -97,8 +97,8 @@ class Augmenter:
         return (x * 255).permute(0, 2, 3, 1), soft
 
     def _moves(self, count: int, size: tuple[int, int]) -> Tensor:
-        """Crop and flip (B, 3, 3) float32: from a place (x, y, 1) of the result to where in the
-        image it is taken from, both in pixels from the centre."""
+        """Draw crops and flips as maps (B, 3, 3) float32: from a point (x, y, 1) of the result to
+        the point of the image that it is taken from, both in pixels from the centre."""
         augmentation, (height, width) = self._augmentation, self._size
         moves = torch.eye(3).repeat(count, 1, 1)
         if augmentation.crop == "padded":
@@ -119,12 +119,12 @@ class Augmenter:
         return moves
 
     def _resample(self, x: Tensor, moves: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 3, h, w); black where the map leaves the image."""
+        """Resample (B, 3, H, W) to (B, 3, h, w); black where the map leaves the image."""
         augmentation, (height, width) = self._augmentation, self._size
         stays = augmentation.crop == "none" and not augmentation.flip
         if stays and not augmentation.rand_augment and x.shape[2:] == self._size:
             return x
-        # From pixels to what `grid_sample` counts in: an image reaches from -1 to 1.
+        # From pixels to the units of `grid_sample`: an image extends from -1 to 1.
         theta = moves[:, :2] * torch.tensor([width / 2, height / 2, 1.0])
         theta = theta / torch.tensor([[x.shape[3] / 2], [x.shape[2] / 2]])
         grid = F.affine_grid(
@@ -147,7 +147,7 @@ class Augmenter:
         blended, pasted = kind < mixup, (kind >= mixup) & (kind < mixup + cutmix)
         side = ratio.sqrt() * pasted
         pasted_boxes, pasted_share = boxes(side, side, self._size)
-        # What of an image is another's.
+        # The share of an image that comes from another one.
         share = torch.where(blended, ratio, pasted_share)
         blend, soft = _to(torch.stack([ratio * blended, share]), x)
         others = _to(others, x)
@@ -161,8 +161,8 @@ class Augmenter:
 
 def resized_windows(count: int, min_scale: float, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Draw height and width in pixels, (count,) float32 each, of windows with a uniform share of
-    the area of an image of `size`, from `min_scale`, and a log-uniform aspect. Where none of some
-    attempts fits: the whole."""
+    the area of an image of `size`, from `min_scale`, and a log-uniform aspect. If none of some
+    attempts fits, the window is the whole image."""
     height, width = size
     area = torch.empty(ATTEMPTS, count).uniform_(min_scale, 1.0) * height * width
     limit = math.log(CROP_ASPECT)
@@ -176,8 +176,8 @@ def resized_windows(count: int, min_scale: float, size: tuple[int, int]) -> tupl
 
 
 def erased_sides(count: int, share: float) -> tuple[Tensor, Tensor]:
-    """Draw height and width of what is erased (arXiv 1708.04896) as parts of the image's, (count,)
-    float32 each; 0 for all images but `share` of them."""
+    """Draw height and width of erased rectangles (arXiv 1708.04896) as parts of the image's,
+    (count,) float32 each; 0 for all images but `share` of them."""
     area = torch.empty(count).uniform_(*ERASED_AREA) * (torch.rand(count) < share)
     limit = math.log(ERASED_ASPECT)
     root = torch.empty(count).uniform_(-limit, limit).div(2).exp()
@@ -207,7 +207,8 @@ def boxes(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor,
 
 
 def _inside(edges: Tensor, x: Tensor) -> Tensor:
-    """Whether a pixel of images like `x` is in its image's rectangle, (B, 1, H, W) bool."""
+    """Return a mask of the pixels inside each image's rectangle, (B, 1, H, W) bool, for images like
+    `x`."""
     top, bottom, left, right = _to(edges, x)[:, :, None]
     row = torch.arange(x.shape[2], device=x.device)
     column = torch.arange(x.shape[3], device=x.device)
@@ -238,7 +239,7 @@ def _contrast(x: Tensor, amount: Tensor, strength: float) -> Tensor:
 
 
 def _sharpness(x: Tensor, amount: Tensor, strength: float) -> Tensor:
-    # Pillow's: the centre counts five times, the border stays.
+    # Like Pillow: the centre counts five times, and the border stays.
     kernel = x.new_tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13
     channels = x.shape[1]
     smooth = x.clone()
@@ -261,7 +262,7 @@ def _auto_contrast(x: Tensor, amount: Tensor, strength: float) -> Tensor:
 
 
 def _equalize(x: Tensor, amount: Tensor, strength: float) -> Tensor:
-    # Pillow's arithmetic, in integers.
+    # Pillow's integer arithmetic.
     levels = (x * 255).round().long().flatten(2)
     histogram = torch.zeros(*levels.shape[:2], LEVELS, dtype=torch.int64, device=x.device)
     histogram.scatter_add_(2, levels, torch.ones_like(levels))
@@ -300,8 +301,8 @@ OPERATIONS = len(COLOR_OPERATIONS) + 6
 
 
 def draw_operations(count: int) -> tuple[Tensor, Tensor]:
-    """Draw which operations of RandAugment images get, (ROUNDS, count) int64, and how much, -1 to 1
-    float32."""
+    """Draw the operations of RandAugment for each image, (ROUNDS, count) int64, and their amounts,
+    -1 to 1 float32."""
     operations = torch.randint(OPERATIONS, (ROUNDS, count))
     return operations, torch.empty(ROUNDS, count).uniform_(-1, 1)
 
@@ -309,11 +310,11 @@ def draw_operations(count: int) -> tuple[Tensor, Tensor]:
 def geometry(
     operations: Tensor, amounts: Tensor, strength: float, *, size: tuple[int, int]
 ) -> Tensor:
-    """Multiply the maps of the operations that move pixels: (B, 3, 3) float32, as `Augmenter` has
-    them."""
+    """Multiply the maps of the operations that move pixels: (B, 3, 3) float32, as in
+    `Augmenter`."""
     height, width = size
     whole = torch.eye(3).repeat(operations.shape[1], 1, 1)
-    # The last one applied is the first to be undone.
+    # The operation applied last is undone first.
     for operation, amount in zip(operations, amounts * strength, strict=True):
         move = torch.eye(3).repeat(len(operation), 1, 1)
         angle = torch.where(operation == ROTATE, amount * math.radians(30), 0.0)

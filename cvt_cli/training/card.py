@@ -1,4 +1,4 @@
-"""The model card of a trained checkpoint: what it was made from, how, and how good it was then."""
+"""The model card of a trained checkpoint: what it was made from, how, and how good it is."""
 
 import math
 import shlex

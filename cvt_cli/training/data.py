@@ -1,4 +1,4 @@
-"""Samples become batches of uint8 pixels."""
+"""Training data: samples become batches of uint8 pixels."""
 
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ from cvt_cli.training.dataset import Sample
 CPU = torch.device("cpu")
 # Batches being decoded while one is trained on.
 PREFETCH = 3
-# Resized images that take up to this many bytes are decoded once and kept; on a GPU those that
-# take up to a quarter of its free memory.
+# Bytes of resized images up to which they are decoded once and kept; on a GPU up to a quarter of
+# its free memory.
 CACHE_BYTES = 2**30
 
 
 class Images:
-    """The pixels of samples, as a preprocessing makes them.
+    """The pixels of samples, after preprocessing.
 
     Where all of them fit into the device's memory, or into `CACHE_BYTES`, they are decoded on the
     first use only; else each time, ahead of their use. What can't be read is left out
@@ -50,7 +50,7 @@ class Images:
         self.samples = samples
         self._errors = errors
         self._reader = ImageReader(None, preprocessing)
-        self._reader.reduce_to = None  # augmentation would show it
+        self._reader.reduce_to = None  # augmentation would make it visible
         self._readers = readers
         self._targets = torch.tensor([sample.target for sample in samples])
         self._shape = (*preprocessing.image_size, 3)
@@ -62,8 +62,8 @@ class Images:
         self._is_cached = torch.zeros(len(samples), dtype=torch.bool)
 
     def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels (B, H, W, 3) uint8 and class indexes (B,) int64 of each batch of sample indexes,
-        in order. B is smaller, possibly 0, where images could not be read."""
+        """Yield pixels (B, H, W, 3) uint8 and class indexes (B,) int64 for each batch of sample
+        indexes, in order. B is smaller, possibly 0, if images could not be read."""
         if self._cache is not None and self._is_cached.all():
             yield from (
                 (self._cache[chosen], self._targets[chosen]) for chosen in self._near(order)
@@ -71,7 +71,7 @@ class Images:
             return
         plan = [(indexes, indexes[~self._is_cached[indexes]].tolist()) for indexes in order]
         sources = (self.samples[index].source for _, unread in plan for index in unread)
-        # One by one, as many ahead as some batches have.
+        # One by one, with the images of some batches read ahead.
         ahead = PREFETCH * max((len(indexes) for indexes in order), default=1)
         with closing(self._read(sources, ahead)) as images:
             for indexes, unread in plan:
@@ -86,7 +86,7 @@ class Images:
             yield image
 
     def _near(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The indexes, beside the images."""
+        """Move the indexes to the device of the images."""
         return (indexes.to(self._targets.device, non_blocking=True) for indexes in order)
 
     def _collect(
@@ -97,7 +97,7 @@ class Images:
             if image.pixels is None:
                 self._errors[image.path] = image.error or ""
             else:
-                # A copy: Pillow's own buffer is read-only.
+                # A copy, because Pillow's own buffer is read-only.
                 fresh[index] = torch.from_numpy(np.array(image.pixels))
         unreadable = {index for index, _ in reads} - fresh.keys()
         if unreadable:
@@ -116,7 +116,7 @@ class Images:
 
 
 def _place(size: int, device: torch.device) -> torch.device | None:
-    """Choose where so many bytes of pixels are kept: on the GPU, in main memory, or not at all."""
+    """Choose where to keep this many bytes of pixels: on the GPU, in main memory, or nowhere."""
     if device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 4:
         return device
     return CPU if size <= CACHE_BYTES else None

@@ -1,5 +1,5 @@
-"""Folders of images become samples with class indexes. Imports no torch: what is wrong with a
-folder is said at once."""
+"""Datasets: folders of images become samples with class indexes. Imports no torch, so that faults
+of a folder are reported at once."""
 
 import random
 import unicodedata
@@ -15,7 +15,7 @@ VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image file and its class index."""
+    """An image file and its class index."""
 
     source: Source
     target: int
@@ -101,7 +101,7 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
         sources = [source for source in find([str(path)]) if source.path != str(path)]
         if not sources:
             raise UsageError(f"{path}: a class without images")
-        # As people type it; macOS may have written an accent behind its letter.
+        # In composed form, as people type it: macOS decomposes accents.
         classes.setdefault(unicodedata.normalize("NFC", path.name), []).extend(sources)
     return classes
 
@@ -109,7 +109,7 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
 def _split(
     samples: Sequence[Sample], fraction: float, seed: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Take the same share of every class, at least one image if the fraction is not 0, never
+    """Take the same share of every class: at least one image if the fraction is not 0, but never
     all."""
     by_class: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):

@@ -1,4 +1,4 @@
-"""The training loop, and the state that survives a kill.
+"""The training loop, and its state, which survives a kill.
 
 On a CPU, what a run computes is a function of its data and settings alone: every epoch draws its
 order and its augmentation from (seed, epoch), so that a resumed run equals an uninterrupted one.
@@ -35,17 +35,17 @@ from cvt_cli.training.temperature import TemperatureFit, fit_temperature
 
 STATE = "training.pt"
 METRICS = "metrics.jsonl"
-# So many tokens in the first stage leave room for all their attention scores at once.
+# Tokens in the first stage up to which all their attention scores fit into memory.
 FEW_TOKENS = 1024
-# Between two looks at the loss, which a GPU has to be waited for.
+# Seconds between two looks at the loss, for which a GPU has to be waited for.
 SECONDS_BETWEEN_LOOKS = 0.5
-# By which the time that further ones take is judged.
+# Epochs by which the time of further ones is judged.
 RECENT_EPOCHS = 5
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training is asked to do.
+    """Settings of a training.
 
     Attributes:
         epochs: passes over the training images.
@@ -72,7 +72,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an epoch stands: means over its images so far.
+    """Progress of an epoch: means over its images so far.
 
     Attributes:
         images: how many were trained on.
@@ -86,7 +86,7 @@ class Progress:
 
 
 class Trainer:
-    """One training, of which `epoch` does one epoch.
+    """Trains a network; `epoch` does one epoch.
 
     Args:
         model: is trained in place; moved to the device.
@@ -131,10 +131,10 @@ class Trainer:
         self._parameters = list(self.model.parameters())
         groups = parameter_groups(self.model, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-        # A whole last batch only, or the whole of what is less than one batch.
+        # Incomplete batches are dropped, unless there is no other.
         self.batches_per_epoch = max(1, len(train.samples) // settings.batch_size)
         # Within an epoch: batches done, images in them, and on the device the sums of their losses
-        # and of those that were right.
+        # and of their right images.
         self._batch = 0
         self._images = 0
         self._sums = torch.zeros(2, device=device)
@@ -144,7 +144,7 @@ class Trainer:
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs are complete."""
+        """Number of complete epochs."""
         return len(self.history)
 
     @property
@@ -154,7 +154,7 @@ class Trainer:
 
     @property
     def images_per_epoch(self) -> int:
-        """How many images an epoch trains on, if all can be read."""
+        """Number of images an epoch trains on, if all can be read."""
         return min(len(self._train.samples), self.batches_per_epoch * self.settings.batch_size)
 
     def epoch(
@@ -214,8 +214,8 @@ class Trainer:
         return metrics
 
     def compile(self) -> None:
-        """Compute from here on with kernels that `torch.compile` makes for this network. Takes a
-        minute; what is computed is the same up to rounding.
+        """Compute from now on with kernels that `torch.compile` makes for this network. Takes a
+        minute; results are the same up to rounding.
 
         Raises:
             UsageError: if it can't be compiled here; the trainer then goes on without.
@@ -231,7 +231,7 @@ class Trainer:
         try:
             with torch.random.fork_rng(devices=cuda):
                 self._backward(pixels, targets)
-        # Its back ends and the compilers they call raise nearly anything.
+        # Its backends and their compilers raise nearly anything.
         except Exception as error:
             self._network = self.model
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -262,9 +262,9 @@ class Trainer:
         self._sums += torch.stack([loss * len(targets), right])
 
     def _backward(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Leave the gradients of a batch, as augmented, in the network. Returns its mean loss and
-        how many of it are right, both on the device."""
-        # In float32: less would move pixels from their places.
+        """Compute the gradients of an augmented batch. Returns its mean loss and the number of
+        right images, both on the device."""
+        # In float32, as less would displace pixels.
         x, soft_targets = self._augment(
             pixels.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
         )
@@ -277,7 +277,8 @@ class Trainer:
         return loss.detach(), (logits.argmax(1) == soft_targets.argmax(1)).sum()
 
     def _look(self, at_once: bool = False) -> Progress:
-        """Where the epoch stands, or stood: a GPU is waited for now and then, or if `at_once`.
+        """Return the progress of the epoch, maybe a little old: a GPU is waited for now and then
+        only, or if `at_once`.
 
         Raises:
             CvtError: if the loss is no number any more.
@@ -308,7 +309,7 @@ class Trainer:
 
     @torch.inference_mode()
     def fit_temperature(self) -> TemperatureFit:
-        """Find what the averaged weights' logits of the validation images are to be divided by.
+        """Find the temperature to divide the averaged weights' logits by, on the validation images.
 
         Raises:
             InputsError: if none of these could be read.
@@ -320,8 +321,8 @@ class Trainer:
         return fit_temperature(torch.cat(logits), torch.cat(targets))
 
     def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (B, C) float32 and targets (B,) of the validation images, on the CPU, by the
-        averaged weights."""
+        """Compute logits (B, C) float32 and targets (B,) of the validation images, on the CPU, with
+        the averaged weights."""
         indexes = torch.arange(len(self._val.samples)).split(2 * self.settings.batch_size)
         model = Cvt(self.model.config).to(self._device).eval()
         model.load_state_dict(self.average.state)
@@ -331,7 +332,7 @@ class Trainer:
                 yield logits.cpu(), targets.cpu()
 
     def state(self) -> dict[str, Any]:
-        """Return all that is needed to go on from here."""
+        """Return everything that is needed to continue from here."""
         cuda = self._device.type == "cuda"
         return {
             "settings": dataclasses.asdict(self.settings),
@@ -391,7 +392,7 @@ class Trainer:
 
 
 class TimeLimit:
-    """Gives a training as many epochs as there is time for.
+    """Limits a training to as many epochs as there is time for.
 
     Args:
         seconds: for all epochs, those before an interruption included; from now on, what comes
@@ -401,7 +402,7 @@ class TimeLimit:
 
     def __init__(self, trainer: Trainer, seconds: float, most: int | None) -> None:
         self._trainer, self._most = trainer, most
-        # Without what came before them, as compiling.
+        # Epochs only, without what came before them, such as compiling.
         took = [metrics["seconds"] for metrics in trainer.history]
         self._took = deque(took, RECENT_EPOCHS)
         self._last: float | None = None
@@ -427,7 +428,7 @@ class TimeLimit:
 
 @contextmanager
 def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[None]:
-    """Tell what a `Settings.dtype` means on a device."""
+    """Apply a `Settings.dtype` on a device, as a context manager."""
     if dtype == "bfloat16" and device.type == "cpu":
         # Activations stay float32: at these widths casting them costs more than it saves.
         before = torch.get_float32_matmul_precision()
@@ -440,7 +441,7 @@ def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[N
         finally:
             torch.set_float32_matmul_precision(before)
     else:
-        # All batches are of one size: the fastest convolutions for it are looked for once.
+        # All batches have one size, for which cuDNN looks for the fastest convolutions once.
         benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -487,7 +488,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not {"settings", "history"} <= state.keys():
             raise KeyError("settings")
-    # A file of other origin makes torch raise nearly anything.
+    # A foreign file makes torch raise nearly anything.
     except Exception as error:
         raise CvtError(
             f"{path}: not the state of a training ({type(error).__name__})",
@@ -498,7 +499,7 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[threading.Event]:
-    """Let Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
+    """Make Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
     event = threading.Event()
 
     def stop() -> None:

@@ -1,5 +1,5 @@
-"""What a training begins with: the network, from scratch or from a checkpoint, and the rules by
-which images become its input."""
+"""The start of a training: the network, from scratch or from a checkpoint, and its
+preprocessing."""
 
 import dataclasses
 import warnings
@@ -48,7 +48,7 @@ def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, 
     image_size = image_size or IMAGE_SIZES.get(name, IMAGE_SIZE)
     _check_size(config, image_size)
     if image_size <= PADDED_CROP_UP_TO:
-        # So few pixels: the whole picture is needed.
+        # With so few pixels the whole picture is needed.
         size = (image_size, image_size)
         bicubic = int(Image.Resampling.BICUBIC)
         preprocessing = Preprocessing(size, None, None, bicubic)
@@ -61,10 +61,10 @@ def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, 
 def from_checkpoint(
     checkpoint: Checkpoint, labels: tuple[str, ...], image_size: int | None, *, seed: int
 ) -> Start:
-    """A checkpoint's network; its last layer is replaced if it has other labels, or the same in
-    another order, or is a regression's. Warns if its scores are no softmax, as those of the result
-    are. It goes on with GELU, for Transformers, which is to read the result, knows no other
-    activation.
+    """Load a checkpoint's network. Its last layer is replaced if it has other labels, or the same
+    ones in another order, or is a regression's. Warns if its scores are not softmax, as those of
+    the result will be. It continues with GELU, because Transformers, which is to read the result,
+    knows no other activation.
 
     Args:
         image_size: height and width of its input in pixels; None leaves the checkpoint's.
@@ -109,8 +109,8 @@ def pick_crop(crop: str, preprocessing: Preprocessing) -> str:
 
 
 def for_training(preprocessing: Preprocessing, crop: str) -> Preprocessing:
-    """Return what images are resized to before augmentation: for a resized crop, the whole shorter
-    side at an eighth more than the input has; else what the network sees later."""
+    """Return the preprocessing before augmentation: for a resized crop the whole picture, with a
+    shorter side an eighth longer than the input's; else the network's own."""
     if crop != "resized" or preprocessing.image_size is None:
         return preprocessing
     edge = round(max(preprocessing.image_size) * 8 / 7)

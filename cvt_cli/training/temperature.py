@@ -1,4 +1,5 @@
-"""Scores that mean what they say: one temperature for all logits (arXiv 1706.04599)."""
+"""Temperature scaling: one divisor for all logits that makes scores match accuracy (arXiv
+1706.04599)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from cvt_cli.inference.calibration import Calibration
 
-# Powers of 2 between which the temperature is looked for, and how finely at first.
+# Range of the temperature's logarithm to base 2, and the steps of the search.
 EXPONENTS = (-4.0, 4.0)
 COARSE_STEPS = 80
 FINE_STEPS = 40
@@ -19,7 +20,7 @@ HEAD = ("head.weight", "head.bias")
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """The temperature that suits validation images, and what it does to their scores.
+    """The temperature that suits the validation images, and its effect on their scores.
 
     Attributes:
         temperature: what logits are to be divided by.
@@ -39,16 +40,15 @@ class TemperatureFit:
     ece_after: float
 
     def metrics(self) -> dict[str, float]:
-        """The figures by the names that `metrics.jsonl` has them under."""
+        """Return the figures under their names in `metrics.jsonl`."""
         return {f"calibration_{name}": value for name, value in dataclasses.asdict(self).items()}
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> TemperatureFit:
-    """Find the temperature of the least log loss of the best label's score.
+    """Find the temperature with the least log loss of the best label's score.
 
-    Not of the cross-entropy over all labels: that is ruled by how little is left for the unlikely
-    ones, of which training with smoothed and mixed labels leaves too much, at the cost of the
-    score that people read.
+    The cross-entropy over all labels would be dominated by the scores of unlikely labels, which
+    training with smoothed and mixed labels leaves too high, at the cost of the score people read.
 
     Args:
         logits: (N, C) float32 of images that were not trained on, N at least 1.
@@ -56,14 +56,16 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> TemperatureFit:
     """
     logits = logits.double()
 
-    # Of the best label, the logarithms of its score and of the others' sum at any temperature need
-    # how far the others are below it.
+    # At any temperature, the best label's score and the sum of the others depend only on how far
+    # the others' logits are below its own.
     top, best = logits.max(1)
     is_right = best == targets
     below = (logits - top[:, None]).scatter(1, best[:, None], -torch.inf)
 
     def loss(exponent: float) -> float:
-        odds = (below / 2**exponent).logsumexp(1)  # log of the others' sum by the best one's
+        odds = (below / 2**exponent).logsumexp(
+            1
+        )  # log of the ratio of the others' sum to the best one's
         return torch.where(is_right, F.softplus(odds), F.softplus(-odds)).mean().item()
 
     first, last = EXPONENTS
@@ -90,8 +92,8 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> TemperatureFit:
 
 
 def with_temperature(weights: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
-    """Divide the logits of a network, under our names, by a temperature: its last layer's weight
-    and bias are. Returns others; those given stay as they are."""
+    """Divide the logits of a network, given by its weights under our names, by a temperature, in
+    its last layer. Returns new weights."""
     return {name: value / temperature if name in HEAD else value for name, value in weights.items()}
 
 

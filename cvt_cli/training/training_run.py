@@ -1,4 +1,4 @@
-"""One training from its data to the folder that it fills."""
+"""A training, from its data to the folder of its checkpoint."""
 
 import json
 import math
@@ -30,12 +30,12 @@ from cvt_cli.training.loop import (
 from cvt_cli.training.start import Start, for_training
 from cvt_cli.training.temperature import TemperatureFit, with_temperature
 
-# Of the time, that may go into writing what a resumed run goes on from.
+# Share of the time that may be spent on saving the state for a resumption.
 SAVING_SHARE = 0.05
 
 
 class Training:
-    """A `Trainer` and where its state and its result go.
+    """A `Trainer`, and the folder for its state and its result.
 
     Args:
         output: the folder of the checkpoint; its state is in it until the training is complete.
@@ -74,7 +74,7 @@ class Training:
         )
 
     def open(self, overwrite: bool) -> None:
-        """Make the folder, and go on from the state that is in it.
+        """Make the folder, and continue from a state in it.
 
         Args:
             overwrite: forget that state instead.
@@ -91,14 +91,13 @@ class Training:
         state = load_state(self._output)
         if state is not None:
             self.trainer.restore(state)
-            self._named = len(self._errors)  # by the run that was interrupted
+            self._named = len(self._errors)  # the interrupted run has reported them
 
     def epoch(
         self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]
     ) -> dict[str, Any]:
-        """One epoch of the trainer; its state and its result are then on the disk, unless writing
-        them would take more than a small part of the time. Arguments and result are those of
-        `Trainer.epoch`.
+        """Train an epoch, and save the state and the result, unless saving would take more than a
+        small part of the time. Arguments and result are those of `Trainer.epoch`.
 
         Raises:
             KeyboardInterrupt: if it was interrupted; the state is on the disk.
@@ -122,16 +121,16 @@ class Training:
         self._save_after = end + (end - start) / SAVING_SHARE
 
     def new_errors(self) -> list[tuple[str, str]]:
-        """Path and reason of the images that could not be read since this was last asked."""
+        """Return path and reason of the images that could not be read since the last call."""
         errors = list(self._errors.items())[self._named :]
         self._named += len(errors)
         return errors
 
     def finish(self, fit: TemperatureFit | None = None) -> None:
-        """Leave the result alone in the folder.
+        """Write the final result, and delete the state.
 
         Args:
-            fit: what its logits are divided by.
+            fit: the temperature that its logits are divided by.
         """
         write_metrics(self._output, self.trainer, fit)
         self._save_result(fit)
