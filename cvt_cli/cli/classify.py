@@ -66,7 +66,7 @@ def classify(
 ) -> None:
     """Label images: the best classes of each, with scores."""
     # Report wrong values before anything is looked up.
-    _ = output.facts, output.only, model.input_size, images.background_colour
+    _ = output.facts, output.only, output.group_rows, model.input_size, images.background_colour
     wanted = Classification(
         images=images, model=model, output=output, compute=compute, reading=reading, scale=scale
     )
@@ -138,11 +138,15 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     from cvt_cli.inference.scores import record_shape
 
     classifier = wanted.compute.classifier(
-        wanted.model, images=images, only=output.only, readers=readers
+        wanted.model,
+        images=images,
+        only=output.only,
+        groups=output.group_rows,
+        readers=readers,
     )
     shape = record_shape(
         classifier.score_kind,
-        len(classifier.indexes),
+        len(classifier.answers),
         output.top_k,
         threshold=output.threshold,
         columns=output.facts,

@@ -22,8 +22,10 @@ from cvt_cli.records import Record
 from cvt_cli.system.text import counted, visible
 
 if TYPE_CHECKING:
+    from cvt_cli.checkpoint.load import Checkpoint
     from cvt_cli.distributed.part_folder import PartFolder
     from cvt_cli.distributed.parts import Part
+    from cvt_cli.images.reading import ImageReader
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Inputs per part: their records are one file.
@@ -110,9 +112,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
     from cvt_cli.distributed.parts import parts_of
     from cvt_cli.distributed.resumption import left_of
     from cvt_cli.distributed.stages import Job
-    from cvt_cli.images.decode import MAX_PIXELS
-    from cvt_cli.images.reading import ImageReader
-    from cvt_cli.inference.classifier import describe
+    from cvt_cli.inference.classifier import describe, groups_of
     from cvt_cli.inference.labels import pick_indexes
     from cvt_cli.inference.scores import kind_of, record_shape
 
@@ -121,9 +121,11 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
     check_device(compute.device, scale.gpus_per_worker)
     checkpoint = model.load()
     indexes = tuple(pick_indexes(output.only, checkpoint))
+    groups = groups_of(output.group_rows, checkpoint)
+    answers = indexes or range(len(checkpoint.labels))
     shape = record_shape(
         kind_of(checkpoint),
-        len(indexes or checkpoint.labels),
+        len(answers if groups is None else groups.answers(answers)),
         output.top_k,
         threshold=output.threshold,
         columns=output.facts,
@@ -135,14 +137,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         shape=shape,
     )
     folder.check_free(output.resume, output.overwrite)
-    reader = ImageReader(
-        checkpoint.config,
-        checkpoint.preprocessing,
-        images.max_pixels or MAX_PIXELS,
-        exact_decode=compute.exact_decode,
-        background=images.background_colour,
-        accept_truncated=images.accept_truncated,
-    )
+    reader = _reader_for(checkpoint, wanted)
     with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
             Job(
@@ -152,6 +147,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
                 batch_size=compute.batch_size,
                 reader=reader,
                 only=indexes,
+                groups=output.group_rows,
                 top_k=shape.top_k,
                 threshold=output.threshold,
                 columns=shape.columns,
@@ -175,6 +171,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
             "format": target.format,
             "default_excludes": images.default_excludes,
             "version": __version__,
+            "groups": groups and groups.digest(),
         }
         all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))
         _check_left(all_parts, f"nothing is written to {target.folder}")
@@ -220,6 +217,21 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
         errors=done["counts"]["errors"],
         rate=done["images_per_second"],
         failed=account.failed,
+    )
+
+
+def _reader_for(checkpoint: "Checkpoint", wanted: Classification) -> "ImageReader":
+    from cvt_cli.images.decode import MAX_PIXELS
+    from cvt_cli.images.reading import ImageReader
+
+    images = wanted.images
+    return ImageReader(
+        checkpoint.config,
+        checkpoint.preprocessing,
+        images.max_pixels or MAX_PIXELS,
+        exact_decode=wanted.compute.exact_decode,
+        background=images.background_colour,
+        accept_truncated=images.accept_truncated,
     )
 
 

@@ -64,6 +64,17 @@ def evaluate(
             "once a row for each label of an image, or one with an empty label.",
         ),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            "--groups",
+            metavar="FILE|imagenet",
+            help="Judge groups of labels, as cvt classify --groups answers with them; the truth "
+            "may name a group, or a label in it.",
+            show_default=False,
+            rich_help_panel=options.INPUT,
+        ),
+    ] = None,
     model: EvaluatedModel,
     report: options.Report,
     compute: EvaluationCompute,
@@ -84,15 +95,16 @@ def evaluate(
     from cvt_cli.output.tables import write_report
 
     format_ = report.pick_format()
+    group_rows = options.read_groups_option(groups)
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.
-    classifier = compute.classifier(model, readers=reading.start(context))
+    classifier = compute.classifier(model, groups=group_rows, readers=reading.start(context))
     _check_kind(classifier, by_folder=labels is None)
     quiet = context.obj.quiet
     several = classifier.score_kind is ScoreKind.SIGMOID
     known, unknown = (match_several if several else match)(
-        labelled, classifier.labels, classifier.checkpoint.name
+        labelled, classifier.labels, classifier.checkpoint.name, groups=classifier.groups
     )
     for each in () if quiet else unknown[:NAMED]:
         say(f"not counted: {each.label}, {counted(each.count, 'image')}: {each.reason}")
@@ -100,7 +112,7 @@ def evaluate(
         say(f"not counted: {counted(len(unknown) - NAMED, 'more label')}")
 
     bar = Progress(how_shown(quiet, progress), lambda: len(known))
-    top_k = len(classifier.labels) if several else TOP_K
+    top_k = len(classifier.answers) if several else TOP_K
 
     def records() -> Iterator[Record]:
         for record in classifier.classify((source for source, _ in known), top_k):
@@ -112,11 +124,11 @@ def evaluate(
     errors: tuple[Record, ...]
     try:
         if several:
-            ranked = rank(records(), targets, classifier.labels, unknown=unknown)
+            ranked = rank(records(), targets, classifier.names, unknown=unknown)
             finding, count, errors = ranked_report(ranked, run), ranked.count, ranked.errors
             result = f"mean average precision {ranked.mean_average_precision:.2%}"
         else:
-            compared = compare(records(), targets, classifier.labels, unknown=unknown)
+            compared = compare(records(), targets, classifier.names, unknown=unknown)
             finding, count, errors = (
                 evaluation_report(compared, run),
                 compared.count,

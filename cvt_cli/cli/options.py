@@ -26,6 +26,7 @@ from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import reason_of
 
 if TYPE_CHECKING:
+    from cvt_cli.checkpoint.group_table import GroupedLabel
     from cvt_cli.checkpoint.load import Checkpoint
     from cvt_cli.images.background import Colour
     from cvt_cli.images.pool import ReaderPool
@@ -65,6 +66,19 @@ def _lines_of(path: Path) -> list[str]:
     if not lines:
         raise UsageError(f"{path} names no label")
     return lines
+
+
+def read_groups_option(name: str | None) -> "list[GroupedLabel] | None":
+    """Read the table that --groups names; None for none.
+
+    Raises:
+        UsageError: if it can't be read, or has no group.
+    """
+    if name is None:
+        return None
+    from cvt_cli.checkpoint.group_table import read_groups
+
+    return read_groups(name)
 
 
 def _at_home(value: Path | None) -> Path | None:
@@ -150,6 +164,20 @@ ErrorsOption = Annotated[
         metavar="FILE",
         help="Write the names of the inputs that could not be read here, one a line, as "
         "--files-from takes them; with --null, NUL behind each.",
+    ),
+]
+
+
+GroupsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        metavar="FILE|imagenet",
+        help="Answer with groups of labels, whose scores add up: imagenet for about a hundred "
+        "everyday groups (cat, bird, car) of ImageNet's labels, or a file with a label or WordNet "
+        "id, a tab and its group in each line. A label in no group stands for itself.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -526,6 +554,7 @@ class Compute:
         *,
         images: Input | None = None,
         only: Sequence[str] = (),
+        groups: "Sequence[GroupedLabel] | None" = None,
         readers: "ReaderPool | None" = None,
     ) -> "Classifier":
         """Load torch and the network. Both share the cores with the decoders.
@@ -534,6 +563,7 @@ class Compute:
             model: the checkpoint.
             images: how they are read; None for the defaults.
             only: the labels to choose from; empty for all.
+            groups: the rows of --groups; None for none.
             readers: who reads; None for threads of this process.
 
         Raises:
@@ -560,6 +590,7 @@ class Compute:
             weights_key=model.weights_key,
             exact_decode=self.exact_decode,
             only=only,
+            groups=groups,
             max_pixels=images.max_pixels or MAX_PIXELS,
             background=background,
             accept_truncated=images.accept_truncated,
@@ -664,6 +695,7 @@ class Output:
             "file with one a line. Scores that are shares are shares of these. Repeatable.",
         ),
     ] = None
+    groups: GroupsOption = None
     columns: Annotated[
         str | None,
         OUTPUT.option(
@@ -697,6 +729,15 @@ class Output:
         for value in self.labels or ():
             only += _lines_of(Path(value[1:])) if value.startswith("@") else [value]
         return only
+
+    @cached_property
+    def group_rows(self) -> "list[GroupedLabel] | None":
+        """The rows of --groups; None for none.
+
+        Raises:
+            UsageError: if the file can't be read, or has none.
+        """
+        return read_groups_option(self.groups)
 
     @property
     def facts(self) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def run(
         CvtError: if the workers can't work at all; says why.
         ModelError: if none can load the model any more.
     """
-    collector = Collector(parts, job.checkpoint.labels, on_record, on_part=on_part)
+    collector = Collector(parts, job.names, on_record, on_part=on_part)
 
     def pass_over(rows: Sequence[Row], per_task: int, retries: int = RETRIES) -> None:
         if rows:

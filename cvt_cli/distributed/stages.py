@@ -19,6 +19,7 @@ import pyarrow as pa
 from cvt_cli import __version__
 from cvt_cli.checkpoint.catalog import bundled_names
 from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
+from cvt_cli.checkpoint.group_table import GroupedLabel
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.distributed.layout import Layout
@@ -54,6 +55,7 @@ class Job:
         batch_size: images through the network at once; None for what suits.
         reader: decodes for it.
         only: class indexes of the labels to choose from; empty for all.
+        groups: labels that are one answer, as `Classifier` takes them; None for none.
         search: how archives are read, and downloads bounded.
         offline: ask the Hub for nothing.
         version: of cvt, which nodes that join later are to have too.
@@ -70,7 +72,16 @@ class Job:
     columns: tuple[str, ...]
     search: Search
     offline: bool
+    groups: Sequence[GroupedLabel] | None = None
     version: str = __version__
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each class index is called: the label, or its group."""
+        from cvt_cli.inference.classifier import groups_of
+
+        groups = groups_of(self.groups, self.checkpoint)
+        return self.checkpoint.labels if groups is None else groups.names
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,7 @@ def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
             dtype=job.dtype,
             batch_size=job.batch_size,
             only=job.only,
+            groups=job.groups,
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Search, Source, find
 from cvt_cli.inference.calibration import Calibration
+from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.inference.labels import LabelMatcher
 from cvt_cli.records import Record
 
@@ -167,13 +168,18 @@ def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
 
 
 def match(
-    labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
+    labelled: Sequence[LabelledSource],
+    labels: Sequence[str],
+    model: str,
+    *,
+    groups: LabelGroups | None = None,
 ) -> tuple[list[tuple[Source, int]], tuple[UnknownLabel, ...]]:
     """Give each image the class index of its label; images with unknown labels are left out.
 
     Args:
         labels: the model's.
         model: its name, for the advice.
+        groups: the model's; None for none. A name may be a group's, or a label's in it.
 
     Raises:
         UsageError: if an image has no label, or none is known.
@@ -181,25 +187,34 @@ def match(
     for each in labelled:
         if not each.label:
             raise UsageError(f"{each.where}: without a label")
-    indexes, unknown = find_labels(labelled, labels, model)
+    indexes, unknown = find_labels(labelled, labels, model, groups=groups)
     known = [(each.source, indexes[each.label]) for each in labelled if each.label in indexes]
     return known, unknown
 
 
 def find_labels(
-    labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
+    labelled: Sequence[LabelledSource],
+    labels: Sequence[str],
+    model: str,
+    *,
+    groups: LabelGroups | None = None,
 ) -> tuple[dict[str, int], tuple[UnknownLabel, ...]]:
     """Find the class index of each label, and the labels that the model does not have.
 
     Args:
         labels: the model's.
         model: its name, for the advice.
+        groups: the model's; None for none. A name means the group's class index then.
 
     Raises:
         UsageError: if there is none that means one.
     """
     matcher = LabelMatcher(labels)
-    found = {name: matcher.find(name) for name in {each.label for each in labelled}}
+    found: dict[str, int | str] = {}
+    for name in {each.label for each in labelled}:
+        group = groups.find(name) if groups is not None else None
+        index = matcher.find(name) if group is None else group
+        found[name] = groups.first[index] if groups and isinstance(index, int) else index
     counts = Counter(each.label for each in labelled)
     unknown = tuple(
         UnknownLabel(name, counts[name], reason)

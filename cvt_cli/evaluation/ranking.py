@@ -13,6 +13,7 @@ from cvt_cli.evaluation.metrics import (
     find_labels,
 )
 from cvt_cli.images.find import Source
+from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.records import Record
 
 # Score from which an image counts as having the label.
@@ -50,7 +51,11 @@ class RankedEvaluation:
 
 
 def match_several(
-    labelled: Sequence[LabelledSource], labels: Sequence[str], model: str
+    labelled: Sequence[LabelledSource],
+    labels: Sequence[str],
+    model: str,
+    *,
+    groups: LabelGroups | None = None,
 ) -> tuple[list[tuple[Source, frozenset[int]]], tuple[UnknownLabel, ...]]:
     """Give each image the class indexes of its labels: none, one or several. Rows with the same
     path belong to one image. An unknown label is reported, and its image keeps the others.
@@ -58,12 +63,13 @@ def match_several(
     Args:
         labels: the model's.
         model: its name, for the advice.
+        groups: the model's, as in `metrics.match`.
 
     Raises:
         UsageError: if no label is known.
     """
     named = [each for each in labelled if each.label]
-    found, unknown = find_labels(named, labels, model)
+    found, unknown = find_labels(named, labels, model, groups=groups)
     sources: dict[str, Source] = {}
     indexes: dict[str, set[int]] = {}
     for each in labelled:

@@ -7,7 +7,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import cycle
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
+from cvt_cli.checkpoint.group_table import GroupedLabel, read_groups
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.images.background import Colour
@@ -28,6 +29,7 @@ from cvt_cli.images.find import Source, find
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
+from cvt_cli.inference.label_groups import LabelGroups, from_mapping
 from cvt_cli.inference.labels import pick_indexes
 from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
 from cvt_cli.model.cost import count_cost
@@ -78,6 +80,9 @@ class Classifier:
         accept_truncated: take what there is of a JPEG whose end is missing; the rest is grey.
         only: the labels to choose from, instead of all that the model knows, by name or class index
             as `pick_indexes` takes them: where scores are a softmax, it is over these.
+        groups: labels that are one answer: "imagenet", a table as `checkpoint.group_table.read_groups`
+            takes it, its rows, or a map from label to group. `LabelGroups` says what is made of
+            their scores.
         class_names: labels by class index, in place of the checkpoint's own.
         weights_key: which network to take from a file that holds several.
         readers: processes that read images, so many or a pool of them, with bounds on time and
@@ -87,6 +92,10 @@ class Classifier:
         reader: decodes for this network.
         score_kind: what makes scores of the model's logits.
         indexes: the class indexes of the labels that it chooses from.
+        groups: the groups of labels; None for none.
+        answers: the class indexes of what it answers with: `indexes`, or where there are groups one
+            for each group and each label that stands for itself.
+        names: what it calls each class index: the label, or its group.
         replicas: itself and its like, on this device and on others, which share a run's batches.
 
     Raises:
@@ -112,6 +121,7 @@ class Classifier:
         background: tuple[int, int, int] | None = None,
         accept_truncated: bool = False,
         only: Sequence[str | int] = (),
+        groups: str | Path | Mapping[str, str] | Sequence[GroupedLabel] | None = None,
         class_names: Sequence[str] | None = None,
         weights_key: str | None = None,
         readers: int | ReaderPool | None = None,
@@ -142,6 +152,11 @@ class Classifier:
         if isinstance(readers, int) and self.pool is not None:
             weakref.finalize(self, self.pool.close)
         self.indexes = pick_indexes(only, model) if only else range(len(model.labels))
+        self.groups = groups_of(groups, model)
+        self.answers: Sequence[int] = self.indexes
+        self.names = model.labels
+        if self.groups is not None:
+            self.answers, self.names = self.groups.answers(self.indexes), self.groups.names
         self._columns = torch.tensor(self.indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
         self._use(FusedCvt(model.model().to(self.device, self.dtype)))
@@ -155,6 +170,7 @@ class Classifier:
                 dtype=str(self.dtype).removeprefix("torch."),
                 batch_size=self.batch_size,
                 only=self.indexes if only else (),
+                groups=groups,
             ).replicas
 
     def _use(self, network: FusedCvt) -> None:
@@ -206,7 +222,7 @@ class Classifier:
             if len(self.indexes) < len(self.labels)
             else None,
             digest=digest,
-        )
+        ) | {"groups": self.groups and self.groups.digest()}
 
     @overload
     def __call__(self, images: Image.Image, top_k: int = ...) -> Record: ...
@@ -380,15 +396,15 @@ class Classifier:
         return compute([])
 
     def scores(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Compute the scores of all labels, or of those that were chosen.
+        """Compute the scores of all labels, or of those that were chosen, or of their groups.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
 
         Returns:
-            (len(images), labels) float32 on the CPU; see `scores_of`.
+            (len(images), answers) float32 on the CPU; see `scores_of`.
         """
-        return self._through_network(images, len(self.indexes), self._forward)
+        return self._through_network(images, len(self.answers), self._forward)
 
     def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
         """Compute the vectors behind the labels: `Cvt.forward_features`.
@@ -469,7 +485,8 @@ class Classifier:
         logits = self._model(self._normalized(batch))
         if len(self.indexes) < len(self.labels):
             logits = logits[:, self._columns]
-        return scores_of(logits, self.score_kind).cpu()
+        scores = scores_of(logits, self.score_kind).cpu()
+        return scores if self.groups is None else self.groups.combine(scores, self.indexes)
 
     def _halve_batch(self) -> None:
         self.batch_size //= 2
@@ -489,12 +506,12 @@ class Classifier:
         return any(stopped)
 
     def _predictions(self, scores: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
-        scores, columns = scores.topk(min(top_k, len(self.indexes)))
+        scores, columns = scores.topk(min(top_k, len(self.answers)))
         predictions = []
         for row in zip(scores.tolist(), columns.tolist(), strict=True):
-            best = ((score, self.indexes[column]) for score, column in zip(*row, strict=True))
+            best = ((score, self.answers[column]) for score, column in zip(*row, strict=True))
             predictions.append(
-                tuple(Prediction(self.labels[index], score, index) for score, index in best)
+                tuple(Prediction(self.names[index], score, index) for score, index in best)
             )
         return predictions
 
@@ -535,6 +552,23 @@ def describe(
         "max_pixels": reader.max_pixels,
         "labels": only,
     }
+
+
+def groups_of(
+    groups: str | Path | Mapping[str, str] | Sequence[GroupedLabel] | None, checkpoint: Checkpoint
+) -> LabelGroups | None:
+    """Return the groups of a checkpoint's labels, as `Classifier` takes them; None for none.
+
+    Raises:
+        UsageError: as `read_groups` and `LabelGroups`.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, Mapping):
+        groups = from_mapping(groups)
+    elif isinstance(groups, str | Path):
+        groups = read_groups(str(groups))
+    return LabelGroups(checkpoint.labels, groups, kind_of(checkpoint))
 
 
 def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float = 1.0) -> int:

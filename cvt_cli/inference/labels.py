@@ -36,6 +36,7 @@ class LabelMatcher:
 
     Attributes:
         most_commas: in any label.
+        is_imagenet: whether the labels are those of ImageNet-1k, so that they have WordNet ids.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -48,7 +49,7 @@ class LabelMatcher:
             (synonym, index) for index, label in enumerate(labels) for synonym in label.split(",")
         )
         self.most_commas = max(label.count(",") for label in labels)
-        self._is_imagenet = (
+        self.is_imagenet = (
             len(labels) == len(SYNSETS)
             and "tench" in _normal(labels[0])
             and _normal(labels[-1]).startswith("toilet tissue")
@@ -83,7 +84,7 @@ class LabelMatcher:
         for names, key in ((self._exact, name), (self._whole, normal), (self._synonyms, normal)):
             if key in names:
                 return names[key]
-        if self._is_imagenet and normal in SYNSETS:
+        if self.is_imagenet and normal in SYNSETS:
             return {SYNSETS.index(normal)}
         number = _INDEX.fullmatch(name.strip())
         if number is not None and int(number[1]) < len(self._labels):
@@ -95,7 +96,7 @@ class LabelMatcher:
         indexes = sorted(indexes)
         named = [
             f"#{index} {visible(self._labels[index])}"
-            + (f" ({SYNSETS[index]})" if self._is_imagenet else "")
+            + (f" ({SYNSETS[index]})" if self.is_imagenet else "")
             for index in indexes[:NAMED]
         ]
         more = len(indexes) - len(named)
@@ -131,7 +132,7 @@ class LabelMatcher:
     def _why_none(self, name: str) -> str:
         normal = _normal(name)
         if _WORDNET_ID.fullmatch(normal):
-            if not self._is_imagenet:
+            if not self.is_imagenet:
                 return "a WordNet id, but the model's labels are not those of ImageNet-1k"
             return "a WordNet id that is none of ImageNet-1k's"
         number = _INDEX.fullmatch(name.strip())
