@@ -64,17 +64,7 @@ def evaluate(
             "once a row for each label of an image, or one with an empty label.",
         ),
     ] = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            "--groups",
-            metavar="FILE|imagenet",
-            help="Judge groups of labels, as cvt classify --groups answers with them; the truth "
-            "may name a group, or a label in it.",
-            show_default=False,
-            rich_help_panel=options.INPUT,
-        ),
-    ] = None,
+    groups: options.GroupsOption = None,
     model: EvaluatedModel,
     report: options.Report,
     compute: EvaluationCompute,

@@ -80,9 +80,9 @@ class Classifier:
         accept_truncated: take what there is of a JPEG whose end is missing; the rest is grey.
         only: the labels to choose from, instead of all that the model knows, by name or class index
             as `pick_indexes` takes them: where scores are a softmax, it is over these.
-        groups: labels that are one answer: "imagenet", a table as `checkpoint.group_table.read_groups`
-            takes it, its rows, or a map from label to group. `LabelGroups` says what is made of
-            their scores.
+        groups: labels that are one answer: "imagenet" or a file, as `group_table.read_groups` takes
+            it; its rows; or a map from label to group. `LabelGroups` says what is made of their
+            scores.
         class_names: labels by class index, in place of the checkpoint's own.
         weights_key: which network to take from a file that holds several.
         readers: processes that read images, so many or a pool of them, with bounds on time and
