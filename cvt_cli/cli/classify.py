@@ -123,8 +123,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
             "--columns thumbnail is for -o FILE.xlsx",
             hint="a report, -o report.html, shows every image, too",
         )
-    if output.prune and not output.update:
-        raise UsageError("--prune is for --update")
+    sinks.check_prune(output.prune, output.update)
     check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)
     errors = ErrorsFile.of(output.errors, images.null)
     if errors is not None:

@@ -1,6 +1,7 @@
 """`cvt embed`: image files in, the vectors behind their labels out."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,9 @@ from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.run_record import check_run_record
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check_inputs, count_sources, find
+from cvt_cli.images.source import Source
 from cvt_cli.output import EMBEDDING_FORMATS, embedding_writer_class, format_of_file
+from cvt_cli.output.update import Pruning
 from cvt_cli.records import RecordShape
 from cvt_cli.system.files import check_file, check_name
 
@@ -24,7 +27,7 @@ cvt embed photos/ -o features.parquet
 
 cvt embed photos/ -o features.npy --model microsoft/cvt-21
 
-cvt embed photos/ -o features.npy --resume
+cvt embed photos/ -o features.npy --update
 """
 
 
@@ -44,6 +47,8 @@ class EmbeddingsOutput:
         ),
     ]
     resume: options.ResumeOption = False
+    update: options.UpdateOption = False
+    prune: options.PruneOption = False
     overwrite: options.OverwriteOption = False
     run_record: options.RunRecordOption = None
     errors: options.ErrorsOption = None
@@ -66,50 +71,69 @@ def embed(
     labels of: float32 numbers, 384 of them for CvT-13 and CvT-21, 1024 for CvT-W24.
     """
     path, resume, overwrite = output.output, output.resume, output.overwrite
+    update = output.update
     check_name(path)
     format_ = format_of_file(path, EMBEDDING_FORMATS)
     _ = model.input_size, images.background_colour
     writer = embedding_writer_class(format_)
     check_inputs(images.paths, images.search)
-    sinks.unfinished([path], resume and not overwrite)
-    sinks.check_target(path, writer, images.paths, resume=resume, overwrite=overwrite)
+    sinks.unfinished([path], resume and not (overwrite or update))
+    sinks.check_target(
+        path, writer, images.paths, resume=resume, overwrite=overwrite, update=update
+    )
+    sinks.check_prune(output.prune, update)
     beside = _beside(path) if format_ == "npy" else ()
     for each in beside:
         check_file(each)
-        if os.path.lexists(each) and not (overwrite or sinks.is_taken_up(path, resume)):
+        ours = sinks.is_taken_up(path, resume or update) or (update and os.path.lexists(path))
+        if os.path.lexists(each) and not (overwrite or ours):
             raise UsageError(f"{each} exists", hint="--overwrite replaces it")
     check_run_record(output.run_record, [path, *beside], images.paths, overwrite=overwrite)
     errors = ErrorsFile.of(output.errors, images.null)
     if errors is not None:
         others = [path, *beside, *filter(None, [output.run_record])]
-        errors.check(others, images.inputs_and_list, replace=overwrite or resume)
+        errors.check(others, images.inputs_and_list, replace=overwrite or resume or update)
 
     # Torch is loaded only now that all that was typed makes sense.
     readers = reading.start(context)
     classifier = compute.classifier(model, images=images, readers=readers)
-    description = classifier.description() | {
-        "format": format_,
-        "default_excludes": images.default_excludes,
+    shape = RecordShape(top_k=0, embedding_dim=classifier.embedding_dim)
+    description = classifier.description(digest=True) | {
+        "default_excludes": images.default_excludes
     }
+    pruning = Pruning(images.paths, images.search.recursive) if output.prune else None
+    targets = [(path, format_)]
+    sink: sinks.Sink
+    if update:
+        sink = sinks.open_update(
+            targets, shape, run=description, pruning=pruning, writer_class=embedding_writer_class
+        )
+    else:
+        sink = sinks.open_sinks(
+            targets,
+            shape,
+            description,
+            resume=resume,
+            overwrite=overwrite,
+            writer_class=embedding_writer_class,
+        )
+
+    def sources() -> Iterator[Source]:
+        found = find(images.paths, images.search, list_members=readers.members)
+        return pruning.watch(found) if pruning is not None else found
+
     run.run(
         context.obj,
         run.Sources(
-            find=lambda: find(images.paths, images.search, list_members=readers.members),
+            find=sources,
             count=lambda: count_sources(images.paths, images.search, list_members=readers.members),
         ),
         classifier.embed,
-        sink=sinks.open_sink(
-            path,
-            writer,
-            RecordShape(top_k=0, embedding_dim=classifier.embedding_dim),
-            run=description,
-            resume=resume,
-            overwrite=overwrite,
-        ),
+        sink=sink,
         batch_size=classifier.batch_size,
         progress=output.progress,
         run_record=output.run_record,
-        description=description,
+        description=description | {"format": format_},
         errors_file=errors,
     )
 

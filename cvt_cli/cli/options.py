@@ -124,6 +124,21 @@ ResumeOption = Annotated[
         "--resume", help="Go on with an --output that was interrupted: only what is missing."
     ),
 ]
+UpdateOption = Annotated[
+    bool,
+    OUTPUT.option(
+        "--update",
+        help="Bring a finished --output up to date: keep the rows of unchanged files, do those "
+        "that are new, have changed or had failed.",
+    ),
+]
+PruneOption = Annotated[
+    bool,
+    OUTPUT.option(
+        "--prune",
+        help="With --update: drop the rows of files that are gone from the folders named.",
+    ),
+]
 OverwriteOption = Annotated[
     bool,
     OUTPUT.option(
@@ -661,21 +676,8 @@ class Output:
         ),
     ] = None
     resume: ResumeOption = False
-    update: Annotated[
-        bool,
-        OUTPUT.option(
-            "--update",
-            help="Bring a finished --output up to date: keep the labels of unchanged files, do "
-            "those that are new, have changed or had failed.",
-        ),
-    ] = False
-    prune: Annotated[
-        bool,
-        OUTPUT.option(
-            "--prune",
-            help="With --update: drop the rows of files that are gone from the folders named.",
-        ),
-    ] = False
+    update: UpdateOption = False
+    prune: PruneOption = False
     overwrite: OverwriteOption = False
     threshold: Annotated[
         float | None,

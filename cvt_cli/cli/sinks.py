@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,12 @@ def check_target(
     # An update needs what others must not replace.
     check_output(output, resume, overwrite or update)
     check_not_an_input(output, inputs)
+
+
+def check_prune(prune: bool, update: bool) -> None:
+    """Raise `UsageError` for --prune without --update."""
+    if prune and not update:
+        raise UsageError("--prune is for --update")
 
 
 def check_not_an_input(output: Path, inputs: list[str]) -> None:
@@ -130,6 +136,7 @@ def open_sinks(
     *,
     resume: bool,
     overwrite: bool = False,
+    writer_class: Callable[[str], WriterClass] = writer_class,
 ) -> Journal | SeveralOutputs | StreamOutput:
     """Open several files, each with the name of its format, or standard output."""
     sinks: list[Journal | StreamOutput] = []
@@ -159,6 +166,7 @@ def open_update(
     *,
     run: Mapping[str, Any],
     pruning: Pruning | None,
+    writer_class: Callable[[str], WriterClass] = writer_class,
 ) -> Update:
     """Open finished outputs to bring them up to date.
 

@@ -65,6 +65,21 @@ class RowWriter(Writer, Protocol):
 
 
 @runtime_checkable
+class EmbeddingWriter(Writer, Protocol):
+    """A writer of documents of embeddings."""
+
+    @staticmethod
+    def embeddings(path: Path) -> Iterator[Record]:
+        """Read the records of a finished document, and of the files beside it.
+
+        Raises:
+            OSError: if one can't be read.
+            ValueError: if it is no such document.
+        """
+        ...
+
+
+@runtime_checkable
 class ConvertedWriter(Writer, Protocol):
     """A writer of a format that can't be appended to. What it writes and reads is a journal, which
     is converted at the end."""

@@ -108,6 +108,24 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
             rows_per_group=EMBEDDINGS_PER_GROUP,
         )
 
+    @staticmethod
+    def embeddings(path: Path) -> Iterator[Record]:
+        """Read the records of a finished document.
+
+        Raises:
+            OSError: if it can't be read.
+            ValueError: if it is no such document.
+        """
+        with path.open("rb") as file:
+            parquet = _parquet(file)
+            if not {"path", "embedding", "error"} <= set(parquet.schema_arrow.names):
+                raise ValueError("it has no columns `path`, `embedding` and `error`")
+            for batch in parquet.iter_batches(CHUNK, columns=["path", "embedding", "error"]):
+                for row in batch.to_pylist():
+                    numbers = row["embedding"]
+                    vector = None if numbers is None else tuple(numbers)
+                    yield Record(row["path"], error=row["error"], embedding=vector)
+
 
 def run_of(file: BinaryIO) -> dict[str, Any] | None:
     """Return what the records were made with, from the file's metadata; None if it has none."""
@@ -119,11 +137,15 @@ def run_of(file: BinaryIO) -> dict[str, Any] | None:
     return run if isinstance(run, dict) else None
 
 
-def _open(file: BinaryIO) -> pq.ParquetFile:
+def _parquet(file: BinaryIO) -> pq.ParquetFile:
     try:
-        parquet = pq.ParquetFile(file)
+        return pq.ParquetFile(file)
     except pa.ArrowInvalid:
         raise ValueError("it is no Parquet file") from None
+
+
+def _open(file: BinaryIO) -> pq.ParquetFile:
+    parquet = _parquet(file)
     if not {"path", "label", "score"} <= set(parquet.schema_arrow.names):
         raise ValueError("it has no columns `path`, `label` and `score`")
     return parquet

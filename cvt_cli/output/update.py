@@ -14,7 +14,13 @@ from typing import Any, BinaryIO
 
 from cvt_cli.errors import UsageError
 from cvt_cli.images.source import Source
-from cvt_cli.output import NO_SUMMARY, ConvertedWriter, RowWriter, WriterClass
+from cvt_cli.output import (
+    NO_SUMMARY,
+    ConvertedWriter,
+    EmbeddingWriter,
+    RowWriter,
+    WriterClass,
+)
 from cvt_cli.output.journal import Journal
 from cvt_cli.output.kept import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
@@ -28,7 +34,7 @@ def check_update(path: Path, writer_class: WriterClass) -> None:
         UsageError: if what is there can't be brought up to date.
     """
     check_name(path)
-    if not issubclass(writer_class, RowWriter):
+    if not issubclass(writer_class, RowWriter | EmbeddingWriter):
         raise UsageError(f"{path}: a report can't be updated", hint="leave it out with --update")
     if os.path.lexists(path) and Kept.read(path) is None:
         raise UsageError(
@@ -43,7 +49,7 @@ class UpdatedJournal(Journal):
 
     Args:
         path: the output, finished or not yet there.
-        writer_class: the format, a `RowWriter`.
+        writer_class: the format, a `RowWriter` or an `EmbeddingWriter`.
         shape: what a record has room for.
         run: what the records are made with.
 
@@ -169,6 +175,9 @@ class UpdatedJournal(Journal):
             yield new.take(path) if path in self._last else old.take(path)
 
     def _finished(self, facts: Sequence[str]) -> Iterator[Record]:
+        if issubclass(self._writer_class, EmbeddingWriter):
+            yield from self._writer_class.embeddings(self.path)
+            return
         assert issubclass(self._writer_class, RowWriter)
         with self.path.open("rb") as file:
             yield from self._writer_class.documents(file, facts)

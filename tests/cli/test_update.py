@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cvt_cli.output import writer_class
+from cvt_cli.output import embedding_writer_class, writer_class
 from cvt_cli.output.kept import difference, last_digits
-from cvt_cli.records import Record
+from cvt_cli.output.npy import NpyWriter
+from cvt_cli.records import Record, RecordShape, as_written
+from cvt_cli.system import files
 from tests.cli.test_failures import check_line
 from tests.cli.test_unattended import make
 from tests.conftest import RunCvt
@@ -55,15 +57,22 @@ def test_a_year_of_a_growing_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
     output, part = tmp_path / "labels.csv", tmp_path / "labels.csv.part"
     command = (*COMMAND, "photos", "-o", output, "--update", "--prune")
     number = killed = 0
+    broken: list[Path] = []
+    mended: set[str] = set()
     for week in range(30):
         for _ in range(chance.randint(1, 2)):
             number += 1
             picture(16, 16, number).save(folder / f"{chance.randint(0, 9)}-{number}.png")
-        there = sorted(folder.iterdir())
+        there = sorted(path for path in folder.iterdir() if path not in broken)
         chance.shuffle(there)
         if week:
             change(there[0], 1000 + week)
-            there[1].write_text("no image") if week % 4 == 0 else change(there[1], 2000 + week)
+            if week % 4 == 0:
+                there[1].write_text("no image")
+                broken.append(there[1])
+            elif week % 4 == 2 and broken:
+                change(broken[0], 2000 + week)
+                mended.add(f"photos/{broken.pop(0).name}")
             if week % 3 == 0:
                 there[2].unlink()
         if week % 3 != 1:
@@ -85,6 +94,9 @@ def test_a_year_of_a_growing_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
     assert {record.path for record in read(output)} == {
         f"photos/{path.name}" for path in folder.iterdir()
     }
+    failed = {record.path for record in read(output) if record.error is not None}
+    assert failed == {f"photos/{path.name}" for path in broken}
+    assert len(mended) >= 6 and failed.isdisjoint(mended)
     check_equal(output, tmp_path / "whole.csv")
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {
         *("photos", "labels.csv", "labels.csv.run.json", "whole.csv", "whole.csv.run.json")
@@ -273,3 +285,82 @@ def test_what_the_last_digits_depend_on() -> None:
         last_digits(RUN, RUN | {"batch_size": 8}) or ""
     )
     assert "another device ('cpu' then, 'cuda' now)" in (last_digits(on_cpu, RUN) or "")
+
+
+@pytest.mark.parametrize("output", ["a.npy", "a.parquet"])
+def test_embeddings_of_a_growing_folder(run_cvt: RunCvt, tmp_path: Path, output: str) -> None:
+    """Rows of unchanged files stay as they are, also of those with strange names."""
+    names = ("b.png", "gone.png", "line\nbreak.png", "back\\nslash.png")
+    folder = make(tmp_path / "photos", *names)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "b.png").read_bytes())
+    (folder / "bad.png").write_text("no image")
+    command = ("embed", "photos", "-m", "cvt-tiny-cifar10", "-o", output, "--update", "--prune")
+    run_cvt(*command, expect=1)
+    before = {record.path: record.embedding for record in embeddings(tmp_path / output)}
+    assert before["photos/bad.png"] is None
+    picture(16, 16, 3).save(folder / "bad.png")
+    change(folder / "b.png", 7)
+    (folder / "gone.png").unlink()
+    make(folder, "a.png")
+    done = run_cvt(*command, expect=0)
+    assert "6 inputs: 3 kept, 1 new, 1 changed, 1 failed before; 1 gone: 1 dropped" in done.stderr
+    found = embeddings(tmp_path / output)
+    assert [record.path for record in found] == [
+        as_written(str(path.relative_to(tmp_path))) for path in sorted(folder.iterdir())
+    ]
+    after = {record.path: record.embedding for record in found}
+    kept = ("line\nbreak.png", "back\\nslash.png", "caf\\udce9.png")
+    assert all(after[f"photos/{name}"] == before[f"photos/{name}"] for name in kept)
+    assert all(after.values()) and after["photos/b.png"] != before["photos/b.png"]
+    run_cvt("embed", "photos", "-m", "cvt-tiny-cifar10", "-o", f"whole-{output}", expect=0)
+    whole = {record.path: record.embedding for record in embeddings(tmp_path / f"whole-{output}")}
+    assert list(whole) == list(after)
+    for path, numbers in whole.items():
+        assert after[path] == pytest.approx(numbers, abs=1e-4)
+    before_bytes = (tmp_path / output).read_bytes()
+    run_cvt(*command, expect=0)
+    assert (tmp_path / output).read_bytes() == before_bytes
+    refused = run_cvt(*command, "--decode", "exact")
+    check_line(refused, 2, f"{output} is from a run with another decode")
+    if output == "a.npy":
+        (tmp_path / "a.paths.txt").write_text("photos/a.png\n")
+        check_line(run_cvt(*command), 2, "a.npy can't be updated: it ends at row 1")
+        assert (tmp_path / output).read_bytes() == before_bytes
+
+
+def embeddings(file: Path) -> list[Record]:
+    writer = embedding_writer_class(file.suffix[1:])
+    return list(writer.embeddings(file))  # type: ignore[attr-defined]
+
+
+def test_numbers_are_never_beside_the_paths_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the process ends: there is no array, or all three files belong together."""
+    output = tmp_path / "a.npy"
+    shape = RecordShape(0, embedding_dim=2)
+
+    def write(count: int) -> None:
+        records = [Record(f"{n}.png", embedding=(n, count)) for n in range(count)]
+        NpyWriter.convert(records, output, shape, run={})
+
+    renames = 0
+
+    def rename(*names: Path) -> None:
+        nonlocal renames
+        renames -= 1
+        if renames < 0:
+            raise OSError
+        replace(*names)
+
+    write(2)
+    replace = files.replace
+    monkeypatch.setattr(files, "replace", rename)
+    for left in range(3):
+        renames = left
+        with pytest.raises(OSError):
+            write(3 + left)
+        assert not output.exists() or len(embeddings(output)) == 2
+    renames = 3
+    write(7)
+    assert len(embeddings(output)) == 7
