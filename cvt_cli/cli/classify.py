@@ -78,11 +78,11 @@ def classify(
 
 def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
     cluster.parse_workers(wanted.scale.workers)
+    cluster.check_device(wanted.compute.device, wanted.scale.gpus_per_worker)
     target = cluster.pick_target(wanted.images, wanted.output)
     for name, value in (
         ("--shard", wanted.scale.shard),
         ("--run-record", wanted.output.run_record),
-        ("--errors", wanted.output.errors),
         ("--columns thumbnail", wanted.output.thumbnails or None),
         ("--update", wanted.output.update or None),
         ("--prune", wanted.output.prune or None),

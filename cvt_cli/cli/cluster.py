@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvt_cli import __version__
+from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.options import Classification, Input, Output, Settings
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.cli.run import NAMED_FAILURES, sum_up
@@ -118,7 +119,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
 
     images, output, scale = wanted.images, wanted.output, wanted.scale
     model, compute = wanted.model, wanted.compute
-    check_device(compute.device, scale.gpus_per_worker)
+    errors_file = _errors_file(target, images, output)
     checkpoint = model.load()
     indexes = tuple(pick_indexes(output.only, checkpoint))
     groups = groups_of(output.group_rows, checkpoint)
@@ -174,7 +175,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
             "groups": groups and groups.digest(),
         }
         all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))
-        _check_left(all_parts, f"nothing is written to {target.folder}")
+        _check_left(all_parts, f"nothing is written to {target.folder}", errors_file)
         stack.enter_context(folder.held())
         folder.begin(description, output.resume, output.overwrite)
         parts, before, errors_before = left_of(all_parts, folder, PART_INPUTS)
@@ -200,7 +201,7 @@ def run(settings: Settings, target: Target, wanted: Classification) -> None:
                 on_part=lambda part: folder.write(part, description),
             )
             done = facts("finished")
-            _finish(folder, done, parts)
+            _finish(folder, done, errors_file)
         except KeyboardInterrupt:
             done = facts("interrupted")
             folder.write_run(done)
@@ -235,31 +236,48 @@ def _reader_for(checkpoint: "Checkpoint", wanted: Classification) -> "ImageReade
     )
 
 
-def _check_left(parts: Sequence["Part"], hint: str) -> None:
+def _errors_file(target: Target, images: Input, output: Output) -> ErrorsFile | None:
+    """Return the file for --errors, checked; None without it."""
+    file = ErrorsFile.of(output.errors, images.null)
+    if file is not None:
+        others = [] if "://" in target.folder else [Path(target.folder)]
+        replace = output.overwrite or output.resume
+        file.check(others, images.inputs_and_list, replace=replace)
+    return file
+
+
+def _check_left(parts: Sequence["Part"], hint: str, errors_file: ErrorsFile | None) -> None:
     """Check that there is something to read. Raises `InputsError` if not."""
-    if not any(part.is_archive or part.missing() for part in parts):
-        _nothing_read(parts, hint)
+    if any(part.is_archive or part.missing() for part in parts):
+        return
+    records = (record for part in parts for record in part.in_order())
+    failed = [(record.path, record.error or "") for record in records]
+    if errors_file is not None:
+        errors_file.write(failed)
+    _nothing_read(failed, hint)
 
 
-def _finish(folder: "PartFolder", done: Mapping[str, Any], parts: Sequence["Part"]) -> None:
+def _finish(folder: "PartFolder", done: Mapping[str, Any], errors_file: ErrorsFile | None) -> None:
     """Mark the folder of parts as finished.
 
     Raises:
         InputsError: if no input could be read. No part is kept then.
     """
+    failed = folder.failed()
+    if errors_file is not None:
+        errors_file.write(failed)
     if done["counts"]["errors"] == done["counts"]["inputs"]:
-        folder.clear()
-        _nothing_read(parts, f"no part is kept in {folder.where}")
+        _nothing_read(failed, folder.give_up())
     folder.finish(done)
 
 
-def _nothing_read(parts: Sequence["Part"], hint: str) -> NoReturn:
+def _nothing_read(failed: Sequence[tuple[str, str]], hint: str) -> NoReturn:
     """Raise the `InputsError` of a run that could read no input."""
-    records = [record for part in parts for record in part.in_order()]
-    if not records:
+    if not failed:
         raise InputsError("no input could be read", hint=hint)
-    of = f"none of {len(records)} inputs could be read, as " if len(records) > 1 else ""
-    raise InputsError(f"{of}{visible(records[0].path)}: {records[0].error}", hint=hint)
+    of = f"none of {len(failed)} inputs could be read, as " if len(failed) > 1 else ""
+    path, error = failed[0]
+    raise InputsError(f"{of}{visible(path)}: {error}", hint=hint)
 
 
 class _Account:

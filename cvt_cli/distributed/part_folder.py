@@ -50,6 +50,10 @@ class PartFolder:
         self._files = open_folder(self.where)
         # Records and errors, by the number of the part.
         self._written: dict[int, tuple[int, int]] = {}
+        # With --overwrite the files of an earlier run stay until this one has read an input. Until
+        # then its parts, which are errors alone, wait here.
+        self._is_replaced_later = False
+        self._waiting: list[tuple[int, list[Record]]] = []
 
     def check_free(self, resume: bool, overwrite: bool) -> None:
         """Check, before anything is started, that the run may write here.
@@ -100,7 +104,8 @@ class PartFolder:
             yield
 
     def begin(self, run: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        """Prepare the folder: what an earlier run left is deleted, unless it is resumed.
+        """Prepare the folder. What an earlier run left is deleted, unless it is resumed, as soon as
+        there is a part with predictions.
 
         Args:
             run: what records depend on.
@@ -113,11 +118,9 @@ class PartFolder:
         names = self._files.names()
         if resume and RUN in names:
             self._check_run(run)
-        elif overwrite:
-            # The mark of completeness goes first, and the description of the run last.
-            order = {SUCCESS: 0, RUN: 2}
-            for name in sorted(filter(_is_ours, names), key=lambda name: order.get(name, 1)):
-                self._files.delete(name)
+        elif overwrite and any(map(_is_ours, names)):
+            self._is_replaced_later = True
+            return
         self.write_run(run)
 
     def _check_run(self, run: Mapping[str, Any]) -> None:
@@ -138,14 +141,50 @@ class PartFolder:
                     hint="repeat the options of then, or start anew with --overwrite",
                 )
 
-    def clear(self) -> None:
-        """Delete our files. Raises: CvtError."""
-        for name in sorted(filter(_is_ours, self._files.names()), key=lambda name: name == RUN):
+    def give_up(self) -> str:
+        """Leave the folder as a run found it that could read no input, and return what became of
+        it, in words.
+
+        Raises:
+            CvtError: if the folder can't be changed.
+        """
+        if self._is_replaced_later:
+            return f"{self.where} stays as it is"
+        self._clear()
+        return f"no part is kept in {self.where}"
+
+    def _clear(self) -> None:
+        # The mark of completeness goes first, and the description of the run last.
+        order = {SUCCESS: 0, RUN: 2}
+        ours = filter(_is_ours, self._files.names())
+        for name in sorted(ours, key=lambda name: order.get(name, 1)):
             self._files.delete(name)
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        """Write the description of the run. Raises: CvtError."""
+        """Write the description of the run, unless the folder still holds an earlier run.
+
+        Raises:
+            CvtError: if it can't be written.
+        """
+        if self._is_replaced_later:
+            return
         self._files.write(RUN, (json.dumps(run, indent=2) + "\n").encode())
+
+    def failed(self) -> list[tuple[str, str]]:
+        """Return path and error of the inputs that could not be read, in the order of the parts.
+
+        Raises:
+            UsageError: as `finished`.
+        """
+        parts: Iterable[tuple[int, Iterable[Record]]] = self._waiting
+        if not self._is_replaced_later:
+            parts = self.finished()
+        return [
+            (record.path, record.error)
+            for _, records in parts
+            for record in records
+            if record.error is not None
+        ]
 
     def finished(self) -> Iterator[tuple[int, Iterator[Record]]]:
         """Read the existing parts: number and records of each.
@@ -176,11 +215,21 @@ class PartFolder:
 
     def write(self, part: Part, run: Mapping[str, Any]) -> None:
         """Write a part, whole or not at all. Raises: CvtError."""
-        errors = sum(record.error is not None for record in part.records.values())
+        self._waiting.append((part.index, list(part.in_order())))
+        if self._is_replaced_later:
+            if all(record.error is not None for record in part.records.values()):
+                return
+            self._clear()
+            self._is_replaced_later = False
+            self.write_run(run)
+        while self._waiting:
+            self._write(*self._waiting.pop(0), run)
+
+    def _write(self, index: int, records: list[Record], run: Mapping[str, Any]) -> None:
+        errors = sum(record.error is not None for record in records)
         # First, as an interruption may come between the two.
-        self._written[part.index] = len(part.records), errors
-        name = f"part-{part.index:06d}.{self._format}"
-        self._files.write(name, self._document(part.in_order(), run))
+        self._written[index] = len(records), errors
+        self._files.write(f"part-{index:06d}.{self._format}", self._document(records, run))
 
     def written(self) -> tuple[int, int]:
         """Count the records in parts written by this process, and the errors among them.

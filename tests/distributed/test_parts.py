@@ -242,8 +242,24 @@ def test_from_the_beginning_to_the_end(where: str, monkeypatch: pytest.MonkeyPat
         files, "delete", lambda name: (deleted.append(name), type(files).delete(files, name))
     )
     again.begin(SETTINGS, False, True)
+    assert again.failed() == deleted == []
+    # While nothing could be read nothing is replaced.
+    bad = Part(0, ["bad"])
+    bad.records[0] = Record("bad", error="no image")
+    again.write(bad, SETTINGS | {"run": 2})
+    again.write_run(SETTINGS | {"outcome": "interrupted"})
+    assert names(where) == {RUN, SUCCESS, "part-000000.csv"}
+    assert json.loads(content(where, RUN))["outcome"] == "finished"
+    assert again.written() == (0, 0)
+    assert again.failed() == [("bad", "no image")]
+    assert again.give_up().endswith("stays as it is") and deleted == []
+    again.write(filled(1, ["a"]), SETTINGS | {"run": 2})
     assert deleted == [SUCCESS, "part-000000.csv", RUN]
-    assert names(where) == {RUN}
+    assert names(where) == {RUN, "part-000000.csv", "part-000001.csv"}
+    assert json.loads(content(where, RUN))["run"] == 2
+    assert again.written() == (2, 1)
+    assert again.failed() == [("bad", "no image")]
+    assert again.give_up().startswith("no part is kept in ") and names(where) == set()
 
 
 def test_an_interrupted_run_is_taken_up_as_the_same_or_not_at_all(where: str) -> None:
@@ -318,8 +334,10 @@ def test_files_of_others_are_neither_taken_nor_deleted(where: str) -> None:
         with pytest.raises(UsageError, match="is not empty"):
             folder(where).check_free(resume, overwrite)
     folder(where).write(filled(0, ["a"]), SETTINGS)
-    folder(where).begin(SETTINGS, False, True)
-    assert names(where) == {RUN, "holiday.jpg"}
+    again = folder(where)
+    again.begin(SETTINGS, False, True)
+    again.write(filled(1, ["a"]), SETTINGS)
+    assert names(where) == {RUN, "part-000001.csv", "holiday.jpg"}
 
 
 def test_parts_of_an_unknown_run(where: str) -> None:

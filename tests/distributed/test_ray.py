@@ -246,10 +246,11 @@ def test_the_local_engines_records_byte_for_byte(
         "float32",
         *ALONE,
     )
-    run_cvt("classify", *inputs, *options, "-o", "local.csv", expect=1)
+    run_cvt("classify", *inputs, *options, "-o", "local.csv", "--errors", "local.txt", expect=1)
 
     # More workers than cores: decoding must go on beside them.
     more = ("--workers", 4, "--engine", "ray", "--ray-address", cluster.address)
+    more += ("--errors", "failed.txt")
     done = run_cvt("classify", *inputs, *options, *more, "-o", "labels/", expect=1, timeout=TIMEOUT)
     first, *named, second = done.stderr.splitlines()
     assert len(named) == 5  # and no warning
@@ -268,6 +269,15 @@ def test_the_local_engines_records_byte_for_byte(
 
     run_cvt("merge", "labels", "-o", "merged.csv", expect=0)
     assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
+    assert (tmp_path / "failed.txt").read_bytes() == (tmp_path / "local.txt").read_bytes()
+
+    # Where nothing can be read nothing is replaced.
+    before = {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
+    bad = ("classify", "photos/0003.png", "-m", model, *more, "-o", "labels/", "--overwrite")
+    none = run_cvt(*bad, expect=1, timeout=TIMEOUT)
+    assert "photos/0003.png: text, not an image; labels stays as it is" in none.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()} == before
+    assert (tmp_path / "failed.txt").read_text() == "photos/0003.png\n"
 
 
 @pytest.mark.slow
