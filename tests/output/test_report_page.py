@@ -647,3 +647,13 @@ def test_scores_of_a_regression(tmp_path: Path, opened: Callable[..., Browser]) 
     detail = "return [...document.querySelectorAll('#predictions li')].map(e => e.textContent)"
     assert browser.run(detail) == ["age41.5"]
     assert browser.run("return document.querySelectorAll('#predictions .bar').length") == 0
+
+
+def test_nothing_of_the_path_is_cut(tmp_path: Path, opened: Callable[..., Browser]) -> None:
+    page = make_page(tmp_path, [Record("folder/" + "IMG_2024_" * 9 + "___.jpg")])
+    browser = opened(page, "#open=1")
+    path = browser.driver.find_element("css selector", ".path code")
+    boxed = path.screenshot_as_png
+    browser.run("arguments[0].style.overflow = 'visible'", path)
+    assert path.screenshot_as_png == boxed
+    assert browser.run("return arguments[0].scrollHeight <= arguments[0].clientHeight", path)
