@@ -12,6 +12,9 @@ from typing import Any, Self
 
 from cvt_cli.system.cores import unshared
 
+# The exit code of a process that the system killed, as it does if memory is full.
+KILLED = -9
+
 
 class Apart:
     """An object in another process, which ends with the `with` block.
@@ -70,7 +73,7 @@ class Apart:
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
-            if code == -9:  # the system kills a process if memory is full
+            if code == KILLED:
                 raise MemoryError from None
             raise RuntimeError(f"its process ended with code {code}") from None
         if error is not None:

@@ -9,11 +9,14 @@ from cvt_cli.benchmark.model import RandomCheckpoint
 from cvt_cli.benchmark.network import Measurement, Plan
 from cvt_cli.benchmark.pipeline import MAX_IMAGES, STAGES, PipelineMeasurement, PipelinePlan
 from cvt_cli.model.cost import count_cost
-from cvt_cli.output.tables import Cell, Column, Report, Section, si_unit, size_in_words
+from cvt_cli.output.tables import Cell, Column, Report, Section, decimals, si_unit, size_in_words
 from cvt_cli.system.cores import cores
 
 HEADER_WIDTH = 11
 PLAIN_WIDTH = 100
+# The least number written with two decimals, and the least share in whole percent.
+LEAST_WITH_TWO = 0.0995
+LEAST_WHOLE_PERCENT = 0.0995
 RANDOM = "random weights, as none are on this machine"
 COUNT = (
     "2 × the multiply-adds that the logits need; what the last block would compute for tokens that "
@@ -314,12 +317,14 @@ def _number(value: float | None) -> str:
     """Format a number with three digits, without an exponent."""
     if value is None:
         return ""
-    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.0995 else 4
+    digits = decimals(value) if value >= LEAST_WITH_TWO else 4
     return f"{value:,.{digits}f}"
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}" if value >= 0.0995 else f"{value:.1%}"
+    if value is None:
+        return ""
+    return f"{value:.0%}" if value >= LEAST_WHOLE_PERCENT else f"{value:.1%}"
 
 
 def _bytes(value: int | None) -> str:

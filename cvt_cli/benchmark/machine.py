@@ -163,10 +163,11 @@ def _driver() -> str:
     found = re.search(r"(\d+\.\d+(?:\.\d+)?)", _read(DRIVER))
     cudnn = torch.backends.cudnn.version()
     amd = torch.version.hip
+    library = "MIOpen" if amd else "cuDNN"
     parts = [
         f"driver {found[1]}" if found and not amd else "",
         f"ROCm {amd}" if amd else f"CUDA {torch.version.cuda}",
-        f"{'MIOpen' if amd else 'cuDNN'} {cudnn}" if cudnn else "",
+        f"{library} {cudnn}" if cudnn else "",
     ]
     return ", ".join(filter(None, parts))
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cvt_cli.checkpoint.catalog import CVT_13, CVT_21, CVT_W24
 from cvt_cli.errors import ModelError
-from cvt_cli.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from cvt_cli.images.preprocess import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.text import reason_of
 
@@ -100,8 +100,8 @@ def _preprocessing(values: Any) -> Preprocessing:
     resample = test.get("INTERPOLATION", int(Image.Resampling.BILINEAR))
     if not (
         isinstance(size, list)
-        and len(size) == 2
-        and all(type(edge) is int and 0 < edge < 2**12 for edge in size)
+        and list(map(type, size)) == [int, int]
+        and all(0 < edge < 2**12 for edge in size)
     ):
         raise ValueError(f"TEST.IMAGE_SIZE is {size!r}, not a width and a height in pixels")
     if type(resample) is not int or resample not in set(Image.Resampling):
@@ -120,7 +120,7 @@ def _preprocessing(values: Any) -> Preprocessing:
 def _channels(name: str, value: Any) -> tuple[float, ...]:
     if (
         not isinstance(value, list)
-        or len(value) != 3
+        or len(value) != CHANNELS
         or not all(type(each) in (int, float) for each in value)
         or (name == "STD" and not all(value))
     ):
@@ -151,8 +151,8 @@ def config_from_shapes(
         if _traced(known) == _traced(guess):
             return replace(known, num_labels=guess.num_labels, hidden_act=hidden_act), ""
     words = [
-        f"{words} {', '.join(map(str, values))}"
-        for words, values in (
+        f"{name} {', '.join(map(str, values))}"
+        for name, values in (
             ("heads", guess.num_heads),
             ("patch strides", guess.patch_stride),
             ("key strides", guess.stride_kv),

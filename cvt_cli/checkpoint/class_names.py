@@ -70,8 +70,9 @@ def _from_json(path: Path, text: str) -> list[str]:
 
 
 def _name(value: Any) -> str:
-    if isinstance(value, list) and len(value) == 2:
-        value = value[1]  # ImageNet's class index: ["n01440764", "tench"]
+    match value:
+        case [_, name]:  # ImageNet's class index: ["n01440764", "tench"]
+            value = name
     if not isinstance(value, str):
         raise TypeError("not a name")
     return value.strip()

@@ -28,7 +28,7 @@ from cvt_cli.checkpoint.weights_file import (
     state_dict,
 )
 from cvt_cli.errors import ModelError, UsageError
-from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.images.preprocess import CHANNELS, Preprocessing
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
 from cvt_cli.model.cost import needed_macs
 
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from cvt_cli.model.cvt import Cvt
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-MANY_MACS = 10**11  # takes a CPU some seconds
+# A larger input is warned of from so many multiply-adds on, which take a CPU some seconds, and so
+# many times those of the usual size.
+MANY_MACS = 10**11
+MANY_TIMES = 100
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Checkpoint:
         macs = needed_macs(self.config, size)
         if usual is not None and macs > MANY_MACS:
             times = macs / needed_macs(self.config, usual)
-            if times > 100:
+            if times > MANY_TIMES:
                 warnings.warn(
                     f"{' × '.join(map(str, size))} pixels: {macs / 1e9:,.0f} GMACs an image, "
                     f"{times:,.0f} times those of {' × '.join(map(str, usual))}",
@@ -266,7 +269,7 @@ def _has_head(weights: Mapping[str, Any]) -> bool:
 
 
 def _check_channels(name: str, config: CvtConfig) -> None:
-    if config.num_channels != 3:
+    if config.num_channels != CHANNELS:
         raise ModelError(f"{name}: its images have {config.num_channels} channels, not RGB's 3")
 
 

@@ -12,6 +12,7 @@ from cvt_cli.errors import ModelError
 from cvt_cli.images.preprocess import Preprocessing
 
 DEFAULT_IMAGE_SIZE = 224
+MIN_IMAGE_SIZE = 32
 MAX_IMAGE_SIZE = 2048
 # Sizes to look for in a name, where other numbers count layers, classes or epochs.
 _IMAGE_SIZES = frozenset({"224", "256", "288", "320", "384", "448", "512"})
@@ -58,7 +59,7 @@ def _image_size_of(files: ResolvedFiles) -> tuple[int, str]:
     except OSError:
         card = ""
     found = re.search(r"\b(\d{2,4}) ?[x×] ?\1\b", card)
-    if found and 32 <= int(found[1]) <= MAX_IMAGE_SIZE:
+    if found and MIN_IMAGE_SIZE <= int(found[1]) <= MAX_IMAGE_SIZE:
         return int(found[1]), "as its model card says"
     return DEFAULT_IMAGE_SIZE, "the usual size"
 

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from cvt_cli.images.preprocess import (
+    CHANNELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     MAX_RESIZED_PIXELS,
@@ -236,8 +237,9 @@ def _check_padding(name: str, kind: ProcessorType, values: Values, *, rule: Prep
 
 def _size(name: str, value: Any, square: bool) -> Size:
     """Read a pair (height, width), or a shorter side."""
-    if isinstance(value, list | tuple) and len(value) == 2:
-        value = {"height": value[0], "width": value[1]}
+    match value:
+        case [height, width]:
+            value = {"height": height, "width": width}
     if isinstance(value, Mapping):
         if value.keys() == {"height", "width"}:
             numbers, square = [value["height"], value["width"]], True
@@ -275,9 +277,9 @@ def _number(values: Values, name: str, default: float) -> float:
 
 
 def _channels(name: str, value: Any) -> tuple[float, float, float]:
-    numbers = value if isinstance(value, list | tuple) else [value] * 3
-    if len(numbers) != 3 or not all(map(_is_number, numbers)):
-        raise ValueError(f"{name} is {value!r}, not a number for each of 3 channels")
+    numbers = value if isinstance(value, list | tuple) else [value] * CHANNELS
+    if len(numbers) != CHANNELS or not all(map(_is_number, numbers)):
+        raise ValueError(f"{name} is {value!r}, not a number for each of {CHANNELS} channels")
     if name == "image_std" and not all(numbers):
         raise ValueError(f"{name} has a zero")
     return float(numbers[0]), float(numbers[1]), float(numbers[2])

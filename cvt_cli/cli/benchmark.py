@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MEASURE = Panel("What to measure")
 BATCH_SIZES = "1,8,32"
 BATCH_SIZES_FROM_FILES = "16"
+MAX_DIGITS = 9  # of a batch size
 DEFAULT_IMAGE_SIZE = (224, 224)  # where the preprocessing leaves the size open
 
 EXAMPLES = """\
@@ -265,7 +266,8 @@ def _parse_batch_sizes(text: str) -> tuple[int, ...]:
     sizes = []
     for part in text.split(","):
         digits = part.strip()
-        if not (digits.isascii() and digits.isdigit() and 0 < len(digits) < 10 and int(digits)):
+        is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
+        if not (is_number and int(digits)):
             raise UsageError(
                 f"{part.strip()!r}: not a batch size",
                 hint=f"whole numbers from 1, with commas between: {BATCH_SIZES}",

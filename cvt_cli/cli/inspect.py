@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SHOW = Panel("What to show")
 COST = Panel("Cost")
 DTYPES = tuple(BYTES_PER_VALUE)
+COMPARED = 2  # models that --diff takes
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -171,7 +172,7 @@ def _check(models: list[str], show: Show) -> None:
         )
     if show.plot is not None and not show.compare:
         raise UsageError("--plot needs --compare")
-    if show.diff and len(models) != 2:
+    if show.diff and len(models) != COMPARED:
         raise UsageError(f"--diff needs two models, not {len(models)}")
     if not show.diff and len(models) > 1:
         raise UsageError("one model at a time", hint="--diff shows two side by side")

@@ -24,6 +24,8 @@ DELAY_SECONDS = 1.0
 
 # Seconds between lines in a log, and before the first: a short run needs none, and cron mails each.
 LOG_SECONDS = 60.0
+# The least images/s written as a whole number.
+WHOLE_RATE = 9.95
 
 # Its own is for processes too: where those are not forked, as on macOS, it starts one more, which
 # ends with a warning on stderr.
@@ -150,7 +152,7 @@ class Progress:
 
 def in_rate(rate: float) -> str:
     """Format images/s as `1,240`, `41` or `3.2`."""
-    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}"
+    return f"{rate:,.0f}" if rate >= WHOLE_RATE else f"{rate:.1f}"
 
 
 def in_time(seconds: float) -> str:

@@ -251,9 +251,9 @@ class _Tally:
             outcome = f"{names} {'are' if several else 'is'} not written"
         if self._first is None:
             return InputsError("there is no input", hint=outcome)
-        path, error = self._first
+        path, reason = self._first
         of = f"none of {self.new} inputs could be read, as " if self.new > 1 else ""
-        return InputsError(f"{of}{visible(path)}: {error}", hint=outcome)
+        return InputsError(f"{of}{visible(path)}: {reason}", hint=outcome)
 
     def counts(self) -> dict[str, int]:
         """Return the counts for a run record."""

@@ -50,6 +50,7 @@ DTYPES = ("auto", "bfloat16", "float32")
 SCRATCH_LR = 1e-3
 FINE_TUNE_LR = 2e-4
 EPOCHS = 30
+IN_SECONDS = 90  # up to here the time left is told in seconds, then in minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -564,7 +565,7 @@ def _show(bar: "tqdm[Any]", log: _Log, progress: "Progress") -> None:
 
 def _tell(metrics: dict[str, Any], epochs: int) -> None:
     left = (epochs - metrics["epoch"]) * metrics["seconds"]
-    in_words = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
+    in_words = f"{left:.0f} s" if left < IN_SECONDS else f"{left / 60:.0f} min"
     validation = f", validation {metrics['val_accuracy']:.2%}" if "val_accuracy" in metrics else ""
     say(
         f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "

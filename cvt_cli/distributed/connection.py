@@ -91,8 +91,8 @@ class Cluster:
         self._check_versions()
         nodes = [node["Resources"] for node in self._nodes()]
         layout = lay_out(nodes, job.device, workers)
-        device = "cuda" if layout.gpus else ("cpu" if job.device == "auto" else job.device)
-        job = replace(job, device=device)
+        named = "cpu" if job.device == "auto" else job.device
+        job = replace(job, device="cuda" if layout.gpus else named)
         self.model = self.ray.put(Shipped.of(job.checkpoint.files, job.offline))
         # Not in a worker of the pool, which restarts as often as it dies.
         probe = self.ray.remote(num_cpus=WORKER_CPUS, num_gpus=layout.gpus, max_retries=RETRIES)(

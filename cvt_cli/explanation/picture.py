@@ -18,6 +18,7 @@ OPACITY = 0.6
 SHARE_SHOWN = 0.995
 
 MOST_PIXELS = 560
+PIXELATED_FROM = 4  # times a picture is enlarged
 MARGIN = 16
 PANEL_WIDTH = 330
 ROW_HEIGHT = 30
@@ -36,7 +37,7 @@ def draw(picture: Image.Image, method: str, model: str, *, explanation: Explanat
     scale = MOST_PIXELS / max(picture.size)
     width, height = (max(1, round(side * scale)) for side in picture.size)
     # Small pictures are shown with visible pixels.
-    resample = Image.Resampling.NEAREST if scale > 4 else Image.Resampling.LANCZOS
+    resample = Image.Resampling.NEAREST if scale > PIXELATED_FROM else Image.Resampling.LANCZOS
     photograph = picture.resize((width, height), resample)
     overlay = _overlay(photograph, explanation.over_picture(width, height))
 

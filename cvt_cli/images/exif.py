@@ -25,6 +25,9 @@ _FUJIFILM = b"FUJIFILMCCD-RAW"
 _DATE = re.compile(r"(\d{4})[:-](\d\d)[:-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _OFFSET = re.compile(r"[+-](?:0\d|1[0-4]):[0-5]\d")
 _MAX_TEXT = 200
+_ORIENTATIONS = range(1, 9)
+# A box of a CR3 begins with its size in so many bytes, and its name.
+_BOX_SIZE_BYTES = 4
 
 Fact = int | float | str | None
 
@@ -107,9 +110,10 @@ def _canon(head: bytes) -> _Exif:
     for name in (b"CMT1", b"CMT2", b"CMT4"):
         at = head.find(name)
         exif = Image.Exif()
-        if at >= 4:
-            size = int.from_bytes(head[at - 4 : at], "big")
-            exif.load(head[at + 4 : at - 4 + size])
+        start = at - _BOX_SIZE_BYTES
+        if start >= 0:
+            size = int.from_bytes(head[start:at], "big")
+            exif.load(head[at + len(name) : start + size])
         directories.append(dict(exif))
     return _Exif(directories[0], directories[1], directories[2])
 
@@ -148,7 +152,9 @@ def _longitude(exif: _Exif) -> float | None:
 def _altitude(exif: _Exif) -> float | None:
     metres = float(exif.gps[GPS.GPSAltitude])
     below = exif.gps.get(GPS.GPSAltitudeRef) in (1, b"\1")
-    return round(-metres if below else metres, 3) if math.isfinite(metres) else None
+    if not math.isfinite(metres):
+        return None
+    return round(-metres if below else metres, 3)
 
 
 def _camera(exif: _Exif) -> str | None:
@@ -164,7 +170,7 @@ def _lens(exif: _Exif) -> str | None:
 
 def _orientation(exif: _Exif) -> int | None:
     value = exif.orientation or exif.base.get(Base.Orientation)
-    return value if isinstance(value, int) and 1 <= value <= 8 else None
+    return value if isinstance(value, int) and value in _ORIENTATIONS else None
 
 
 def _text(value: object) -> str | None:

@@ -9,6 +9,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 262, 281, 339  # a TIFF's tags
 _MIN_IS_WHITE = 0
 _SIGNED = 2
+# Greys of a byte, and the most bits that an integer grey may have.
+_PLAIN_BITS, _PLAIN_WHITE = 8, 255
+_MAX_BITS = 16
 _KINDS = {1: "", 2: " signed", 3: " float", 4: "", 5: " complex", 6: " complex float"}
 _COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
 
@@ -41,14 +44,14 @@ def greys_of(image: Image.Image) -> Greys:
 
     bits, sample_format = value(_BITS, 1), value(_SAMPLE_FORMAT, 1)
     white = None
-    if 8 < bits <= 16:
+    if _PLAIN_BITS < bits <= _MAX_BITS:
         most = 2 ** (bits - (sample_format == _SIGNED)) - 1
         said = value(_MAX_SAMPLE, most)
         # Some programs write the greatest value in this picture, which may be all black.
-        white = said if 255 < said < most else most
+        white = said if _PLAIN_WHITE < said < most else most
     return Greys(
         white,
-        bits > 8 and value(_PHOTOMETRIC, 1) == _MIN_IS_WHITE,
+        bits > _PLAIN_BITS and value(_PHOTOMETRIC, 1) == _MIN_IS_WHITE,
         image.mode == "I" and sample_format == 1,
     )
 

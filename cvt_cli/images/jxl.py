@@ -11,6 +11,8 @@ JpegXLImagePlugin.DECODE_THREADS = 0
 _CODESTREAM = b"\xff\x0a"
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _MAX_BOXES = 64
+_BOX_BYTES = 8
+_HEADER_BYTES = 12
 # Ratios of width to height, by their number in the file.
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
@@ -23,7 +25,7 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
         header = _codestream(file)
     finally:
         file.seek(start)
-    if header is None or len(header) < 12:
+    if header is None or len(header) < _HEADER_BYTES:
         return None
     bits = int.from_bytes(header[2:], "little")
 
@@ -56,10 +58,10 @@ def _codestream(file: BinaryIO) -> bytes | None:
     if start != _CONTAINER:
         return None
     for _ in range(_MAX_BOXES):
-        box = file.read(8)
-        if len(box) < 8:
+        box = file.read(_BOX_BYTES)
+        if len(box) < _BOX_BYTES:
             return None
-        size, header = int.from_bytes(box[:4], "big"), 8
+        size, header = int.from_bytes(box[:4], "big"), _BOX_BYTES
         if size == 1:
             size, header = int.from_bytes(file.read(8), "big"), 16
         if box[4:] in (b"jxlc", b"jxlp"):

@@ -17,6 +17,7 @@ from cvt_cli.images.reduction import full_size, resized
 if TYPE_CHECKING:
     import torch
 
+CHANNELS = 3  # red, green, blue
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

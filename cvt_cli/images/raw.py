@@ -35,6 +35,8 @@ _SIGNATURES = (
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 262, 330, 50706
 _COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
+_SHORT, _LONG, _IFD = 3, 4, 13  # types of a TIFF's values
+_TIFF_HEADER_BYTES = 8
 _MAX_IFDS = 16
 _MAX_ENTRIES = 512
 # EXIF orientations by LibRaw's code for the rotation.
@@ -56,7 +58,9 @@ def is_raw(file: BinaryIO) -> bool:
 
 def _has_sensor_data(file: BinaryIO, start: bytes) -> bool:
     order = _TIFF[start[:4]]
-    waiting = [struct.unpack(order + "L", start[4:8])[0]] if len(start) >= 8 else []
+    waiting: list[int] = []
+    if len(start) >= _TIFF_HEADER_BYTES:
+        waiting += struct.unpack(order + "L", start[4:8])
     seen: set[int] = set()
     while waiting and len(seen) < _MAX_IFDS:
         at = waiting.pop(0)
@@ -72,10 +76,10 @@ def _has_sensor_data(file: BinaryIO, start: bytes) -> bool:
         ):
             if tag == _DNG_VERSION:
                 return True
-            if tag == _PHOTOMETRIC and kind == 3:
+            if tag == _PHOTOMETRIC and kind == _SHORT:
                 if _number(value[:2], order) in (_COLOUR_FILTER_ARRAY, _LINEAR_RAW):
                     return True
-            elif tag == _SUB_IFDS and kind in (4, 13):
+            elif tag == _SUB_IFDS and kind in (_LONG, _IFD):
                 waiting += _offsets(file, order, many, value=value)
     return False
 

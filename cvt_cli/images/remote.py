@@ -367,7 +367,7 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, TooSlow):
         return False
     if isinstance(error, urllib.error.HTTPError):
-        return error.code >= 500 or error.code in (408, 425, 429)
+        return error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR or error.code in (408, 425, 429)
     if isinstance(error, urllib.error.URLError):
         return not isinstance(error.reason, ssl.SSLCertVerificationError | str)
     lasting = (

@@ -55,7 +55,7 @@ class Skipped:
             return
         self._left.add(path)
         name = os.path.basename(path)
-        files = sum(len(files) for *_, files in os.walk(path)) if is_folder else 1
+        files = sum(len(names) for *_, names in os.walk(path)) if is_folder else 1
         if files:
             self._junk[name] += files
 
@@ -80,7 +80,7 @@ class Skipped:
             kinds = (_kind(*each) for each in _by_kind(self._by_suffix))
             parts.append(f"skipped {files}: {_listed(kinds)}")
         if self._junk:
-            junk = _listed(f"{name} {files}" for name, files in sorted(self._junk.items()))
+            junk = _listed(f"{name} {count}" for name, count in sorted(self._junk.items()))
             parts.append(f"left out {junk} (--no-default-excludes takes them)")
         if parts:
             yield "; ".join(parts)

@@ -32,6 +32,7 @@ LEAST_RATE = 2**16
 _MAX_HEAD = 2**19
 _MAX_BETWEEN = 2**24
 _MAX_REDIRECTIONS = 10
+_LENGTH_DIGITS = 20  # from which on a Content-Length is none
 
 
 class TooSlow(TimeoutError):
@@ -269,7 +270,7 @@ class Answer:
         request = _Request.to(_quoted(url), headers, self._bounds)
         self._response: http.client.HTTPResponse = _opener.open(request, timeout=timeout)
         length = self._response.headers.get("Content-Length", "")
-        self.length = int(length) if length.isdecimal() and len(length) < 20 else None
+        self.length = int(length) if length.isdecimal() and len(length) < _LENGTH_DIGITS else None
         self._bounds.pause()
 
     def read(self, size: int) -> bytes:

@@ -124,7 +124,7 @@ class Inspection:
             "flops": total.flops,
             "weight_bytes": self.cost.weight_bytes,
             "peak_activation_bytes": self.cost.peak_activation_bytes,
-            "kinds": {kind: _numbers(total) for kind, total in self.cost.by_kind().items()},
+            "kinds": {kind: _numbers(part) for kind, part in self.cost.by_kind().items()},
             "stages": self.stage_records(),
             "head": _numbers(self.head_total),
             "config": self.config.to_dict(),

@@ -3,7 +3,7 @@ side."""
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from cvt_cli.inspection.difference import Difference, Setting
@@ -15,6 +15,9 @@ from cvt_cli.output.tables import Cell, Column, Report, Section, Share, si, si_u
 LABEL_WIDTH = 11
 MAX_CELL_WIDTH = 26  # in the table of stages
 PLAIN_WIDTH = 100  # at which plain text is wrapped
+# Widths of a terminal from which on bars are long, and names are written in full.
+LONG_BARS_FROM = 74
+FULL_NAMES_FROM = 80
 MAX_LABELS = 10  # differing labels shown, at most
 
 STAGES_NOTE = (
@@ -144,7 +147,8 @@ def _stages(one: Inspection, width: int | None) -> Iterator[Section]:
     if width is None:
         cell, at_once = None, len(columns)
     else:
-        least = max(len(cell) for column in columns for cell in column if isinstance(cell, str))
+        texts = (each for column in columns for each in column if isinstance(each, str))
+        least = max(map(len, texts))
         room = width - LABEL_WIDTH  # each column has a gap of two before it
         at_once = max(1, min(len(columns), room // (least + 2)))
         cell = max(least, min(MAX_CELL_WIDTH, room // at_once - 2))
@@ -194,7 +198,7 @@ def _cost_cells(part: Total, whole: Total) -> list[Cell]:
 
 def _kinds(one: Inspection, width: int | None) -> Section:
     total = one.cost.total
-    bar = 12 if width is None or width >= 74 else 6
+    bar = 12 if width is None or width >= LONG_BARS_FROM else 6
     columns = (
         Column(),
         Column("parameters", right=True),
@@ -217,7 +221,7 @@ def _layers(one: Inspection, width: int | None) -> Iterator[Section]:
         Column("kind", from_width=115),
         Column("in", from_width=88),
         Column("out"),
-        Column("parameters" if width is None or width >= 80 else "params", right=True),
+        Column("parameters" if width is None or width >= FULL_NAMES_FROM else "params", right=True),
         Column("MACs", right=True),
         Column("memory", right=True, from_width=76),
     )
@@ -345,9 +349,9 @@ def _weights_difference(difference: Difference) -> Iterator[Section]:
         [
             part,
             str(len(members)),
-            str(sum(weight.status == "equal" for weight in members)),
-            _number(max((w.largest for w in members if w.largest is not None), default=None)),
-            _number(max((w.relative for w in members if w.relative is not None), default=None)),
+            str(sum(each.status == "equal" for each in members)),
+            _largest(each.largest for each in members),
+            _largest(each.relative for each in members),
         ]
         for part, members in parts.items()
     ]
@@ -367,6 +371,10 @@ def _words(value: object) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _largest(values: Iterable[float | None]) -> str:
+    return _number(max((each for each in values if each is not None), default=None))
 
 
 def _number(value: float | None) -> str:

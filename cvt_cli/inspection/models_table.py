@@ -6,6 +6,7 @@ from typing import Any
 from cvt_cli.inspection.facts import Inspection
 from cvt_cli.output.tables import Column, Report, Section, si, si_unit, size_in_words
 
+GIGA = 10**9
 NOTE = (
     "top-1: % of the ImageNet-1k validation set, as published. size: of the weights; of those that "
     "are not here, in float32. `cvt models --download NAME` fetches one. A model knows its labels "
@@ -33,7 +34,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
             record["model"],
             f"{record['labels']:,}",
             si(record["parameters"]),
-            f"{record['macs'] / 1e9:.{1 if record['macs'] >= 1e9 else 3}f}",
+            f"{record['macs'] / GIGA:.{1 if record['macs'] >= GIGA else 3}f}",
             size_in_words(sorted(set(record["image_size"]))),
             f"{record['top1'] or ''}",
             si_unit(record["size"], "B"),

@@ -31,6 +31,7 @@ BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OF_EACH_QUERY = {"attn.proj_q", "attn.attention", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
 Shape = tuple[int, ...]
+IMAGE_DIMENSIONS = 4  # (B, C, H, W)
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,8 @@ class _Counter:
             yield self.layer(f"{name}.avg", CONV_PROJECTION, image, shape_out=out)
 
     def norm(self, name: str, shape: Shape, buffers: int = 0) -> Layer:
-        width = shape[1] if len(shape) == 4 else shape[-1]
+        is_image = len(shape) == IMAGE_DIMENSIONS
+        width = shape[1] if is_image else shape[-1]
         return self.layer(name, NORM, shape, shape_out=shape, parameters=2 * width, buffers=buffers)
 
     def linear(self, name: str, kind: str, shape: Shape, *, width: int, bias: bool = True) -> Layer:

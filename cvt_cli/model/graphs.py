@@ -105,7 +105,7 @@ class Graphed:
             # the workspaces of its stream from the others: all go, and those of other shapes are
             # recorded again. Not where it was no lack of memory, but a kernel that can't be
             # recorded, say: torch may take the recording for one that still goes on.
-            for shape in [known for known, graph in self._graphs.items() if graph is not None]:
+            for shape in [known for known, each in self._graphs.items() if each is not None]:
                 del self._graphs[shape]
             self._recorder = _Recorder() if is_full else None
         warnings.warn(f"going on without CUDA graphs, slower: {reason}", stacklevel=4)

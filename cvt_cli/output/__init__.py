@@ -155,7 +155,7 @@ def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
     """
     name = path.suffix.lower().removeprefix(".")
     if name not in formats:
-        suffixes = " ".join(f".{name}" for name in formats)
+        suffixes = " ".join(f".{each}" for each in formats)
         way_out = ", or say --format" if formats in (ROW_FORMATS, FILE_FORMATS) else ""
         raise UsageError(f"{path}: the suffix names no format", hint=f"one of {suffixes}{way_out}")
     return name

@@ -21,6 +21,13 @@ from cvt_cli.system.files import TO_STDOUT, check_file, write_atomically
 from cvt_cli.system.text import reason_of, visible
 
 MAX_WORD = 24
+# Columns of a terminal from which on there is a wide gap between the columns of a table.
+WIDE = 70
+THOUSAND = 1000
+# The least number that three digits round to a thousand.
+ROUNDED_THOUSAND = 999.5
+# Decimals of three digits, each for the numbers below a limit, at which they are rounded up.
+DECIMALS = ((9.995, 2), (99.95, 1))
 FORMATS = ("table", "csv", "tsv", "json")
 
 
@@ -209,9 +216,9 @@ def _print(report: Report) -> None:
 
 def _table(section: Section, console_width: int) -> Table:
     columns = section.columns
-    shown = [i for i, column in enumerate(columns) if console_width >= column.from_width]
-    named = any(column.name for column in columns)
-    gap = 2 if console_width >= 70 else 1
+    shown = [i for i, each in enumerate(columns) if console_width >= each.from_width]
+    named = any(each.name for each in columns)
+    gap = 2 if console_width >= WIDE else 1
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, show_header=named)
     for i in shown:
         column = columns[i]
@@ -245,16 +252,21 @@ def _rich_cell(cell: Cell) -> Text | Bar:
     return Bar(1.0, 0.0, cell.value, color="green")
 
 
+def decimals(value: float) -> int:
+    """Return the number of decimals with which a number from 1 on has three digits."""
+    return next((count for limit, count in DECIMALS if value < limit), 0)
+
+
 def si(value: float) -> str:
     """Format a number with three digits and a prefix: 19,997,480 is "20.0 M"."""
     prefixes = ["", "k", "M", "G", "T", "P", "E"]
-    whole = value == int(value) and value < 1000
-    while value >= 999.5 and len(prefixes) > 1:
-        value /= 1000
+    whole = value == int(value) and value < THOUSAND
+    while value >= ROUNDED_THOUSAND and len(prefixes) > 1:
+        value /= THOUSAND
         del prefixes[0]
-    if value >= 999.5:
+    if value >= ROUNDED_THOUSAND:
         return f"{value:.3g} {prefixes[0]}"
-    digits = 0 if whole else 2 if value < 9.995 else 1 if value < 99.95 else 0
+    digits = 0 if whole else decimals(value)
     return f"{value:.{digits}f} {prefixes[0]}".rstrip()
 
 

@@ -255,8 +255,8 @@ class Update:
                 self.counts["kept"] += 1
                 on_kept()
                 continue
-            category = "new" if None in before else "changed" if all(before) else "failed"
-            self.counts[category] += 1
+            had_labels = "changed" if all(before) else "failed"
+            self.counts["new" if None in before else had_labels] += 1
             if all(
                 journal.is_done(path, stamp) or journal.is_current(path, stamp)
                 for journal in self._journals
@@ -294,7 +294,7 @@ class Update:
             CvtError: as `Journal.finish`.
         """
         gone = [journal.gone(self._order) for journal in self._journals]
-        drops = [{path for path in paths if self._may_drop(path)} for paths in gone]
+        drops = [set(filter(self._may_drop, each)) for each in gone]
         if any(drops) and not (self.kept or self.counts["changed"]):
             warnings.warn(
                 "none of the files that had a label is there any more: no row is dropped",

@@ -22,6 +22,7 @@ ERASED_ASPECT = 10 / 3
 ERASED_AREA = (0.02, 1 / 3)
 # Crops drawn for an image until one fits, at most.
 ATTEMPTS = 10
+FLIPPED = 0.5  # share of the images
 # Operations that RandAugment draws for an image, one after the other.
 ROUNDS = 2
 
@@ -115,7 +116,7 @@ class Augmenter:
         else:
             moves[:, 0, 0], moves[:, 1, 1] = size[1] / width, size[0] / height
         if augmentation.flip:
-            moves[:, :, 0] *= 1 - 2 * (torch.rand(count, 1) < 0.5).float()
+            moves[:, :, 0] *= 1 - 2 * (torch.rand(count, 1) < FLIPPED).float()
         return moves
 
     def _resample(self, x: Tensor, moves: Tensor) -> Tensor:

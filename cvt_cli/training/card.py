@@ -12,6 +12,8 @@ from cvt_cli.training.loop import Settings
 from cvt_cli.training.start import Start
 from cvt_cli.training.temperature import TemperatureFit
 
+NAMED_LABELS = 20
+
 
 def model_card(
     command: Sequence[str],
@@ -122,8 +124,9 @@ def _card(
 ) -> str:
     config, image_size = start.model.config, start.preprocessing.image_size or (0, 0)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    shown = ", ".join(f"`{label}`" for label in dataset.labels[:20])
-    more = f" and {len(dataset.labels) - 20} more" if len(dataset.labels) > 20 else ""
+    shown = ", ".join(f"`{label}`" for label in dataset.labels[:NAMED_LABELS])
+    left = len(dataset.labels) - NAMED_LABELS
+    more = f" and {left} more" if left > 0 else ""
     return f"""\
 ---
 library_name: transformers

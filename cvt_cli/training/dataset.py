@@ -10,6 +10,7 @@ from pathlib import Path
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Source, find
 
+MIN_CLASSES = 2
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 
 
@@ -52,7 +53,7 @@ def find_dataset(
     train_folder = folder / "train"
     whole = not train_folder.is_dir()
     classes = find_classes(folder if whole else train_folder)
-    if len(classes) < 2:
+    if len(classes) < MIN_CLASSES:
         raise UsageError(
             f"{folder if whole else train_folder}: {len(classes) or 'no'} "
             f"class{'' if len(classes) == 1 else 'es'}, two are the least to tell apart",

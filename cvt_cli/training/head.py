@@ -252,7 +252,7 @@ def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
         by_class.setdefault(target, []).append(index)
     first = 0
     for indexes in by_class.values():
-        if len(indexes) < 2:
+        if len(indexes) <= 1:
             continue
         chooser.shuffle(indexes)
         for place, index in enumerate(indexes):
