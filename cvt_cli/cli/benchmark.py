@@ -83,8 +83,8 @@ class Cases:
     ] = None
     dtype: Annotated[
         str,
-        MEASURE.option(
-            "--dtype",
+        options.dtype_option(
+            MEASURE,
             metavar="DTYPE,...",
             help="auto, float32, bfloat16, float16: what the network computes in.",
         ),

@@ -37,13 +37,10 @@ class EmbeddingsOutput:
 
     output: Annotated[
         Path,
-        options.OUTPUT.option(
-            "--output",
-            "-o",
-            metavar="FILE",
+        options.output_option(
             help=".parquet: columns path, embedding (a fixed-size list), error. .npy: a row for "
             "each input, NaN where there is an error; the paths are in .paths.txt beside it, the "
-            "errors in .errors.txt.",
+            "errors in .errors.txt."
         ),
     ]
     resume: options.ResumeOption = False

@@ -68,9 +68,7 @@ class Explanation:
 
     output: Annotated[
         Path | None,
-        options.OUTPUT.option(
-            "--output",
-            "-o",
+        options.output_option(
             metavar="FILE|FOLDER",
             help="A picture (.png, .jpg, .webp) or .json for one image, a folder for several.",
         ),

@@ -44,13 +44,9 @@ class Show:
     """Options for what to show of a model."""
 
     layers: Annotated[
-        bool,
-        SHOW.option("--layers", help="Every layer: shapes, parameters, MACs, memory."),
+        bool, SHOW.option("--layers", help="Every layer: shapes, parameters, MACs, memory.")
     ] = False
-    labels: Annotated[
-        bool,
-        SHOW.option("--labels", help="Its labels by class index."),
-    ] = False
+    labels: Annotated[bool, SHOW.option("--labels", help="Its labels by class index.")] = False
     weights: Annotated[
         bool,
         SHOW.option(
@@ -58,13 +54,9 @@ class Show:
             help="Open the weights: dtypes, statistics of each, NaN, missing or left-over keys.",
         ),
     ] = False
-    diff: Annotated[
-        bool,
-        SHOW.option("--diff", help="Two models side by side."),
-    ] = False
+    diff: Annotated[bool, SHOW.option("--diff", help="Two models side by side.")] = False
     compare: Annotated[
-        bool,
-        SHOW.option("--compare", help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT."),
+        bool, SHOW.option("--compare", help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT.")
     ] = False
     plot: Annotated[
         Path | None,
@@ -80,15 +72,9 @@ class Show:
 class Cost:
     """Options for the workload whose cost is counted."""
 
-    batch_size: Annotated[
-        int,
-        COST.option("--batch-size", "-b", min=1, help="Images at once."),
-    ] = 1
+    batch_size: Annotated[int, COST.option("--batch-size", "-b", min=1, help="Images at once.")] = 1
     dtype: Annotated[
-        str,
-        COST.option(
-            "--dtype", metavar="DTYPE", help=f"{', '.join(DTYPES)}: of weights and activations."
-        ),
+        str, options.dtype_option(COST, help=f"{', '.join(DTYPES)}: of weights and activations.")
     ] = "float32"
 
 

@@ -61,19 +61,14 @@ def merge(
     ],
     output: Annotated[
         Path,
-        options.OUTPUT.option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The one file; its suffix says the format. It appears whole or not at all.",
+        options.output_option(
+            help="The one file; its suffix says the format. It appears whole or not at all."
         ),
     ],
     format_: Annotated[
         str | None,
-        options.OUTPUT.option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
+        options.format_option(
+            options.OUTPUT,
             help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of --output says.",
         ),
     ] = None,

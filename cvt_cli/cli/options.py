@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,9 +86,23 @@ def _at_home(value: Path | None) -> Path | None:
     return value and value.expanduser()
 
 
+def output_option(*, help: str, metavar: str = "FILE", **settings: Any) -> Any:
+    """Declare `--output`."""
+    return OUTPUT.option("--output", "-o", metavar=metavar, help=help, **settings)
+
+
+def format_option(panel: Panel, *, help: str) -> Any:
+    """Declare `--format`."""
+    return panel.option("--format", "-f", metavar="FORMAT", help=help)
+
+
+def dtype_option(panel: Panel, *, help: str, metavar: str = "DTYPE") -> Any:
+    """Declare `--dtype`."""
+    return panel.option("--dtype", metavar=metavar, help=help)
+
+
 RevisionOption = Annotated[
-    str | None,
-    MODEL.option("--revision", metavar="REV", help="Branch, tag or commit on the Hub."),
+    str | None, MODEL.option("--revision", metavar="REV", help="Branch, tag or commit on the Hub.")
 ]
 RefreshOption = Annotated[
     bool,
@@ -96,10 +110,7 @@ RefreshOption = Annotated[
         "--refresh", help="Ask the Hub for a newer commit even if the model is in the cache."
     ),
 ]
-OfflineOption = Annotated[
-    bool,
-    MODEL.option("--offline", help="Make no request to the Hub."),
-]
+OfflineOption = Annotated[bool, MODEL.option("--offline", help="Make no request to the Hub.")]
 ImageSizeOption = Annotated[
     str | None,
     MODEL.option(
@@ -110,10 +121,7 @@ ImageSizeOption = Annotated[
 ]
 OutputOption = Annotated[
     Path | None,
-    OUTPUT.option(
-        "--output",
-        "-o",
-        metavar="FILE",
+    output_option(
         callback=_at_home,
         help="Write here instead of to standard output; the file appears whole or not at all.",
     ),
@@ -163,10 +171,8 @@ ProgressOption = Annotated[
 ]
 ReportFormatOption = Annotated[
     str | None,
-    OUTPUT.option(
-        "--format",
-        "-f",
-        metavar="FORMAT",
+    format_option(
+        OUTPUT,
         help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
     ),
 ]
@@ -220,10 +226,8 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[
     str,
-    PERFORMANCE.option(
-        "--dtype",
-        metavar="DTYPE",
-        help="auto, float32, bfloat16 or float16: what the network computes in.",
+    dtype_option(
+        PERFORMANCE, help="auto, float32, bfloat16 or float16: what the network computes in."
     ),
 ]
 
@@ -272,8 +276,7 @@ class Input:
         ),
     ] = False
     recursive: Annotated[
-        bool,
-        INPUT.option("--recursive/--no-recursive", help="Search the folders in a folder too."),
+        bool, INPUT.option("--recursive/--no-recursive", help="Search the folders in a folder too.")
     ] = True
     include: Annotated[
         list[str] | None,
@@ -656,23 +659,18 @@ class Output:
     ] = None
     format_: Annotated[
         str | None,
-        OUTPUT.option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
+        format_option(
+            OUTPUT,
             help=f"{', '.join(FORMATS)}. Default: what the suffix of --output says, a table on a "
             "terminal, plain lines (path, best label, score) in a pipe.",
         ),
     ] = None
     output: Annotated[
         list[str] | None,
-        OUTPUT.option(
-            "--output",
-            "-o",
-            metavar="FILE",
+        output_option(
             help="Write here instead of to standard output; the file appears whole or not at all. "
             "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html. With "
-            "--engine ray: a folder, or an address like s3://bucket/labels.",
+            "--engine ray: a folder, or an address like s3://bucket/labels."
         ),
     ] = None
     resume: ResumeOption = False

@@ -45,8 +45,7 @@ class Placing:
     link: Annotated[bool, ACTIONS.option("--link", help="Make hard links to them.")] = False
     symlink: Annotated[bool, ACTIONS.option("--symlink", help="Make symbolic links.")] = False
     dry_run: Annotated[
-        bool,
-        ACTIONS.option("--dry-run", "-n", help="Change nothing; print what would happen."),
+        bool, ACTIONS.option("--dry-run", "-n", help="Change nothing; print what would happen.")
     ] = False
     min_score: Annotated[
         float | None,
@@ -81,10 +80,8 @@ def sort(
     placing: Placing,
     format_: Annotated[
         str | None,
-        options.INPUT.option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
+        options.format_option(
+            options.INPUT,
             help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of LABELS says.",
         ),
     ] = None,

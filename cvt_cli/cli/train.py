@@ -53,6 +53,11 @@ EPOCHS = 30
 IN_SECONDS = 90  # up to here the time left is told in seconds, then in minutes
 
 
+def _share(name: str, *, help: str) -> Any:
+    """Declare an option for a share of the images."""
+    return AUGMENTATION.option(name, min=0.0, max=1.0, help=help)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """Options for what the network starts from."""
@@ -116,8 +121,7 @@ class Run:
         ),
     ] = False
     overwrite: Annotated[
-        bool,
-        RUN.option("--overwrite", help="Begin anew in an --output that exists."),
+        bool, RUN.option("--overwrite", help="Begin anew in an --output that exists.")
     ] = False
     epochs: Annotated[
         int | None,
@@ -137,10 +141,7 @@ class Run:
             min=0.01,
         ),
     ] = None
-    batch_size: Annotated[
-        int,
-        RUN.option("--batch-size", "-b", min=2, help="Images a step."),
-    ] = 64
+    batch_size: Annotated[int, RUN.option("--batch-size", "-b", min=2, help="Images a step.")] = 64
     seed: Annotated[
         int, RUN.option("--seed", help="Decides everything random.", min=0, max=2**40)
     ] = 0
@@ -168,8 +169,7 @@ class Learning:
         ),
     ] = None
     warmup_epochs: Annotated[
-        float,
-        LEARNING.option("--warmup-epochs", help="Epochs of rising learning rate.", min=0.0),
+        float, LEARNING.option("--warmup-epochs", help="Epochs of rising learning rate.", min=0.0)
     ] = 1.0
     weight_decay: Annotated[
         float,
@@ -184,8 +184,7 @@ class Learning:
         ),
     ] = 0.1
     clip_norm: Annotated[
-        float,
-        LEARNING.option("--clip-norm", help="Scale gradients down to this norm.", min=1e-6),
+        float, LEARNING.option("--clip-norm", help="Scale gradients down to this norm.", min=1e-6)
     ] = 1.0
     ema_decay: Annotated[
         float,
@@ -220,8 +219,7 @@ class Augment:
         ),
     ] = 0.35
     flip: Annotated[
-        bool,
-        AUGMENTATION.option("--flip/--no-flip", help="Mirror images at random."),
+        bool, AUGMENTATION.option("--flip/--no-flip", help="Mirror images at random.")
     ] = True
     rand_augment: Annotated[
         int,
@@ -231,27 +229,11 @@ class Augment:
     ] = 0
     random_erasing: Annotated[
         float,
-        AUGMENTATION.option(
-            "--random-erasing",
-            help="Share of images of which a rectangle becomes noise.",
-            min=0.0,
-            max=1.0,
-        ),
+        _share("--random-erasing", help="Share of images of which a rectangle becomes noise."),
     ] = 0.0
-    mixup: Annotated[
-        float,
-        AUGMENTATION.option(
-            "--mixup", help="Share of images blended with another.", min=0.0, max=1.0
-        ),
-    ] = 0.0
+    mixup: Annotated[float, _share("--mixup", help="Share of images blended with another.")] = 0.0
     cutmix: Annotated[
-        float,
-        AUGMENTATION.option(
-            "--cutmix",
-            help="Share of images with a rectangle of another pasted in.",
-            min=0.0,
-            max=1.0,
-        ),
+        float, _share("--cutmix", help="Share of images with a rectangle of another pasted in.")
     ] = 0.0
 
 
@@ -262,9 +244,8 @@ class TrainCompute(options.Reading):
     device: options.DeviceOption = "auto"
     dtype: Annotated[
         str,
-        options.PERFORMANCE.option(
-            "--dtype",
-            metavar="DTYPE",
+        options.dtype_option(
+            options.PERFORMANCE,
             help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
             "where the device has it.",
         ),
@@ -293,9 +274,7 @@ def train(
     ],
     output: Annotated[
         Path,
-        options.OUTPUT.option(
-            "--output",
-            "-o",
+        options.output_option(
             metavar="FOLDER",
             help="The checkpoint: config.json, preprocessor_config.json, model.safetensors, "
             "README.md, metrics.jsonl. Usable after the first epoch.",
