@@ -143,9 +143,10 @@ def _shape(file: BinaryIO) -> tuple[int, int]:
     """Read the header of a NumPy file: rows, and numbers in each. Raises: ValueError."""
     np.lib.format.read_magic(file)
     shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 2 or in_columns or dtype != np.dtype("<f4"):
-        raise ValueError("it is no array of embeddings: two dimensions of float32")
-    return shape[0], shape[1]
+    match shape:
+        case (rows, numbers) if not in_columns and dtype == np.dtype("<f4"):
+            return rows, numbers
+    raise ValueError("it is no array of embeddings: two dimensions of float32")
 
 
 def _header(file: BinaryIO, rows: int, dim: int) -> None:
