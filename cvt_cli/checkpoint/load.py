@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint import imagenet
 from cvt_cli.checkpoint.architecture import config_from_shapes, read_authors_yaml
+from cvt_cli.checkpoint.build import build
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, bundled_names
 from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, no_cvt, read_json
 from cvt_cli.checkpoint.class_names import MAX_LABELS
@@ -22,7 +23,6 @@ from cvt_cli.checkpoint.preparation import (
 )
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.checkpoint.weights_file import (
-    first_of,
     layout_of,
     read_weights,
     state_dict,
@@ -108,7 +108,7 @@ class Checkpoint:
                 f"{self.name} has no head: it gives features, not labels",
                 hint=f"`cvt train FOLDER --model {self.name} --output NEW` gives it one",
             )
-        return _build(self.name, self.config, weights)
+        return build(self.name, self.config, weights)
 
     def weights_to_train(self) -> "tuple[dict[str, torch.Tensor], bool]":
         """Return the weights in float32, and whether the head is the checkpoint's. Where the file
@@ -127,7 +127,7 @@ class Checkpoint:
             weights.setdefault("norm.bias", torch.zeros(width))
             weights["head.weight"] = torch.zeros(self.config.num_labels, width)
             weights["head.bias"] = torch.zeros(self.config.num_labels)
-        model = _build(self.name, self.config, weights)
+        model = build(self.name, self.config, weights)
         return {name: value.float() for name, value in model.state_dict().items()}, has_head
 
 
@@ -311,55 +311,3 @@ def _count_labels(files: ResolvedFiles, values: Mapping[str, Any]) -> int:
             return len(head)
     count = values.get("num_labels", 2)  # Transformers' own default
     return count if isinstance(count, int) and 0 < count <= MAX_LABELS else 2
-
-
-def _build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> "Cvt":
-    import torch
-
-    from cvt_cli.model.cvt import Cvt
-
-    # A network with more blocks than there are weights is not built only to name the missing ones.
-    if config.num_stages + sum(config.depth) > len(weights):
-        raise ModelError(
-            f"{name}: the weights do not fit the configuration: {len(weights)} tensors for "
-            f"{sum(config.depth)} blocks in {config.num_stages} stages"
-        )
-    # On the meta device nothing is allocated or initialised; the weights are put in as they are.
-    try:
-        with torch.device("meta"):
-            model = Cvt(config)
-    except RuntimeError as error:  # the number of bytes overflows
-        raise ModelError(
-            f"{name}: the configuration is of no network that fits anywhere"
-        ) from error
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    for key, shape in wanted.items():
-        if key.endswith("num_batches_tracked"):
-            # A counter of training steps that older files lack and inference ignores.
-            weights.setdefault(key, torch.zeros(shape, dtype=torch.int64))
-    missing = [key for key in wanted if key not in weights]
-    left_over = [key for key in weights if key not in wanted]
-    other_shape = [
-        f"{key} is {tuple(weights[key].shape)}, not {shape}"
-        for key, shape in wanted.items()
-        if key in weights and tuple(weights[key].shape) != shape
-    ]
-    no_number = [
-        key
-        for key, value in weights.items()
-        if not value.is_floating_point() and not key.endswith("num_batches_tracked")
-    ]
-    problems = [
-        f"{len(keys)} {what} ({first_of(keys)})"
-        for what, keys in (
-            ("missing", missing),
-            ("left over", left_over),
-            ("of another shape", other_shape),
-            ("not of floating point", no_number),
-        )
-        if keys
-    ]
-    if problems:
-        raise ModelError(f"{name}: the weights do not fit the configuration: {'; '.join(problems)}")
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
