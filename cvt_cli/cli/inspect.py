@@ -141,7 +141,7 @@ def inspect(
         shown = _compare(found, show.plot)
     elif show.diff:
         from cvt_cli.inspection.difference import Difference
-        from cvt_cli.inspection.inspection_tables import difference_report
+        from cvt_cli.inspection.difference_tables import difference_report
 
         shown = difference_report(Difference(*found))
     else:

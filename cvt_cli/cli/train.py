@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from cvt_cli.training.loop import Progress, TimeLimit, Trainer
+    from cvt_cli.training.loop import Progress, Trainer
     from cvt_cli.training.temperature import TemperatureFit
+    from cvt_cli.training.time_limit import TimeLimit
     from cvt_cli.training.training_run import Training
 
 EXAMPLES = """\
@@ -325,8 +326,9 @@ def train(
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.inference.devices import pick_device
     from cvt_cli.training.augment import Augmentation
-    from cvt_cli.training.loop import Settings, TimeLimit
+    from cvt_cli.training.settings import Settings
     from cvt_cli.training.start import from_checkpoint, from_scratch, pick_crop
+    from cvt_cli.training.time_limit import TimeLimit
     from cvt_cli.training.training_run import Training
 
     device = pick_device(compute.device)

@@ -3,12 +3,11 @@ side."""
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from cvt_cli.inspection.difference import Difference, Setting
 from cvt_cli.inspection.facts import Inspection, layer_record
-from cvt_cli.inspection.weights import TensorDifference, WeightsFacts
+from cvt_cli.inspection.weights import WeightsFacts
 from cvt_cli.model.cost import Layer, Total
 from cvt_cli.output.tables import Cell, Column, Report, Section, Share, si, si_unit, size_in_words
 
@@ -18,7 +17,6 @@ PLAIN_WIDTH = 100  # at which plain text is wrapped
 # Widths of a terminal from which on bars are long, and names are written in full.
 LONG_BARS_FROM = 74
 FULL_NAMES_FROM = 80
-MAX_LABELS = 10  # differing labels shown, at most
 
 STAGES_NOTE = (
     "A stage turns its input into tokens, rows × columns of them, each a vector of that width. A "
@@ -70,24 +68,6 @@ def labels_report(inspection: Inspection) -> Report:
     )
 
 
-def difference_report(difference: Difference) -> Report:
-    """Build the report of the differences between two checkpoints."""
-    weights = difference.weights
-    empty = dict.fromkeys(("aspect", "name", "first", "second", "status", "largest"), "")
-    records = [
-        empty | {"aspect": s.aspect, "name": s.name, "first": s.first, "second": s.second}
-        for s in (*difference.settings, *difference.labels)
-    ]
-    records += [
-        empty | {"aspect": "weights", "name": w.name, "status": w.status, "largest": w.largest}
-        for w in weights or ()
-        if w.status != "equal"
-    ]
-    return Report(
-        difference.as_json(), records, lambda width: list(_differences(difference)), tuple(empty)
-    )
-
-
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """Format shapes as `1x64x56x56`, for a cell of a CSV."""
     return {
@@ -119,7 +99,7 @@ def _summary(one: Inspection) -> Section:
                 f"pre-trained on {one.published.pretrained_on}",
             )
         )
-    rows += [(key, _words(one.card[key])) for key in ("license", "datasets") if one.card.get(key)]
+    rows += [(key, in_words(one.card[key])) for key in ("license", "datasets") if one.card.get(key)]
     rows += _whereabouts(one)
     return Section(one.name, (Column(width=LABEL_WIDTH), Column(wraps=True)), rows)
 
@@ -278,7 +258,7 @@ def _weights(facts: WeightsFacts) -> Iterator[Section]:
             tensor.name,
             tensor.dtype,
             "×".join(map(str, tensor.shape)),
-            *map(_number, (tensor.mean, tensor.std, tensor.min, tensor.max)),
+            *map(number, (tensor.mean, tensor.std, tensor.min, tensor.max)),
             str(tensor.nan),
             str(tensor.infinite),
         ]
@@ -287,97 +267,22 @@ def _weights(facts: WeightsFacts) -> Iterator[Section]:
     yield Section("", columns, table)
 
 
-def _differences(difference: Difference) -> Iterator[Section]:
-    first, second = difference.first, difference.second
-    columns = (Column(), Column(first.name, wraps=True), Column(second.name, wraps=True))
-    sides: list[list[str]] = [
-        [
-            str(one.config.num_labels),
-            f"{one.cost.total.parameters:,}",
-            si_unit(one.cost.total.macs, "MACs"),
-            size_in_words(one.image_size),
-            one.preprocessing.in_words(),
-        ]
-        for one in (first, second)
-    ]
-    names = ("labels", "parameters", "cost", "input", "preprocessing")
-    yield Section("", columns, list(zip(names, *sides, strict=True)))
-    for aspect in ("configuration", "preprocessing"):
-        settings = [s for s in difference.settings if s.aspect == aspect]
-        yield _setting_table(aspect.capitalize(), columns, settings)
-    unknown = [one.name for one in (first, second) if one.labels is None]
-    if unknown:
-        yield _sentence("Labels", f"not compared: those of {' and '.join(unknown)} are not here")
-    else:
-        yield _setting_table("Labels", columns, difference.labels)
-    yield from _weights_difference(difference)
-
-
-def _setting_table(title: str, columns: Sequence[Column], settings: list[Setting]) -> Section:
-    if not settings:
-        return _sentence(title, "the same")
-    rows = [
-        (setting.name, _words(setting.first), _words(setting.second))
-        for setting in settings[:MAX_LABELS]
-    ]
-    more = len(settings) - len(rows)
-    note = f"and {more:,} more: --format csv has all" if more else ""
-    return Section(f"{title}: {len(settings):,} differ", columns, rows, note)
-
-
-def _weights_difference(difference: Difference) -> Iterator[Section]:
-    weights = difference.weights
-    if weights is None:
-        names = difference.not_here
-        hint = "".join(f"; `cvt models --download {name}` fetches them" for name in names[:1])
-        yield _sentence(
-            "Weights", f"not compared: those of {' and '.join(names)} are not here{hint}"
-        )
-        return
-    parts: dict[str, list[TensorDifference]] = {}
-    for weight in weights:
-        prefix, _, rest = weight.name.partition(".")
-        stage = rest.partition(".")[0]
-        is_stage = prefix == "stages" and stage.isdecimal()
-        parts.setdefault(f"stage {int(stage) + 1}" if is_stage else prefix, []).append(weight)
-    columns = (
-        Column(),
-        *(Column(name, right=True) for name in ("tensors", "equal", "largest difference")),
-        Column("relative change, at most", right=True, from_width=80),
-    )
-    rows = [
-        [
-            part,
-            str(len(members)),
-            str(sum(each.status == "equal" for each in members)),
-            _largest(each.largest for each in members),
-            _largest(each.relative for each in members),
-        ]
-        for part, members in parts.items()
-    ]
-    odd = [w for w in weights if w.status not in ("equal", "different")]
-    named = ", ".join(f"{weight.name} ({weight.status})" for weight in odd[:MAX_LABELS])
-    note = f"Without a counterpart: {named}{', …' * (len(odd) > MAX_LABELS)}" if odd else ""
-    yield Section("Weights", columns, rows, note)
-
-
-def _sentence(title: str, text: str) -> Section:
+def sentence(title: str, text: str) -> Section:
+    """Make a section of one sentence."""
     return Section(f"{title}: {text}", (), ())
 
 
-def _words(value: object) -> str:
+def in_words(value: object) -> str:
+    """Format a value of a configuration."""
     if value is None:
         return "none"
     if isinstance(value, tuple | list):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(in_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _largest(values: Iterable[float | None]) -> str:
-    return _number(max((each for each in values if each is not None), default=None))
-
-
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Format a number with four digits; empty if there is none."""
     return "" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 

@@ -9,40 +9,45 @@ import contextlib
 import enum
 import errno
 import filecmp
-import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.images.source import kind_of_archive
 from cvt_cli.records import Record
-from cvt_cli.system.files import new_beside, rename_new, sync, sync_folder, unlink_renamed
+from cvt_cli.sorting.folder_names import (
+    UNCERTAIN,
+    base_name,
+    digest,
+    folder_name,
+    is_inside,
+    numbered,
+)
+from cvt_cli.sorting.transfer import (
+    CHUNK_BYTES,
+    SortError,
+    copy_file,
+    hard_link,
+    move_file,
+    real,
+    remove_moved,
+    symlink,
+)
 from cvt_cli.system.text import folded, reason_of
-
-UNCERTAIN = "_uncertain"
 
 # Takes any name of a member: the record shows that it is an image.
 _ALL_MEMBERS = Search(include=("*", "*.*"))
 
-# Bytes of a folder's name, without the digits that make it unique; and of a file's name.
-FOLDER_BYTES = 200
-NAME_BYTES = 255
-CHUNK_BYTES = 2**20
 
-# Characters that some file systems do not allow in names.
-_FORBIDDEN = frozenset('/\\<>:"|?*')
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 _ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 # Errors of the disk: other files would fail, too.
@@ -83,10 +88,6 @@ class Outcome:
     folder: str = ""
     target: Path | None = None
     error: str = ""
-
-
-class SortError(CvtError):
-    """A file could not be sorted; becomes the outcome of its record."""
 
 
 class Sorter:
@@ -158,7 +159,7 @@ class Sorter:
             name = folder_name(best.label)
             # Some file systems ignore case: Cat and cat are the same.
             if self._label_of.setdefault(folded(name), best.label) != best.label:
-                name = f"{name}-{_digest(best.label)}"
+                name = f"{name}-{digest(best.label)}"
             self._folders[best.label] = name
         return self._folders[best.label]
 
@@ -166,14 +167,14 @@ class Sorter:
         if (folder, path) in self._placed:
             return Status.THERE, None
         file = existing(path)
-        inside = file is None and _is_inside(path)
+        inside = file is None and is_inside(path)
         if inside and self._action is not Action.COPY:
             raise SortError("not a file of its own: it can only be copied")
         if file is not None and not stat.S_ISREG(os.stat(file).st_mode):
             raise SortError("not a regular file")
         if file is None and not inside and self._action is not Action.MOVE:
             raise _gone(path)
-        name = _base_name(path, file)
+        name = base_name(path, file)
         with contextlib.ExitStack() as stack:
             if inside and not self._dry_run:
                 file = stack.enter_context(_extracted(self._elsewhere.find(path)))
@@ -186,7 +187,7 @@ class Sorter:
                         continue
                     self._take(folder, path, target)
                     if self._action is Action.MOVE and file is not None and not self._dry_run:
-                        _remove_moved(file, target)
+                        remove_moved(file, target)
                     return Status.THERE, target
                 if file is None and not inside:
                     raise _gone(path)
@@ -244,31 +245,13 @@ class Sorter:
 
     def _is_same(self, file: Path, target: Path) -> bool:
         if file.is_symlink() and self._action is Action.MOVE:
-            return target.is_symlink() and _real(target) == _real(file)
+            return target.is_symlink() and real(target) == real(file)
         if target.is_symlink() and self._action is not Action.SYMLINK:
             # It may be a link to the very file that is to be moved.
             return False
         if not target.is_file():
             return False
         return target.samefile(file) or filecmp.cmp(file, target, shallow=False)
-
-
-def folder_name(label: str) -> str:
-    """Return a folder name for a label that every file system accepts. A label that has to be
-    changed gets some digits of its own, so that no two labels share a folder."""
-    name = _clean(label)
-    return name if name == label != UNCERTAIN else f"{name}-{_digest(label)}"
-
-
-def numbered(name: str, number: int) -> str:
-    """Yield `name.jpg`, `name-2.jpg`, `name-3.jpg`…"""
-    if number == 1:
-        return name
-    stem, suffix = os.path.splitext(name)
-    suffix = f"-{number}{suffix}"
-    while len(os.fsencode(stem + suffix)) > NAME_BYTES and stem:
-        stem = stem[:-1]
-    return stem + suffix
 
 
 def existing(path: str) -> Path | None:
@@ -291,11 +274,6 @@ def existing(path: str) -> Path | None:
 
 def _gone(path: str) -> SortError:
     return SortError("standard input" if path == STDIN else "no such file")
-
-
-def _is_inside(path: str) -> bool:
-    """Tell whether a path may be a member of an archive, or not on a disk."""
-    return "::" in path or "://" in path
 
 
 class _Elsewhere:
@@ -351,138 +329,9 @@ def _extracted(source: Source) -> Iterator[Path]:
         yield copy
 
 
-def _base_name(path: str, file: Path | None) -> str:
-    if file is not None or not _is_inside(path):
-        return (file or Path(path)).name or "_"
-    name = path.rsplit("::", 1)[-1]
-    if "://" in name:
-        name = unquote(urlsplit(name).path)
-    return _clean(name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
-
-
-def _clean(text: str) -> str:
-    """Reduce a text to a name that every file system accepts."""
-    name = "".join(
-        "_"
-        if character in _FORBIDDEN or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
-        else character
-        for character in text
-    )
-    name = name.encode()[:FOLDER_BYTES].decode(errors="ignore").strip(" ").rstrip(" .")
-    if name.startswith("."):
-        name = "_" + name[1:]
-    if _RESERVED.fullmatch(name):
-        name = "_" + name
-    return name or "_"
-
-
-def _digest(label: str) -> str:
-    return hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def _copy(file: Path, target: Path) -> None:
-    with _beside(target) as copy:
-        with file.open("rb") as source, copy.open("xb") as out:
-            shutil.copyfileobj(source, out, CHUNK_BYTES)
-        rename_new(copy, target)
-    _copy_times(file, target)
-
-
-def _move(file: Path, target: Path) -> None:
-    if file.is_symlink():
-        # A relative link would lead nowhere from its new place.
-        target.symlink_to(_real(file))
-        unlink_renamed(file, target)
-        return
-    try:
-        rename_new(file, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _move_across(file, target)
-
-
-def _move_across(file: Path, target: Path) -> None:
-    """Move a file to another file system: it is deleted once its copy is safe."""
-    before = file.stat()
-    with _beside(target) as copy:
-        digest = hashlib.sha256()
-        with file.open("rb") as source, copy.open("xb") as out:
-            while chunk := source.read(CHUNK_BYTES):
-                digest.update(chunk)
-                out.write(chunk)
-            out.flush()
-            sync(out.fileno())
-        with copy.open("rb") as written:
-            if hasattr(os, "posix_fadvise"):
-                # The copy is read back from the disk, not from the cache.
-                os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            verified = hashlib.file_digest(written, "sha256").digest() == digest.digest()
-        after = file.stat()
-        if not verified:
-            raise SortError("its copy differs from it: left where it is")
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise SortError("it has changed while it was copied: left where it is")
-        rename_new(copy, target)
-    _copy_times(file, target)
-    sync_folder(target.parent)
-    unlink_renamed(file, target)
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(_real(file), target)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            raise SortError(
-                f"on another file system than {target.parent}: no hard link can reach it"
-            ) from None
-        raise
-
-
-def _symlink(file: Path, target: Path) -> None:
-    target.symlink_to(file.absolute())
-
-
 _ACTIONS: Mapping[Action, Callable[[Path, Path], None]] = {
-    Action.COPY: _copy,
-    Action.MOVE: _move,
-    Action.LINK: _link,
-    Action.SYMLINK: _symlink,
+    Action.COPY: copy_file,
+    Action.MOVE: move_file,
+    Action.LINK: hard_link,
+    Action.SYMLINK: symlink,
 }
-
-
-def _remove_moved(file: Path, target: Path) -> None:
-    """Delete a file that is in its place already, unless both are the same file: links, mounts and
-    letter case can give a file several paths."""
-    if not target.samefile(file):
-        file.unlink()
-        return
-    aside = new_beside(file)
-    file.rename(aside)
-    if os.path.lexists(target):
-        aside.unlink()
-    else:
-        aside.rename(file)
-
-
-@contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Make a temporary file in the folder of the target, gone when the context ends."""
-    path = new_beside(target)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _copy_times(file: Path, copy: Path) -> None:
-    """Copy times and permissions. Done after the file has its name, because macOS does not rename a
-    photograph that the camera has locked."""
-    # Some file systems have no such permissions.
-    with contextlib.suppress(OSError):
-        shutil.copystat(file, copy)
-
-
-def _real(file: Path) -> Path:
-    return Path(os.path.realpath(file))

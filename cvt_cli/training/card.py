@@ -8,7 +8,7 @@ from typing import Any
 from cvt_cli import __version__
 from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.head import FOLDS, HeadFit
-from cvt_cli.training.loop import Settings
+from cvt_cli.training.settings import Settings
 from cvt_cli.training.start import Start
 from cvt_cli.training.temperature import TemperatureFit
 

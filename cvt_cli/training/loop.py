@@ -1,21 +1,17 @@
-"""The training loop, and its state, which survives a kill.
+"""The training loop.
 
 On a CPU, what a run computes is a function of its data and settings alone: every epoch draws its
 order and its augmentation from (seed, epoch), so that a resumed run equals an uninterrupted one.
 """
 
 import dataclasses
-import json
 import math
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -26,48 +22,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.system.files import write_atomically
-from cvt_cli.system.signals import interruptible, once
-from cvt_cli.training.augment import Augmentation, Augmenter
+from cvt_cli.system.signals import once
+from cvt_cli.training.augment import Augmenter
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
+from cvt_cli.training.settings import Settings
 from cvt_cli.training.temperature import TemperatureFit, fit_temperature
 
-STATE = "training.pt"
-METRICS = "metrics.jsonl"
 # Tokens in the first stage up to which all their attention scores fit into memory.
 FEW_TOKENS = 1024
 # Seconds between two looks at the loss, for which a GPU has to be waited for.
 SECONDS_BETWEEN_LOOKS = 0.5
-# Epochs by which the time of further ones is judged.
-RECENT_EPOCHS = 5
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a training.
-
-    Attributes:
-        epochs: passes over the training images.
-        warmup_epochs: epochs, or a part of one, over which the learning rate rises.
-        label_smoothing: share of each target that is spread over all classes.
-        clip_norm: gradients are scaled down to this norm.
-        ema_decay: weight of the past in the moving average of the weights, which is the result.
-        dtype: "bfloat16" computes matrix products in it, by autocast on CUDA and inside the
-            operations on a CPU that has instructions for it; "float32" does not.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_epochs: float
-    label_smoothing: float
-    clip_norm: float
-    ema_decay: float
-    seed: int
-    dtype: str
-    augmentation: Augmentation
 
 
 @dataclass(frozen=True)
@@ -391,41 +356,6 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"], self._device)
 
 
-class TimeLimit:
-    """Limits a training to as many epochs as there is time for.
-
-    Args:
-        seconds: for all epochs, those before an interruption included; from now on, what comes
-            between them counts too.
-        most: epochs that are enough; None for no such number.
-    """
-
-    def __init__(self, trainer: Trainer, seconds: float, most: int | None) -> None:
-        self._trainer, self._most = trainer, most
-        # Epochs only, without what came before them, such as compiling.
-        took = [metrics["seconds"] for metrics in trainer.history]
-        self._took = deque(took, RECENT_EPOCHS)
-        self._last: float | None = None
-        self._end = time.monotonic() + seconds - sum(took)
-        if took:
-            self._apply()
-
-    def epoch_done(self) -> None:
-        """Set the number of epochs, after one more is done."""
-        now, last = time.monotonic(), self._last
-        self._took.append(self._trainer.history[-1]["seconds"] if last is None else now - last)
-        self._last = now
-        self._apply()
-
-    def _apply(self) -> None:
-        trainer = self._trainer
-        left = max(0.0, self._end - time.monotonic())
-        epochs = trainer.epochs_done + int(left / max(1e-3, median(self._took)))
-        if self._most is not None:
-            epochs = min(epochs, max(self._most, trainer.epochs_done))
-        trainer.settings = dataclasses.replace(trainer.settings, epochs=epochs)
-
-
 @contextmanager
 def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[None]:
     """Apply a `Settings.dtype` on a device, as a context manager."""
@@ -448,53 +378,6 @@ def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[N
                 yield
         finally:
             torch.backends.cudnn.benchmark = benchmark
-
-
-def save_state(folder: Path, trainer: Trainer) -> None:
-    """Write `training.pt` and `metrics.jsonl`, each whole or not at all.
-
-    Raises:
-        OSError: if a file can't be written.
-    """
-    write_atomically(folder / STATE, lambda file: torch.save(trainer.state(), file))
-    write_metrics(folder, trainer)
-
-
-def write_metrics(folder: Path, trainer: Trainer, fit: TemperatureFit | None = None) -> None:
-    """Write `metrics.jsonl`, whole or not at all.
-
-    Args:
-        fit: becomes its last line.
-
-    Raises:
-        OSError: if it can't be written.
-    """
-    calibration = [] if fit is None else [{"epoch": trainer.epochs_done, **fit.metrics()}]
-    lines = "".join(json.dumps(metrics) + "\n" for metrics in [*trainer.history, *calibration])
-    write_atomically(folder / METRICS, lambda file: file.write(lines.encode()))
-
-
-def load_state(folder: Path) -> dict[str, Any] | None:
-    """Read what `save_state` wrote; None if it wrote nothing yet.
-
-    Raises:
-        CvtError: if the file is corrupt.
-    """
-    path = folder / STATE
-    if not path.is_file():
-        return None
-    try:
-        with interruptible():
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"settings", "history"} <= state.keys():
-            raise KeyError("settings")
-    # A foreign file makes torch raise nearly anything.
-    except Exception as error:
-        raise CvtError(
-            f"{path}: not the state of a training ({type(error).__name__})",
-            hint="--overwrite begins anew",
-        ) from error
-    return state
 
 
 @contextmanager

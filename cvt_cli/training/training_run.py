@@ -17,17 +17,10 @@ from cvt_cli.training.card import head_card, model_card
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.head import HeadFit
-from cvt_cli.training.loop import (
-    METRICS,
-    STATE,
-    Progress,
-    Settings,
-    Trainer,
-    load_state,
-    save_state,
-    write_metrics,
-)
+from cvt_cli.training.loop import Progress, Trainer
+from cvt_cli.training.settings import Settings
 from cvt_cli.training.start import Start, for_training
+from cvt_cli.training.state import METRICS, STATE, load_state, save_state, write_metrics
 from cvt_cli.training.temperature import TemperatureFit, with_temperature
 
 # Share of the time that may be spent on saving the state for a resumption.

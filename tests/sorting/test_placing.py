@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-import cvt_cli.sorting.placing
+import cvt_cli.sorting.folder_names
+import cvt_cli.sorting.transfer
 import cvt_cli.system.files
 from cvt_cli.errors import CvtError
 from cvt_cli.records import Prediction, Record
-from cvt_cli.sorting.placing import Action, Outcome, Sorter, Status, folder_name, numbered
+from cvt_cli.sorting.folder_names import folder_name, numbered
+from cvt_cli.sorting.placing import Action, Outcome, Sorter, Status
 
 DONE, THERE, LEFT, FAILED = Status.DONE, Status.THERE, Status.LEFT, Status.FAILED
 
@@ -404,7 +406,7 @@ def test_a_file_on_another_disk_is_deleted_once_its_copy_is_safe(
     def sync_folder(folder: Path) -> None:
         seen.append((folder, (folder / "x.jpg").exists(), Path("a/x.jpg").exists()))
 
-    monkeypatch.setattr(cvt_cli.sorting.placing, "sync_folder", sync_folder)
+    monkeypatch.setattr(cvt_cli.sorting.transfer, "sync_folder", sync_folder)
     assert statuses(sort(XS[:1], Action.MOVE)) == [DONE]
     assert seen == [(Path("sorted/cat"), True, True)]
 
@@ -503,7 +505,7 @@ def test_a_locked_file(
 
     for name in calls:
         monkeypatch.setattr(os, name, refusing(name))
-    monkeypatch.setattr(cvt_cli.sorting.placing.shutil, "copystat", copystat)
+    monkeypatch.setattr(cvt_cli.sorting.transfer.shutil, "copystat", copystat)
     assert statuses(sort(XS, action)) == [DONE] * 4
     assert tree() == SORTED
     assert len(locked) == 4
@@ -521,7 +523,7 @@ class Interrupter:
         self.after = False
         for name in ("link", "unlink", "rename", "symlink", "mkdir"):
             monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
-        monkeypatch.setattr(cvt_cli.sorting.placing.shutil, "copyfileobj", self._copy)
+        monkeypatch.setattr(cvt_cli.sorting.transfer.shutil, "copyfileobj", self._copy)
 
     def _counted(self, call: Callable[..., None]) -> Callable[..., None]:
         def counted(*args: Any, **options: Any) -> None:
@@ -594,7 +596,7 @@ def test_a_full_disk_ends_the_run(here: Path, number: int, monkeypatch: pytest.M
         out.write(b"half")
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(cvt_cli.sorting.placing.shutil, "copyfileobj", copy)
+    monkeypatch.setattr(cvt_cli.sorting.transfer.shutil, "copyfileobj", copy)
     with pytest.raises(CvtError, match=os.strerror(number).lower()) as raised:
         sort(XS)
     assert "run the same command again" in raised.value.hint
@@ -619,16 +621,16 @@ def test_two_jobs_with_the_same_process_number(
         request.getfixturevalue("other_disk")
     if disk == "without links":
         without_hard_links(monkeypatch)
-    rename = cvt_cli.sorting.placing.rename_new
+    rename = cvt_cli.sorting.transfer.rename_new
     others: list[Outcome] = []
 
     def meanwhile(file: Path, target: Path) -> None:
         if file.name.startswith("."):  # the copy
-            monkeypatch.setattr(cvt_cli.sorting.placing, "rename_new", rename)
+            monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", rename)
             others.extend(sort([record("b/x.jpg")], action))
         rename(file, target)
 
-    monkeypatch.setattr(cvt_cli.sorting.placing, "rename_new", meanwhile)
+    monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", meanwhile)
     assert statuses(sort([record("a/x.jpg")], action)) == [DONE]
     assert statuses(others) == [DONE]
     assert tree() == {"cat/x.jpg": "B", "cat/x-2.jpg": "A"}
@@ -694,7 +696,7 @@ def test_members_of_archives_are_copied(here: Path) -> None:
     ],
 )
 def test_what_is_on_no_disk_is_called_as_there(path: str, name: str) -> None:
-    assert cvt_cli.sorting.placing._base_name(path, None) == name
+    assert cvt_cli.sorting.folder_names.base_name(path, None) == name
 
 
 def test_members_that_are_not_there(here: Path) -> None:

@@ -13,21 +13,16 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.training import loop
+from cvt_cli.training import loop, time_limit
 from cvt_cli.training import training_run as run_module
 from cvt_cli.training.augment import Augmentation
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import find_dataset
-from cvt_cli.training.loop import (
-    METRICS,
-    STATE,
-    Settings,
-    TimeLimit,
-    Trainer,
-    load_state,
-    save_state,
-)
+from cvt_cli.training.loop import Trainer
+from cvt_cli.training.settings import Settings
 from cvt_cli.training.start import Start
+from cvt_cli.training.state import METRICS, STATE, load_state, save_state
+from cvt_cli.training.time_limit import TimeLimit
 from cvt_cli.training.training_run import Training
 from tests.checkpoint.test_load import Code
 from tests.labelled import save_split
@@ -337,7 +332,7 @@ class Timed:
 
     def __init__(self, monkeypatch):
         self.settings, self.history, self.now = SETTINGS, [], 1000.0
-        monkeypatch.setattr(loop.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time_limit.time, "monotonic", lambda: self.now)
 
     @property
     def epochs_done(self):
