@@ -41,7 +41,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster one side is than the other.
+    """The speed of one side relative to the other.
 
     Attributes:
         median: of the rounds' ratios, each of the medians in that round.

@@ -1,4 +1,4 @@
-"""Groups of labels, such as "cat" for the five breeds of ImageNet: read from a table."""
+"""Tables of groups of labels, such as "cat" for the five breeds of ImageNet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ _FORM = "each line is a label or a WordNet id, a tab, and its group"
 
 @dataclass(frozen=True, slots=True)
 class GroupedLabel:
-    """One line of a table.
+    """A line of a table.
 
     Attributes:
         label: as `inference.labels.LabelMatcher` finds it.

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 NAMED_ERRORS = 10
 CLASS_WEIGHTS = ("balanced", "none")
-# By so many times may labels differ in images before it is worth a line.
+# Ratio of images between two labels from which on a line says so.
 UNEVEN = 1.5
-# What has a meaning where nothing but the last layer is trained; the other options are refused.
+# Options that matter if only the last layer is trained; the others are refused.
 _OPTIONS = {
     *("data", "output", "model", "arch", "image_size", "val_fraction"),
     *("revision", "refresh", "offline", "weights_key"),
@@ -36,7 +36,7 @@ _OPTIONS = {
 
 
 def check_head_only(context: typer.Context, head_only: bool, class_weights: str) -> None:
-    """See that all options that were typed belong together.
+    """Check that all options on the command line go together.
 
     Raises:
         UsageError: if one of them says nothing to --head-only, or only to it.
@@ -168,7 +168,7 @@ def train_head(
 
 
 def tell_calibration(fit: "TemperatureFit") -> None:
-    """Say what the logits were divided by, and what that did to their scores."""
+    """Print the temperature, and its effect on the scores."""
     say(
         f"calibrated on {fit.images} images: temperature {fit.temperature:.4f}, expected "
         f"calibration error {fit.ece_after:.4f}, {fit.ece_before:.4f} before"
@@ -176,7 +176,7 @@ def tell_calibration(fit: "TemperatureFit") -> None:
 
 
 def name_errors(errors: list[tuple[str, str]]) -> None:
-    """Say which images were left out: the first by path and reason, and how many there are."""
+    """Print the images that were left out: the first ones by path and reason, and their number."""
     for path, reason in errors[:NAMED_ERRORS]:
         say(f"left out: {path}: {reason}")
     if errors:

@@ -77,7 +77,7 @@ class Job:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What each class index is called: the label, or its group."""
+        """Name of each class index: the label, or its group."""
         from cvt_cli.inference.classifier import groups_of
 
         groups = groups_of(self.groups, self.checkpoint)

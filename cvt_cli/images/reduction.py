@@ -10,7 +10,7 @@ _KEY = "cvt_reduction"
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """How a picture was scaled down while it was decoded.
+    """The reduction of a picture while it was decoded.
 
     A JPEG decoder makes whole pixels of what may be part of a block: of a side of 2561 pixels,
     reduced by 8, it makes 321, of which the picture has 320.125. Whoever resizes the 321 as if

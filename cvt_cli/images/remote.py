@@ -363,7 +363,7 @@ def _tries(work: Callable[[], T], timeout: float) -> T:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may go better."""
+    """Tell whether another attempt may succeed."""
     if isinstance(error, TooSlow):
         return False
     if isinstance(error, urllib.error.HTTPError):

@@ -40,7 +40,7 @@ IMAGE_TIMEOUT = 30.0
 
 
 class Place(Protocol):
-    """Where the bytes of an input are; it is data that can be sent to another process."""
+    """The place of an input's bytes, as data that can be sent to another process."""
 
     @property
     def is_local(self) -> bool:

@@ -1,5 +1,5 @@
-"""One request over http(s), through the standard library. Whatever the server answers, and however
-slowly, every byte and every second of it is bounded.
+"""Requests over http(s), by the standard library. Whatever the server answers, and however slowly,
+every byte and every second of it is bounded.
 
 The bounds are kept where bytes come in, in the socket: http.client reads headers, `100 Continue`
 and trailers for as long as there are any, and a socket's own timeout starts anew with each byte.
@@ -22,25 +22,25 @@ from cvt_cli import __version__
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# What brings fewer bytes of content in the whole of a timeout has stalled.
+# Bytes of content that must arrive within a timeout; with fewer the transfer has stalled.
 LEAST_BYTES = 2**10
-# A download that takes this many timeouts has to have brought so many bytes in each second.
+# After this many timeouts, a download must have brought this many bytes per second.
 PATIENCE = 10
 LEAST_RATE = 2**16
-# Of status lines, headers and what else is no content: until the content starts, with all
-# redirections; and between two times that some of it has come.
+# Bytes other than content, such as status lines and headers: before the content, with all
+# redirections; and between two pieces of content.
 _MAX_HEAD = 2**19
 _MAX_BETWEEN = 2**24
 _MAX_REDIRECTIONS = 10
-_LENGTH_DIGITS = 20  # from which on a Content-Length is none
+_LENGTH_DIGITS = 20  # a longer Content-Length is not credible
 
 
 class TooSlow(TimeoutError):
-    """Something comes all the time, but it would take for ever."""
+    """Bytes keep arriving, but too slowly to wait for."""
 
 
 class Bounds:
-    """How long a server may take for one answer, and how many bytes that are no content.
+    """Limits on the time of a server's answer, and on its bytes other than content.
 
     Args:
         timeout: seconds, for everything before the content and for each `LEAST_BYTES` of it.
@@ -67,13 +67,13 @@ class Bounds:
         return seconds
 
     def take(self, count: int) -> None:
-        """Note bytes that the socket has brought. Raises: ConnectionError if they are too many."""
+        """Count bytes that the socket has brought. Raises: ConnectionError if they are too many."""
         self._room -= count
         if self._room < 0:
             raise ConnectionError("the server sends headers without end")
 
     def content(self, count: int) -> None:
-        """Note bytes of content, which buy time."""
+        """Count bytes of content, which extend the time."""
         self._content += count
         self._since += count
         if self._since >= LEAST_BYTES:
@@ -84,11 +84,11 @@ class Bounds:
             self._end = min(time.monotonic() + self._timeout, self._latest)
 
     def pause(self) -> None:
-        """Stop the clock: nobody waits for the server."""
+        """Stop the clock, while nobody waits for the server."""
         self._paused = time.monotonic()
 
     def go_on(self) -> None:
-        """Start it again."""
+        """Start the clock again."""
         if self._paused is not None:
             idle = time.monotonic() - self._paused
             self._start += idle
@@ -98,7 +98,7 @@ class Bounds:
 
 
 class _Bounded:
-    """What a socket receives, within bounds; a stream that is made of it reads by this alone."""
+    """A reader of a socket, within bounds. A stream made from it reads only through it."""
 
     bounds: Bounds
 
@@ -108,7 +108,7 @@ class _Bounded:
         try:
             count: int = cast(Any, super()).recv_into(buffer, *arguments)
         except TimeoutError:
-            self.bounds.left()  # knows which limit that was
+            self.bounds.left()  # raises the error of the limit that was hit
             raise
         self.bounds.take(count)
         return count
@@ -126,7 +126,7 @@ def _connected(
     address: tuple[str, int], timeout: float, source: object, *, bounds: Bounds
 ) -> _Socket:
     """Connect to the first of a host's addresses that answers, as `socket.create_connection` does,
-    but in one timeout for all."""
+    but with one timeout for all."""
     error: OSError | None = None
     for family, kind, protocol, _, place in _addresses(address, bounds):
         it = _Socket(family, kind, protocol)
@@ -134,7 +134,7 @@ def _connected(
         try:
             it.settimeout(bounds.left())
             it.connect(place)
-            it.settimeout(bounds.left())  # also of the handshake that may follow
+            it.settimeout(bounds.left())  # applies to the handshake that may follow, too
             return it
         except OSError as problem:
             it.close()
@@ -143,7 +143,7 @@ def _connected(
 
 
 def _addresses(address: tuple[str, int], bounds: Bounds) -> list[Any]:
-    """Look up a host, in a thread: the system's resolver has a patience of its own."""
+    """Look up a host, in a thread: the system's resolver has its own timeouts."""
     found: list[Any] = []
     errors: list[OSError | UnicodeError] = []
 
@@ -187,7 +187,7 @@ class _Request(urllib.request.Request):
 
     @classmethod
     def to(cls, url: str, headers: dict[str, str], bounds: Bounds) -> Self:
-        """Make the one for an address, with user and password of it in a header."""
+        """Make the request for an address, with its user and password in a header."""
         parts = urlsplit(url)
         user, at, host = parts.netloc.rpartition("@")
         request = cls(urlunsplit(parts._replace(netloc=host)), headers=headers)
@@ -196,7 +196,7 @@ class _Request(urllib.request.Request):
             name, _, password = user.partition(":")
             pair = f"{unquote(name)}:{unquote(password)}".encode()
             word = f"Basic {base64.b64encode(pair).decode()}"
-            # Not to be sent to whom a redirection names.
+            # Must not be sent to the target of a redirection.
             request.add_unredirected_header("Authorization", word)
         return request
 
@@ -220,7 +220,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = _MAX_REDIRECTIONS
 
     def http_error_302(self, req: Any, fp: IO[bytes], *others: Any) -> Any:
-        fp.close()  # urllib would read what it holds to its end, which there may not be
+        fp.close()  # urllib would read it to its end, which may never come
         return super().http_error_302(req, io.BytesIO(), *others)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = cast(Any, http_error_302)
@@ -236,7 +236,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
-# Not build_opener: it adds ftp:, file: and data:, and a redirect must not lead there.
+# build_opener would add ftp:, file: and data:, where a redirect must not lead.
 _opener = urllib.request.OpenerDirector()
 for _handler in (
     urllib.request.ProxyHandler(),
@@ -251,7 +251,7 @@ for _handler in (
 
 
 class Answer:
-    """What a server answers, read within bounds. To be closed.
+    """A server's answer, read within bounds; to be closed.
 
     Args:
         url: http or https, maybe with user and password. Redirects are followed, to those two only.
@@ -274,7 +274,7 @@ class Answer:
         self._bounds.pause()
 
     def read(self, size: int) -> bytes:
-        """Return some bytes of the content, or none at its end."""
+        """Return some bytes of the content; none at its end."""
         self._bounds.go_on()
         data = self._response.read1(size)
         self._bounds.content(len(data))
@@ -282,7 +282,7 @@ class Answer:
         return data
 
     def close(self) -> None:
-        """Leave the rest."""
+        """Close the connection, without reading the rest."""
         self._response.close()
 
     def __enter__(self) -> Self:
@@ -293,7 +293,7 @@ class Answer:
 
 
 def _quoted(url: str) -> str:
-    """What people type has spaces and umlauts, what is sent has not."""
+    """Escape the spaces and umlauts that people type, which can't be sent."""
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     host = host.encode("idna").decode() if not host.isascii() else host

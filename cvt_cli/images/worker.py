@@ -507,11 +507,11 @@ class _Limits:
             self._set = limit
 
     def set(self, name: str | None) -> None:
-        """For an image of that format, or of one that is not known yet."""
+        """Set the limit for an image of this format, or of one that is not known yet."""
         self.set_room(formats.bytes_per_pixel(name) * self.max_pixels + _SPARE)
 
     def set_room(self, room: int) -> None:
-        """So many bytes more than the process had when it was started."""
+        """Set the limit to this many bytes more than the process had when it started."""
         if room != self.room:
             self.room = room
             if self._set is not None:

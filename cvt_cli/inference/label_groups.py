@@ -1,4 +1,4 @@
-"""Scores of labels become scores of groups of labels."""
+"""Groups of labels: their scores are made from the scores of labels."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LabelGroups:
-    """Which labels of a model are one answer.
+    """The labels of a model that belong together as one answer.
 
     A label in no group stands for itself, or for the group of its name if there is one. The class
     index of a group is the lowest of its labels'.
@@ -64,12 +64,12 @@ class LabelGroups:
         return self._by_name.get(name.strip().casefold())
 
     def answers(self, indexes: Iterable[int]) -> list[int]:
-        """List the class indexes that are left of some: one for each group and for each label that
+        """List the remaining ones of some class indexes: one for each group, and each label that
         stands for itself."""
         return sorted({self.first[index] for index in indexes})
 
     def combine(self, scores: "Tensor", indexes: Sequence[int]) -> "Tensor":
-        """Make the scores of groups of those of labels.
+        """Combine the scores of labels into scores of groups.
 
         Where one label of all is right (softmax) a group's score is the sum. Where each label
         is right or not (sigmoid) it is the highest, as an image shows a cat if it shows any.
@@ -93,7 +93,7 @@ class LabelGroups:
         return combined.index_add_(1, columns, scores).clamp_(max=1)
 
     def digest(self) -> str:
-        """Return what tells these groups from others: hexadecimal."""
+        """Return a hexadecimal digest that identifies these groups."""
         text = "\n".join(self.names)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -130,7 +130,7 @@ def _find(row: GroupedLabel, matcher: LabelMatcher) -> int | None:
         UsageError: if it is no label.
     """
     if not matcher.is_imagenet and row.label in SYNSETS:
-        # A model of some of ImageNet's classes has their names. Two cranes have one name.
+        # A model with some of ImageNet's classes has their names. Two cranes share a name.
         name = class_names()[SYNSETS.index(row.label)]
         found = matcher.classes(name) if class_names().count(name) == 1 else ()
         return min(found, default=None)

@@ -69,8 +69,8 @@ def record_shape(
     threshold: float | None,
     columns: tuple[str, ...] = (),
 ) -> RecordShape:
-    """What the records of a run have room for. Scores that are not the usual softmax are named in
-    each record, since a CSV has no other place to say what they are.
+    """Return the shape of a run's records. Scores other than the usual softmax are named in each
+    record, since a CSV has no other place to say what they are.
 
     Args:
         num_labels: to choose from.

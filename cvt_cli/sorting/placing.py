@@ -55,7 +55,7 @@ _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Action(enum.Enum):
-    """What to do with a file: copy, move or link it."""
+    """Ways to place a file: copy, move or link it."""
 
     COPY = "copy"
     MOVE = "move"

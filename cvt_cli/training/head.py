@@ -1,4 +1,5 @@
-"""The last layer alone: multinomial logistic regression on embeddings, each computed once."""
+"""Training of the last layer alone: multinomial logistic regression on embeddings that are computed
+once."""
 
 import copy
 import math
@@ -18,23 +19,23 @@ from cvt_cli.model.cvt import Cvt
 from cvt_cli.training.dataset import Sample
 from cvt_cli.training.start import Start
 
-# Powers of 10 that the penalty is looked for among, the strongest first, and the half steps that
-# follow beside the best of them.
+# Powers of 10 tried as the penalty, the strongest first, and the half step to both sides of the
+# best that is tried after them.
 EXPONENTS = (0, -1, -2, -3, -4, -5, -6)
 HALF_STEP = 0.5
-# So many iterations tell which penalty is best; the result has as many as it needs.
+# Iterations that suffice to compare penalties; the result has as many as it needs.
 TRIAL_ITERATIONS = 60
 ITERATIONS = 1000
-# Parts of a cross-validation. Of more images than this a single part is enough to judge by.
+# Parts of a cross-validation, and the images from which on a single part suffices.
 FOLDS = 5
 MANY_IMAGES = 10_000
-# Logits of so many bytes are in memory at once.
+# Bytes of logits that are in memory at a time.
 CHUNK_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """Images as the last layer sees them.
+    """Images as the last layer sees them: embeddings and classes.
 
     Attributes:
         features: (N, D) float32 on the CPU.
@@ -48,13 +49,13 @@ class Embedded:
         return len(self.targets)
 
     def take(self, chosen: Tensor) -> "Embedded":
-        """Return those of a mask or of indexes."""
+        """Return the images of a mask or of indexes."""
         return Embedded(self.features[chosen], self.targets[chosen])
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How good one penalty was on images that were not learnt from.
+    """Results of a penalty on images that were held out.
 
     Attributes:
         penalty: of the squared weights, beside the mean loss of an image.
@@ -68,13 +69,13 @@ class Trial:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sorts the best first: the most accurate; of equals, that with the least loss."""
+        """Key that sorts the best first: by accuracy, then by loss."""
         return -self.accuracy, self.loss
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """A last layer.
+    """A last layer that was fitted.
 
     Attributes:
         weight, bias: (C, D) and (C,) float32.
@@ -106,7 +107,8 @@ def feature_extractor(
     batch_size: int | None,
     readers: ReaderPool | None,
 ) -> Classifier:
-    """Return what embeds images as `cvt embed` does, with the network that training starts from.
+    """Return a classifier that embeds images as `cvt embed` does, with the network that training
+    starts from.
 
     Args:
         checkpoint: where that network is from.
@@ -127,12 +129,12 @@ def feature_extractor(
 
 @dataclass(frozen=True, kw_only=True)
 class _Started(Checkpoint):
-    """A checkpoint whose network is at hand."""
+    """A checkpoint with its network already built."""
 
     network: Cvt
 
     def model(self) -> Cvt:
-        # A copy: it is moved to a device and a dtype in place.
+        # A copy, because it is moved to a device and a dtype in place.
         return copy.deepcopy(self.network)
 
 
@@ -165,7 +167,7 @@ def embed(
 
 
 def check_classes(train: Embedded, labels: Sequence[str]) -> None:
-    """See that there is something to learn of every class.
+    """Check that every class has images to learn from.
 
     Raises:
         InputsError: if no image of one could be read.
@@ -177,10 +179,10 @@ def check_classes(train: Embedded, labels: Sequence[str]) -> None:
 
 
 def class_weights(targets: Tensor, num_classes: int) -> Tensor:
-    """Compute what makes every class count alike, however many images it has: (num_classes,)
-    float32; the mean over the images is 1."""
+    """Compute weights that make every class count alike, however many images it has: (num_classes,)
+    float32; their mean over the images is 1."""
     counts = targets.bincount(minlength=num_classes)
-    # A class that only the images held out have weighs nothing.
+    # A class that only held-out images have gets no weight.
     return len(targets) / (counts.clamp(min=1) * (counts > 0).sum()).float() * (counts > 0)
 
 
@@ -193,7 +195,7 @@ def fit_head(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> HeadFit:
-    """Find the last layer of the least penalised cross-entropy, by L-BFGS.
+    """Find the last layer with the least penalised cross-entropy, by L-BFGS.
 
     The penalty is half the sum of squared weights times a number, which is chosen as the one that
     labels the validation images best; the bias bears none. It is scikit-learn's logistic
@@ -244,7 +246,8 @@ def fit_head(
 
 
 def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
-    """Yield masks of images that are held out in turn: of each class a part, but of none all."""
+    """Yield masks of images that are held out in turn: a part of each class, but never all of
+    it."""
     chooser = random.Random(seed)
     numbers = torch.full((len(embedded),), -1)
     by_class: dict[int, list[int]] = {}
@@ -256,7 +259,7 @@ def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
             continue
         chooser.shuffle(indexes)
         for place, index in enumerate(indexes):
-            # Where one class ended, the next goes on: small classes fill all parts alike.
+            # Each class continues where the last one ended: small classes fill all parts alike.
             numbers[index] = (first + place) % FOLDS
         first += len(indexes)
     numbers = numbers.to(embedded.targets.device)
@@ -266,7 +269,7 @@ def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
 
 
 def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
-    """Try penalties from strong to weak, each from where the one before had ended."""
+    """Try penalties from strong to weak, each starting from the solution of the one before."""
 
     def trial(exponent: float) -> Trial:
         loss = right = 0.0
@@ -275,7 +278,7 @@ def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
             problem.solve(10.0**exponent, TRIAL_ITERATIONS)
             more_loss, more_right = problem.judge(held_out)
             loss, right, count = loss + more_loss, right + more_right, count + len(held_out)
-        if not count:  # one image a class: nothing to choose by
+        if not count:  # with one image per class there is nothing to choose by
             return Trial(10.0**exponent, math.inf, 0.0)
         return Trial(10.0**exponent, loss / count, right / count)
 
@@ -289,7 +292,7 @@ def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
 
 
 class _Problem:
-    """A logistic regression, of which `solve` finds the minimum, from where it stands.
+    """A logistic regression, whose minimum `solve` finds from the present weights.
 
     Attributes:
         weight, bias: (C, D) and (C,).

@@ -1,4 +1,4 @@
-"""How fast to learn and what to average: parameter groups, learning rate, moving average."""
+"""Schedules of a training: parameter groups, learning rate, moving average."""
 
 import math
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def learning_rate(step: int, steps: int, warmup: int, *, peak: float) -> float:
-    """Rise linearly from near 0 to `peak` over the first `warmup` of `steps` steps, then follow a
-    cosine to near 0 at the last."""
+    """Return the learning rate of a step: it rises linearly from near 0 to `peak` over the first
+    `warmup` of `steps` steps, then follows a cosine to near 0 at the last."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -50,7 +50,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the network's present state."""
+        """Move the average towards the network's present state."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         torch._foreach_lerp_(*self._averaged, 1 - decay)
@@ -58,7 +58,7 @@ class MovingAverage:
             torch._foreach_copy_(*self._counted)
 
     def restore(self, state: Mapping[str, Tensor], updates: int) -> None:
-        """Go on from a `state` after so many `updates`."""
+        """Continue from a `state` after so many `updates`."""
         self.updates = updates
         for name, value in self.state.items():
             value.copy_(state[name])
