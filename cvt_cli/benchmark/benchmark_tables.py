@@ -9,7 +9,15 @@ from cvt_cli.benchmark.model import RandomCheckpoint
 from cvt_cli.benchmark.network import Measurement, Plan
 from cvt_cli.benchmark.pipeline import MAX_IMAGES, STAGES, PipelineMeasurement, PipelinePlan
 from cvt_cli.model.cost import count_cost
-from cvt_cli.output.tables import Cell, Column, Report, Section, decimals, si_unit, size_in_words
+from cvt_cli.output.report_tables import (
+    Cell,
+    Column,
+    Report,
+    Section,
+    decimals,
+    si_unit,
+    size_in_words,
+)
 from cvt_cli.system.cores import cores
 
 HEADER_WIDTH = 11

@@ -13,7 +13,7 @@ import torch
 from cvt_cli.benchmark.machine import describe
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL, bundled_names
 from cvt_cli.inference.devices import pick_device, pick_dtype
-from cvt_cli.output.tables import Column, Report, Section, si_unit
+from cvt_cli.output.report_tables import Column, Report, Section, si_unit
 from cvt_cli.system.extras import extras, install_hint
 
 PACKAGES = ("typer", "rich", "pillow", "numpy", "huggingface_hub", "safetensors", "fsspec", "tqdm")

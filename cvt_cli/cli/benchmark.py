@@ -139,7 +139,7 @@ def benchmark(
     batch_sizes = _parse_batch_sizes(cases.batch_size or default)
 
     from cvt_cli.benchmark.baselines import import_baseline
-    from cvt_cli.output.tables import check_new
+    from cvt_cli.output.report_tables import check_new
 
     size = model.input_size
     format_ = report.pick_format()
@@ -228,7 +228,7 @@ def _write(
     from cvt_cli.benchmark.benchmark_tables import benchmark_report
     from cvt_cli.benchmark.network import Measurement
     from cvt_cli.benchmark.plot import plot as draw
-    from cvt_cli.output.tables import write_report, write_whole
+    from cvt_cli.output.report_tables import write_report, write_whole
 
     try:
         measurement.run(tell)

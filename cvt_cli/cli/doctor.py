@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from cvt_cli.cli import options
 
 if TYPE_CHECKING:
-    from cvt_cli.output.tables import Report
+    from cvt_cli.output.report_tables import Report
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -25,7 +25,7 @@ def doctor(
 
     The block holds no secret: of tokens and addresses it says only whether they are set.
     """
-    from cvt_cli.output.tables import check_new, pick_format, write_report
+    from cvt_cli.output.report_tables import check_new, pick_format, write_report
 
     check_new(output, overwrite)
     write_report(_report(), pick_format(format_, output), output)

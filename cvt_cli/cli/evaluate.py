@@ -82,7 +82,7 @@ def evaluate(
     from cvt_cli.evaluation.metrics import TOP_K, from_csv, from_folders, match
     from cvt_cli.evaluation.metrics import evaluate as compare
     from cvt_cli.evaluation.ranking import match_several, rank
-    from cvt_cli.output.tables import write_report
+    from cvt_cli.output.report_tables import write_report
 
     format_ = report.pick_format()
     group_rows = options.read_groups_option(groups)

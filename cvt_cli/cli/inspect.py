@@ -15,7 +15,7 @@ from cvt_cli.model.cost import BYTES_PER_VALUE
 
 if TYPE_CHECKING:
     from cvt_cli.inspection.facts import Inspection
-    from cvt_cli.output.tables import Report
+    from cvt_cli.output.report_tables import Report
 
 SHOW = Panel("What to show")
 COST = Panel("Cost")
@@ -105,7 +105,7 @@ def inspect(
         raise UsageError(f"{cost.dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
 
     from cvt_cli.images.size import parse_image_size
-    from cvt_cli.output.tables import check_new, write_report
+    from cvt_cli.output.report_tables import check_new, write_report
 
     size = None if image_size is None else parse_image_size(image_size)
     format_ = report.pick_format()
@@ -185,7 +185,7 @@ def _one(found: "Inspection", show: Show) -> "Report":
 def _compare(found: "list[Inspection]", plot: Path | None) -> "Report":
     from cvt_cli.inspection import families
     from cvt_cli.inspection.families_table import comparison_report
-    from cvt_cli.output.tables import write_whole
+    from cvt_cli.output.report_tables import write_whole
 
     rows = families.rows()
     rows += [families.counted_row(one.name, one.cost) for one in found]

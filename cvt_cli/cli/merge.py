@@ -27,7 +27,7 @@ from cvt_cli.output import (
     writer_class,
 )
 from cvt_cli.output.journal import check_output
-from cvt_cli.output.kept import difference, is_run_record, kept_of
+from cvt_cli.output.run_file import difference, is_run_record, kept_of
 from cvt_cli.records import THUMBNAIL, Record, RecordShape
 from cvt_cli.system.files import check_name, make_parent, write_atomically
 from cvt_cli.system.text import counted, reason_of, what_differs

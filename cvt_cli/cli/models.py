@@ -7,7 +7,7 @@ from cvt_cli.cli.groups import grouped
 from cvt_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from cvt_cli.output.tables import Report
+    from cvt_cli.output.report_tables import Report
 
 TAG = "cvt"  # the Hub's tag for models of this architecture
 REACH_SECONDS = 10
@@ -56,7 +56,7 @@ def models(
     if download is None and (revision or refresh):
         raise UsageError("--revision and --refresh need --download")
 
-    from cvt_cli.output.tables import write_report
+    from cvt_cli.output.report_tables import write_report
 
     format_ = report.pick_format()
     if download is not None:

@@ -637,7 +637,7 @@ class Report:
         Raises:
             UsageError: if there is no such format, or the file can't be written.
         """
-        from cvt_cli.output.tables import check_new, pick_format
+        from cvt_cli.output.report_tables import check_new, pick_format
 
         check_new(self.output, self.overwrite)
         return pick_format(self.format_, self.output)

@@ -29,8 +29,8 @@ from cvt_cli.errors import (
 )
 from cvt_cli.images.find import Source, remaining
 from cvt_cli.output.journal import Journal
-from cvt_cli.output.kept import stamp_of
-from cvt_cli.output.several import SeveralOutputs
+from cvt_cli.output.run_file import stamp_of
+from cvt_cli.output.several_outputs import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.output.update import Update
 from cvt_cli.records import Record, as_written

@@ -13,7 +13,7 @@ from cvt_cli.errors import Finished, UsageError
 from cvt_cli.images.find import IMAGE_SUFFIXES
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
 from cvt_cli.output.journal import Journal, check_output, part_of
-from cvt_cli.output.several import SeveralOutputs
+from cvt_cli.output.several_outputs import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.output.update import Pruning, Update, UpdatedJournal, check_update
 from cvt_cli.records import RecordShape

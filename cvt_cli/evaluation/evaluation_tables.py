@@ -6,7 +6,7 @@ from typing import Any
 
 from cvt_cli.evaluation.metrics import Evaluation, LabelFigures, UnknownLabel
 from cvt_cli.evaluation.ranking import LEAST_SCORE, RankedEvaluation
-from cvt_cli.output.tables import Cell, Column, Report, Section
+from cvt_cli.output.report_tables import Cell, Column, Report, Section
 from cvt_cli.records import as_written
 from cvt_cli.system.text import counted
 

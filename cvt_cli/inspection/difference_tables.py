@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cvt_cli.inspection.difference import Difference, Setting
 from cvt_cli.inspection.inspection_tables import in_words, number, sentence
 from cvt_cli.inspection.weights import TensorDifference
-from cvt_cli.output.tables import Column, Report, Section, si_unit, size_in_words
+from cvt_cli.output.report_tables import Column, Report, Section, si_unit, size_in_words
 
 MAX_LABELS = 10  # differing labels shown, at most
 

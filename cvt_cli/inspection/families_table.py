@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from cvt_cli.inspection.families import FAMILIES, Row
-from cvt_cli.output.tables import Column, Report, Section, size_in_words
+from cvt_cli.output.report_tables import Column, Report, Section, size_in_words
 
 NOTE = (
     "GMACs: 10⁹ multiplications with their addition for one image, which the papers call FLOPs; "

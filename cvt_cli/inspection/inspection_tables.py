@@ -9,7 +9,16 @@ from typing import Any
 from cvt_cli.inspection.facts import Inspection, layer_record
 from cvt_cli.inspection.weights import WeightsFacts
 from cvt_cli.model.cost import Layer, Total
-from cvt_cli.output.tables import Cell, Column, Report, Section, Share, si, si_unit, size_in_words
+from cvt_cli.output.report_tables import (
+    Cell,
+    Column,
+    Report,
+    Section,
+    Share,
+    si,
+    si_unit,
+    size_in_words,
+)
 
 LABEL_WIDTH = 11
 MAX_CELL_WIDTH = 26  # in the table of stages

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cvt_cli.inspection.facts import Inspection
-from cvt_cli.output.tables import Column, Report, Section, si, si_unit, size_in_words
+from cvt_cli.output.report_tables import Column, Report, Section, si, si_unit, size_in_words
 
 GIGA = 10**9
 NOTE = (

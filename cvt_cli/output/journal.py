@@ -4,7 +4,7 @@ continues.
 While a run goes on, its records are in `labels.csv.part`, in the final format, and what they were
 made with is in `labels.csv.part.json`. To finish is to rename the first and delete the second. A
 format that nothing can be appended to has a journal in another format, which is converted. What a
-later run wants to know of a finished one stays in `labels.csv.run.json`; see `kept`.
+later run wants to know of a finished one stays in `labels.csv.run.json`; see `run_file`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
 from cvt_cli.output.delimited import DelimitedWriter
-from cvt_cli.output.kept import (
+from cvt_cli.output.run_file import (
     Kept,
     Stamp,
     difference,

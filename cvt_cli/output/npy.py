@@ -11,7 +11,7 @@ import numpy as np
 
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.embeddings import EmbeddingJournal
-from cvt_cli.output.kept import Kept
+from cvt_cli.output.run_file import Kept
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import is_replaceable, sync, write_atomically
 

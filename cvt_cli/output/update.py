@@ -22,7 +22,7 @@ from cvt_cli.output import (
     WriterClass,
 )
 from cvt_cli.output.journal import Journal
-from cvt_cli.output.kept import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
+from cvt_cli.output.run_file import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
 from cvt_cli.system.files import check_name, lock, write_atomically
 

@@ -61,7 +61,7 @@ from cvt_cli.model.cost import count_cost, needed_macs
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
-from cvt_cli.output.tables import as_text, si_unit
+from cvt_cli.output.report_tables import as_text, si_unit
 from cvt_cli.system.cores import SPIN_COUNT, share_cores
 from tests.model.test_cost import ARCHITECTURES
 from tests.photos import Opened, picture

@@ -21,7 +21,7 @@ from cvt_cli.images.find import Search, Source
 from cvt_cli.images.source import Bytes
 from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
-from cvt_cli.output.several import SeveralOutputs
+from cvt_cli.output.several_outputs import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.records import Record, RecordShape
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.output import embedding_writer_class, writer_class
-from cvt_cli.output.kept import difference, last_digits
 from cvt_cli.output.npy import NpyWriter
+from cvt_cli.output.run_file import difference, last_digits
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system import files
 from tests.cli.test_failures import check_line

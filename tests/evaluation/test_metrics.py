@@ -5,7 +5,7 @@ import pytest
 from cvt_cli.errors import UsageError
 from cvt_cli.evaluation.evaluation_tables import evaluation_report
 from cvt_cli.evaluation.metrics import evaluate, from_csv, from_folders, match
-from cvt_cli.output.tables import as_text
+from cvt_cli.output.report_tables import as_text
 from cvt_cli.records import Prediction, Record
 
 LABELS = ("a", "b", "c", "d", "e", "f")

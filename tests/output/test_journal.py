@@ -12,8 +12,8 @@ from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import WriterClass, embedding_writer_class, writer_class
 from cvt_cli.output import journal as module
 from cvt_cli.output.journal import Journal, check_output, part_of
-from cvt_cli.output.kept import Kept
 from cvt_cli.output.parquet import ParquetWriter
+from cvt_cli.output.run_file import Kept
 from cvt_cli.records import Record, RecordShape, as_written
 from tests.output.records import some_records
 

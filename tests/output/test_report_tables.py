@@ -6,7 +6,7 @@ from typing import BinaryIO
 import pytest
 
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.output.tables import (
+from cvt_cli.output.report_tables import (
     Column,
     Report,
     Section,

@@ -5,7 +5,7 @@ from typing import Any
 
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.journal import Journal
-from cvt_cli.output.kept import Stamp
+from cvt_cli.output.run_file import Stamp
 from cvt_cli.records import Record, as_written
 
 
