@@ -379,9 +379,12 @@ def _lines() -> TextIO:
 def _decoded(classifier: Classifier, source: Source) -> Image.Image:
     with source.open() as file:
         reader = classifier.reader
-        edge = reader.preprocessing.resized_edge
         return decode(
-            file, classifier.max_pixels, reader.reduce_to, exact=reader.exact, enough=edge
+            file,
+            classifier.max_pixels,
+            enough=reader.preprocessing.resized_edge,
+            reduce_to=reader.reduce_to,
+            exact=reader.exact,
         )
 
 

@@ -17,7 +17,7 @@ from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import hints
 from cvt_cli.cli.help import Command, Group
 from cvt_cli.cli.messages import report, say
-from cvt_cli.cli.options import Settings
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
 from cvt_cli.system.signals import act_if_stuck, once
 from cvt_cli.system.stderr import open_stderr
@@ -77,7 +77,7 @@ def _global_options(
         ),
     ] = False,
 ) -> None:
-    context.obj = Settings(debug=debug, quiet=quiet)
+    context.obj = GlobalOptions(debug=debug, quiet=quiet)
     try:
         os.getcwd()
     except FileNotFoundError:  # in which some of torch's libraries end the process

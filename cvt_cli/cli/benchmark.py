@@ -115,7 +115,7 @@ def benchmark(
     cases: Cases,
     decode: options.DecodeOption = DecodeChoice.FAST,
     device: options.DeviceOption = "auto",
-    report: options.Report,
+    report: options.ReportOptions,
     plot: Annotated[
         Path | None,
         options.OUTPUT.option(

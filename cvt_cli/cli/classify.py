@@ -14,13 +14,13 @@ from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.options import (
     Classification,
     Compute,
-    Engine,
+    EngineChoice,
+    GlobalOptions,
     Input,
     ModelOptions,
     Output,
     Reading,
     Scale,
-    Settings,
 )
 from cvt_cli.cli.run_record import check_run_record
 from cvt_cli.errors import UsageError
@@ -70,13 +70,13 @@ def classify(
     wanted = Classification(
         images=images, model=model, output=output, compute=compute, reading=reading, scale=scale
     )
-    if scale.engine is Engine.RAY:
+    if scale.engine is EngineChoice.RAY:
         _classify_on_ray(context.obj, wanted)
     else:
         _classify_here(context, wanted)
 
 
-def _classify_on_ray(settings: Settings, wanted: Classification) -> None:
+def _classify_on_ray(settings: GlobalOptions, wanted: Classification) -> None:
     cluster.parse_workers(wanted.scale.workers)
     cluster.check_device(wanted.compute.device, wanted.scale.gpus_per_worker)
     target = cluster.pick_target(wanted.images, wanted.output)

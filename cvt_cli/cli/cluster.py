@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvt_cli import __version__
 from cvt_cli.cli.errors_file import ErrorsFile
-from cvt_cli.cli.options import Classification, Input, Output, Settings
+from cvt_cli.cli.options import Classification, GlobalOptions, Input, Output
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.cli.run import NAMED_FAILURES, sum_up
 from cvt_cli.cli.run_record import command, versions
@@ -95,7 +95,7 @@ def check_device(device: str, gpus: float | None) -> None:
         raise UsageError(f"--device {device} and --gpus-per-worker {gpus:g} exclude each other")
 
 
-def run(settings: Settings, target: Target, wanted: Classification) -> None:
+def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None:
     """Label the inputs on a cluster.
 
     Args:

@@ -66,7 +66,7 @@ def evaluate(
     ] = None,
     groups: options.GroupsOption = None,
     model: EvaluatedModel,
-    report: options.Report,
+    report: options.ReportOptions,
     compute: EvaluationCompute,
     reading: options.Reading,
     progress: options.ProgressOption = None,

@@ -63,7 +63,7 @@ class FormatChoice(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explanation:
+class ExplanationOptions:
     """Options for what to explain, how, and where to draw it."""
 
     output: Annotated[
@@ -111,7 +111,7 @@ def explain(
             help="Image files, folders, archives, addresses, as `cvt classify` takes them.",
         ),
     ],
-    explanation: Explanation,
+    explanation: ExplanationOptions,
     model: options.ModelOptions,
     device: options.DeviceOption = "auto",
     reading: options.Reading,

@@ -17,7 +17,7 @@ from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
     from cvt_cli.cli.options import CheckpointFiles
-    from cvt_cli.cli.train import Run, Start, TrainCompute
+    from cvt_cli.cli.train import TrainCompute
     from cvt_cli.training.dataset import Dataset
     from cvt_cli.training.head import HeadFit
     from cvt_cli.training.temperature import TemperatureFit
@@ -72,9 +72,9 @@ def train_head(
     dataset: "Dataset",
     output: Path,
     *,
-    start: "Start",
+    start: "StartOptions",
     files: "CheckpointFiles",
-    run: "Run",
+    run: "RunOptions",
     compute: "TrainCompute",
 ) -> None:
     """Train the last layer of a checkpoint, and write the result.
@@ -99,7 +99,7 @@ def train_head(
     )
     from cvt_cli.training.start import from_checkpoint
     from cvt_cli.training.temperature import fit_temperature
-    from cvt_cli.training.training_run import save_head
+    from cvt_cli.training.training_run import HeadRun, save_head
 
     device = pick_device(compute.device)
     checkpoint = load(
@@ -158,9 +158,7 @@ def train_head(
             dataset,
             network,
             fit=fit,
-            command=["cvt", *sys.argv[1:]],
-            unreadable=len(errors),
-            seconds=seconds,
+            run=HeadRun(command=["cvt", *sys.argv[1:]], unreadable=len(errors), seconds=seconds),
             calibration=calibration,
         )
     except OSError as error:

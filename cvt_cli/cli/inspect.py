@@ -40,7 +40,7 @@ cvt inspect --compare --plot accuracy.svg
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show:
+class ShowOptions:
     """Options for what to show of a model."""
 
     layers: Annotated[
@@ -69,7 +69,7 @@ class Show:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class CostOptions:
     """Options for the workload whose cost is counted."""
 
     batch_size: Annotated[int, COST.option("--batch-size", "-b", min=1, help="Images at once.")] = 1
@@ -89,11 +89,11 @@ def inspect(
             f"Default: $CVT_MODEL, or {DEFAULT_MODEL}.",
         ),
     ] = None,
-    show: Show,
+    show: ShowOptions,
     image_size: options.ImageSizeOption = None,
-    cost: Cost,
+    cost: CostOptions,
     files: options.CheckpointFiles,
-    report: options.Report,
+    report: options.ReportOptions,
 ) -> None:
     """Tell what a model is and what it costs, without running or downloading it.
 
@@ -149,7 +149,7 @@ def inspect(
     write_report(shown, format_, report.output)
 
 
-def _check(models: list[str], show: Show) -> None:
+def _check(models: list[str], show: ShowOptions) -> None:
     """Check that what was asked for can be shown together. Raises `UsageError` if not."""
     details = show.layers or show.weights
     if sum((show.labels, details, show.diff, show.compare)) > 1:
@@ -164,7 +164,7 @@ def _check(models: list[str], show: Show) -> None:
         raise UsageError("one model at a time", hint="--diff shows two side by side")
 
 
-def _one(found: "Inspection", show: Show) -> "Report":
+def _one(found: "Inspection", show: ShowOptions) -> "Report":
     from cvt_cli.inspection.inspection_tables import inspection_report, labels_report
 
     if show.labels:

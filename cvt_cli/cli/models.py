@@ -47,7 +47,7 @@ def models(
     ] = None,
     revision: options.RevisionOption = None,
     refresh: options.RefreshOption = False,
-    report: options.Report,
+    report: options.ReportOptions,
 ) -> None:
     """List the published models and those that ship with cvt: labels, size, cost, accuracy, cached
     or not."""

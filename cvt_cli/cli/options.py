@@ -40,7 +40,7 @@ SCALE = Panel("Scale")
 
 
 @dataclass(frozen=True)
-class Settings:
+class GlobalOptions:
     """The global options, kept in `context.obj`."""
 
     debug: bool = False
@@ -424,7 +424,7 @@ class Reading:
         """
         from cvt_cli.images.pool import ReaderPool
 
-        settings: Settings = context.obj
+        settings: GlobalOptions = context.obj
         return context.with_resource(
             ReaderPool(self.readers, self.image_timeout, debug=settings.debug)
         )
@@ -624,7 +624,7 @@ class ExactCompute(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ReportOptions:
     """Options for the format of a report, and where it goes."""
 
     format_: ReportFormatOption = None
@@ -759,7 +759,7 @@ class Output:
         return THUMBNAIL in split_names(self.columns)
 
 
-class Engine(StrEnum):
+class EngineChoice(StrEnum):
     """Engines that run the stages: this machine, or Ray."""
 
     LOCAL = "local"
@@ -771,13 +771,13 @@ class Scale:
     """Options for where the work is done: here, on a cluster, or as one of several jobs."""
 
     engine: Annotated[
-        Engine,
+        EngineChoice,
         SCALE.option(
             "--engine",
             help="local: this machine. ray: a Ray cluster, or all of this machine by Ray; --output "
             "is a folder of parts then, which cvt merge makes one file of.",
         ),
-    ] = Engine.LOCAL
+    ] = EngineChoice.LOCAL
     ray_address: Annotated[
         str | None,
         SCALE.option(

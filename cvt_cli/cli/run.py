@@ -15,7 +15,7 @@ import typer
 
 from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.options import Settings
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.cli.run_record import RunRecord, command
 from cvt_cli.cli.sinks import Sink
@@ -57,7 +57,7 @@ class Sources:
 
 
 def run(
-    settings: Settings,
+    settings: GlobalOptions,
     sources: Sources,
     process: Callable[[Iterator[Source]], Iterator[Record]],
     *,
@@ -261,7 +261,7 @@ class _Tally:
 
 
 def sum_up(
-    settings: Settings,
+    settings: GlobalOptions,
     outputs: Sequence[str],
     *,
     count: int,

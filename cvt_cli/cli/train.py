@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
 
-    from cvt_cli.training.loop import Progress, Trainer
+    from cvt_cli.training.loop import EpochProgress, Trainer
     from cvt_cli.training.temperature import TemperatureFit
     from cvt_cli.training.time_limit import TimeLimit
     from cvt_cli.training.training_run import Training
@@ -60,7 +60,7 @@ def _share(name: str, *, help: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class StartOptions:
     """Options for what the network starts from."""
 
     model: Annotated[
@@ -93,7 +93,7 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunOptions:
     """Options for how much to train, and whether to go on from before."""
 
     head_only: Annotated[
@@ -157,7 +157,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class LearningOptions:
     """Options for how the weights follow the loss."""
 
     lr: Annotated[
@@ -199,7 +199,7 @@ class Learning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class AugmentationOptions:
     """Options for how training images are varied."""
 
     crop: Annotated[
@@ -281,7 +281,7 @@ def train(
             "README.md, metrics.jsonl. Usable after the first epoch.",
         ),
     ],
-    start: Start,
+    start: StartOptions,
     files: options.CheckpointFiles,
     val_fraction: Annotated[
         float | None,
@@ -293,9 +293,9 @@ def train(
             "val/. 0: on none.",
         ),
     ] = None,
-    run: Run,
-    learning: Learning,
-    augmentation: Augment,
+    run: RunOptions,
+    learning: LearningOptions,
+    augmentation: AugmentationOptions,
     compute: TrainCompute,
 ) -> None:
     """Train a CvT on your own labels, from a checkpoint or from scratch."""
@@ -401,7 +401,7 @@ def train(
     print(output)
 
 
-def _check_options(start: Start, augmentation: Augment, dtype: str) -> None:
+def _check_options(start: StartOptions, augmentation: AugmentationOptions, dtype: str) -> None:
     if (start.model is None) == (start.arch is None):
         raise UsageError(
             "--model or --arch says what to start from: one of them",
@@ -537,7 +537,7 @@ class _Log:
         say(f"{self._what}: {images:,} of {self._total:,}, {in_rate(rate)} images/s{left}, {facts}")
 
 
-def _show(bar: "tqdm[Any]", log: _Log, progress: "Progress") -> None:
+def _show(bar: "tqdm[Any]", log: _Log, progress: "EpochProgress") -> None:
     text = f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.1%}"
     bar.set_postfix_str(text, refresh=False)
     bar.update(progress.images - bar.n)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict, Unpack
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -59,28 +59,31 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def decode(  # noqa: PLR0913 (by keyword)
+class ToRgb(TypedDict, total=False):
+    """Parameters of `to_rgb`, which `decode` passes on."""
+
+    reduce_to: int | None
+    exact: bool
+    background: Colour | None
+    checked: Callable[[Image.Image, tuple[int, int]], None] | None
+
+
+def decode(
     file: BinaryIO,
     max_pixels: int = MAX_PIXELS,
-    reduce_to: int | None = None,
     *,
-    exact: bool = False,
-    checked: Callable[[Image.Image, tuple[int, int]], None] | None = None,
     enough: int = ENOUGH,
-    background: Colour | None = None,
     accept_truncated: bool = False,
+    **options: Unpack[ToRgb],
 ) -> Image.Image:
     """Decode the first frame of an image, as `to_rgb` does.
 
     Args:
         file: the encoded image, seekable.
         max_pixels: width times height above which the image is refused, undecoded.
-        reduce_to: lets the JPEG decoder scale down while it decodes, by 2, 4 or 8, to a shorter
-            side of no less than this many pixels. None: every pixel is decoded.
-        exact, checked: as in `to_rgb`.
         enough: pixels that the shorter side of the picture embedded in a raw file must have.
-        background: as in `to_rgb`.
         accept_truncated: decode what there is of a JPEG whose end is missing; the rest is grey.
+        options: parameters of `to_rgb`.
 
     Raises:
         ImageError: if these are no image's bytes, or too many pixels; says which.
@@ -96,14 +99,7 @@ def decode(  # noqa: PLR0913 (by keyword)
             raise ImageError(_unidentified(file)) from None
         with image:
             try:
-                return to_rgb(
-                    image,
-                    max_pixels,
-                    reduce_to,
-                    exact=exact,
-                    background=background,
-                    checked=checked,
-                )
+                return to_rgb(image, max_pixels, **options)
             except ImageError as error:
                 if not truncated.is_cut(image, error.__cause__):
                     raise
@@ -112,23 +108,14 @@ def decode(  # noqa: PLR0913 (by keyword)
                 "a truncated JPEG", hint="--truncated accept takes what there is of it"
             )
         with open_checked(truncated.completed(file), max_pixels) as image:
-            return truncated.mark(
-                to_rgb(
-                    image,
-                    max_pixels,
-                    reduce_to,
-                    exact=exact,
-                    background=background,
-                    checked=checked,
-                )
-            )
+            return truncated.mark(to_rgb(image, max_pixels, **options))
 
 
 def to_rgb(
     image: Image.Image,
     max_pixels: int = MAX_PIXELS,
-    reduce_to: int | None = None,
     *,
+    reduce_to: int | None = None,
     exact: bool = False,
     background: Colour | None = None,
     checked: Callable[[Image.Image, tuple[int, int]], None] | None = None,
@@ -139,7 +126,9 @@ def to_rgb(
     was scaled down.
 
     Args:
-        max_pixels, reduce_to: as in `decode`.
+        max_pixels: as in `decode`.
+        reduce_to: lets the JPEG decoder scale down while it decodes, by 2, 4 or 8, to a shorter
+            side of no less than this many pixels. None: every pixel is decoded.
         exact: cut greys of 16 or 32 bits off at 255, as Pillow and so Transformers do; they are
             scaled to 8 bits otherwise, those of 32 as `_scaled` says.
         background: what lies behind transparent parts; None for the colours that are hidden there,

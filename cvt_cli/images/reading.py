@@ -140,7 +140,7 @@ class ImageReader:
                     image = decode(
                         file,
                         self.max_pixels,
-                        self.reduce_to,
+                        reduce_to=self.reduce_to,
                         exact=self.exact,
                         checked=self.admit,
                         enough=self.preprocessing.resized_edge,

@@ -36,7 +36,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True)
-class Progress:
+class EpochProgress:
     """Progress of an epoch: means over its images so far.
 
     Attributes:
@@ -104,7 +104,7 @@ class Trainer:
         self._images = 0
         self._sums = torch.zeros(2, device=device)
         self._seconds = 0.0
-        self._progress = Progress(0, 0.0, 0.0)
+        self._progress = EpochProgress(0, 0.0, 0.0)
         self._looked_at = 0.0
 
     @property
@@ -123,7 +123,7 @@ class Trainer:
         return min(len(self._train.samples), self.batches_per_epoch * self.settings.batch_size)
 
     def epoch(
-        self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]
+        self, on_batch: Callable[[EpochProgress], None], interrupted: Callable[[], bool]
     ) -> dict[str, Any]:
         """Train on every image once, or on the rest of an epoch that was interrupted, and
         validate with the averaged weights.
@@ -241,7 +241,7 @@ class Trainer:
             loss.backward()
         return loss.detach(), (logits.argmax(1) == soft_targets.argmax(1)).sum()
 
-    def _look(self, at_once: bool = False) -> Progress:
+    def _look(self, at_once: bool = False) -> EpochProgress:
         """Return the progress of the epoch, maybe a little old: a GPU is waited for now and then
         only, or if `at_once`.
 
@@ -259,7 +259,7 @@ class Trainer:
                     hint="a lower --lr may help; --resume goes on from the last epoch",
                 )
             images = max(1, self._images)
-            self._progress = Progress(self._images, loss / images, right / images)
+            self._progress = EpochProgress(self._images, loss / images, right / images)
         return dataclasses.replace(self._progress, images=self._images)
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cvt_cli.training.card import head_card, model_card
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.head import HeadFit
-from cvt_cli.training.loop import Progress, Trainer
+from cvt_cli.training.loop import EpochProgress, Trainer
 from cvt_cli.training.settings import Settings
 from cvt_cli.training.start import Start, for_training
 from cvt_cli.training.state import METRICS, STATE, load_state, save_state, write_metrics
@@ -87,7 +87,7 @@ class Training:
             self._named = len(self._errors)  # the interrupted run has reported them
 
     def epoch(
-        self, on_batch: Callable[[Progress], None], interrupted: Callable[[], bool]
+        self, on_batch: Callable[[EpochProgress], None], interrupted: Callable[[], bool]
     ) -> dict[str, Any]:
         """Train an epoch, and save the state and the result, unless saving would take more than a
         small part of the time. Arguments and result are those of `Trainer.epoch`.
@@ -153,25 +153,35 @@ class Training:
         )
 
 
-def save_head(  # noqa: PLR0913 (by keyword)
+@dataclass(frozen=True, kw_only=True)
+class HeadRun:
+    """Facts about a training of the last layer alone.
+
+    Attributes:
+        command: the words of the command line, for the model card.
+        unreadable: images that could not be read.
+        seconds: that all of it took.
+    """
+
+    command: Sequence[str]
+    unreadable: int
+    seconds: float
+
+
+def save_head(
     output: Path,
     dataset: Dataset,
     start: Start,
     *,
     fit: HeadFit,
-    command: Sequence[str],
-    unreadable: int,
-    seconds: float,
+    run: HeadRun,
     calibration: TemperatureFit | None = None,
 ) -> None:
     """Write the checkpoint, with the new last layer in the network that training started from.
 
     Args:
         output: its folder; what an interrupted training left there is forgotten.
-        command: the words of the command line, for the model card.
-        unreadable: images that could not be read.
-        seconds: that all of it took.
-        calibration: what the logits are divided by.
+        calibration: the temperature that the logits are divided by.
 
     Raises:
         OSError: if a file can't be written.
@@ -190,8 +200,8 @@ def save_head(  # noqa: PLR0913 (by keyword)
         **{f"{kind}_{name}": value for name, value in judged.items()},
         **(calibration.metrics() if calibration is not None else {}),
         "images": len(dataset.train),
-        "unreadable": unreadable,
-        "seconds": round(seconds, 3),
+        "unreadable": run.unreadable,
+        "seconds": round(run.seconds, 3),
         "tried": [asdict(trial) for trial in fit.trials] if judged else [],
     }
     line = json.dumps(metrics) + "\n"
@@ -204,7 +214,12 @@ def save_head(  # noqa: PLR0913 (by keyword)
         preprocessing=start.preprocessing,
         weights=weights,
         model_card=head_card(
-            command, start, dataset, head=fit, unreadable=unreadable, calibration=calibration
+            run.command,
+            start,
+            dataset,
+            head=fit,
+            unreadable=run.unreadable,
+            calibration=calibration,
         ),
     )
     write_atomically(output / METRICS, lambda file: file.write(line.encode()))

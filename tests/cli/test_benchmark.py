@@ -19,7 +19,7 @@ from PIL import Image
 from cvt_cli.benchmark.model import find_model
 from cvt_cli.benchmark.network import Plan
 from cvt_cli.benchmark.pipeline import PipelinePlan
-from cvt_cli.cli.options import DecodeChoice, Settings
+from cvt_cli.cli.options import DecodeChoice, GlobalOptions
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
 from tests.tiny import KEEPS_ASPECT
@@ -216,7 +216,7 @@ def test_options_reach_the_plan(
     else:
         options |= {"batch_size": "4,2", "compiled": True, "plot": tmp_path / "x.svg"}
     with pytest.raises(typer.Exit) as ended:
-        command.benchmark(SimpleNamespace(obj=Settings(quiet=True)), **options)
+        command.benchmark(SimpleNamespace(obj=GlobalOptions(quiet=True)), **options)
     assert ended.value.exit_code == 4  # not one case has figures
     assert looked_for == [*(["cores"] if from_files else []), ("m", "r", "gelu")]
     measurement, machine, *rest = written

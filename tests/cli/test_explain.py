@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cvt_cli.cli.options import Settings
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import UsageError
 from tests.conftest import RunCvt
 from tests.tiny import KEEPS_ASPECT
@@ -140,7 +140,7 @@ def test_options_reach_the_model(
     monkeypatch.setattr("cvt_cli.checkpoint.load.load", load)
     with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
         command.explain(
-            SimpleNamespace(obj=Settings(), with_resource=stack.enter_context),
+            SimpleNamespace(obj=GlobalOptions(), with_resource=stack.enter_context),
             inputs=[str(photos["grey.png"])],
             **{"model": "m", "revision": "r", "refresh": True, "offline": False, "device": "cpu"},
             **{"activation": "gelu", "output": tmp_path / "why.png"},

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from cvt_cli.cli import run
-from cvt_cli.cli.options import Settings
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.progress import Shown, how_shown
 from cvt_cli.cli.run_record import RunRecord, check_run_record
 from cvt_cli.errors import Interrupted, UsageError
@@ -67,7 +67,7 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
 def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
     process = options.pop("process", lambda found: (record(each.path) for each in found))
     run.run(
-        Settings(quiet=True),
+        GlobalOptions(quiet=True),
         run.Sources(find=sources),
         process,
         sink=sink,
@@ -249,7 +249,7 @@ def test_options_reach_the_search_and_the_model(
     if name == "embed":
         options["output"] = tmp_path / "x.npy"
     with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
-        context = SimpleNamespace(obj=Settings(), with_resource=stack.enter_context)
+        context = SimpleNamespace(obj=GlobalOptions(), with_resource=stack.enter_context)
         getattr(module, name)(context, **options)
     *searches, model = seen
     assert (of_the_model | {"hidden_act": "quick_gelu"}).items() <= model.items()

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from cvt_cli.cli import sort as module
-from cvt_cli.cli.options import Settings
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.output import open_text, writer_class
 from cvt_cli.output.journal import Journal
 from cvt_cli.records import Prediction, Record, RecordShape
@@ -150,7 +150,7 @@ def test_the_bar_counts_what_failed(
     monkeypatch.setattr(module, "Progress", lambda *_: bar)
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "labels.csv", [*records[3:], record("gone.jpg", "cat")])
-    context: Any = SimpleNamespace(obj=Settings(quiet=True))
+    context: Any = SimpleNamespace(obj=GlobalOptions(quiet=True))
     with pytest.raises(typer.Exit):
         module.sort(context, labels="labels.csv", folder=tmp_path / "sorted")
     assert failed == [False, False, True]
