@@ -32,6 +32,6 @@ def doctor(
 
 
 def _report() -> "Report":
-    from cvt_cli.benchmark.diagnosis import diagnose, doctor_report
+    from cvt_cli.benchmark.bug_report import diagnose, doctor_report
 
     return doctor_report(diagnose())
