@@ -99,17 +99,17 @@ def describe(device: torch.device, peer: str | None = None) -> Machine:
             versions[peer] = "unknown"
     return Machine(
         f"{platform.system()} {platform.release()}",
-        cpu,
-        cores(),
-        tuple(flag for flag in FLAGS if flag in known),
-        total_memory(),
-        _load(),
-        str(device),
-        torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
-        _driver() if device.type == "cuda" else "",
-        torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-        versions,
+        cpu=cpu,
+        cores=cores(),
+        flags=tuple(flag for flag in FLAGS if flag in known),
+        memory_bytes=total_memory(),
+        load=_load(),
+        device=str(device),
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        driver=_driver() if device.type == "cuda" else "",
+        threads=torch.get_num_threads(),
+        float32_precision=torch.get_float32_matmul_precision(),
+        versions=versions,
     )
 
 

@@ -54,8 +54,8 @@ def _random(entry: CatalogEntry, hidden_act: str | None) -> RandomCheckpoint:
     if hidden_act is not None:
         config = replace(config, hidden_act=hidden_act)
     labels = tuple(f"class {index}" for index in range(config.num_labels))
-    files = ResolvedFiles(entry.name, None, None, ())
-    return RandomCheckpoint(files, config, labels, entry.preprocessing)
+    files = ResolvedFiles(entry.name, None, None, weights=())
+    return RandomCheckpoint(files, config, labels, preprocessing=entry.preprocessing)
 
 
 def pick_dtypes(names: str, device: torch.device) -> tuple[str, ...]:

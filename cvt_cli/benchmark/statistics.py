@@ -31,7 +31,7 @@ class Latency:
     def of(cls, seconds: Sequence[float]) -> Self:
         """Compute the figures of at least one repeat, in any order."""
         p25, p50, p75, p90, p99 = (percentile(seconds, p) for p in (25, 50, 75, 90, 99))
-        return cls(len(seconds), p50, p90, p99, p75 - p25)
+        return cls(len(seconds), p50, p90, p99=p99, iqr=p75 - p25)
 
     @property
     def spread(self) -> float:
@@ -66,7 +66,7 @@ class Ratio:
             percentile(their_round, 50) / percentile(our_round, 50)
             for our_round, their_round in zip(ours, theirs, strict=True)
         ]
-        return cls(percentile(ratios, 50), min(ratios), max(ratios), len(ratios))
+        return cls(percentile(ratios, 50), min(ratios), max(ratios), rounds=len(ratios))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -67,11 +67,11 @@ class HubRepo:
         preprocessor = find_preprocessor(self.preprocessor)
         return ResolvedFiles(
             self.repo,
-            config,
-            preprocessor,
-            self.weights() if weights else (),
-            self.commit,
-            None if preprocessor else self.optional(MODEL_CARD),
+            config=config,
+            preprocessor=preprocessor,
+            weights=self.weights() if weights else (),
+            commit=self.commit,
+            card=None if preprocessor else self.optional(MODEL_CARD),
         )
 
     def check_type(self, config: Path) -> None:

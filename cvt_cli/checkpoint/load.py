@@ -186,7 +186,14 @@ def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
     _check_channels(files.name, config)
     problem_type = _problem_type(files.name, path, values, num_labels=len(labels))
     preprocessing = preprocessing_of(files, values)
-    return Checkpoint(files, config, labels, preprocessing, problem_type, layout.name)
+    return Checkpoint(
+        files,
+        config=config,
+        labels=labels,
+        preprocessing=preprocessing,
+        problem_type=problem_type,
+        layout=layout.name,
+    )
 
 
 def _problem_type(
@@ -249,7 +256,9 @@ def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
             "config.json there, or the authors' YAML file, is read",
             stacklevel=2,
         )
-    return Checkpoint(files, config, labels, preprocessing, layout=weights.layout.name)
+    return Checkpoint(
+        files, config, labels, preprocessing=preprocessing, layout=weights.layout.name
+    )
 
 
 def _bundled_twin(files: ResolvedFiles) -> ResolvedFiles | None:

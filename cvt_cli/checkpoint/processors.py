@@ -154,12 +154,12 @@ def read_processor(values: Values, config: Values | None = None) -> Preprocessin
     factor, mean, std = _colours(kind, values)
     rule = Preprocessing(
         resize_to,
-        shortest_edge,
-        crop,
-        resample,
-        factor,
-        mean,
-        std,
+        shortest_edge=shortest_edge,
+        crop=crop,
+        resample=resample,
+        rescale_factor=factor,
+        mean=mean,
+        std=std,
         bgr=kind.flip is not None and bool(values.get("do_flip_channel_order", kind.flip)),
     )
     height, width = rule.image_size or (1, 1)

@@ -117,7 +117,7 @@ def _local_files(name: str, config: Path, weights: tuple[Path, ...]) -> Resolved
     """Collect these files, and the others beside the configuration."""
     preprocessor = find_preprocessor(lambda file: _if_file(config.parent / file))
     card = None if preprocessor else _if_file(config.parent / MODEL_CARD)
-    return ResolvedFiles(name, config, preprocessor, weights, card=card)
+    return ResolvedFiles(name, config, preprocessor, weights=weights, card=card)
 
 
 def _if_file(path: Path) -> Path | None:
@@ -137,7 +137,7 @@ def _from_file(name: str, path: Path) -> ResolvedFiles:
     # Transformers saves a configuration beside the weights, the authors' code does not.
     config = path.parent / CONFIG
     if not os.path.isfile(config):
-        return ResolvedFiles(name, None, None, (path,), authors_yaml=_yaml_beside(path))
+        return ResolvedFiles(name, None, None, weights=(path,), authors_yaml=_yaml_beside(path))
     return _local_files(name, config, (path,))
 
 

@@ -144,7 +144,7 @@ def record_of(row: dict[str, Any], labels: Sequence[str]) -> Record:
             for index, score in best
         ),
         row["error"],
-        columns,
+        columns=columns,
     )
 
 

@@ -101,7 +101,7 @@ class Shipped:
             return cls(files.name, files.commit, offline)
 
         weights = tuple((path.name, np.fromfile(path, np.uint8)) for path in files.weights)
-        return cls(files.name, None, offline, weights)
+        return cls(files.name, None, offline, weights=weights)
 
     def checkpoint(self, like: Checkpoint, folder: Path) -> Checkpoint:
         """Load the same model on this node.

@@ -88,7 +88,7 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
         rows = [(c.label, c.predicted, str(c.count)) for c in confusions[:MAX_CONFUSIONS]]
         more = len(confusions) - len(rows)
         note = f"{counted(more, 'more pair')}, all of them in JSON" if more else ""
-        yield Section("Most confused", _CONFUSION_COLUMNS, rows, note)
+        yield Section("Most confused", _CONFUSION_COLUMNS, rows, note=note)
     yield from _unknown(evaluation.unknown)
 
 
@@ -137,7 +137,7 @@ def _ranked_sections(evaluation: RankedEvaluation) -> Iterator[Section]:
     rows = [(each.label, str(each.count), _share(each.average_precision),
              _share(each.precision), _share(each.recall)) for each in shown]  # fmt: skip
     note = f"precision and recall: of scores from {LEAST_SCORE:.0%} on"
-    yield Section(title, _RANKED_COLUMNS, rows, note)
+    yield Section(title, _RANKED_COLUMNS, rows, note=note)
     yield from _unknown(evaluation.unknown)
 
 

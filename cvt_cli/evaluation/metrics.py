@@ -290,4 +290,6 @@ def _label_figures(
         predicted[index] += n
     for index in sorted(counts.keys() | predicted.keys()):
         correct = pairs[index, index]
-        yield LabelFigures(labels[index], index, counts[index], predicted[index], correct)
+        yield LabelFigures(
+            labels[index], index, counts[index], predicted=predicted[index], correct=correct
+        )

@@ -119,18 +119,18 @@ def rank(
     if not precisions:
         raise UsageError(f"none of {len(rows)} images that could be read has a label")
     mean = sum(precisions) / len(precisions)
-    return RankedEvaluation(len(rows), mean, figures, unknown, tuple(errors))
+    return RankedEvaluation(len(rows), mean, figures, unknown=unknown, errors=tuple(errors))
 
 
 def _ranked(label: str, index: int, scores: np.ndarray, *, truth: np.ndarray) -> RankedLabel:
     predicted = scores >= LEAST_SCORE
     return RankedLabel(
         label,
-        index,
-        int(truth.sum()),
-        int(predicted.sum()),
-        int((predicted & truth).sum()),
-        average_precision(scores, truth),
+        index=index,
+        count=int(truth.sum()),
+        predicted=int(predicted.sum()),
+        correct=int((predicted & truth).sum()),
+        average_precision=average_precision(scores, truth),
     )
 
 

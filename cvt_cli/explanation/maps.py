@@ -154,14 +154,14 @@ class Explainer:
         values, (offset, step) = self._map(x, index)
         return Explanation(
             values.clamp(min=0).cpu().numpy(),
-            offset,
-            step,
-            (pixels.shape[0], pixels.shape[1]),
-            preprocessing.visible_box(*picture.size),
-            picture.size,
-            self._prediction(index, scores),
-            tuple(self._prediction(each, scores) for each in best),
-            kind,
+            offset=offset,
+            step=step,
+            input_size=(pixels.shape[0], pixels.shape[1]),
+            seen=preprocessing.visible_box(*picture.size),
+            picture_size=picture.size,
+            label=self._prediction(index, scores),
+            predictions=tuple(self._prediction(each, scores) for each in best),
+            score_kind=kind,
         )
 
     def _prediction(self, index: int, scores: Tensor) -> Prediction:

@@ -79,7 +79,9 @@ def _of(image: Image.Image) -> _Exif:
 
 
 def _parts(exif: Image.Exif, orientation: int | None = None) -> _Exif:
-    return _Exif(dict(exif), exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo), orientation)
+    return _Exif(
+        dict(exif), exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo), orientation=orientation
+    )
 
 
 def _read(file: BinaryIO, max_pixels: int) -> _Exif:

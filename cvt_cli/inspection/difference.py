@@ -35,7 +35,9 @@ class Difference:
             ("preprocessing", self.first.preprocessing, self.second.preprocessing),
         )
         found = [
-            Setting(aspect, field.name, getattr(first, field.name), getattr(second, field.name))
+            Setting(
+                aspect, field.name, getattr(first, field.name), second=getattr(second, field.name)
+            )
             for aspect, first, second in pairs
             for field in dataclasses.fields(first)
             if getattr(first, field.name) != getattr(second, field.name)

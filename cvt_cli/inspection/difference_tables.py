@@ -24,7 +24,10 @@ def difference_report(difference: Difference) -> Report:
         if w.status != "equal"
     ]
     return Report(
-        difference.as_json(), records, lambda width: list(_differences(difference)), tuple(empty)
+        difference.as_json(),
+        records,
+        lambda width: list(_differences(difference)),
+        header=tuple(empty),
     )
 
 
@@ -63,7 +66,7 @@ def _setting_table(title: str, columns: Sequence[Column], settings: list[Setting
     ]
     more = len(settings) - len(rows)
     note = f"and {more:,} more: --format csv has all" if more else ""
-    return Section(f"{title}: {len(settings):,} differ", columns, rows, note)
+    return Section(f"{title}: {len(settings):,} differ", columns, rows, note=note)
 
 
 def _weights_difference(difference: Difference) -> Iterator[Section]:
@@ -99,7 +102,7 @@ def _weights_difference(difference: Difference) -> Iterator[Section]:
     odd = [w for w in weights if w.status not in ("equal", "different")]
     named = ", ".join(f"{weight.name} ({weight.status})" for weight in odd[:MAX_LABELS])
     note = f"Without a counterpart: {named}{', …' * (len(odd) > MAX_LABELS)}" if odd else ""
-    yield Section("Weights", columns, rows, note)
+    yield Section("Weights", columns, rows, note=note)
 
 
 def _largest(values: Iterable[float | None]) -> str:

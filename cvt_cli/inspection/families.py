@@ -76,14 +76,14 @@ class _Paper:
     ) -> Row:
         return Row(
             model,
-            self.family,
-            (image_size, image_size),
-            "ImageNet-1k",
-            round(parameters * 1e6),
-            gmacs,
-            top1,
-            self.source,
-            self.gmacs_source or self.source,
+            family=self.family,
+            image_size=(image_size, image_size),
+            pretrained_on="ImageNet-1k",
+            parameters=round(parameters * 1e6),
+            gmacs=gmacs,
+            top1=top1,
+            source=self.source,
+            gmacs_source=self.gmacs_source or self.source,
         )
 
 
@@ -134,7 +134,15 @@ def counted_row(name: str, cost: Cost) -> Row:
     """Make the row of a CvT whose accuracy nobody has published. `cost` is that of one image."""
     total = cost.total
     return Row(
-        name, "CvT", cost.image_size, "", total.parameters, total.macs / 1e9, None, "", COUNTED
+        name,
+        family="CvT",
+        image_size=cost.image_size,
+        pretrained_on="",
+        parameters=total.parameters,
+        gmacs=total.macs / 1e9,
+        top1=None,
+        source="",
+        gmacs_source=COUNTED,
     )
 
 

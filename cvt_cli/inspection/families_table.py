@@ -50,7 +50,7 @@ def comparison_report(rows: Sequence[Row]) -> Report:
         },
         [asdict(row) for row in rows],
         lambda width: [
-            Section("ImageNet-1k accuracy and its cost", numbers, figures, NOTE),
+            Section("ImageNet-1k accuracy and its cost", numbers, figures, note=NOTE),
             Section("What the families are made of", designs, families),
         ],
     )

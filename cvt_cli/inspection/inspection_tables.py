@@ -151,7 +151,7 @@ def _stages(one: Inspection, width: int | None) -> Iterator[Section]:
             "Stages" if start == 0 else "",
             [Column(width=LABEL_WIDTH if width else None), *header],
             rows,
-            note if start + at_once >= len(columns) else "",
+            note=note if start + at_once >= len(columns) else "",
         )
 
 

@@ -43,7 +43,7 @@ def catalogue_report(inspections: Sequence[Inspection]) -> Report:
         )
         for record, one in zip(records, inspections, strict=True)
     ]
-    return Report(records, flat, lambda width: [Section("", columns, rows, NOTE)])
+    return Report(records, flat, lambda width: [Section("", columns, rows, note=NOTE)])
 
 
 def found_report(records: Sequence[dict[str, Any]]) -> Report:
@@ -68,7 +68,7 @@ def found_report(records: Sequence[dict[str, Any]]) -> Report:
     flat = [record | {"datasets": " ".join(record["datasets"])} for record in records]
     title = "" if rows else "no CvT on the Hub has that in its name"
     header = ("model", "downloads", "likes", "task", "datasets")
-    return Report(list(records), flat, lambda width: [Section(title, columns, rows)], header)
+    return Report(list(records), flat, lambda width: [Section(title, columns, rows)], header=header)
 
 
 def _record(one: Inspection) -> dict[str, Any]:

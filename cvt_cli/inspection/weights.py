@@ -108,7 +108,7 @@ def weights_facts(config: CvtConfig, files: ResolvedFiles) -> WeightsFacts:
         tuple(_facts(name, weights[name]) for name in _in_order(weights, wanted)),
         tuple(name for name in wanted if name not in weights),
         tuple(name for name in weights if name not in wanted),
-        tuple(
+        other_shape=tuple(
             f"{name}: {list(weights[name].shape)}, not {list(shape)}"
             for name, shape in wanted.items()
             if name in weights and tuple(weights[name].shape) != shape
@@ -189,11 +189,11 @@ def _difference(
     if first.shape != second.shape:
         return TensorDifference(name, "other shape")
     if first.equal(second):
-        return TensorDifference(name, "equal", 0.0, 0.0)
+        return TensorDifference(name, "equal", 0.0, relative=0.0)
     difference = first - second
     largest, norm = float(difference.abs().max()), float(first.norm())
     relative = float(difference.norm()) / norm if norm else math.inf
     if not (math.isfinite(largest) and math.isfinite(relative)):
         # With NaN in one of them there is no distance.
         return TensorDifference(name, "different")
-    return TensorDifference(name, "different", largest, relative)
+    return TensorDifference(name, "different", largest, relative=relative)

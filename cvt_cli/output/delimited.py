@@ -164,7 +164,10 @@ def row_reader(
         )
         columns = {name: COLUMNS[name](row[at]) for at, name in fact_cells if row[at]}
         return Record(
-            row[path], predictions, (row[error] if error is not None else "") or None, columns
+            row[path],
+            predictions,
+            (row[error] if error is not None else "") or None,
+            columns=columns,
         )
 
     return read

@@ -221,6 +221,6 @@ def parse_record(values: Any) -> Record:
             for each in values["predictions"]
         )
         columns = {name: values[name] for name in COLUMNS if name in values}
-        return Record(values["path"], predictions, values.get("error"), columns)
+        return Record(values["path"], predictions, values.get("error"), columns=columns)
     except (AttributeError, KeyError, TypeError):
         raise ValueError("it holds what is not a record of `cvt classify`") from None

@@ -77,7 +77,7 @@ class ParquetWriter(JsonLinesWriter):
                     if row[label] is not None
                 )
                 columns = {name: row[name] for name in facts if row[name] is not None}
-                yield Record(row["path"], predictions, row.get("error") or None, columns)
+                yield Record(row["path"], predictions, row.get("error") or None, columns=columns)
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:

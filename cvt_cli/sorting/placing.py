@@ -137,7 +137,7 @@ class Sorter:
             folder = self._folder_of(record)
             try:
                 status, target = self._place(record.path, folder)
-                yield Outcome(status, record.path, folder, target)
+                yield Outcome(status, record.path, folder, target=target)
             except (ImageError, SortError) as error:
                 yield Outcome(Status.FAILED, record.path, folder, error=str(error))
             except (OSError, ValueError) as error:

@@ -121,7 +121,7 @@ def feature_extractor(
         checkpoint.files,
         start.model.config,
         tuple(map(str, range(start.model.config.num_labels))),
-        start.preprocessing,
+        preprocessing=start.preprocessing,
         network=start.model.eval(),
     )
     return Classifier(started, device=device, dtype=dtype, batch_size=batch_size, readers=readers)

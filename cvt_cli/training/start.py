@@ -51,11 +51,11 @@ def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, 
         # With so few pixels the whole picture is needed.
         size = (image_size, image_size)
         bicubic = int(Image.Resampling.BICUBIC)
-        preprocessing = Preprocessing(size, None, None, bicubic)
+        preprocessing = Preprocessing(size, None, None, resample=bicubic)
     else:
         preprocessing = Preprocessing.convnext(image_size)
     torch.manual_seed(seed)
-    return Start(Cvt(config), preprocessing, f"random weights, architecture {name}", True)
+    return Start(Cvt(config), preprocessing, f"random weights, architecture {name}", new_head=True)
 
 
 def from_checkpoint(
@@ -98,7 +98,7 @@ def from_checkpoint(
     origin = checkpoint.name
     if checkpoint.config.hidden_act != "gelu":
         origin += ", which had QuickGELU; trained on with GELU, as transformers computes it"
-    return Start(model, preprocessing, origin, new_head)
+    return Start(model, preprocessing, origin, new_head=new_head)
 
 
 def pick_crop(crop: str, preprocessing: Preprocessing) -> str:
