@@ -48,7 +48,7 @@ class Explanation:
             first pixel, on both axes.
         step: from point to point, in the same pixels.
         input_size: (height, width) of the network's input in pixels.
-        seen: (left, top, right, bottom) in pixels of the picture: what the network saw of it.
+        visible_box: (left, top, right, bottom) of what the network saw, in pixels of the picture.
         picture_size: (width, height) of the picture in pixels.
         label: what is explained.
         predictions: the best labels, best first.
@@ -59,7 +59,7 @@ class Explanation:
     offset: float
     step: float
     input_size: tuple[int, int]
-    seen: tuple[float, float, float, float]
+    visible_box: tuple[float, float, float, float]
     picture_size: tuple[int, int]
     label: Prediction
     predictions: tuple[Prediction, ...]
@@ -74,7 +74,7 @@ class Explanation:
             "index": self.label.index,
             "width": self.picture_size[0],
             "height": self.picture_size[1],
-            "seen": list(self.seen),
+            "seen": list(self.visible_box),
             "input_size": list(self.input_size),
             "offset": self.offset,
             "step": self.step,
@@ -88,7 +88,7 @@ class Explanation:
             (height, width) float32, bilinear between the points; NaN where the network saw
             nothing.
         """
-        left, top, right, bottom = self.seen
+        left, top, right, bottom = self.visible_box
         scales = width / self.picture_size[0], height / self.picture_size[1]
         columns = self._points(
             width, left * scales[0], right * scales[0], inputs=self.input_size[1]
@@ -157,7 +157,7 @@ class Explainer:
             offset=offset,
             step=step,
             input_size=(pixels.shape[0], pixels.shape[1]),
-            seen=preprocessing.visible_box(*picture.size),
+            visible_box=preprocessing.visible_box(*picture.size),
             picture_size=picture.size,
             label=self._prediction(index, scores),
             predictions=tuple(self._prediction(each, scores) for each in best),

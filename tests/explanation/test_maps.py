@@ -178,7 +178,7 @@ def test_gradcam_by_hand(kind: str, checkpoints: dict[str, Checkpoint]) -> None:
     assert found.values.shape == (4, 4)
     assert np.allclose(found.values, wanted.numpy(), atol=1e-5)
     assert (found.offset, found.step) == token_positions(checkpoint.config)
-    assert found.seen == checkpoint.preprocessing.visible_box(100, 80)
+    assert found.visible_box == checkpoint.preprocessing.visible_box(100, 80)
     scores = view(x).softmax(dim=1)[0].tolist()
     order = sorted(range(5), key=lambda index: -scores[index])
     assert [each.index for each in found.predictions] == order
