@@ -115,13 +115,12 @@ def inspect(
 
         check_plot_file(show.plot)
 
-    from cvt_cli.inspection.facts import Workload
-    from cvt_cli.inspection.facts import inspect as find
+    from cvt_cli.inspection.facts import Workload, inspect_checkpoint
 
     # Typer's envvar would split a path at its spaces.
     names = models or ([] if show.compare else [os.environ.get("CVT_MODEL") or DEFAULT_MODEL])
     found = [
-        find(
+        inspect_checkpoint(
             name,
             revision=files.revision,
             refresh=files.refresh,
@@ -190,5 +189,5 @@ def _compare(found: "list[Inspection]", plot: Path | None) -> "Report":
     rows = families.rows()
     rows += [families.counted_row(one.name, one.cost) for one in found]
     if plot is not None:
-        write_whole(plot, lambda file: families.plot(rows, file, plot.suffix))
+        write_whole(plot, lambda file: families.plot_families(rows, file, plot.suffix))
     return comparison_report(rows)

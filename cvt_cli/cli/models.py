@@ -70,10 +70,10 @@ def models(
 
 def _catalogue() -> "Report":
     from cvt_cli.checkpoint.catalog import known_names
-    from cvt_cli.inspection.facts import inspect
+    from cvt_cli.inspection.facts import inspect_checkpoint
     from cvt_cli.inspection.models_table import catalogue_report
 
-    return catalogue_report([inspect(name, offline=True) for name in known_names()])
+    return catalogue_report([inspect_checkpoint(name, offline=True) for name in known_names()])
 
 
 def _found(text: str) -> "Report":

@@ -108,7 +108,7 @@ def decode(
                 "a truncated JPEG", hint="--truncated accept takes what there is of it"
             )
         with open_checked(truncated.completed(file), max_pixels) as image:
-            return truncated.mark(to_rgb(image, max_pixels, **options))
+            return truncated.mark_incomplete(to_rgb(image, max_pixels, **options))
 
 
 def to_rgb(

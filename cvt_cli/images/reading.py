@@ -22,7 +22,7 @@ from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.reduction import full_size
 from cvt_cli.images.source import Source, in_words, one_line, os_reason
 from cvt_cli.images.thumbnail import THUMBNAIL_SIZE, make_thumbnail
-from cvt_cli.images.truncated import is_marked
+from cvt_cli.images.truncated import is_incomplete
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.cores import DECODE_THREADS
 
@@ -153,7 +153,7 @@ class ImageReader:
                     source, self.max_pixels, exact=self.exact, background=self.background
                 )
             width, height = full_size(image)
-            facts = {"width": width, "height": height, "truncated": int(is_marked(image))}
+            facts = {"width": width, "height": height, "truncated": int(is_incomplete(image))}
             result.columns |= {name: facts[name] for name in columns if name in facts}
             self.check_size(image)
             pixels = self.preprocessing.pixels(image)

@@ -25,12 +25,12 @@ def completed(file: BinaryIO) -> BinaryIO:
     return io.BytesIO(file.read() + _END * (_ENDS // len(_END)))
 
 
-def mark(image: Image.Image) -> Image.Image:
+def mark_incomplete(image: Image.Image) -> Image.Image:
     """Mark a picture as incomplete."""
     image.info[_KEY] = True
     return image
 
 
-def is_marked(image: Image.Image) -> bool:
+def is_incomplete(image: Image.Image) -> bool:
     """Tell whether a picture is incomplete."""
     return _KEY in image.info

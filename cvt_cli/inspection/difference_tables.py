@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from cvt_cli.inspection.difference import Difference, Setting
-from cvt_cli.inspection.inspection_tables import in_words, number, sentence
+from cvt_cli.inspection.inspection_tables import number, sentence, value_in_words
 from cvt_cli.inspection.weights import TensorDifference
 from cvt_cli.output.report_tables import Column, Report, Section, si_unit, size_in_words
 
@@ -61,7 +61,7 @@ def _setting_table(title: str, columns: Sequence[Column], settings: list[Setting
     if not settings:
         return sentence(title, "the same")
     rows = [
-        (setting.name, in_words(setting.first), in_words(setting.second))
+        (setting.name, value_in_words(setting.first), value_in_words(setting.second))
         for setting in settings[:MAX_LABELS]
     ]
     more = len(settings) - len(rows)

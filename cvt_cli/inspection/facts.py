@@ -191,7 +191,7 @@ class Workload:
 ONE_IMAGE = Workload()
 
 
-def inspect(
+def inspect_checkpoint(
     name: str,
     *,
     revision: str | None = None,

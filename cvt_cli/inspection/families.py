@@ -160,7 +160,7 @@ def check_plot_file(path: Path) -> None:
         raise UsageError("--plot needs matplotlib", hint=install_hint("plot")) from None
 
 
-def plot(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:
+def plot_families(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:
     """Draw accuracy over multiply-adds, the paper's claim as a picture. Rows without accuracy are
     left out; a hollow mark is a model that was pre-trained on more than ImageNet-1k.
 

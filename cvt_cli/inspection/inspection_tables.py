@@ -108,7 +108,9 @@ def _summary(one: Inspection) -> Section:
                 f"pre-trained on {one.published.pretrained_on}",
             )
         )
-    rows += [(key, in_words(one.card[key])) for key in ("license", "datasets") if one.card.get(key)]
+    rows += [
+        (key, value_in_words(one.card[key])) for key in ("license", "datasets") if one.card.get(key)
+    ]
     rows += _whereabouts(one)
     return Section(one.name, (Column(width=LABEL_WIDTH), Column(wraps=True)), rows)
 
@@ -281,12 +283,12 @@ def sentence(title: str, text: str) -> Section:
     return Section(f"{title}: {text}", (), ())
 
 
-def in_words(value: object) -> str:
+def value_in_words(value: object) -> str:
     """Format a value of a configuration."""
     if value is None:
         return "none"
     if isinstance(value, tuple | list):
-        return ", ".join(map(in_words, value))
+        return ", ".join(map(value_in_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

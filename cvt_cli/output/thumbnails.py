@@ -21,7 +21,7 @@ def thumbnails_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}_files")
 
 
-def unfinished(folder: Path) -> Path:
+def unfinished_folder(folder: Path) -> Path:
     """Return the path of the folder while it is being made."""
     return folder.with_name(folder.name + ".part")
 
@@ -61,7 +61,7 @@ def check_thumbnails(path: Path, overwrite: bool, inputs: Sequence[str] = ()) ->
                 f"{final}, where the thumbnails go, is one of the inputs",
                 hint="give the report another name",
             )
-    for folder in (final, unfinished(final)):
+    for folder in (final, unfinished_folder(final)):
         if not os.path.lexists(folder):
             continue
         if folder.is_symlink() or not folder.is_dir():

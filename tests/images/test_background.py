@@ -13,7 +13,7 @@ from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images.background import Colour, parse_colour
 from cvt_cli.images.decode import decode, to_rgb
 from cvt_cli.images.source import in_words
-from cvt_cli.images.truncated import is_marked
+from cvt_cli.images.truncated import is_incomplete
 from tests.photos import picture
 
 GREY = Colour((128, 130, 132))
@@ -89,11 +89,11 @@ def test_truncated_jpegs(options: dict[str, bool], share: float | None) -> None:
     )
     for reduce_to in (None, 50):
         found = decode(cut, accept_truncated=True, reduce_to=reduce_to)
-        assert is_marked(found)
+        assert is_incomplete(found)
     found_ = np.asarray(decode(cut, accept_truncated=True)).astype(int)
     rows = int(200 * (share or 1) * 0.5)
     assert np.abs(found_[:rows] - whole[:rows]).mean() < (1 if not options else 40)
-    assert not is_marked(decode(file, accept_truncated=True))
+    assert not is_incomplete(decode(file, accept_truncated=True))
 
 
 def test_the_command(run_cvt: Any, tiny_cvt: Callable[..., Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from cvt_cli.output.thumbnails import (
     make_thumbnails,
     remove_thumbnails,
     thumbnails_of,
-    unfinished,
+    unfinished_folder,
 )
 from cvt_cli.records import Record, RecordShape, ScoreKind, as_written
 from cvt_cli.system.files import write_atomically
@@ -59,7 +59,7 @@ class ReportPageWriter(PicturesJournal):
         first = list(islice(records, MOST_INLINE + 1))
         inline = len(first) <= MOST_INLINE
         folder = thumbnails_of(path)
-        new_folder = unfinished(folder)
+        new_folder = unfinished_folder(folder)
         numbers = count()
 
         def thumbnail(record: Record) -> str | int | None:
