@@ -1,5 +1,6 @@
 """Records: the result for each input."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -109,6 +110,37 @@ class RecordShape:
         return replace(self, top_k=min(self.top_k, count))
 
 
+_MASK = "***"
+# User and password of an address. Of some stores what stands there is the name of a container.
+_USER = re.compile(
+    r"\b((?:https?|ftps?)://)[^/?#\s]*@|\b([a-z][a-z0-9+.-]*://)[^/?#\s]*:[^/?#\s]*@", re.I
+)
+_VALUE = r""")=)[^&#\s"'<>]*?(?=::|[:,;]?(?:[\s"'<>]|$)|[&#])"""
+# Parts of a query that let anybody in who knows them.
+_SECRET = re.compile(
+    r"([?&;#](?:x-(?:amz|goog)-[\w-]+|(?:[\w-]+[-_])?(?:token|signature|secret|password)|sig|auth"
+    r"|authorization|api[-_]?key|access[-_]?key(?:[-_]?id)?|awsaccesskeyid|googleaccessid|passwd"
+    r"|pwd|jwt|hmac" + _VALUE,
+    re.I,
+)
+# Parts that are made anew with each signature.
+_SIGNED = re.compile(r"[?&;](?:sig|signature)=", re.I)
+_WITH_IT = re.compile(
+    r"([?&;](?:expires|policy|key-pair-id|se|st|ske|skt|sks|skv|skoid|sktid" + _VALUE, re.I
+)
+
+
+def masked(text: str) -> str:
+    """Return text without the passwords and signatures of the addresses in it, so that it can be
+    shown to others. Addresses that differ in those alone become the same."""
+    if "://" not in text:
+        return text
+    text = _USER.sub(lambda found: f"{found[1] or found[2]}{_MASK}@", text)
+    is_signed = _SIGNED.search(text) is not None
+    text = _SECRET.sub(rf"\1{_MASK}", text)
+    return _WITH_IT.sub(rf"\1{_MASK}", text) if is_signed else text
+
+
 def as_written(path: str) -> str:
-    """Return a path as it is written to output files."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return a path as it is written to output files: as UTF-8 that is valid, and `masked`."""
+    return masked(path.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -19,9 +19,10 @@ from cvt_cli.cli.help import Command, Group
 from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
+from cvt_cli.records import masked
 from cvt_cli.system.signals import act_if_stuck, once
 from cvt_cli.system.stderr import open_stderr
-from cvt_cli.system.text import reason_of
+from cvt_cli.system.text import neutral, reason_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -285,5 +286,5 @@ def _leave_stdout() -> ExitCode:
 
 def _report(message: str, hint: str, debug: bool) -> None:
     if debug:
-        traceback.print_exc()
+        sys.stderr.write(neutral(masked(traceback.format_exc())))
     report(message, hint)

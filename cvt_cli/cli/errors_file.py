@@ -66,7 +66,12 @@ class ErrorsFile:
                 "--null has room for them"
             )
         try:
-            write_atomically(self.path, lambda file: file.writelines(name + end for name in listed))
+            # Passwords and signatures of addresses are in it, so that --files-from can use them.
+            write_atomically(
+                self.path,
+                lambda file: file.writelines(name + end for name in listed),
+                private=True,
+            )
         except OSError as error:
             raise CvtError(f"{self.path} can't be written: {reason_of(error)}") from None
 

@@ -12,6 +12,7 @@ import typer
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown, in_time
 from cvt_cli.errors import CvtError, InputsError, UsageError
+from cvt_cli.records import masked
 from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import counted
 
@@ -158,7 +159,11 @@ def train_head(
             dataset,
             network,
             fit=fit,
-            run=HeadRun(command=["cvt", *sys.argv[1:]], unreadable=len(errors), seconds=seconds),
+            run=HeadRun(
+                command=["cvt", *map(masked, sys.argv[1:])],
+                unreadable=len(errors),
+                seconds=seconds,
+            ),
             calibration=calibration,
         )
     except OSError as error:

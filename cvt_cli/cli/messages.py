@@ -4,12 +4,18 @@ import shutil
 import sys
 import textwrap
 
+from cvt_cli.records import masked
 from cvt_cli.system.text import visible
 
 
 def say(message: str) -> None:
     """Print a message as one line on stderr, whatever characters it has."""
-    print(f"cvt: {visible(' '.join(message.split()))}", file=sys.stderr)
+    print(f"cvt: {shown(message)}", file=sys.stderr)
+
+
+def shown(message: str) -> str:
+    """Return a message as one line that steers no terminal and tells nobody's password."""
+    return visible(masked(" ".join(message.split())))
 
 
 def report(message: str, hint: str = "") -> None:
@@ -22,7 +28,7 @@ def report(message: str, hint: str = "") -> None:
     for start, text in (("cvt: error: ", message), ("  hint: ", hint)):
         if text:
             lines = textwrap.wrap(
-                visible(" ".join(text.split())),
+                shown(text),
                 width,
                 initial_indent=start,
                 subsequent_indent=" " * len(start),

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -97,7 +97,8 @@ def run(
         raise
     tally = _Tally(sink)
     bar = Progress(how_shown(settings.quiet, progress), sources.count, tally.before)
-    left, again = _left(sources, sink, batch_size=batch_size, bar=bar)
+    found = replace(sources, find=lambda: tally.recognise(sources.find()))
+    left, again = _left(found, sink, batch_size=batch_size, bar=bar)
     start = time.perf_counter()  # time.monotonic stands still between its ticks on Windows
     rate = 0.0
     outcome = "interrupted"
@@ -182,7 +183,7 @@ def _resumable(error: NoTemporaryFiles, sink: Sink) -> NoTemporaryFiles:
 
 def _write_errors(file: ErrorsFile | None, tally: "_Tally") -> None:
     if file is not None:
-        file.write(tally.failed)
+        file.write(tally.failed_as_named())
 
 
 class _Tally:
@@ -204,11 +205,25 @@ class _Tally:
         self._missing: set[str] = set()
         self._missed = 0
         self._first: tuple[str, str] | None = None
+        # Addresses as they were named of those that failed before, by how records show them.
+        self._named: dict[str, str] = {}
 
     @property
     def new(self) -> int:
         """Inputs that this run has done."""
         return self.count - self.before
+
+    def recognise(self, sources: Iterator[Source]) -> Iterator[Source]:
+        """Pass on the sources, and note the whole addresses of what failed in an earlier run."""
+        failed = {path for path, _ in self._sink.failed if "://" in path}
+        for source in sources:
+            if failed and (path := as_written(source.path)) in failed:
+                self._named[path] = source.path
+            yield source
+
+    def failed_as_named(self) -> list[tuple[str, str]]:
+        """Return `failed` with whole addresses: with their passwords and signatures."""
+        return [(self._named.get(path, path), error) for path, error in self.failed]
 
     def watch(self, sources: Iterator[Source]) -> Iterator[Source]:
         """Pass on the sources, and note the missing ones."""

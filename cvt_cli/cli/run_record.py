@@ -15,6 +15,7 @@ from cvt_cli import __version__
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import UsageError
 from cvt_cli.output.journal import part_of, run_file_of
+from cvt_cli.records import masked
 from cvt_cli.system.files import check_file, write_atomically
 from cvt_cli.system.text import reason_of
 
@@ -73,7 +74,7 @@ class RunRecord:
             **facts,
         }
         try:
-            text = json.dumps(values, indent=2) + "\n"
+            text = masked(json.dumps(values, indent=2)) + "\n"
             write_atomically(self.path, lambda file: file.write(text.encode()))
         except OSError as error:
             raise UsageError(f"{self.path} can't be written: {reason_of(error)}") from None
@@ -108,8 +109,8 @@ def check_run_record(
 
 
 def command() -> str:
-    """Return the command line."""
-    return shlex.join(["cvt", *sys.argv[1:]])
+    """Return the command line, without passwords and signatures."""
+    return shlex.join(["cvt", *map(masked, sys.argv[1:])])
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from cvt_cli.cli.head_only import check_head_only, name_errors, tell_calibration
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import LOG_SECONDS, Shown, how_shown, in_rate, in_time
 from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
+from cvt_cli.records import masked
 from cvt_cli.system.text import counted
 from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZES
 
@@ -377,7 +378,7 @@ def train(
         network,
         settings=settings,
         device=device,
-        command=["cvt", *sys.argv[1:]],
+        command=["cvt", *map(masked, sys.argv[1:])],
         readers=readers,
     )
     trainer = training.trainer

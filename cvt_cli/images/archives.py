@@ -21,7 +21,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from cvt_cli.errors import ImageError, NoTemporaryFiles
-from cvt_cli.images.source import Filter, Place, Source, failing, one_line, too_large
+from cvt_cli.images.source import (
+    BOMB_RATIO,
+    Filter,
+    Place,
+    Source,
+    bomb,
+    failing,
+    one_line,
+    too_large,
+)
 from cvt_cli.images.spool import CHUNK, Spool, Spooled
 from cvt_cli.system.extras import install_hint
 
@@ -32,10 +41,12 @@ _HEADER = 64  # more bytes than decompressors want in one piece
 # Kinds that have their directory at the end.
 NEEDS_SEEK = ("zip", "parquet")
 
-# Bytes out for each byte in, at most: photographs hardly shrink.
-_BOMB_RATIO = 200
-# Bytes of all headers of one member of a tar archive. Longer ones are meant to exhaust memory.
-_MAX_HEADER = 2**20
+# Bytes of one header of a member of a tar archive that is no block, and of all. Longer ones are
+# meant to exhaust memory or time.
+_MAX_HEADER = 2**16
+_MAX_HEADERS = 2**17
+# A row of digits in one: to search for a number, tarfile tries each of them as its start.
+_MAX_DIGITS = 256
 
 
 class _Expanded(Protocol):
@@ -78,6 +89,8 @@ def members(
         raise
     except ImageError as error:
         yield failing(path, error)
+    except MemoryError:
+        yield failing(path, "takes more memory than an archive may (a decompression bomb?)")
     # Hostile bytes make these modules raise nearly anything; it concerns this archive only.
     except Exception as error:
         yield failing(path, f"broken archive: {one_line(error)}")
@@ -88,6 +101,7 @@ def members(
 
 def _zip_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> Iterator[Source]:
     archive = _Zip(place, max_bytes)
+    total = 0
     for entry in archive.entries():
         name = f"{path}::{entry.name}"
         if entry.name.endswith("/") or not wanted.wants_member(entry.name):
@@ -97,7 +111,14 @@ def _zip_members(path: str, place: Place, wanted: Filter, *, max_bytes: int) -> 
             reason = "a link or a special file in an archive"
         elif entry.encrypted:
             reason = "encrypted"
-        yield failing(name, reason) if reason else Source(name, ZipMember(archive, entry))
+        if reason:
+            yield failing(name, reason)
+            continue
+        # Members may share their bytes, so that a limit for each is none for all.
+        total += entry.size if entry.size <= max_bytes else 0
+        if total > max(max_bytes, BOMB_RATIO * archive.size):
+            raise bomb()
+        yield Source(name, ZipMember(archive, entry))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +152,7 @@ class _Zip:
             archive; None to look.
 
     Attributes:
+        size: bytes of the archive, where its directory was looked for.
         is_local: any process of this machine can open it.
 
     Raises:
@@ -146,6 +168,7 @@ class _Zip:
         self._max_bytes = max_bytes
         self._file: BinaryIO | None = None
         self._lock = threading.Lock()
+        self.size = 0
         self._directory, self._directory_end, self._shift = directory or self._find_directory()
 
     def __del__(self) -> None:
@@ -168,7 +191,7 @@ class _Zip:
         """Find where the directory starts and ends, and how many bytes precede the archive."""
         self.read_at(0, 0)
         assert self._file is not None
-        whole = self._file.seek(0, 2)
+        self.size = whole = self._file.seek(0, 2)
         # The record may be followed by a comment, and has a locator of another before it.
         tail_start = max(0, whole - _ZIP_END.size - 2**16 - _ZIP64_LOCATOR_SIZE)
         tail = self.read_at(tail_start, whole - tail_start)
@@ -409,7 +432,8 @@ def _each(file: "BinaryIO | _Expanding") -> Iterator[tarfile.TarInfo]:
     the start of a member's content."""
     headers = _Headers(file)
     end = -1
-    with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", tarinfo=_Header) as tar:
+    kind = type("_OwnHeader", (_Header,), {"headers": headers})
+    with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", tarinfo=kind) as tar:
         while (member := tar.next()) is not None:
             # tarfile remembers every member and global header, and a header may send it back to an
             # earlier position.
@@ -419,7 +443,7 @@ def _each(file: "BinaryIO | _Expanding") -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("a header leads back to where it was")
             end = tar.offset
             yield member
-            headers.left = _MAX_HEADER
+            headers.left = _MAX_HEADERS
 
 
 def _refusal(member: tarfile.TarInfo) -> str:
@@ -480,18 +504,32 @@ def _copied(file: "BinaryIO | _Expanding", size: int) -> Spool:
 
 class _Header(tarfile.TarInfo):
     """A tar header that tells a broken or missing header from the end of the archive, a block of
-    zeros. tarfile takes the former for the end, too."""
+    zeros. tarfile takes the former for the end, too. What newer Pythons refuse all do here.
+
+    Attributes:
+        headers: which it is one of.
+    """
+
+    headers: "_Headers"
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("the archive is cut off") from None
             if buf.strip(b"\0"):
                 raise tarfile.ReadError(str(error)) from None
             raise
+        if header.size < 0:  # as its binary form can tell; CVE-2025-8194
+            raise tarfile.ReadError("a header leads back to where it was")
+        cls.headers.is_pax_next = header.type in _PAX
+        return header
+
+
+# Types of headers that hold records for the next one, or for all that follow.
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
 class _Headers:
@@ -499,19 +537,43 @@ class _Headers:
 
     Attributes:
         left: bytes that the next member's may have.
+        is_pax_next: the next bytes are records of a pax header.
     """
 
     def __init__(self, file: "BinaryIO | _Expanding") -> None:
         self._file = file
         self.seek = file.seek
         self.tell = file.tell
-        self.left = _MAX_HEADER
+        self.left = _MAX_HEADERS
+        self.is_pax_next = False
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= self.left:
+        if not 0 <= size <= min(self.left, _MAX_HEADER):
             raise tarfile.ReadError("a header of absurd size")
         self.left -= size
-        return self._file.read(size)
+        data = self._file.read(size)
+        if self.is_pax_next:
+            self.is_pax_next = False
+            _check_pax(data)
+        return data
+
+
+def _check_pax(data: bytes) -> None:
+    """See that a pax header is one, `LENGTH KEY=VALUE` a line, in time that grows with its length.
+    tarfile takes the square of it where there are digits only (CVE-2024-6232).
+
+    Raises:
+        tarfile.ReadError: if it is none.
+    """
+    at = 0
+    while at < len(data) and data[at]:
+        length = re.compile(rb"([0-9]{1,9}) ").match(data, at)
+        end = at + int(length[1]) if length else at
+        if length is None or data[end - 1 : end] != b"\n" or data.find(b"=", length.end(), end) < 0:
+            raise tarfile.ReadError("a broken pax header")
+        at = end
+    if data[at:].strip(b"\0") or re.search(rb"[0-9]{%d}" % _MAX_DIGITS, data):
+        raise tarfile.ReadError("a broken pax header")
 
 
 class _Expanding:
@@ -546,11 +608,8 @@ class _Expanding:
         while len(data) < size and (more := self._expanded.read1(size - len(data))):
             data += more
             self._position = start + len(data)
-            if self._position > max(self._max_bytes, _BOMB_RATIO * self._input.count):
-                raise ImageError(
-                    f"expands more than {_BOMB_RATIO}-fold (a decompression bomb?)",
-                    hint="unpack it if it is what it should be",
-                )
+            if self._position > max(self._max_bytes, BOMB_RATIO * self._input.count):
+                raise bomb()
         return bytes(data)
 
 

@@ -31,7 +31,7 @@ from cvt_cli.images.source import (
     kind_of_archive,
     os_reason,
 )
-from cvt_cli.records import as_written
+from cvt_cli.records import as_written, masked
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -261,7 +261,8 @@ class _Finder:
             path = source.path
             if path.lower().startswith("file://"):
                 path = names.local_path(path)
-            yield source if source.key else replace(source, key=key_of(root, path))
+            key = source.key or key_of(masked(root), masked(path))
+            yield source if source.key else replace(source, key=key)
 
     def _pattern(self, path: str) -> Iterator[Source]:
         literal = not names.has_magic(path) or "\0" in path
@@ -507,8 +508,8 @@ def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
     for source in stream:
         # A hash is shorter than most paths, and the same for ./a.jpg and a.jpg.
         path = source.path
-        if not _ADDRESS.match(path):
-            path = os.path.normcase(PurePath(path))
+        # A signature is another one each time.
+        path = masked(path) if _ADDRESS.match(path) else os.path.normcase(PurePath(path))
         key = hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
         if key not in known:
             known.add(key)

@@ -65,6 +65,7 @@ from cvt_cli.images.worker import (
     serve,
 )
 from cvt_cli.system.cores import DECODE_THREADS, cores
+from cvt_cli.system.text import neutral
 
 # Bytes of memory for the large pictures that all readers decode at the same time.
 BUDGET = 2**29
@@ -760,15 +761,20 @@ class _ForkServer:
         )
         # Only a process with one thread can fork safely.
         alone = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        # What a codec says may be made of what is in the file.
+        seen = self._debug and sys.stderr.isatty()
+        stderr = subprocess.PIPE if seen else None if self._debug else subprocess.DEVNULL
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=None if self._debug else subprocess.DEVNULL,
+                stderr=stderr,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **alone},
             )
+        if self._server.stderr is not None:
+            threading.Thread(target=_show, args=[self._server.stderr], daemon=True).start()
         self._control = ours
         # The server ends when its socket is closed, whatever becomes of this object.
         weakref.finalize(self, _end, self._server, ours)
@@ -825,6 +831,12 @@ class _ForkServer:
         assert self._server is not None
         self._closed = True
         _end(self._server, self._control)
+
+
+def _show(lines: Iterable[bytes]) -> None:
+    """Write what codecs say to a terminal."""
+    for line in lines:
+        sys.stderr.write(neutral(line.decode("utf-8", "backslashreplace")))
 
 
 def _end(server: "subprocess.Popen[bytes]", control: Connection) -> None:

@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol
 from cvt_cli.errors import ImageError
 from cvt_cli.images import formats
 from cvt_cli.images.skipped import is_junk
+from cvt_cli.records import masked
 from cvt_cli.system.text import reason_of, visible
 
 # Suffixes matter in folders and archives only; a file that is named itself is tried in any case.
@@ -34,6 +35,8 @@ _ARCHIVE_SUFFIXES = {
 
 # Bytes of a photograph, at most: a raw one of 100 megapixels has a tenth of it.
 MAX_BYTES = 2**31
+# Photographs hardly shrink. Bytes that an archive gives for each of its own, at most.
+BOMB_RATIO = 200
 TIMEOUT = 30.0
 # Seconds that an image may take to decode.
 IMAGE_TIMEOUT = 30.0
@@ -240,6 +243,14 @@ def failing(path: str, error: str | ImageError) -> Source:
     return Source(path, Nowhere(str(error), hint))
 
 
+def bomb() -> ImageError:
+    """Make the error for an archive that holds more than any with photographs."""
+    return ImageError(
+        f"expands more than {BOMB_RATIO}-fold (a decompression bomb?)",
+        hint="unpack it if it is what it should be",
+    )
+
+
 def too_large(limit: int) -> ImageError:
     """Make the error for more bytes than `limit`."""
     return ImageError(
@@ -269,7 +280,7 @@ def in_words(error: ImageError) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the message of a foreign exception as one line that is safe to show."""
-    return visible(" ".join(str(error).split())) or type(error).__name__
+    return visible(masked(" ".join(str(error).split()))) or type(error).__name__
 
 
 def _any_of(globs: tuple[str, ...] | list[str]) -> re.Pattern[str] | None:

@@ -41,6 +41,7 @@ _SPARE = 2**27
 # Bytes for the directory of an archive. pyarrow reserves far more than it uses.
 _ARCHIVE_MEMORY = 2**30
 _PARQUET_MEMORY = 2**33
+_PARQUET_DATA = 9 * 2**27
 # Members that are sent at once, if each is a mere place in the archive.
 _MEMBERS = 64
 # Seconds to wait for a process to end: it may hang in the kernel.
@@ -373,6 +374,8 @@ class _Reader:
 
     def _list(self, asked: List) -> Listed:
         self._limits.set_room(_PARQUET_MEMORY if asked.kind == "parquet" else _ARCHIVE_MEMORY)
+        if asked.kind == "parquet":
+            self._limits.set_data(_PARQUET_DATA)
         _enter(asked.folder)
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
         try:
@@ -509,6 +512,17 @@ class _Limits:
     def set(self, name: str | None) -> None:
         """Set the limit for an image of this format, or of one that is not known yet."""
         self.set_room(formats.bytes_per_pixel(name) * self.max_pixels + _SPARE)
+
+    def set_data(self, room: int) -> None:
+        """Allow this many bytes for what it writes to, whatever it reserves. For good: a process
+        that lists an archive does nothing else."""
+        if self._set is None:
+            return
+        import resource
+
+        with suppress(OSError, ValueError, IndexError), open("/proc/self/statm", "rb") as file:
+            size = int(file.read().split()[5]) * mmap.PAGESIZE + room
+            resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
     def set_room(self, room: int) -> None:
         """Set the limit to this many bytes more than the process had when it started."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, TextIO, cast
 
-from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind, as_written
 
 # Digits after the decimal point; a raw score may be of any size and has one significant digit more.
 SCORE_DIGITS = 6
@@ -32,14 +32,14 @@ class DelimitedWriter:
     def write(self, records: Iterable[Record]) -> None:
         """Append a row for each record."""
         for record in records:
-            cells: list[object] = [record.path]
+            cells: list[object] = [as_written(record.path)]
             for prediction in record.predictions:
                 cells += [prediction.label, score_text(prediction.score, record.columns)]
             cells += [""] * (1 + 2 * self._shape.top_k - len(cells))
             for name in self._shape.columns:
                 value = record.columns.get(name)
                 cells.append("" if value is None else value)
-            self._write_row([*cells, record.error or ""])
+            self._write_row([*cells, as_written(record.error or "")])
 
     def close(self) -> None:
         """Do nothing: a CSV has no end mark."""

@@ -5,7 +5,7 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 from cvt_cli.output.jsons import JsonLinesJournal
-from cvt_cli.records import Record
+from cvt_cli.records import Record, as_written
 
 
 class EmbeddingJournal(JsonLinesJournal):
@@ -14,7 +14,7 @@ class EmbeddingJournal(JsonLinesJournal):
     def values(self, record: Record) -> dict[str, Any]:
         """Return the values in a record's line."""
         return {
-            "path": record.path,
+            "path": as_written(record.path),
             "embedding": None
             if record.embedding is None
             else b64encode(array("f", record.embedding).tobytes()).decode(),

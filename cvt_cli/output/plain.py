@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
 
 from cvt_cli.output.delimited import score_text
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.records import Record, RecordShape, as_written
 
 # Control characters are replaced: a name must neither break its line nor steer a terminal. Unusual
 # spaces stay, as programs that read the lines must find the file.
@@ -25,9 +25,13 @@ class PlainWriter:
         for record in records:
             if record.predictions:
                 best = record.predictions[0]
-                cells = [record.path, best.label, score_text(best.score, record.columns)]
+                cells = [
+                    as_written(record.path),
+                    best.label,
+                    score_text(best.score, record.columns),
+                ]
             else:
-                cells = [record.path, "", "", record.error or ""]
+                cells = [as_written(record.path), "", "", as_written(record.error or "")]
             cells = [cell.translate(_ESCAPES) for cell in cells]
             self._stream.write("\t".join(cells).rstrip("\t") + "\n")
 

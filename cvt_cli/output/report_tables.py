@@ -18,7 +18,7 @@ from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.system.files import TO_STDOUT, check_file, write_atomically
-from cvt_cli.system.text import reason_of, visible
+from cvt_cli.system.text import for_reading, reason_of, visible
 
 MAX_WORD = 24
 # Columns of a terminal from which on there is a wide gap between the columns of a table.
@@ -144,7 +144,7 @@ def write_report(report: Report, format_: str, output: Path | None) -> None:
     elif format_ == "table" and sys.stdout.isatty():
         _print(report)
     else:
-        sys.stdout.write(as_text(report, format_))
+        for_reading(sys.stdout).write(as_text(report, format_))
 
 
 def as_text(report: Report, format_: str) -> str:
@@ -211,7 +211,7 @@ def _print(report: Report) -> None:
         if section.rows:
             console.print(_table(section, console.width))
         if section.note:
-            console.print(Text(section.note, style="dim"))
+            console.print(Text(visible(section.note), style="dim"))
 
 
 def _table(section: Section, console_width: int) -> Table:
@@ -223,7 +223,7 @@ def _table(section: Section, console_width: int) -> Table:
     for i in shown:
         column = columns[i]
         table.add_column(
-            Text(column.name),
+            Text(visible(column.name)),
             header_style="dim",
             justify="right" if column.right else "left",
             no_wrap=not column.wraps,

@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 from cvt_cli.output import NO_SUMMARY, WriterClass
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.system.text import for_reading
 
 
 class StreamOutput:
@@ -19,7 +20,9 @@ class StreamOutput:
     def __init__(self, stream: TextIO, writer_class: WriterClass, shape: RecordShape) -> None:
         self._stream = stream
         self.is_seen = stream.isatty()
-        self._writer = writer_class(stream, shape)
+        # A table has colours of its own, and makes its texts visible.
+        own = getattr(writer_class, "is_for_terminals", False)
+        self._writer = writer_class(stream if own else for_reading(stream), shape)
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records, at once."""

@@ -8,7 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cvt_cli.records import Record, RecordShape, ScoreKind
+from cvt_cli.records import Record, RecordShape, ScoreKind, as_written
 from cvt_cli.system.text import visible
 
 __all__ = ["TableWriter", "visible"]
@@ -22,6 +22,8 @@ NARROW = 60
 class TableWriter:
     """Prints label, score and class index of each image's predictions."""
 
+    is_for_terminals = True
+
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._console = Console(file=stream, highlight=False)
         self._first = True
@@ -33,9 +35,9 @@ class TableWriter:
                 self._console.print()
             self._first = False
             # A name is shown as text, without markup or control characters.
-            self._console.print(Text(visible(record.path), style="bold"))
+            self._console.print(Text(visible(as_written(record.path)), style="bold"))
             if record.error is not None:
-                self._console.print(Text(f"  {visible(record.error)}", style="red"))
+                self._console.print(Text(f"  {visible(as_written(record.error))}", style="red"))
             elif not record.predictions:
                 self._console.print(Text("  no label above the threshold", style="dim"))
             else:

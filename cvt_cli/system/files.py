@@ -110,12 +110,15 @@ def check_folder(folder: Path, path: Path | None = None) -> None:
         raise UsageError(f"{path or folder} can't be written: {reason_of(error)}") from None
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], *, private: bool = False
+) -> None:
     """Write beside the file, flush to the disk, then rename: at every moment the path holds the
     old content or the new.
 
     Args:
         write: is given a binary stream, open for writing.
+        private: nobody but its owner may read it.
 
     Raises:
         OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
@@ -123,7 +126,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     beside = path.with_name(f".cvt-{_machine()}-{secrets.token_hex(8)}.tmp")
     try:
-        with beside.open("xb") as file:
+        mode = 0o600 if private else 0o666
+        with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             # `sweep` leaves it alone as long as it is locked.
             with contextlib.suppress(BlockingIOError):
                 lock_handle(file.fileno())

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator, Mapping
+from typing import TextIO, cast
 
 
 def visible(text: str) -> str:
@@ -10,6 +11,48 @@ def visible(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def neutral(text: str) -> str:
+    """Escape what may steer a terminal in a document of lines: control characters but for tabs and
+    line ends, what turns the direction of writing, and line ends of other kinds. As JSON has it, so
+    that JSON stays JSON."""
+    if text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n")
+    return "".join(
+        each
+        if each.isprintable() or each in _HARMLESS or unicodedata.category(each) == "Zs"
+        else _escaped(each)
+        for each in text
+    )
+
+
+_HARMLESS = "\n\t"
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+class _Neutral:
+    """A text stream to a terminal, which gets `neutral` text."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(neutral(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def for_reading(stream: TextIO) -> TextIO:
+    """Return the stream, or if it is a terminal one that makes all text `neutral`: bytes are exact
+    in files and pipes."""
+    return cast(TextIO, _Neutral(stream)) if stream.isatty() else stream
 
 
 def reason_of(error: Exception) -> str:

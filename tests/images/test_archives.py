@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tracemalloc
 import warnings
 import zipfile
@@ -404,6 +405,47 @@ def test_a_large_tar_header_is_not_held_in_memory(kind: str) -> None:
         finally:
             tracemalloc.stop()
         assert found == {"": "broken archive: a header of absurd size"}
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"X"])
+def test_digits_in_a_pax_header_cost_no_time(kind: bytes) -> None:
+    """CVE-2024-6232: tarfile takes the square of their number."""
+    for body in (b"1" * 2**16, b"65536 comment=".ljust(2**16 - 1, b"1") + b"\n"):
+        Path("a.tar").write_bytes(tar_header(b"%011o\0" % 2**16, kind) + body + tar(MEMBERS))
+        start = time.process_time()
+        assert results("a.tar") == {"": "broken archive: a broken pax header"}
+        assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"12 a=b\n", b"9 a=b=c\n8 \n", b"7 abc\n", b"-8 a=b\n", b"8  a=b\n".replace(b" a", b"\0a")],
+)
+def test_pax_headers_that_are_none(body: bytes) -> None:
+    data = tar_header(b"%011o\0" % len(body), b"x") + body.ljust(512, b"\0") + tar(MEMBERS)
+    Path("a.tar").write_bytes(data)
+    assert results("a.tar") == {"": "broken archive: a broken pax header"}
+
+
+def test_pax_headers_as_people_write_them() -> None:
+    """Of every kind, on a Python that is as patched as it likes."""
+    with tarfile.open(
+        "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x"}
+    ) as file:
+        member = tarfile.TarInfo("é" * 200 + ".jpg")
+        member.size, member.mtime = 3, 1700000000.123456789
+        member.pax_headers = {"SCHILY.xattr.user.note": "a=b\nc", "sha256": "0" * 64}
+        file.addfile(member, io.BytesIO(b"cat"))
+    assert results("a.tar") == {member.name: b"cat"}
+
+
+def test_members_of_a_zip_share_a_limit() -> None:
+    """As those of a compressed tar archive do: each alone is below it."""
+    make_zip("a.zip", {f"{i}.jpg": bytes(10**6) for i in range(5)})
+    found = results("a.zip", max_bytes=2 * 10**6)
+    assert [name for name, data in found.items() if isinstance(data, bytes)] == ["0.jpg", "1.jpg"]
+    assert "decompression bomb" in str(found[""])
+    assert len(results("a.zip", max_bytes=10**7)) == 5
 
 
 def test_global_tar_headers_are_not_remembered() -> None:
