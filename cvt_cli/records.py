@@ -96,7 +96,7 @@ class RecordShape:
     Attributes:
         top_k: predictions, at most.
         columns: names out of `COLUMNS`, in order.
-        embedding_dim: numbers in an embedding; 0 where there is none.
+        embedding_dim: numbers in an embedding; 0 if there is none.
         thumbnails: whether documents that have room for pictures show them.
     """
 

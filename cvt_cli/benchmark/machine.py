@@ -37,7 +37,7 @@ class Machine:
     Attributes:
         cores: that this process may use.
         load: processes that wanted to run in the last minute before the start; None if unknown.
-        device: its name as torch has it, "cuda:0" say, and what it is called.
+        device: torch's name for it, such as "cuda:0", and its model.
         driver: of an NVIDIA device, and the versions of CUDA and cuDNN; empty for others.
         threads: that torch computes with on the CPU.
         versions: of the packages that matter, by name.

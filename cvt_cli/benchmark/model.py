@@ -63,7 +63,7 @@ def pick_dtypes(names: str, device: torch.device) -> tuple[str, ...]:
     the dtype that it stands for.
 
     Raises:
-        UsageError: if there is none of a name.
+        UsageError: if a name is unknown.
     """
     picked = (pick_dtype(name.strip(), device) for name in names.split(","))
     return tuple(dict.fromkeys(str(each).removeprefix("torch.") for each in picked))

@@ -37,7 +37,7 @@ class Plan:
     Attributes:
         image_size: (height, width) in pixels.
         dtypes: names out of `DTYPES`.
-        duration: seconds a case, for each side where there are two.
+        duration: seconds for each case, and for each side if there are two.
         compiled: through torch.compile.
         peer: one of `BASELINES`, or None.
     """
@@ -95,7 +95,7 @@ class Case:
         latency: from the call to the logits on the device; None if there is an error.
         memory_bytes: the most at once; see `machine.peak_memory`.
         compile_seconds: the first call, where torch.compile works in it.
-        error: why there are no figures, or none of the peer.
+        error: why figures are missing, ours or the peer's.
     """
 
     batch_size: int

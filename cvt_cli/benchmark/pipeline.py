@@ -102,7 +102,7 @@ class PipelinePlan:
     Attributes:
         folder: searched for images; at most `MAX_IMAGES` are taken.
         image_size: (height, width) in pixels in place of the checkpoint's.
-        duration: seconds a case, for each side where there are two; every pass is finished.
+        duration: seconds for each case, and for each side if there are two; every pass is finished.
         with_peer: beside the image-classification pipeline of transformers.
     """
 
@@ -126,7 +126,7 @@ class PipelineCase:
         seconds: what each pass took, the model loaded before.
         peer_seconds: likewise.
         labels_agree: share of images for which both have the same best label.
-        error: why there are no figures, or none of the peer.
+        error: why figures are missing, ours or the peer's.
     """
 
     batch_size: int
@@ -150,7 +150,7 @@ class PipelineMeasurement:
     """The figures of a plan.
 
     Attributes:
-        unreadable: files that are no images; in no pass.
+        unreadable: files that are not images, which are left out of all passes.
         left_out: images beyond `MAX_IMAGES`.
     """
 

@@ -144,7 +144,7 @@ def config_from_shapes(
         The architecture, and what of it is guessed, in words; empty for a published one.
 
     Raises:
-        ValueError: if the weights are no CvT's.
+        ValueError: if the weights are not a CvT's.
     """
     guess = _guess(shapes, hidden_act)
     for known in _PUBLISHED:

@@ -23,7 +23,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
             ImageNet-1k, their names are taken.
 
     Raises:
-        UsageError: if it can't be read, or is none of these.
+        UsageError: if it can't be read, or holds something else.
     """
     try:
         with path.open("rb") as file:

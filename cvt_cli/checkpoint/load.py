@@ -144,7 +144,7 @@ def load(
         class_names: labels by class index, in place of the checkpoint's own.
 
     Raises:
-        ModelError: if a file is corrupt, or this is no CvT.
+        ModelError: if a file is corrupt, or this is not a CvT.
         UsageError: if there is no such activation, or not one name for each class.
     """
     if hidden_act not in (None, *ACTIVATIONS):

@@ -42,7 +42,7 @@ class Weights:
     Attributes:
         tensors: under our names, on the CPU.
         layout: whose names the file has.
-        left_out: what lies beside them and is no part of the network, a profiler's or a loss's.
+        left_out: other tensors beside them, a profiler's or a loss's.
     """
 
     tensors: "dict[str, torch.Tensor]"

@@ -83,7 +83,7 @@ def train_head(
     Raises:
         CvtError: if the result can't be written.
         InputsError: if no image of a label can be read.
-        ModelError: if the checkpoint can't be had.
+        ModelError: if the checkpoint can't be found or loaded.
     """
     begin = time.monotonic()
     quiet = context.obj.quiet

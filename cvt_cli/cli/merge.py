@@ -292,7 +292,7 @@ def _parts(where: str) -> list[_Part]:
     """List the files of records behind an argument.
 
     Raises:
-        UsageError: if there are none, or a run there is not finished.
+        UsageError: if there are none, or a run is not finished.
     """
     folder = open_folder(where)
     if folder.is_file():

@@ -354,7 +354,7 @@ class Input:
         """Return the colour (red, green, blue) under transparent pictures.
 
         Raises:
-            UsageError: if --background is no colour.
+            UsageError: if --background is not a colour.
         """
         if self.background is None:
             return None
@@ -506,7 +506,7 @@ class ModelOptions:
         """Return height and width of the network's input in pixels; None for the model's own.
 
         Raises:
-            UsageError: if --image-size is no size.
+            UsageError: if --image-size is not a size.
         """
         return None if self.image_size is None else parse_image_size(self.image_size)
 
@@ -514,8 +514,8 @@ class ModelOptions:
         """Load the checkpoint for the requested input size.
 
         Raises:
-            ModelError: if it can't be had.
-            UsageError: if --image-size is no size.
+            ModelError: if it can't be found or loaded.
+            UsageError: if --image-size is not a size.
         """
         from cvt_cli.checkpoint.load import load
         from cvt_cli.checkpoint.resolve import resolve
@@ -585,7 +585,7 @@ class Compute:
             readers: who reads; None for threads of this process.
 
         Raises:
-            ModelError: if the checkpoint can't be had.
+            ModelError: if the checkpoint can't be found or loaded.
             UsageError: if the device, the dtype or a label does not exist.
         """
         images = images or Input()

@@ -45,7 +45,7 @@ def how_shown(quiet: bool, wanted: bool | None) -> Shown:
 
     Args:
         quiet: whether nothing but errors is said.
-        wanted: whether there is to be a bar; None where nobody said.
+        wanted: whether there is to be a bar; None for the default.
     """
     if quiet or wanted is False:
         return Shown.NOTHING

@@ -60,8 +60,8 @@ class PartFolder:
 
         Raises:
             Finished: if nothing is left to resume.
-            UsageError: if the folder holds what nobody said to replace.
-            CvtError: if it can't be had.
+            UsageError: if the folder holds files that must not be replaced.
+            CvtError: if it can't be read.
         """
         if resume and overwrite:
             raise UsageError("--resume and --overwrite exclude each other")

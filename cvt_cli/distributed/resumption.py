@@ -24,7 +24,7 @@ def left_of(
         The parts to do; how many records there are; how many of them are errors.
 
     Raises:
-        UsageError: if a file of the folder is no part.
+        UsageError: if a file in the folder is not a part.
     """
     left = {part.index: part for part in parts}
     count = errors = 0

@@ -111,7 +111,7 @@ class Shipped:
             folder: where files that were sent are put.
 
         Raises:
-            ModelError: if it can't be had.
+            ModelError: if it can't be found or loaded.
         """
         if not self.weights:
             key = like.files.weights_key

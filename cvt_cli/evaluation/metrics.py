@@ -207,7 +207,7 @@ def find_labels(
         groups: the model's; None for none. A name means the group's class index then.
 
     Raises:
-        UsageError: if there is none that means one.
+        UsageError: if no name is a label of the model.
     """
     matcher = LabelMatcher(labels)
     found: dict[str, int | str] = {}

@@ -157,7 +157,7 @@ class _Zip:
 
     Raises:
         ImageError: if it can't be opened.
-        zipfile.BadZipFile: if it is none.
+        zipfile.BadZipFile: if it is not a zip archive.
     """
 
     def __init__(

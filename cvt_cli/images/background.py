@@ -13,7 +13,7 @@ def parse_colour(text: str) -> Colour:
     """Parse a colour as CSS writes it, `white` or `#808080`, into red, green and blue, 0 to 255.
 
     Raises:
-        UsageError: if it is none, or not opaque.
+        UsageError: if it is not a colour, or not opaque.
     """
     try:
         red, green, blue, *alpha = ImageColor.getrgb(text.strip())

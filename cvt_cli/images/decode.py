@@ -82,11 +82,11 @@ def decode(
         file: the encoded image, seekable.
         max_pixels: width times height above which the image is refused, undecoded.
         enough: pixels that the shorter side of the picture embedded in a raw file must have.
-        accept_truncated: decode what there is of a JPEG whose end is missing; the rest is grey.
+        accept_truncated: decode the readable part of a JPEG whose end is missing; the rest is grey.
         options: parameters of `to_rgb`.
 
     Raises:
-        ImageError: if these are no image's bytes, or too many pixels; says which.
+        ImageError: if the bytes are not an image, or it has too many pixels; says which.
     """
     _raise_pillows_limit(max_pixels)
     with _image_errors(max_pixels):
@@ -132,7 +132,7 @@ def to_rgb(
         exact: cut greys of 16 or 32 bits off at 255, as Pillow and so Transformers do; they are
             scaled to 8 bits otherwise, those of 32 as `_scaled` says.
         background: what lies behind transparent parts; None for the colours that are hidden there,
-            as Transformers has it.
+            as in Transformers.
         checked: is called with the open image and its full (width, height), which are within the
             limit, before a pixel of it is decoded.
 

@@ -62,7 +62,7 @@ class ImageReader:
         max_pixels: width times height above which an image is refused.
         exact_decode: decode as Transformers does; see `Classifier`.
         background: what lies behind transparent parts; None for the colours that are hidden there.
-        accept_truncated: take what there is of a JPEG whose end is missing.
+        accept_truncated: use the readable part of a JPEG whose end is missing.
 
     Attributes:
         exact: it does.

@@ -272,7 +272,7 @@ def serve(connection: Connection, memory: int | None, debug: bool) -> None:
     """Run a reader: do what the driver sends, until it is gone.
 
     Args:
-        memory: file of the memory that is shared with it; None where there is none.
+        memory: the file of the shared memory; None if there is none.
         debug: let codecs write to stderr.
     """
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -76,8 +76,8 @@ class Classifier:
             Transformers does. Else the decoder scales large JPEGs down, to no less than twice the
             size that they are resized to next, nor than a thumbnail, and such greys to 8 bits.
         background: red, green and blue, 0 to 255, of what lies behind transparent parts; None for
-            the colours that are hidden there, as Transformers has it.
-        accept_truncated: take what there is of a JPEG whose end is missing; the rest is grey.
+            the colours that are hidden there, as in Transformers.
+        accept_truncated: use the readable part of a JPEG whose end is missing; the rest is grey.
         only: the labels to choose from, instead of all that the model knows, by name or class index
             as `pick_indexes` takes them: where scores are a softmax, it is over these.
         groups: labels that are one answer: "imagenet" or a file, as `group_table.read_groups` takes
@@ -99,7 +99,7 @@ class Classifier:
         replicas: itself and its like, on this device and on others, which share a run's batches.
 
     Raises:
-        ModelError: if the checkpoint can't be had.
+        ModelError: if the checkpoint can't be found or loaded.
         UsageError: if this machine has no such device, there is no such dtype, or the model knows
             no such label.
     """

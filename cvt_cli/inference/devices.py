@@ -70,7 +70,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     CPU is slow at is warned of.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if the name is unknown.
     """
     if name == "auto":
         if device.type == "cpu" and multiplies_bfloat16():

@@ -32,7 +32,7 @@ class LabelGroups:
         first: for each class index, the lowest class index of its group.
 
     Raises:
-        UsageError: if a name is no label, a label is in two groups, no label is in any, or the
+        UsageError: if a name is not a label, a label is in two groups, no label is in any, or the
             scores are raw.
     """
 
@@ -127,7 +127,7 @@ def _find(row: GroupedLabel, matcher: LabelMatcher) -> int | None:
     """Find the class index of a row's label; None for a WordNet id that the model does not have.
 
     Raises:
-        UsageError: if it is no label.
+        UsageError: if it is not a label.
     """
     if not matcher.is_imagenet and row.label in SYNSETS:
         # A model with some of ImageNet's classes has their names. Two cranes share a name.

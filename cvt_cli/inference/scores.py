@@ -32,7 +32,7 @@ def scores_of(logits: "Tensor", kind: ScoreKind) -> "Tensor":
         kind: softmax, sigmoid or raw.
 
     Returns:
-        (B, labels) float32 on the same device. NaN where a logit is no finite number.
+        (B, labels) float32 on the same device. NaN where a logit is not finite.
     """
     logits = logits.float()
     if kind is ScoreKind.SOFTMAX:
@@ -51,7 +51,7 @@ def check_threshold(threshold: float | None, kind: ScoreKind, option: str = "--t
         option: what it is called.
 
     Raises:
-        UsageError: if it is no number, or outside of 0 to 1 where scores are from 0 to 1.
+        UsageError: if it is not a number, or not in the range of the scores.
     """
     if threshold is None:
         return

@@ -210,7 +210,7 @@ def inspect_checkpoint(
         workload: what the cost is counted for.
 
     Raises:
-        ModelError: if it can't be had, or is no CvT.
+        ModelError: if it can't be found or loaded, or is not a CvT.
         UsageError: if the image size is too small for the network.
     """
     published = None if revision else next((e for e in PUBLISHED if e.name == name), None)

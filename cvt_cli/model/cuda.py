@@ -22,8 +22,8 @@ def with_kernels(network: FusedCvt) -> FusedCvt | None:
     """Make the same network, with the same weights, from Triton's kernels.
 
     Returns:
-        None where they can't be had: without Triton, which torch for Linux brings, or for a network
-        whose attention has projections of another kind.
+        None if they are not available: without Triton, which torch for Linux brings, or for a
+        network whose attention has projections of another kind.
     """
     if find_spec("triton") is None or not all(map(_fits, network.stages)):
         return None

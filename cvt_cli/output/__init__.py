@@ -36,7 +36,7 @@ class Writer(Protocol):
         in bytes. Formats made for people can't be read back.
 
         Raises:
-            ValueError: if it is no such document.
+            ValueError: if it is not such a document.
         """
         ...
 
@@ -54,7 +54,7 @@ class RowWriter(Writer, Protocol):
             facts: names out of `records.COLUMNS` to take along, where the document has them.
 
         Raises:
-            ValueError: if it is no such document.
+            ValueError: if it is not such a document.
         """
         ...
 
@@ -74,7 +74,7 @@ class EmbeddingWriter(Writer, Protocol):
 
         Raises:
             OSError: if one can't be read.
-            ValueError: if it is no such document.
+            ValueError: if it is not such a document.
         """
         ...
 
@@ -189,8 +189,8 @@ def _load(name: str, where: tuple[str, str]) -> WriterClass:
 def open_text(
     path: Path, mode: Literal["w", "a"], opener: Callable[[str, int], int] | None = None
 ) -> TextIO:
-    """Open a file for a writer: UTF-8, line ends as written. A byte of a file name that is no UTF-8
-    becomes the text `\\udc..`, as `as_written` has it. `opener` is as for `open`."""
+    """Open a file for a writer: UTF-8, line ends as written. A byte of a file name that is not
+    UTF-8 becomes the text `\\udc..`, as in `as_written`. `opener` is as for `open`."""
     return cast(
         TextIO,
         open(path, mode, encoding="utf-8", errors="backslashreplace", newline="", opener=opener),

@@ -72,7 +72,7 @@ class Journal:
 
     Raises:
         UsageError: if nothing can be written there, another process is writing it, the journal is
-            of a run that differs, or something has come there that nobody said to replace.
+            of a run that differs, or something has come there that must not be replaced.
     """
 
     is_seen = False

@@ -62,7 +62,7 @@ class ParquetWriter(JsonLinesWriter):
         """Read the records of a finished document. Class indexes are read as -1.
 
         Raises:
-            ValueError: if it is no Parquet, or not of images' labels.
+            ValueError: if it is not Parquet, or not of images' labels.
         """
         parquet = _open(file)
         present = parquet.schema_arrow.names
@@ -114,7 +114,7 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
 
         Raises:
             OSError: if it can't be read.
-            ValueError: if it is no such document.
+            ValueError: if it is not such a document.
         """
         with path.open("rb") as file:
             parquet = _parquet(file)

@@ -48,7 +48,7 @@ class Column:
     Attributes:
         name: its header.
         right: numbers, aligned at their last digit.
-        wraps: words that may go on in a second line; others are cut where there is no room.
+        wraps: texts that may wrap; others are cut if there is no room.
         width: in characters; None for what its cells need.
         from_width: of the terminal, in characters; it is left out on a narrower one.
     """
@@ -118,7 +118,7 @@ def check_new(path: Path | None, overwrite: bool, instead: str = TO_STDOUT) -> N
         instead: as `check_name` has it.
 
     Raises:
-        UsageError: if there is one that nobody said to replace; as `check_file`.
+        UsageError: if a file is there that must not be replaced; as `check_file`.
     """
     if path is None:
         return

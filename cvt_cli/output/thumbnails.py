@@ -51,7 +51,7 @@ def check_thumbnails(path: Path, overwrite: bool, inputs: Sequence[str] = ()) ->
         inputs: what is read: the folder, or what is in it, may not be.
 
     Raises:
-        UsageError: if the folder is there, holds what are no thumbnails of ours, or is read.
+        UsageError: if the folder is there, holds something other than our thumbnails, or is read.
     """
     final = thumbnails_of(path)
     real = os.path.realpath(final)

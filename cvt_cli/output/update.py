@@ -54,7 +54,7 @@ class UpdatedJournal(Journal):
         run: what the records are made with.
 
     Raises:
-        UsageError: as `Journal`; if the output is of a run that differs, or is no such document.
+        UsageError: as `Journal`; if the output is of a run that differs, or is not such a document.
     """
 
     _updates = True

@@ -99,7 +99,7 @@ class XlsxWriter(PicturesJournal):
             facts: `THUMBNAIL` among them for the pictures.
 
         Raises:
-            ValueError: if it is no spreadsheet, or not of images' labels.
+            ValueError: if it is not a spreadsheet, or not of images' labels.
         """
         with_pictures = THUMBNAIL in facts
         facts = [name for name in facts if name != THUMBNAIL]

@@ -78,7 +78,7 @@ class Outcome:
 
     Attributes:
         path: the file's, as the record has it.
-        folder: the name of the label's folder; "" where there is none.
+        folder: the name of the label's folder; "" if there is none.
         target: where the file is now, or would be; None if nowhere.
         error: why, for `Status.FAILED`.
     """

@@ -200,7 +200,7 @@ def replace(file: Path, path: Path) -> None:
     """Rename a file to a path that may exist already.
 
     Raises:
-        OSError: if it can't be, or what is there is no file.
+        OSError: if it can't be, or something other than a file is there.
     """
     if not is_replaceable(path):
         raise OSError(errno.EINVAL, "Not a regular file", str(path))

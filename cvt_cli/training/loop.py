@@ -139,7 +139,7 @@ class Trainer:
         Raises:
             KeyboardInterrupt: after the batch, if `interrupted` said so. `state` then holds what
                 is needed to go on with the next one.
-            CvtError: if the loss is no number any more.
+            CvtError: if the loss is NaN.
             InputsError: if no image could be read.
         """
         epoch, settings = self.epochs_done, self.settings
@@ -246,7 +246,7 @@ class Trainer:
         only, or if `at_once`.
 
         Raises:
-            CvtError: if the loss is no number any more.
+            CvtError: if the loss is NaN.
         """
         now = time.monotonic()
         on_cpu = self._device.type == "cpu"
