@@ -8,8 +8,8 @@ from cvt_cli.errors import UsageError
 # The module that each baseline imports, and the package's name for pip.
 BASELINES = {
     "transformers": ("transformers",),
-    "onnxruntime": ("onnxruntime", "onnx"),
-    "openvino": ("openvino", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
 }
 
 

@@ -4,11 +4,8 @@ The peers' packages are optional.
 """
 
 import gc
-import tempfile
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +17,11 @@ from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.checkpoint.layouts import TRANSFORMERS
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import UsageError
+from cvt_cli.export.exported import run_onnx, to_onnx
 from cvt_cli.inference.devices import DTYPES, use_exact_float32
 from cvt_cli.model.cuda import with_kernels
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
-
-OPSET = 17
 
 
 class Engine(ABC):
@@ -100,8 +96,7 @@ class ExportedEngine(Engine):
 
     def feed(self, images: Tensor) -> None:  # noqa: D102
         if images.shape != self._images.shape:
-            with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
-                self._load(_export(self._checkpoint, images, Path(folder)))
+            self._load(to_onnx(self._checkpoint, images, dynamic_batch=False))
         self._images = images.numpy()
 
     def logits(self) -> Tensor:  # noqa: D102
@@ -111,26 +106,20 @@ class ExportedEngine(Engine):
         self._logits = self._compute(self._images)
 
     @abstractmethod
-    def _load(self, path: Path) -> None: ...
+    def _load(self, content: bytes) -> None: ...
 
     @abstractmethod
     def _compute(self, images: np.ndarray) -> np.ndarray: ...
 
 
 class OnnxRuntimeEngine(ExportedEngine):
-    """ONNX Runtime, computing in float32."""
+    """ONNX Runtime, in float32."""
 
-    def _load(self, path: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+    def _load(self, content: bytes) -> None:
+        self._network = run_onnx(content)
 
     def _compute(self, images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._session.run(None, {"images": images})[0]
+        logits: np.ndarray = self._network(torch.from_numpy(images)).numpy()
         return logits
 
 
@@ -141,12 +130,12 @@ class OpenVinoEngine(ExportedEngine):
         super().__init__(checkpoint)
         self._precision = {torch.bfloat16: "bf16", torch.float16: "f16"}.get(dtype, "f32")
 
-    def _load(self, path: Path) -> None:
+    def _load(self, content: bytes) -> None:
         import openvino
 
         core = openvino.Core()
         self._network = core.compile_model(
-            core.read_model(path),
+            core.read_model(content, b""),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": self._precision,
@@ -294,21 +283,3 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _export(checkpoint: Checkpoint, images: Tensor, folder: Path) -> Path:
-    """Export the plain network to ONNX for exactly this shape of input."""
-    path = folder / "cvt.onnx"
-    with warnings.catch_warnings():
-        # This exporter is deprecated, but its successor takes five times as long.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            checkpoint.model().float(),
-            (images,),
-            path,
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    return path

@@ -40,7 +40,7 @@ app = typer.Typer(
 COMMANDS = {
     "Label": ("classify", "embed", "merge"),
     "Look": ("explain", "sort"),
-    "Your own labels": ("train", "evaluate"),
+    "Your own labels": ("train", "evaluate", "export"),
     "Measure": ("benchmark", "inspect", "models", "doctor"),
 }
 for group, names in COMMANDS.items():

@@ -204,7 +204,7 @@ class Stage(nn.Module):
         height, width = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x, height, width)
         cls_token, x = x.split([x.shape[1] - height * width, height * width], dim=1)

@@ -175,8 +175,8 @@ def test_what_the_machine_lacks(arguments: tuple[str, ...], message: str, run_cv
     ("name", "packages"),
     [
         ("transformers", "transformers"),
-        ("onnxruntime", "onnxruntime onnx"),
-        ("openvino", "openvino onnx"),
+        ("onnxruntime", "onnxruntime onnx onnxscript"),
+        ("openvino", "openvino onnx onnxscript"),
     ],
 )
 def test_a_baseline_that_is_not_installed(
