@@ -71,7 +71,7 @@ def export(
     if suffix not in SUFFIXES:
         raise UsageError(f"{output}: no such format", hint=f"a name in {' or '.join(SUFFIXES)}")
 
-    from cvt_cli.output.tables import check_new
+    from cvt_cli.output.report_tables import check_new
 
     check_new(output, overwrite)
     if suffix == ".onnx":

@@ -58,7 +58,7 @@ def program_of(model: Cvt, images: Tensor, *, dynamic_batch: bool) -> torch.expo
         images: (B, 3, H, W) float32; the program takes this height and width alone.
         dynamic_batch: whether it takes any number of images, or this one.
     """
-    if dynamic_batch and len(images) < 2:  # torch takes one for a constant
+    if dynamic_batch and len(images) == 1:  # which torch takes for a constant
         images = images.expand(2, -1, -1, -1).clone()
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     with _in_silence():

@@ -88,9 +88,7 @@ class ReportPageWriter(PicturesJournal):
             remove_thumbnails(new_folder)
             if not inline:
                 make_thumbnails(new_folder)
-            for piece in _page(
-                rows(), folder.name, path.stem, shape=shape, run=run, summary=summary
-            ):
+            for piece in _page(rows(), folder.name, path, shape=shape, run=run, summary=summary):
                 file.write(piece.encode("utf-8", "backslashreplace"))
             remove_thumbnails(folder)
             if not inline:
@@ -118,7 +116,7 @@ def _link(path: str, base: Path) -> str | None:
 def _page(
     rows: Iterator[list[object]],
     folder: str,
-    name: str,
+    path: Path,
     *,
     shape: RecordShape,
     run: Mapping[str, Any],
@@ -133,11 +131,13 @@ def _page(
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["visible"] = lambda value: visible(str(value))
+    name = path.stem
     kind = ScoreKind(run.get("scores", ScoreKind.SOFTMAX))
     threshold = run.get("threshold")
     settings = {
         "folder": quote(folder),
         "name": name,
+        "key": _storage_key(path, run),
         "topK": shape.top_k,
         "columns": shape.columns,
         "scores": kind,
@@ -160,6 +160,14 @@ def _page(
     )
     stream.enable_buffering(64)
     return iter(stream)
+
+
+def _storage_key(path: Path, run: Mapping[str, Any]) -> str:
+    """Return the name that a browser keeps the corrections of this report under: all pages that are
+    opened from files may share one storage. A report that is written anew by the same model has
+    its corrections still."""
+    what = f"{path.resolve()}\n{run.get('model')}\n{run.get('weights_sha256')}"
+    return "cvt-corrections-" + sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _hash(text: str) -> str:

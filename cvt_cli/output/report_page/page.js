@@ -73,6 +73,41 @@
 
   const shownLabel = (label) => label === ERROR_LABEL ? "(error)" : label === NO_LABEL ? "(no label)" : visible(label);
 
+  // Corrections: the right label of an image by its index, or "" for none of these. They are kept
+  // by path in this browser's own storage, and leave it by "Save" alone.
+
+  const correctable = settings.scores === "softmax";
+  const corrections = new Map();
+  const selected = new Set();
+  const undone = [];
+  let kept = true;
+  const shownCorrection = (label) => label === "" ? "(none of these)" : visible(label);
+
+  if (correctable) {
+    const byPath = new Map();
+    records.forEach((record, index) => byPath.set(record[PATH], index));
+    try {
+      const before = JSON.parse(localStorage.getItem(settings.key) ?? "[]");
+      for (const [path, label] of before) {
+        if (byPath.has(path) && typeof label === "string") corrections.set(byPath.get(path), label);
+      }
+    } catch {
+      kept = false;
+    }
+  }
+
+  function keep() {
+    const entries = [...corrections].map(([index, label]) => [records[index][PATH], label]);
+    try {
+      if (entries.length) localStorage.setItem(settings.key, JSON.stringify(entries));
+      else localStorage.removeItem(settings.key);
+      kept = true;
+    } catch {
+      // No room, or no such thing for a file in this browser.
+      kept = false;
+    }
+  }
+
   // State, and the address that keeps it.
 
   const DEFAULTS = { q: "", view: "all", min: raw ? "" : 0, max: raw ? "" : 100, sort: "input" };
@@ -91,8 +126,8 @@
       return allowed.includes(value) ? value : DEFAULTS[name];
     };
     state.q = parameters.get("q") ?? "";
-    state.view = one("view", raw ? ["all", "errors"] : ["all", "doubtful", "errors"]);
-    state.sort = one("sort", ["input", "path", "label", "score", "-score"]);
+    state.view = one("view", [...document.querySelectorAll("input[name=view]")].map((each) => each.value));
+    state.sort = one("sort", [...byId("sort").options].map((each) => each.value));
     state.min = limited(parameters.get("min"), DEFAULTS.min);
     state.max = limited(parameters.get("max"), DEFAULTS.max);
     state.labels = new Set(parameters.getAll("label"));
@@ -128,6 +163,12 @@
   const orders = new Map();
   // What has no score comes last both ways.
   const scoreless = (a, b) => Number.isNaN(scores[a]) - Number.isNaN(scores[b]);
+  // How far an image is from having another label.
+  const margin = (index) => {
+    const [best, second] = records[index][PREDICTIONS];
+    if (several) return Math.min(...records[index][PREDICTIONS].map(([, score]) => Math.abs(score - DOUBTFUL_SCORE)));
+    return best[1] - (second ? second[1] : 0);
+  };
   const highest = (a, b) => scoreless(a, b) || scores[b] - scores[a];
 
   function order() {
@@ -139,6 +180,7 @@
         label: (a, b) => compare(shownLabel(labels[a]), shownLabel(labels[b])) || highest(a, b),
         score: highest,
         "-score": (a, b) => scoreless(a, b) || scores[a] - scores[b],
+        uncertain: (a, b) => scoreless(a, b) || margin(a) - margin(b),
       };
       orders.set(state.sort, indexes.sort((a, b) => ways[state.sort](a, b) || a - b));
     }
@@ -163,6 +205,7 @@
     for (const index of order()) {
       if (state.view === "errors" && records[index][ERROR] === null) continue;
       if (state.view === "doubtful" && !doubtful[index]) continue;
+      if (state.view === "corrected" && !corrections.has(index)) continue;
       if (!words.every((word) => texts[index].includes(word))) continue;
       const fitting = found[index].filter(fits);
       if (!fitting.length) continue;
@@ -261,7 +304,9 @@
     }
     const caption = make("span", "caption");
     const best = make("span", "best");
-    if (record[ERROR] !== null) {
+    if (corrections.has(index)) {
+      best.append(make("span", "text corrected", short(shownCorrection(corrections.get(index)))));
+    } else if (record[ERROR] !== null) {
       best.append(make("span", "text error", shownLabel(ERROR_LABEL)));
     } else if (labels[index] === NO_LABEL) {
       best.append(make("span", several ? "text" : "text doubtful", shownLabel(NO_LABEL)));
@@ -282,6 +327,7 @@
     caption.append(best, file);
     button.append(frame, caption);
     button.title = short(record[PATH]);
+    if (correctable) showSelected(button);
     item.append(button);
     return item;
   }
@@ -404,6 +450,7 @@
       const name = make("span", "name", visible(label));
       name.dir = "auto";
       if (!raw) item.append(bar(score));
+      item.classList.toggle("right", corrections.get(index) === label);
       item.append(name, make("span", "count", shownScore(score)));
       return item;
     }));
@@ -415,8 +462,12 @@
     const position = positions.get(index) ?? -1;
     byId("previous").disabled = position <= 0;
     byId("next").disabled = position < 0 || position >= selection.length - 1;
+    if (correctable && byId("correct").parentElement !== byId("facts")) {
+      byId("facts").insertBefore(byId("correct"), byId("columns"));
+    }
     if (!detail.open) detail.showModal();
     writeAddress();
+    showCorrections();
   }
 
   function step(by) {
@@ -432,6 +483,10 @@
     state.open = null;
     picture.removeAttribute("src");
     writeAddress();
+    if (correctable) {
+      space.before(byId("correct"));
+      showCorrections();
+    }
     if (positions.has(index)) activate(positions.get(index));
   });
   detail.addEventListener("click", (event) => {
@@ -460,9 +515,138 @@
     byId("copy").textContent = copied ? "Copied" : "Not copied";
   });
 
+  // What the keys and buttons for corrections do.
+
+  function showSelected(button) {
+    button.classList.toggle("selected", selected.has(button.index));
+    button.setAttribute("aria-pressed", selected.has(button.index));
+  }
+
+  function showCorrections() {
+    if (!correctable) return;
+    const parts = [`${number.format(corrections.size)} corrected`];
+    if (selected.size && !detail.open) parts.push(`${number.format(selected.size)} selected`);
+    if (!kept) parts.push("not kept by this browser: save before you leave");
+    byId("corrections").textContent = parts.join(", ");
+    byId("corrected-count").textContent = number.format(corrections.size);
+    byId("undo").disabled = !undone.length;
+    byId("save").disabled = !corrections.size;
+    byId("unselect").hidden = !selected.size || detail.open;
+  }
+
+  // The image in the larger view; else those selected; else the one that the keyboard is at.
+  function targets() {
+    const chosen = detail.open ? [state.open] : selected.size ? [...selected] : active === null ? [] : [active];
+    return chosen.filter((index) => records[index][ERROR] === null);
+  }
+
+  function renew(indexes) {
+    const focused = document.activeElement.matches(".card") ? document.activeElement.index : null;
+    for (const index of indexes) {
+      cards.get(index)?.remove();
+      cards.delete(index);
+    }
+    showRows();
+    if (focused !== null && !detail.open) cards.get(focused)?.firstChild.focus({ preventScroll: true });
+    if (detail.open) open(state.open);
+    showCorrections();
+  }
+
+  // Args: pairs of an image and its label, undefined for no correction.
+  function correct(pairs, remember = true) {
+    if (!pairs.length) return;
+    if (remember) undone.push(pairs.map(([index]) => [index, corrections.get(index)]));
+    for (const [index, label] of pairs) {
+      if (label === undefined) corrections.delete(index);
+      else corrections.set(index, label);
+    }
+    keep();
+    renew(pairs.map(([index]) => index));
+  }
+
+  function correctTo(label) {
+    const indexes = targets();
+    selected.clear();
+    correct(indexes.map((index) => [index, label]));
+    for (const item of cards.values()) showSelected(item.firstChild);
+  }
+
+  function select(index) {
+    if (!selected.delete(index)) selected.add(index);
+    const item = cards.get(index);
+    if (item) showSelected(item.firstChild);
+    showCorrections();
+  }
+
+  function unselect() {
+    selected.clear();
+    for (const item of cards.values()) showSelected(item.firstChild);
+    showCorrections();
+  }
+
+  function undo() {
+    if (undone.length) correct(undone.pop(), false);
+  }
+
+  // Whether a key was one of these.
+  function correctByKey(key) {
+    if (!correctable) return false;
+    if (/^[1-5]$/.test(key)) {
+      // Of several images, each to its own.
+      const pairs = targets().map((index) => [index, records[index][PREDICTIONS][key - 1]?.[0]]);
+      selected.clear();
+      correct(pairs.filter(([, label]) => label !== undefined));
+      for (const item of cards.values()) showSelected(item.firstChild);
+    } else if (key === "0") correctTo("");
+    else if (key === "Delete" || key === "Backspace") correctTo(undefined);
+    else if (key === "u" || key === "U") undo();
+    else if (key === "l" || key === "L") byId("right-label").focus();
+    else if ((key === "x" || key === "X") && !detail.open && active !== null) select(active);
+    else return false;
+    return true;
+  }
+
+  if (correctable) {
+    const known = new Set(records.flatMap((record) => record[PREDICTIONS].map(([label]) => label)));
+    for (const label of [...known].sort(compare)) {
+      const option = make("option");
+      option.value = label;
+      byId("known-labels").append(option);
+    }
+    byId("correct").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const label = byId("right-label").value.trim();
+      if (!label) return;
+      byId("right-label").value = "";
+      correctTo(label);
+      // The keys are for the images again.
+      byId("right-label").blur();
+      if (!detail.open && active !== null) cards.get(active)?.firstChild.focus({ preventScroll: true });
+    });
+    byId("none-of-these").addEventListener("click", () => correctTo(""));
+    byId("undo").addEventListener("click", undo);
+    byId("unselect").addEventListener("click", unselect);
+    byId("save").addEventListener("click", () => {
+      const rows = [...corrections].sort(([a], [b]) => a - b).map(([index, label]) =>
+        [records[index][PATH], label, label === "" ? "" : "1.000000", labels[index]]);
+      save(table([["path", "label", "score", "predicted"], ...rows]), "corrections.csv");
+    });
+    showCorrections();
+  }
+
   // The selection as the same rows that `cvt classify -o labels.csv` writes.
 
   const quoted = (cell) => /[,"\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
+
+  const table = (rows) => rows.map((row) => row.map((cell) => quoted(String(cell))).join(",") + "\r\n").join("");
+
+  function save(text, name) {
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
 
   function csv() {
     const ranks = Array.from({ length: settings.topK }, (_, rank) => rank);
@@ -475,16 +659,10 @@
       });
       return [record[PATH], ...predictions, ...record[COLUMNS].map((value) => value ?? ""), record[ERROR] ?? ""];
     });
-    return [header, ...rows].map((row) => row.map((cell) => quoted(String(cell))).join(",") + "\r\n").join("");
+    return table([header, ...rows]);
   }
 
-  byId("download").addEventListener("click", () => {
-    const link = make("a");
-    link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-    link.download = `${settings.name}-selection.csv`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  });
+  byId("download").addEventListener("click", () => save(csv(), `${settings.name}-selection.csv`));
 
   // Controls.
 
@@ -513,10 +691,10 @@
   });
   grid.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (button !== null) {
-      active = button.index;
-      open(button.index);
-    }
+    if (button === null) return;
+    active = button.index;
+    if (correctable && (event.ctrlKey || event.metaKey || event.shiftKey)) select(button.index);
+    else open(button.index);
   });
   grid.addEventListener("focusin", (event) => {
     active = event.target.index;
@@ -524,15 +702,25 @@
   });
 
   document.addEventListener("keydown", (event) => {
+    const typing = event.target.matches("input, select, textarea");
+    if ((event.ctrlKey || event.metaKey) && event.key === "z" && !typing && correctable) {
+      undo();
+      event.preventDefault();
+      return;
+    }
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (!typing && correctByKey(event.key)) {
+      event.preventDefault();
+      return;
+    }
     if (detail.open) {
+      if (typing) return;
       if (event.key === "ArrowLeft") step(-1);
       else if (event.key === "ArrowRight") step(1);
       else return;
       event.preventDefault();
       return;
     }
-    const typing = event.target.matches("input, select, textarea");
     if (event.key === "/" && !typing) {
       byId("search").focus();
       byId("search").select();
