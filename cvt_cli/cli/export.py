@@ -17,7 +17,7 @@ from cvt_cli.system.extras import install_hint
 from cvt_cli.system.files import write_atomically
 
 SUFFIXES = (".onnx", ".pt2")
-# Of the extra, by the names that Python imports.
+# The packages of the extra, by the names that Python imports.
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 EXAMPLES = f"""\

@@ -1,1 +1,1 @@
-"""A checkpoint becomes a file that other runtimes read: ONNX, or a torch.export program."""
+"""Export of a checkpoint to a file that other runtimes read: ONNX, or a torch.export program."""

@@ -24,19 +24,19 @@ from cvt_cli.inference.scores import kind_of
 from cvt_cli.model.cvt import Cvt
 
 INPUT, OUTPUT = "pixel_values", "logits"
-# What every runtime of the last years reads, that in browsers too.
+# The opset, which every runtime of recent years reads, in browsers too.
 OPSET = 18
-# In a .pt2, beside the program.
+# The name of the metadata's file in a .pt2.
 METADATA_FILE = "metadata.json"
-# Protocol Buffers hold no more in one message.
+# Bytes of a Protocol Buffers message, at most.
 MOST_ONNX_BYTES = 2**31 - 2**20
-# Between logits and ours, in units of the logit and as a share of the largest.
+# Largest difference from our logits, absolute and as a share of the largest logit.
 TOLERANCE = 1e-4
 CHECKED_BATCH_SIZES = (1, 3)
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what a reader of the file has to know: texts, some of them JSON, by name."""
+    """Return the facts that a reader of the file needs: texts, some of them JSON, by name."""
     preprocessing = checkpoint.preprocessing
     return {
         "labels": json.dumps(checkpoint.labels, ensure_ascii=False),
@@ -58,7 +58,7 @@ def program_of(model: Cvt, images: Tensor, *, dynamic_batch: bool) -> torch.expo
         images: (B, 3, H, W) float32; the program takes this height and width alone.
         dynamic_batch: whether it takes any number of images, or this one.
     """
-    if dynamic_batch and len(images) == 1:  # which torch takes for a constant
+    if dynamic_batch and len(images) == 1:  # torch would take a batch of one for a constant
         images = images.expand(2, -1, -1, -1).clone()
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     with _in_silence():
@@ -119,7 +119,7 @@ def to_program(checkpoint: Checkpoint, images: Tensor) -> bytes:
 
 
 def run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
-    """Return what computes an ONNX file's logits by ONNX Runtime, on the CPU."""
+    """Return a function that computes an ONNX file's logits by ONNX Runtime, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -134,7 +134,7 @@ def run_onnx(content: bytes) -> Callable[[Tensor], Tensor]:
 
 
 def run_program(content: bytes) -> Callable[[Tensor], Tensor]:
-    """Return what computes a .pt2 file's logits by torch, on the CPU."""
+    """Return a function that computes a .pt2 file's logits by torch, on the CPU."""
     with _in_silence():
         module = torch.export.load(io.BytesIO(content)).module()
 
@@ -150,7 +150,7 @@ def run_program(content: bytes) -> Callable[[Tensor], Tensor]:
 def check(
     checkpoint: Checkpoint, logits: Callable[[Tensor], Tensor], image_size: tuple[int, int]
 ) -> float:
-    """Compare exported logits with ours, of random images in batches of two sizes.
+    """Compare exported logits with ours, for random images in batches of two sizes.
 
     Args:
         logits: what the file makes of (B, 3, H, W).
@@ -171,7 +171,7 @@ def check(
         same_shape = theirs.shape == ours.shape
         difference = (ours - theirs).abs().max().item() if same_shape else math.inf
         allowed = TOLERANCE * max(1.0, ours.abs().max().item())
-        # Not "greater": NaN is no agreement.
+        # Not "greater", because NaN is no agreement.
         if not difference <= allowed:
             raise CvtError(
                 f"the exported network gives other logits than {checkpoint.name}: off by "
@@ -184,7 +184,7 @@ def check(
 
 @contextmanager
 def _in_silence() -> Iterator[None]:
-    """Keep what torch's exporters say about themselves from those who can do nothing about it."""
+    """Silence torch's exporters, whose messages are of no use to the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:

@@ -763,7 +763,8 @@ class _ForkServer:
         alone = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         # What a codec says may be made of what is in the file.
         seen = self._debug and sys.stderr.isatty()
-        stderr = subprocess.PIPE if seen else None if self._debug else subprocess.DEVNULL
+        unseen = None if self._debug else subprocess.DEVNULL
+        stderr = subprocess.PIPE if seen else unseen
         with theirs:
             self._server = subprocess.Popen(
                 [sys.executable, "-c", code],

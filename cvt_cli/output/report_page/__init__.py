@@ -63,7 +63,7 @@ class ReportPageWriter(PicturesJournal):
         numbers = count()
 
         def thumbnail(record: Record) -> str | int | None:
-            """Return what the script finds a thumbnail by: itself, or its number in the folder."""
+            """Return the key of a thumbnail: the picture itself, or its number in the folder."""
             if record.thumbnail is None:
                 return None
             if inline:
