@@ -98,12 +98,16 @@ class RecordShape:
         columns: names out of `COLUMNS`, in order.
         embedding_dim: numbers in an embedding; 0 if there is none.
         thumbnails: whether documents that have room for pictures show them.
+        shown: those of the columns that tables and plain lines for people show.
+        is_brief: whether a table may show the best label alone where many images come.
     """
 
     top_k: int
     columns: tuple[str, ...] = ()
     embedding_dim: int = 0
     thumbnails: bool = False
+    shown: tuple[str, ...] = field(default=(), compare=False)
+    is_brief: bool = field(default=False, compare=False)
 
     def for_labels(self, count: int) -> "RecordShape":
         """Return a shape with no more predictions than there are labels to choose from."""
@@ -139,6 +143,17 @@ def masked(text: str) -> str:
     is_signed = _SIGNED.search(text) is not None
     text = _SECRET.sub(rf"\1{_MASK}", text)
     return _WITH_IT.sub(rf"\1{_MASK}", text) if is_signed else text
+
+
+# From so many characters on a label with commas is a list of synonyms, as ImageNet's are.
+LONG_LABEL = 25
+
+
+def short_label(label: str) -> str:
+    """Return the first of a label's synonyms, "lesser panda" of "lesser panda, red panda, panda,
+    bear cat", for tables and folders. A short label is returned whole."""
+    first = label.partition(",")[0].strip()
+    return first if first and len(label) >= LONG_LABEL else label
 
 
 def as_written(path: str) -> str:

@@ -83,9 +83,12 @@ def record_shape(
         UsageError: as `check_threshold`.
     """
     check_threshold(threshold, kind)
+    shown, is_brief = columns, False
     if top_k is None:
         keeps_all = kind is ScoreKind.SIGMOID and threshold is not None
+        is_brief = not keeps_all
         top_k = num_labels if keeps_all else DEFAULT_TOP_K
     if kind is not ScoreKind.SOFTMAX and "scores" not in columns:
         columns = (*columns, "scores")
-    return RecordShape(top_k, columns).for_labels(num_labels)
+    shape = RecordShape(top_k, columns, shown=shown, is_brief=is_brief)
+    return shape.for_labels(num_labels)

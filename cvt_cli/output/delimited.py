@@ -37,8 +37,7 @@ class DelimitedWriter:
                 cells += [prediction.label, score_text(prediction.score, record.columns)]
             cells += [""] * (1 + 2 * self._shape.top_k - len(cells))
             for name in self._shape.columns:
-                value = record.columns.get(name)
-                cells.append("" if value is None else value)
+                cells.append(column_text(record.columns.get(name)))
             self._write_row([*cells, as_written(record.error or "")])
 
     def close(self) -> None:
@@ -90,6 +89,11 @@ class DelimitedWriter:
         if any(character in cell for character in (self.delimiter, '"', "\r", "\n")):
             return '"' + cell.replace('"', '""') + '"'
         return cell
+
+
+def column_text(value: float | str | None) -> str:
+    """Format the value of a column for a document; empty for none."""
+    return "" if value is None else str(value)
 
 
 def score_text(score: float, facts: Mapping[str, object]) -> str:

@@ -1,10 +1,10 @@
-"""Plain lines for pipes: `path<TAB>label<TAB>score`, the best label of each image. A failed image
-has its error in a fourth column."""
+"""For pipes: `path<TAB>label<TAB>score`, the best label of each image, one line per image; then the
+columns that were asked for. An image without a label has its error behind them."""
 
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
 
-from cvt_cli.output.delimited import score_text
+from cvt_cli.output.delimited import column_text, score_text
 from cvt_cli.records import Record, RecordShape, as_written
 
 # Control characters are replaced: a name must neither break its line nor steer a terminal. Unusual
@@ -19,6 +19,7 @@ class PlainWriter:
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
         self._stream = stream
+        self._columns = shape.shown
 
     def write(self, records: Iterable[Record]) -> None:
         """Append a line for each record."""
@@ -31,7 +32,10 @@ class PlainWriter:
                     score_text(best.score, record.columns),
                 ]
             else:
-                cells = [as_written(record.path), "", "", as_written(record.error or "")]
+                cells = [as_written(record.path), "", ""]
+            cells += [column_text(record.columns.get(name)) for name in self._columns]
+            if not record.predictions:
+                cells.append(as_written(record.error or ""))
             cells = [cell.translate(_ESCAPES) for cell in cells]
             self._stream.write("\t".join(cells).rstrip("\t") + "\n")
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.images.find import STDIN, Search, Source, find
 from cvt_cli.images.source import kind_of_archive
-from cvt_cli.records import Record
+from cvt_cli.records import Record, short_label
 from cvt_cli.sorting.folder_names import (
     UNCERTAIN,
     base_name,
@@ -156,7 +156,10 @@ class Sorter:
         if self._min_score is not None and best.score < self._min_score:
             return UNCERTAIN
         if best.label not in self._folders:
-            name = folder_name(best.label)
+            name, whole = folder_name(short_label(best.label)), folder_name(best.label)
+            # A folder of the whole label goes on to be that label's.
+            if name != whole and (self._folder / whole).is_dir():
+                name = whole
             # Some file systems ignore case: Cat and cat are the same.
             if self._label_of.setdefault(folded(name), best.label) != best.label:
                 name = f"{name}-{digest(best.label)}"

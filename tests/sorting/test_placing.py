@@ -719,3 +719,19 @@ def test_a_file_that_is_called_as_a_member_would_be(here: Path) -> None:
     write("a.zip::x.jpg", "a file")
     assert statuses(sort([record("a.zip::x.jpg")], Action.MOVE)) == [DONE]
     assert tree() == {"cat/a.zip::x.jpg": "a file"}
+
+
+def test_a_list_of_synonyms_is_sorted_by_its_first(here: Path) -> None:
+    panda = "lesser panda, red panda, panda, bear cat"
+    other = "lesser panda, and a label that begins alike"
+    records = [record("a/x.jpg", panda), record("a/y.jpg", other)]
+    first = [outcome.folder for outcome in sort(records)]
+    assert first[0] == "lesser panda" and first[1].startswith("lesser panda-")
+    assert statuses(sort(records)) == [THERE] * 2
+
+
+def test_a_folder_of_the_whole_label_stays_in_use(here: Path) -> None:
+    panda = "lesser panda, red panda, panda, bear cat"
+    Path("sorted", panda).mkdir(parents=True)
+    (outcome,) = sort([record("a/x.jpg", panda)])
+    assert outcome.folder == panda and not Path("sorted/lesser panda").exists()
