@@ -19,6 +19,7 @@ from cvt_cli.output.report_tables import (
     size_in_words,
 )
 from cvt_cli.system.cores import cores
+from cvt_cli.system.text import counted
 
 HEADER_WIDTH = 11
 PLAIN_WIDTH = 100
@@ -100,7 +101,7 @@ def _network_report(measurement: Measurement, machine: Machine) -> Report:
             found.append(_turns(records, plan, width))
         return found
 
-    return Report(document, records, sections)
+    return Report(document, _rows(records, plan, machine), sections)
 
 
 def _pipeline_report(measurement: PipelineMeasurement, machine: Machine) -> Report:
@@ -138,7 +139,23 @@ def _pipeline_report(measurement: PipelineMeasurement, machine: Machine) -> Repo
             found.append(_pipeline_turns(records, width))
         return found
 
-    return Report(document, records, sections)
+    return Report(document, _rows(records, plan, machine), sections)
+
+
+def _rows(
+    records: Sequence[dict[str, Any]], plan: Plan | PipelinePlan, machine: Machine
+) -> list[dict[str, Any]]:
+    """Return the rows of the CSV: the figures of each case, and what they were measured on, so that
+    the files of several machines can be put into one."""
+    size = plan.image_size or plan.checkpoint.preprocessing.image_size
+    conditions = {
+        "model": plan.checkpoint.name,
+        "processor": machine.device_name if machine.driver else machine.cpu,
+        "device": machine.device,
+        "threads": machine.threads,
+        "image_size": "x".join(map(str, size)) if size else "each its own",
+    }
+    return [conditions | record for record in records]
 
 
 def _model_json(plan: Plan | PipelinePlan) -> dict[str, Any]:
@@ -168,11 +185,11 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
     if machine.driver:
         device += [machine.device_name, machine.driver]
     else:
-        device.append(f"{machine.threads} threads")
+        device.append(counted(machine.threads, "thread"))
     if machine.float32_precision != "highest":
         device.append(f"float32 products in precision {machine.float32_precision}")
     return [
-        ("machine", f"{machine.cpu}, {machine.cores} cores{memory}{flags}"),
+        ("machine", f"{machine.cpu}, {counted(machine.cores, 'core')}{memory}{flags}"),
         ("device", ", ".join(device)),
         (
             "versions",

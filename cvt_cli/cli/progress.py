@@ -1,11 +1,13 @@
 """Progress of a run: done, total, images/s, time left, errors. A bar on a terminal, a line a minute
 in a log."""
 
+import math
 import os
 import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -26,6 +28,13 @@ DELAY_SECONDS = 1.0
 LOG_SECONDS = 60.0
 # The least images/s written as a whole number.
 WHOLE_RATE = 9.95
+
+# Images that come closer together are of one batch. A mark is made at least so often, and those of
+# so long make the rate.
+PAUSE_SECONDS = 0.05
+MARK_SECONDS = 1.0
+WINDOW_SECONDS = 30.0
+LEAST_MARKS = 2
 
 # Its own is for processes too: where those are not forked, as on macOS, it starts one more, which
 # ends with a warning on stderr.
@@ -52,6 +61,47 @@ def how_shown(quiet: bool, wanted: bool | None) -> Shown:
     return Shown.BAR if wanted or sys.stderr.isatty() else Shown.LINES
 
 
+class Pace:
+    """Measures images/s of the last half minute. Images come in batches, so the time is taken when
+    one begins, and what came before the first batch, such as loading, does not count: a bar drawn
+    in the middle of the first batch would promise hours."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+        self._last = -math.inf
+        self._count = 0
+
+    def add(self, now: float) -> None:
+        """Count one more image, which came at that time in seconds."""
+        if now - self._last >= PAUSE_SECONDS or now - self._marks[-1][0] >= MARK_SECONDS:
+            self._marks.append((now, self._count))
+            while len(self._marks) > LEAST_MARKS and now - self._marks[1][0] > WINDOW_SECONDS:
+                self._marks.popleft()
+        self._count += 1
+        self._last = now
+
+    @property
+    def rate(self) -> float | None:
+        """Return images/s; None until a second batch has begun."""
+        if not self._marks:
+            return None
+        (start, before), (end, after) = self._marks[0], self._marks[-1]
+        return (after - before) / (end - start) if end > start else None
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar with the rate of a `Pace`."""
+
+    def __init__(self, pace: Pace, **options: Any) -> None:
+        self._pace = pace
+        super().__init__(**options)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        # Nothing but 0 makes tqdm say that it does not know.
+        return {**super().format_dict, "rate": self._pace.rate or 0}
+
+
 class Progress:
     """Shows progress on stderr: a bar, or a line every minute.
 
@@ -70,7 +120,9 @@ class Progress:
         self._ended = threading.Event()
         if how is Shown.LINES:
             threading.Thread(target=self._log, args=[count], daemon=True).start()
-        self._bar = tqdm(
+        self._pace = Pace()
+        self._bar = _Bar(
+            pace=self._pace,
             disable=not shown,
             unit=" images",
             leave=False,
@@ -106,7 +158,9 @@ class Progress:
 
     def in_words(self) -> str:
         """Format the progress as `12,400 of 60,000, 41 images/s, 19 min left, 3 errors`."""
-        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        rate = self._pace.rate
+        if rate is None:
+            rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
         of = "" if self._total is None else f" of {self._total:,}"
         parts = [f"{self._done:,}{of}", f"{in_rate(rate)} images/s"]
         if self._total is not None and rate:
@@ -118,6 +172,7 @@ class Progress:
     def add(self, failed: bool) -> None:
         """Count one more input."""
         self._done += 1
+        self._pace.add(time.monotonic())
         if failed:
             self._errors += 1
             self._bar.set_postfix_str(counted(self._errors, "error"), refresh=False)

@@ -16,7 +16,7 @@ import typer
 from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import GlobalOptions
-from cvt_cli.cli.progress import Progress, how_shown
+from cvt_cli.cli.progress import Progress, how_shown, in_rate
 from cvt_cli.cli.run_record import RunRecord, command
 from cvt_cli.cli.sinks import Sink
 from cvt_cli.errors import (
@@ -303,7 +303,8 @@ def sum_up(
     if not settings.quiet:
         if outputs:
             what = f"{counted(count + kept, 'input')}" + (f": {done}" if done else "")
-            say(f"{', '.join(outputs)}: {what}, {rate:.1f} images/s")
+            pace = f", {in_rate(rate)} images/s" if count else ""
+            say(f"{', '.join(outputs)}: {what}{pace}")
         if errors:
             for path, error in failed[:NAMED_FAILURES]:
                 say(f"{visible(path)}: {error}")

@@ -84,6 +84,9 @@ def test_beside_transformers(tiny_cvt: MakeCvt, run_cvt: RunCvt, tmp_path: Path)
     assert (done.stdout, done.stderr) == ("", "")
     (row,) = csv.DictReader(io.StringIO(file.read_text()))
     assert row["baseline"] == "transformers"
+    # What the figures hold for, so that files of several machines can be put into one.
+    assert row["model"] and row["processor"] and int(row["threads"]) >= 1
+    assert (row["device"], row["image_size"]) == ("cpu", "64x64")
     assert float(row["labels_agree"]) == 1
     assert float(row["logit_difference"]) < 1e-4
     assert 0 < float(row["ratio_min"]) <= float(row["ratio"]) <= float(row["ratio_max"])

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from cvt_cli.cli import progress, train
-from cvt_cli.cli.progress import Progress, Shown, in_time
+from cvt_cli.cli.progress import Pace, Progress, Shown, in_time
 
 
 def last_line(written: str) -> str:
@@ -135,3 +135,40 @@ def test_training_tells_a_log_how_far_it_is(
                 "cvt: epoch 3/10: 12,400 of 60,000, 124 images/s, 6 min left, loss 1.234, "
                 "accuracy 45.1%\n"
             )
+
+
+def test_the_first_estimate_is_of_whole_batches() -> None:
+    pace = Pace()
+    assert pace.rate is None
+    # Two minutes of loading, then a batch of 32 each second.
+    for batch in range(40):
+        for image in range(32):
+            pace.add(120 + batch + image / 10_000)
+            assert pace.rate == (None if batch == 0 else pytest.approx(32))
+    # The rate is that of the last half minute.
+    for second in range(60):
+        pace.add(200 + second)
+    assert pace.rate == pytest.approx(1, rel=0.05)
+
+
+def test_the_rate_of_images_that_never_pause() -> None:
+    pace = Pace()
+    for number in range(5000):
+        pace.add(number / 1000)
+    assert pace.rate == pytest.approx(1000, rel=0.01)
+
+
+def test_a_bar_says_nothing_it_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    bar = Progress(True, lambda: 6400)
+    try:
+        for batch in range(2):
+            now += 5
+            bar.add(False)
+            bar._bar.total = 6400
+            text = bar._bar.format_meter(**bar._bar.format_dict)
+            assert ("<?" in text) is (batch == 0), text
+        assert "0.20 images/s" in text
+    finally:
+        bar.close()
