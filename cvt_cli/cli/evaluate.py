@@ -1,7 +1,7 @@
 """`cvt evaluate`: labelled images in, accuracy out."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,16 +16,21 @@ from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
+    from cvt_cli.evaluation.judgements import Judgement
+    from cvt_cli.evaluation.metrics import Evaluation
     from cvt_cli.inference.classifier import Classifier
 
 NAMED = 5
+PAGE = "html"
 
 EXAMPLES = """\
 [bold]Examples[/]
 
 cvt evaluate data/val --model my-cvt
 
-cvt evaluate photos/ --labels truth.csv -o evaluation.json
+cvt evaluate data/val --model my-cvt -o evaluation.html
+
+cvt evaluate photos/ --labels truth.csv -o evaluation.json --predictions images.csv
 """
 
 
@@ -69,9 +74,20 @@ def evaluate(
     report: options.ReportOptions,
     compute: EvaluationCompute,
     reading: options.Reading,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Write a row per image here, as .csv or .tsv: path, truth, prediction, scores.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     progress: options.ProgressOption = None,
 ) -> None:
-    """Measure a model on labelled images: accuracy, each label, what is taken for what.
+    """Measure a model on labelled images: accuracy, each label, confusions.
+
+    With -o FILE.html a page to browse: the wrong images first, a confusion matrix to click.
 
     Of a model of several labels at once: how well each label's scores rank the images.
 
@@ -84,7 +100,9 @@ def evaluate(
     from cvt_cli.evaluation.ranking import match_several, rank
     from cvt_cli.output.report_tables import write_report
 
-    format_ = report.pick_format()
+    format_ = _pick_format(report)
+    pages = _PerImage(report.output if format_ == PAGE else None, predictions)
+    pages.check(report.overwrite)
     group_rows = options.read_groups_option(groups)
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
@@ -93,6 +111,8 @@ def evaluate(
     _check_kind(classifier, by_folder=labels is None)
     quiet = context.obj.quiet
     several = classifier.score_kind is ScoreKind.SIGMOID
+    if several:
+        pages.refuse(classifier.checkpoint.name)
     known, unknown = (match_several if several else match)(
         labelled, classifier.labels, classifier.checkpoint.name, groups=classifier.groups
     )
@@ -105,7 +125,10 @@ def evaluate(
     top_k = len(classifier.answers) if several else TOP_K
 
     def records() -> Iterator[Record]:
-        for record in classifier.classify((source for source, _ in known), top_k):
+        sources = (source for source, _ in known)
+        images = classifier.classify(sources, top_k, thumbnails=pages.page is not None)
+        for record, target in zip(images, targets, strict=True):
+            pages.add(record, target)
             yield record
             bar.add(record.error is not None)
 
@@ -125,17 +148,103 @@ def evaluate(
                 compared.errors,
             )
             result = f"top-1 {compared.top1:.2%}"
+            pages.write(compared, classifier.names, run)
     finally:
         bar.close()
-    write_report(finding, format_, report.output)
+    if format_ != PAGE:
+        write_report(finding, format_, report.output)
     if report.output is not None and not quiet:
         say(f"{report.output}: {counted(count, 'image')}, {result}")
+    _name_errors(errors, len(known), quiet)
+
+
+def _name_errors(errors: Sequence[Record], count: int, quiet: bool) -> None:
+    """Name the images that could not be read. Raises `typer.Exit` if there are any."""
     for record in () if quiet else errors[:NAMED]:
         say(f"{record.path}: {record.error}")
     if errors:
         if not quiet:
-            say(f"{len(errors)} of {counted(len(known), 'image')} could not be read")
+            say(f"{len(errors)} of {counted(count, 'image')} could not be read")
         raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _pick_format(report: options.Report) -> str:
+    """Return the format of the figures; `PAGE` for a page.
+
+    Raises:
+        UsageError: as `Report.pick_format`.
+    """
+    output = report.output
+    by_suffix = report.format_ is None and output is not None and output.suffix.lower() == ".html"
+    if not by_suffix and (report.format_ or "").lower() != PAGE:
+        return report.pick_format()
+    if output is None:
+        raise UsageError("html needs --output")
+    from cvt_cli.output.tables import check_new
+
+    check_new(output, report.overwrite)
+    return PAGE
+
+
+@dataclass
+class _PerImage:
+    """What is written of each image: a page, a table, or nothing.
+
+    Attributes:
+        page: the file of the page; None for none.
+        table: the file of the table; None for none.
+    """
+
+    page: Path | None
+    table: Path | None
+    _judgements: "list[Judgement]" = field(default_factory=list, init=False)
+    _right: int = field(default=0, init=False)
+
+    def check(self, overwrite: bool) -> None:
+        """Check that the table can be written. Raises `UsageError` if not."""
+        if self.table is None:
+            return
+        from cvt_cli.output.tables import check_new
+
+        if self.table == self.page or self.table.suffix.lower() not in (".csv", ".tsv"):
+            raise UsageError(f"--predictions {self.table}: a .csv or .tsv of its own")
+        check_new(self.table, overwrite)
+
+    def refuse(self, model: str) -> None:
+        """Raise `UsageError` if anything is to be written: an image has several labels."""
+        if self.page is not None or self.table is not None:
+            raise UsageError(
+                f"{model} has several labels at once: a page and --predictions are for one label "
+                "per image",
+                hint="-o evaluation.json has the figures, cvt classify -o report.html the images",
+            )
+
+    def add(self, record: Record, target: Any) -> None:
+        """Keep what is to be written of an image."""
+        if self.page is None and self.table is None:
+            return
+        from cvt_cli.evaluation.evaluation_page import keeps_thumbnail
+        from cvt_cli.evaluation.judgements import Judgement
+
+        judgement = Judgement.of(record, target)
+        if not keeps_thumbnail(judgement, self._right):
+            judgement = replace(judgement, thumbnail=None)
+        self._right += judgement.is_correct
+        self._judgements.append(judgement)
+
+    def write(
+        self, evaluation: "Evaluation", names: Sequence[str], run: Mapping[str, object]
+    ) -> None:
+        """Write the files. Raises `CvtError` if one can't be written."""
+        from cvt_cli.evaluation.evaluation_page import write_page
+        from cvt_cli.evaluation.judgements import judgements_report
+        from cvt_cli.output.tables import write_report
+
+        if self.page is not None:
+            write_page(self.page, evaluation, self._judgements, names=names, run=run)
+        if self.table is not None:
+            format_ = self.table.suffix.lower().removeprefix(".")
+            write_report(judgements_report(self._judgements, names), format_, self.table)
 
 
 def _check_kind(classifier: "Classifier", by_folder: bool) -> None:

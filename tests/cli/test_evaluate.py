@@ -176,3 +176,32 @@ def test_a_regression_is_not_measured(run_cvt, tiny_cvt, data):
     model = tiny_cvt(problem_type="regression")
     done = run_cvt("evaluate", data, "-m", model, expect=2)
     assert "is a regression" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_page_and_a_row_per_image(run_cvt, model, data, tmp_path):
+    (data / "goldfish/broken.png").write_bytes(b"\x89PNG")
+    options = ("evaluate", data, "-m", model, "--predictions", "images.csv")
+    done = run_cvt(*options, "-o", "page.html", expect=1)
+    assert "page.html: 6 images, top-1" in done.stderr
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "images.csv").read_text())))
+    assert len(rows) == 7 and sum(row["error"] != "" for row in rows) == 1
+    found = predictions(run_cvt, model, data / "hammerhead")
+    for row in rows:
+        if row["path"] in found:
+            assert row["predicted"] == found[row["path"]][0]["label"]
+            assert row["truth"] == LABELS[4]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data/goldfish") >= 3 and "image/jpeg" in page and "/9j/" in page
+    # Nothing is replaced unasked, nothing half done.
+    assert "exists" in run_cvt(*options, "-o", "other.html", expect=2).stderr
+    assert not (tmp_path / "other.html").exists()
+    for wrong in (("-f", "html"), ("--predictions", "x.json")):
+        assert run_cvt("evaluate", data, "-m", model, *wrong, expect=2).stderr.count("\n") == 1
+
+
+def test_no_page_of_several_labels_at_once(run_cvt, tiny_cvt, data, tmp_path):
+    several = tiny_cvt(problem_type="multi_label_classification")
+    (tmp_path / "truth.csv").write_text("path,label\ngoldfish/0.png,goldfish\n")
+    options = ("evaluate", data, "-m", several, "--labels", "truth.csv")
+    done = run_cvt(*options, "-o", "page.html", expect=2)
+    assert "one label per image" in done.stderr and not (tmp_path / "page.html").exists()

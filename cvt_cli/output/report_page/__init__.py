@@ -80,7 +80,7 @@ class ReportPageWriter(PicturesJournal):
                     [[each.label, each.score] for each in record.predictions],
                     record.error,
                     thumbnail(record),
-                    _link(record.path, base),
+                    link(record.path, base),
                     [record.columns.get(name) for name in shape.columns],
                 ]
 
@@ -100,7 +100,7 @@ class ReportPageWriter(PicturesJournal):
         write_atomically(path, write)
 
 
-def _link(path: str, base: Path) -> str | None:
+def link(path: str, base: Path) -> str | None:
     """Return the relative address of the image for links from the page, if it is a file."""
     # os.path, because Path raises an error for a name that is too long.
     if not os.path.isfile(path):
@@ -149,8 +149,8 @@ def _page(
     stream = environment.from_string(template).stream(
         style=Markup(style),
         script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=script_hash(style),
+        script_hash=script_hash(script),
         name=name,
         run=run,
         summary=summary,
@@ -170,6 +170,6 @@ def _storage_key(path: Path, run: Mapping[str, Any]) -> str:
     return "cvt-corrections-" + sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _hash(text: str) -> str:
+def script_hash(text: str) -> str:
     """Hash a script for the Content-Security-Policy."""
     return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()
