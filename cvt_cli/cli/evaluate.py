@@ -10,6 +10,7 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.options import REPORT_FORMATS
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import ExitCode, UsageError
 from cvt_cli.records import Record, ScoreKind
@@ -48,6 +49,21 @@ class EvaluationCompute(options.ExactCompute):
     decode: options.DecodeChoice = field(default=options.DecodeChoice.FAST, init=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport(options.ReportOptions):
+    """Options for the format of the figures, a page among them."""
+
+    format_: Annotated[
+        str | None,
+        options.format_option(
+            options.OUTPUT,
+            (*REPORT_FORMATS, PAGE),
+            help="table, csv, tsv, json or html. Default: what the suffix of --output says, else a "
+            "table.",
+        ),
+    ] = None
+
+
 @grouped
 def evaluate(
     context: typer.Context,
@@ -71,16 +87,15 @@ def evaluate(
     ] = None,
     groups: options.GroupsOption = None,
     model: EvaluatedModel,
-    report: options.ReportOptions,
+    report: EvaluationReport,
     compute: EvaluationCompute,
     reading: options.Reading,
     predictions: Annotated[
         Path | None,
-        typer.Option(
+        options.OUTPUT.option(
             "--predictions",
             metavar="FILE",
             help="Write a row per image here, as .csv or .tsv: path, truth, prediction, scores.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     progress: options.ProgressOption = None,
@@ -168,7 +183,7 @@ def _name_errors(errors: Sequence[Record], count: int, quiet: bool) -> None:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _pick_format(report: options.Report) -> str:
+def _pick_format(report: options.ReportOptions) -> str:
     """Return the format of the figures; `PAGE` for a page.
 
     Raises:

@@ -17,6 +17,8 @@ from typing import Any, get_type_hints
 
 import typer
 
+from cvt_cli.cli.completion import of_option
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -31,6 +33,7 @@ class Panel:
             names: as the user types them, such as `--top-k` and `-k`.
             settings: parameters of `typer.Option`.
         """
+        settings.setdefault("autocompletion", of_option(names))
         return typer.Option(*names, rich_help_panel=self.title, **settings)
 
     def argument(self, **settings: Any) -> Any:

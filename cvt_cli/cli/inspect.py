@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
-from cvt_cli.cli import options
+from cvt_cli.cli import completion, options
 from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.model.cost import BYTES_PER_VALUE
@@ -85,6 +85,7 @@ def inspect(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=completion.models,
             help="A CvT on the Hub, a folder or a file; two of them with --diff. "
             f"Default: $CVT_MODEL, or {DEFAULT_MODEL}.",
         ),

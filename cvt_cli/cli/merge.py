@@ -69,6 +69,7 @@ def merge(
         str | None,
         options.format_option(
             options.OUTPUT,
+            ROW_FORMATS,
             help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of --output says.",
         ),
     ] = None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, DEFAULT_MODEL
+from cvt_cli.cli.completion import one_of
 from cvt_cli.cli.groups import Panel
 from cvt_cli.errors import UsageError
 from cvt_cli.images.size import parse_image_size
@@ -37,6 +38,9 @@ MODEL = Panel("Model")
 OUTPUT = Panel("Output")
 PERFORMANCE = Panel("Performance")
 SCALE = Panel("Scale")
+
+# Formats of reports, as `output.tables` writes them; importing that loads rich.
+REPORT_FORMATS = ("table", "csv", "tsv", "json")
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,10 @@ def output_option(*, help: str, metavar: str = "FILE", **settings: Any) -> Any:
     return OUTPUT.option("--output", "-o", metavar=metavar, help=help, **settings)
 
 
-def format_option(panel: Panel, *, help: str) -> Any:
-    """Declare `--format`."""
-    return panel.option("--format", "-f", metavar="FORMAT", help=help)
+def format_option(panel: Panel, formats: Sequence[str], *, help: str) -> Any:
+    """Declare `--format` of a command that knows these formats."""
+    complete = one_of(*formats)
+    return panel.option("--format", "-f", metavar="FORMAT", help=help, autocompletion=complete)
 
 
 def dtype_option(panel: Panel, *, help: str, metavar: str = "DTYPE") -> Any:
@@ -173,6 +178,7 @@ ReportFormatOption = Annotated[
     str | None,
     format_option(
         OUTPUT,
+        REPORT_FORMATS,
         help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
     ),
 ]
@@ -191,14 +197,12 @@ ErrorsOption = Annotated[
 
 GroupsOption = Annotated[
     str | None,
-    typer.Option(
+    OUTPUT.option(
         "--groups",
         metavar="FILE|imagenet",
         help="Answer with groups of labels, whose scores add up: imagenet for about a hundred "
         "everyday groups (cat, bird, car) of ImageNet's labels, or a file with a label or WordNet "
         "id, a tab and its group in each line. A label in no group stands for itself.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
 
@@ -661,6 +665,7 @@ class Output:
         str | None,
         format_option(
             OUTPUT,
+            FORMATS,
             help=f"{', '.join(FORMATS)}. Default: what the suffix of --output says, a table on a "
             "terminal, plain lines (path, best label, score) in a pipe.",
         ),

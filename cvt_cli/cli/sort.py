@@ -82,6 +82,7 @@ def sort(
         str | None,
         options.format_option(
             options.INPUT,
+            ROW_FORMATS,
             help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of LABELS says.",
         ),
     ] = None,
