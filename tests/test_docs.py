@@ -2,16 +2,21 @@
 has the same commands."""
 
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from cvt_cli.cli.app import app
 from tests.conftest import RunCvt
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+REFERENCE = ROOT / "docs/reference.md"
 CHINESE = ROOT / "docs/README.zh-CN.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAX_LINES = 220
@@ -69,6 +74,29 @@ def test_inspecting_in_the_readme(run_cvt: RunCvt) -> None:
     ((command, output),) = shown("cvt inspect")
     done = run_cvt(*shlex.split(command)[1:], tty=True, no_color=True, columns=88, expect=0)
     check_same(done.stdout, output)
+
+
+def test_the_reference_is_current() -> None:
+    tool = runpy.run_path(str(ROOT / "tools/reference.py"))
+    assert REFERENCE.read_text("utf-8") == tool["reference"](), "run python tools/reference.py"
+
+
+def test_the_reference_has_every_command_and_option() -> None:
+    page = REFERENCE.read_text("utf-8")
+    group: Any = get_command(app)
+    context = group.make_context("cvt", ["--quiet", "models"], resilient_parsing=True)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        section = page.partition(f"## cvt {name}\n")[2].partition("\n## ")[0]
+        assert " ".join(command.help.split("\n\n")[0].split()) in section
+        for option in (each for param in command.params for each in param.opts):
+            assert not option.startswith("-") or re.search(rf"`.*{option}\b", section), option
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_a_page_starts_with_what_it_is_for(page: Path) -> None:
+    title, empty, first, *_ = page.read_text("utf-8").splitlines()
+    assert title.startswith("# ") and not empty and re.match(r"[^-#|`!<]", first)
 
 
 def test_the_readme_is_short() -> None:

@@ -64,7 +64,7 @@ def _global_options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, warnings or counts on stderr.")
+        bool, typer.Option("--quiet", "-q", help="Print no progress, warnings or counts.")
     ] = False,
     *,
     version: Annotated[

@@ -60,7 +60,7 @@ class Cases:
         MEASURE.option(
             "--images",
             metavar="FOLDER",
-            help="Measure the whole run from the files in this folder, not the network alone.",
+            help="Measure whole runs on the files in this folder instead of the network alone.",
         ),
     ] = None
     baseline: Annotated[
@@ -68,8 +68,8 @@ class Cases:
         MEASURE.option(
             "--baseline",
             metavar="NAME",
-            help="Take turns with transformers, onnxruntime or openvino on the same weights and "
-            "inputs. With --images: transformers.",
+            help="Compare with transformers, onnxruntime or openvino, in turns, on the same "
+            "weights and inputs. With --images: transformers.",
         ),
     ] = None
     batch_size: Annotated[
@@ -78,7 +78,8 @@ class Cases:
             "--batch-size",
             "-b",
             metavar="N,N,...",
-            help=f"Default: {BATCH_SIZES}; with --images {BATCH_SIZES_FROM_FILES}.",
+            help=f"Images per batch. Default: {BATCH_SIZES}; with --images "
+            f"{BATCH_SIZES_FROM_FILES}.",
         ),
     ] = None
     dtype: Annotated[
@@ -86,7 +87,7 @@ class Cases:
         options.dtype_option(
             MEASURE,
             metavar="DTYPE,...",
-            help="auto, float32, bfloat16, float16: what the network computes in.",
+            help="Compute in auto, float32, bfloat16, float16.",
         ),
     ] = "auto"
     duration: Annotated[
@@ -95,14 +96,14 @@ class Cases:
             "--duration",
             min=0.01,
             metavar="SECONDS",
-            help="How long each case is repeated, for each side where there are two.",
+            help="Seconds per case, and per side with --baseline.",
         ),
     ] = 5.0
     compiled: Annotated[
         bool,
         MEASURE.option(
             "--compile",
-            help="Through torch.compile; its start is measured too. Needs a C++ compiler.",
+            help="Use torch.compile, and measure its start too. Needs a C++ compiler.",
         ),
     ] = False
 
@@ -121,7 +122,7 @@ def benchmark(
         options.OUTPUT.option(
             "--plot",
             metavar="FILE",
-            help="Throughput and latency over batch size as a picture, .png, .svg or .pdf.",
+            help="Plot throughput and latency over batch size: .png, .svg or .pdf.",
         ),
     ] = None,
     progress: options.ProgressOption = None,

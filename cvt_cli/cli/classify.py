@@ -64,7 +64,7 @@ def classify(
     reading: Reading,
     scale: Scale,
 ) -> None:
-    """Label images: the best classes of each, with scores."""
+    """Label images with their best classes and scores."""
     # Report wrong values before anything is looked up.
     _ = output.facts, output.only, output.group_rows, model.input_size, images.background_colour
     wanted = Classification(

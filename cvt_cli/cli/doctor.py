@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Show versions, devices, what is fast here, the cache, and which extras are installed.
 
-    The block holds no secret: of tokens and addresses it says only whether they are set.
+    Paste it into a bug report: it holds no secrets, only whether tokens and addresses are set.
     """
     from cvt_cli.output.report_tables import check_new, pick_format, write_report
 

@@ -38,9 +38,9 @@ class EmbeddingsOutput:
     output: Annotated[
         Path,
         options.output_option(
-            help=".parquet: columns path, embedding (a fixed-size list), error. .npy: a row for "
-            "each input, NaN where there is an error; the paths are in .paths.txt beside it, the "
-            "errors in .errors.txt."
+            help=".parquet: columns path, embedding (a fixed-size list), error. .npy: one row "
+            "per input, NaN for errors; paths and errors go to .paths.txt and .errors.txt"
+            " beside it."
         ),
     ]
     resume: options.ResumeOption = False
@@ -62,10 +62,10 @@ def embed(
     compute: options.ExactCompute,
     reading: options.Reading,
 ) -> None:
-    """Turn images into vectors, for search and clustering.
+    """Turn images into vectors for search and clustering.
 
-    A vector is the class token after the last norm, what the network's last layer makes the
-    labels of: float32 numbers, 384 of them for CvT-13 and CvT-21, 1024 for CvT-W24.
+    A vector is the class token after the last norm, the input of the layer that computes the
+    scores: 384 float32 numbers for CvT-13 and CvT-21, 1024 for CvT-W24.
     """
     path, resume, overwrite = output.output, output.resume, output.overwrite
     update = output.update

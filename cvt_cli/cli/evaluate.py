@@ -58,8 +58,7 @@ class EvaluationReport(options.ReportOptions):
         options.format_option(
             options.OUTPUT,
             (*REPORT_FORMATS, PAGE),
-            help="table, csv, tsv, json or html. Default: what the suffix of --output says, else a "
-            "table.",
+            help="table, csv, tsv, json or html. Default: by the suffix of --output, else a table.",
         ),
     ] = None
 
@@ -72,8 +71,8 @@ def evaluate(
         Path,
         options.INPUT.argument(
             metavar="FOLDER",
-            help="Has a sub-folder of images for each label, named by it; or with --labels, the "
-            "folder that its paths start from.",
+            help="A folder with a subfolder of images for each label; or with --labels, the "
+            "folder its paths are relative to.",
         ),
     ],
     labels: Annotated[
@@ -81,8 +80,8 @@ def evaluate(
         options.INPUT.option(
             "--labels",
             metavar="FILE",
-            help="A CSV file with the columns path and label; for a model of several labels at "
-            "once a row for each label of an image, or one with an empty label.",
+            help="A CSV file with the columns path and label; for a multi-label model one row "
+            "per label of an image, or one with an empty label.",
         ),
     ] = None,
     groups: options.GroupsOption = None,
@@ -95,19 +94,20 @@ def evaluate(
         options.OUTPUT.option(
             "--predictions",
             metavar="FILE",
-            help="Write a row per image here, as .csv or .tsv: path, truth, prediction, scores.",
+            help="Write one row per image to this .csv or .tsv file: path, truth, prediction, "
+            "scores.",
         ),
     ] = None,
     progress: options.ProgressOption = None,
 ) -> None:
     """Measure a model on labelled images: accuracy, each label, confusions.
 
-    With -o FILE.html a page to browse: the wrong images first, a confusion matrix to click.
+    -o FILE.html makes a page to browse: wrong images first, and a confusion matrix to click.
 
-    Of a model of several labels at once: how well each label's scores rank the images.
+    For a multi-label model: how well the scores of each label rank the images.
 
-    A label is one of the model's or one of its synonyms, or a WordNet id (n01440764) of
-    ImageNet-1k. Labels that the model does not have are reported and not counted.
+    The truth is one of the model's labels, a synonym, or a WordNet id of ImageNet-1k (n01440764).
+    Labels that the model does not have are reported, and not counted.
     """
     from cvt_cli.evaluation.evaluation_tables import evaluation_report, ranked_report
     from cvt_cli.evaluation.metrics import TOP_K, from_csv, from_folders, match

@@ -77,16 +77,16 @@ class ExplanationOptions:
         str | None,
         options.OUTPUT.option(
             "--label",
-            help="The label to explain: its name, a synonym, its WordNet id, or #INDEX. Default: "
-            "the best of each image.",
+            help="The label to explain: a name, synonym, WordNet id or #INDEX. Default: the "
+            "best label of each image.",
         ),
     ] = None
     method: Annotated[
         MethodChoice,
         options.OUTPUT.option(
             "--method",
-            help="gradcam: which parts speak for the label, coarse. integrated-gradients: which "
-            "pixels do, slower. attention: where the class token looks, whatever the label.",
+            help="gradcam: which regions support the label. integrated-gradients: which pixels"
+            " do; slower. attention: where the class token looks, whatever the label.",
         ),
     ] = MethodChoice.GRADCAM
     format_: Annotated[
@@ -94,7 +94,7 @@ class ExplanationOptions:
         options.OUTPUT.option(
             "--format",
             "-f",
-            help="picture, or json for the raw map. Default: what the suffix of --output says.",
+            help="picture, or json for the raw map. Default: by the suffix of --output.",
         ),
     ] = None
     overwrite: options.OverwriteOption = False
@@ -108,7 +108,7 @@ def explain(
         list[str],
         options.INPUT.argument(
             metavar="IMAGE|FOLDER...",
-            help="Image files, folders, archives, addresses, as `cvt classify` takes them.",
+            help="Image files, folders, archives, addresses, as for cvt classify.",
         ),
     ],
     explanation: ExplanationOptions,
@@ -116,7 +116,7 @@ def explain(
     device: options.DeviceOption = "auto",
     reading: options.Reading,
 ) -> None:
-    """Show what in a picture its label comes from: a heat map over it."""
+    """Show which parts of an image its label comes from, as a heat map."""
     output = explanation.output
     format_ = _pick_format(explanation.format_, output)
     _ = model.input_size

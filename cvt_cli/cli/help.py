@@ -49,15 +49,14 @@ def print_help(command: Any, context: Any) -> None:
     """Print the usage line, the description, options and subcommands by panel, and the examples."""
     console = Console(highlight=False, soft_wrap=False)
     console.width = min(console.width, MAX_WIDTH)
-    usage = command.get_usage(context).removeprefix("Usage: ")
-    console.print(Text.assemble(("Usage: ", "bold"), " ".join(usage.split())))
+    console.print(Text.assemble(("Usage: ", "bold"), usage(command, context)))
     if command.help:
         console.print()
         # Each paragraph is joined into one line, for the terminal to wrap.
         for paragraph in command.help.strip().split("\n\n"):
             _print_wrapped(console, " ".join(paragraph.split()), 0)
-    for title, params in _panels(command.get_params(context)).items():
-        _section(console, title, ((_names(p, context), _text(p, context)) for p in params))
+    for title, params in panels(command.get_params(context)).items():
+        _section(console, title, ((names(p, context), text(p, context)) for p in params))
     if isinstance(command, TyperGroup):
         listed = (command.get_command(context, name) for name in command.list_commands(context))
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -74,28 +73,36 @@ def print_help(command: Any, context: Any) -> None:
         _print_epilog(console, command.epilog)
 
 
-def _panels(params: Iterable[Any]) -> dict[str, list[Any]]:
+def usage(command: Any, context: Any) -> str:
+    """Return the usage line: `cvt sort [OPTIONS] LABELS DIR`."""
+    line = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    # Typer puts required arguments in braces, as nobody else does.
+    return re.sub(r"\{([^{}]*)\}", r"\1", line).replace("......", "...")
+
+
+def panels(params: Iterable[Any]) -> dict[str, list[Any]]:
     """Group parameters by panel, in the order in which the panels first occur; unnamed ones come
     last."""
-    panels: dict[str, list[Any]] = {}
+    found: dict[str, list[Any]] = {}
     for param in params:
         if not getattr(param, "hidden", False):
             title = getattr(param, "rich_help_panel", None) or OPTIONS
-            panels.setdefault(title, []).append(param)
-    if OPTIONS in panels:
-        panels[OPTIONS] = panels.pop(OPTIONS)
-    return panels
+            found.setdefault(title, []).append(param)
+    if OPTIONS in found:
+        found[OPTIONS] = found.pop(OPTIONS)
+    return found
 
 
-def _names(param: Any, context: Any) -> str:
+def names(param: Any, context: Any) -> str:
+    """Return the names of an option and of its value, or the name of an argument."""
     record = param.get_help_record(context)
     if param.param_type_name == "argument":
         name = str(param.metavar or (record[0] if record else param.name))
         return name + ("..." if param.nargs != 1 and not name.endswith("...") else "")
     # Short names first, and the value's name only once.
-    names = sorted(param.opts, key=len) + sorted(param.secondary_opts, key=len)
+    spellings = sorted(param.opts, key=len) + sorted(param.secondary_opts, key=len)
     value = "" if param.is_flag else " " + str(param.metavar or _value(param, context))
-    return ", ".join(names) + value
+    return ", ".join(spellings) + value
 
 
 def _value(param: Any, context: Any) -> str:
@@ -108,10 +115,11 @@ def _value(param: Any, context: Any) -> str:
     return _VALUES.get(name.upper(), name)
 
 
-def _text(param: Any, context: Any) -> str:
+def text(param: Any, context: Any) -> str:
+    """Return what an option means, with its default."""
     record = param.get_help_record(context)
-    text = _BRACKETED.sub("", record[1]) if record else str(param.help or "")
-    return " ".join(text.split())
+    meaning = _BRACKETED.sub("", record[1]) if record else str(param.help or "")
+    return " ".join(meaning.split())
 
 
 def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:

@@ -44,26 +44,26 @@ class ShowOptions:
     """Options for what to show of a model."""
 
     layers: Annotated[
-        bool, SHOW.option("--layers", help="Every layer: shapes, parameters, MACs, memory.")
+        bool, SHOW.option("--layers", help="Show every layer: shapes, parameters, MACs, memory.")
     ] = False
-    labels: Annotated[bool, SHOW.option("--labels", help="Its labels by class index.")] = False
+    labels: Annotated[bool, SHOW.option("--labels", help="Show the labels by class index.")] = False
     weights: Annotated[
         bool,
         SHOW.option(
             "--weights",
-            help="Open the weights: dtypes, statistics of each, NaN, missing or left-over keys.",
+            help="Read the weights: dtypes, statistics, NaN, missing and unexpected keys.",
         ),
     ] = False
-    diff: Annotated[bool, SHOW.option("--diff", help="Two models side by side.")] = False
+    diff: Annotated[bool, SHOW.option("--diff", help="Compare two models.")] = False
     compare: Annotated[
-        bool, SHOW.option("--compare", help="CvT beside ViT, DeiT, CPVT, TNT, T2T and PVT.")
+        bool, SHOW.option("--compare", help="Compare CvT with ViT, DeiT, CPVT, TNT, T2T and PVT.")
     ] = False
     plot: Annotated[
         Path | None,
         SHOW.option(
             "--plot",
             metavar="FILE",
-            help="With --compare: accuracy over MACs as a picture, .png, .svg or .pdf.",
+            help="With --compare: plot accuracy over MACs: .png, .svg or .pdf.",
         ),
     ] = None
 
@@ -72,9 +72,12 @@ class ShowOptions:
 class CostOptions:
     """Options for the workload whose cost is counted."""
 
-    batch_size: Annotated[int, COST.option("--batch-size", "-b", min=1, help="Images at once.")] = 1
+    batch_size: Annotated[
+        int, COST.option("--batch-size", "-b", min=1, help="Images per batch.")
+    ] = 1
     dtype: Annotated[
-        str, options.dtype_option(COST, help=f"{', '.join(DTYPES)}: of weights and activations.")
+        str,
+        options.dtype_option(COST, help=f"{', '.join(DTYPES)}: dtype of weights and activations."),
     ] = "float32"
 
 
@@ -96,10 +99,10 @@ def inspect(
     files: options.CheckpointFiles,
     report: options.ReportOptions,
 ) -> None:
-    """Tell what a model is and what it costs, without running or downloading it.
+    """Describe a model and its cost without running or downloading it.
 
-    Stages, parameters, multiply-adds (MACs), memory, labels, files, whether it is in the cache.
-    Counted from the configuration alone.
+    Shows stages, parameters, multiply-adds (MACs), memory, labels, files, and whether it is cached,
+    from the configuration alone.
     """
     _check(models or [], show)
     if cost.dtype not in DTYPES:

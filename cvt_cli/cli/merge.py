@@ -55,37 +55,35 @@ def merge(
         list[str],
         options.INPUT.argument(
             metavar="FOLDER|FILE",
-            help="Folders of parts and files of records, here or at an address. Of a folder all "
-            "are taken, by name.",
+            help="Folders of parts and output files, on disk or at an address. All files of a "
+            "folder are merged, by name.",
         ),
     ],
     output: Annotated[
         Path,
-        options.output_option(
-            help="The one file; its suffix says the format. It appears whole or not at all."
-        ),
+        options.output_option(help="The merged file; it appears complete or not at all."),
     ],
     format_: Annotated[
         str | None,
         options.format_option(
             options.OUTPUT,
             ROW_FORMATS,
-            help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of --output says.",
+            help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of --output.",
         ),
     ] = None,
     partial: Annotated[
         bool,
         options.INPUT.option(
             "--partial",
-            help="Merge shards of which some are missing, or that are of different runs.",
+            help="Merge even if shards are missing or come from different runs.",
         ),
     ] = False,
     overwrite: options.OverwriteOption = False,
 ) -> None:
-    """Make one file of the parts that cvt classify wrote on a cluster, or in shards.
+    """Merge the parts or shards that cvt classify wrote into one file.
 
-    A shard that is missing is an error. Of a failed and a repaired record of one input the good one
-    is kept.
+    A missing shard is an error. If an input failed in one part and succeeded in another, the
+    successful record is kept.
     """
     check_name(output)
     name = check_format(format_) if format_ is not None else format_of_file(output)

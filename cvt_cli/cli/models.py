@@ -34,7 +34,7 @@ def models(
         options.MODEL.option(
             "--download",
             metavar="NAME",
-            help="Fetch a model from the Hub ahead of time and print the folder it lies in.",
+            help="Download a model from the Hub and print its folder.",
         ),
     ] = None,
     search: Annotated[
@@ -42,7 +42,7 @@ def models(
         options.MODEL.option(
             "--search",
             metavar="TEXT",
-            help="List the CvT models on the Hub whose names have this text; '' for all.",
+            help="List the CvT models on the Hub whose names contain this text; '' for all.",
         ),
     ] = None,
     revision: options.RevisionOption = None,

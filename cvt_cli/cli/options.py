@@ -111,11 +111,9 @@ RevisionOption = Annotated[
 ]
 RefreshOption = Annotated[
     bool,
-    MODEL.option(
-        "--refresh", help="Ask the Hub for a newer commit even if the model is in the cache."
-    ),
+    MODEL.option("--refresh", help="Check the Hub for a newer commit even if the model is cached."),
 ]
-OfflineOption = Annotated[bool, MODEL.option("--offline", help="Make no request to the Hub.")]
+OfflineOption = Annotated[bool, MODEL.option("--offline", help="Make no requests to the Hub.")]
 ImageSizeOption = Annotated[
     str | None,
     MODEL.option(
@@ -128,34 +126,32 @@ OutputOption = Annotated[
     Path | None,
     output_option(
         callback=_at_home,
-        help="Write here instead of to standard output; the file appears whole or not at all.",
+        help="Write to this file instead of standard output; it appears complete or not at all.",
     ),
 ]
 ResumeOption = Annotated[
     bool,
-    OUTPUT.option(
-        "--resume", help="Go on with an --output that was interrupted: only what is missing."
-    ),
+    OUTPUT.option("--resume", help="Continue an interrupted --output with what is missing."),
 ]
 UpdateOption = Annotated[
     bool,
     OUTPUT.option(
         "--update",
-        help="Bring a finished --output up to date: keep the rows of unchanged files, do those "
-        "that are new, have changed or had failed.",
+        help="Bring a finished --output up to date: keep the rows of unchanged files, redo"
+        " those that are new, changed or failed.",
     ),
 ]
 PruneOption = Annotated[
     bool,
     OUTPUT.option(
         "--prune",
-        help="With --update: drop the rows of files that are gone from the folders named.",
+        help="With --update: drop the rows of files that are gone from the named folders.",
     ),
 ]
 OverwriteOption = Annotated[
     bool,
     OUTPUT.option(
-        "--overwrite", help="Replace files that exist, or start an interrupted --output anew."
+        "--overwrite", help="Replace existing files, or restart an interrupted --output."
     ),
 ]
 RunRecordOption = Annotated[
@@ -164,14 +160,16 @@ RunRecordOption = Annotated[
         "--run-record",
         metavar="FILE",
         callback=_at_home,
-        help="Write what was run here, as JSON: model, options, versions, times, counts.",
+        help="Write a record of the run to this file, as JSON: model, options, versions, "
+        "times, counts.",
     ),
 ]
 ProgressOption = Annotated[
     bool | None,
     OUTPUT.option(
         "--progress/--no-progress",
-        help="A progress bar on stderr. Default: on a terminal; elsewhere a line a minute.",
+        help="Show a progress bar on stderr. Default: on a terminal; elsewhere one line "
+        "per minute.",
     ),
 ]
 ReportFormatOption = Annotated[
@@ -179,7 +177,7 @@ ReportFormatOption = Annotated[
     format_option(
         OUTPUT,
         REPORT_FORMATS,
-        help="table, csv, tsv or json. Default: what the suffix of --output says, else a table.",
+        help="table, csv, tsv or json. Default: by the suffix of --output, else a table.",
     ),
 ]
 
@@ -189,8 +187,8 @@ ErrorsOption = Annotated[
     OUTPUT.option(
         "--errors",
         metavar="FILE",
-        help="Write the names of the inputs that could not be read here, one a line, as "
-        "--files-from takes them; with --null, NUL behind each.",
+        help="Write the inputs that could not be read to this file, one per line, as "
+        "--files-from reads them; with --null, each ends with NUL.",
     ),
 ]
 
@@ -200,9 +198,10 @@ GroupsOption = Annotated[
     OUTPUT.option(
         "--groups",
         metavar="FILE|imagenet",
-        help="Answer with groups of labels, whose scores add up: imagenet for about a hundred "
-        "everyday groups (cat, bird, car) of ImageNet's labels, or a file with a label or WordNet "
-        "id, a tab and its group in each line. A label in no group stands for itself.",
+        help="Answer with groups of labels and add up their scores: imagenet for about 120"
+        " everyday groups (cat, bird, car) of ImageNet's labels, or a file whose "
+        "lines are a label or WordNet id, a tab and a group. Labels in no group stand"
+        " for themselves.",
     ),
 ]
 
@@ -218,8 +217,8 @@ DecodeOption = Annotated[
     DecodeChoice,
     PERFORMANCE.option(
         "--decode",
-        help="fast: large JPEGs are scaled down while they are decoded, greys of 16 "
-        "or 32 bits to 8. exact: as Transformers does it.",
+        help="fast: scale large JPEGs down while decoding, and 16- and 32-bit greys to 8 "
+        "bits. exact: decode as Transformers does.",
     ),
 ]
 DeviceOption = Annotated[
@@ -230,9 +229,7 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[
     str,
-    dtype_option(
-        PERFORMANCE, help="auto, float32, bfloat16 or float16: what the network computes in."
-    ),
+    dtype_option(PERFORMANCE, help="Compute in auto, float32, bfloat16 or float16."),
 ]
 
 
@@ -258,10 +255,10 @@ class Input:
         list[str] | None,
         INPUT.argument(
             metavar="IMAGE|FOLDER|ARCHIVE|URL",
-            help="Image files, folders (searched with all that is in them), quoted patterns "
-            "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses (https://, "
-            "s3://, gs://, hf://), or - for one image on standard input. What is named twice is "
-            "taken once.",
+            help="Image files, folders (searched recursively), quoted patterns "
+            "('photos/**/*.png'), .zip, .tar and .parquet files of images, addresses "
+            "(https://, s3://, gs://, hf://), or - for one image on standard input. "
+            "Duplicates are read once.",
         ),
     ] = None
     files_from: Annotated[
@@ -269,26 +266,24 @@ class Input:
         INPUT.option(
             "--files-from",
             metavar="FILE",
-            help="Read the names of more inputs here, one a line; - for standard input. A name "
-            "that comes twice is taken once.",
+            help="Read more inputs from this file, one per line; - for standard input.",
         ),
     ] = None
     null: Annotated[
         bool,
         INPUT.option(
-            "--null", "-0", help="Names in --files-from end with NUL, as find -print0 writes them."
+            "--null", "-0", help="Names in --files-from end with NUL, as written by find -print0."
         ),
     ] = False
     recursive: Annotated[
-        bool, INPUT.option("--recursive/--no-recursive", help="Search the folders in a folder too.")
+        bool, INPUT.option("--recursive/--no-recursive", help="Search subfolders.")
     ] = True
     include: Annotated[
         list[str] | None,
         INPUT.option(
             "--include",
             metavar="GLOB",
-            help="Of folders and archives take only the files with such a name or path. "
-            "Repeatable.",
+            help="Only read files in folders and archives whose name or path matches. Repeatable.",
         ),
     ] = None
     exclude: Annotated[
@@ -296,14 +291,14 @@ class Input:
         INPUT.option(
             "--exclude",
             metavar="GLOB",
-            help="Leave out files and folders with such a name or path. Repeatable.",
+            help="Skip files and folders whose name or path matches. Repeatable.",
         ),
     ] = None
     default_excludes: Annotated[
         bool,
         INPUT.option(
             "--default-excludes/--no-default-excludes",
-            help="Leave out what network drives, waste baskets and thumbnailers put among "
+            help="Skip what network drives, recycle bins and thumbnailers leave among "
             "photographs: @eaDir, #recycle, $RECYCLE.BIN, Thumbs.db and the like.",
         ),
     ] = True
@@ -313,7 +308,7 @@ class Input:
             "--timeout",
             min=0.1,
             metavar="SECONDS",
-            help="How long the network may bring nothing, before each of three tries is given up.",
+            help="Seconds without data before a try is abandoned (three tries).",
         ),
     ] = TIMEOUT
     max_pixels: Annotated[
@@ -322,7 +317,8 @@ class Input:
             "--max-pixels",
             min=1,
             metavar="N",
-            help="Refuse images of more pixels, undecoded. Default: 178956970, Pillow's limit.",
+            help="Refuse images with more pixels, before decoding. Default: 178956970, "
+            "Pillow's limit.",
         ),
     ] = None
     max_bytes: Annotated[
@@ -331,7 +327,7 @@ class Input:
             "--max-bytes",
             min=1,
             metavar="N",
-            help="Refuse files, downloads and archive members of more bytes.",
+            help="Refuse files, downloads and archive members with more bytes.",
         ),
     ] = MAX_BYTES
 
@@ -340,16 +336,16 @@ class Input:
         INPUT.option(
             "--background",
             metavar="COLOUR",
-            help="Lay transparent pictures on this colour: white, '#808080'. Default: the colours "
-            "that are hidden under transparency, as Transformers has it.",
+            help="Show transparent images on this colour: white, '#808080'. Default: keep the "
+            "colours hidden under transparency, as Transformers does.",
         ),
     ] = None
     truncated: Annotated[
         TruncatedChoice,
         INPUT.option(
             "--truncated",
-            help="refuse: a JPEG whose end is missing is an error. accept: take what there is of "
-            "it; the column truncated tells.",
+            help="refuse: a truncated JPEG is an error. accept: read what is there, and say so"
+            " in the column truncated.",
         ),
     ] = TruncatedChoice.REFUSE
 
@@ -406,7 +402,7 @@ class Reading:
             "--image-timeout",
             min=0.1,
             metavar="SECONDS",
-            help="How long an image, or the directory of an archive, may take to decode.",
+            help="Seconds that an image, or the directory of an archive, may take to decode.",
         ),
     ] = IMAGE_TIMEOUT
     readers: Annotated[
@@ -415,7 +411,7 @@ class Reading:
             "--readers",
             min=1,
             metavar="N",
-            help="Processes that decode images, at most. Default: one for each core.",
+            help="Maximum number of processes that decode images. Default: one per core.",
         ),
     ] = None
 
@@ -448,7 +444,7 @@ WeightsKeyOption = Annotated[
     MODEL.option(
         "--weights-key",
         metavar="KEY",
-        help="Which network to take from a file of weights that holds several, as model_ema.",
+        help="Which network to load from a weights file that holds several, such as model_ema.",
     ),
 ]
 
@@ -478,7 +474,7 @@ class ModelOptions:
     revision: RevisionOption = None
     activation: Annotated[
         Activation | None,
-        MODEL.option("--activation", help="In place of the activation that the model names."),
+        MODEL.option("--activation", help="Override the model's activation."),
     ] = None
     image_size: ImageSizeOption = None
     class_names: Annotated[
@@ -486,7 +482,7 @@ class ModelOptions:
         MODEL.option(
             "--class-names",
             metavar="FILE",
-            help="Labels for a model that has none: one a line, or JSON (a list, id2label, "
+            help="Labels for a model that has none: one per line, or JSON (a list, id2label, "
             "ImageNet's class index).",
         ),
     ] = None
@@ -550,7 +546,7 @@ class Compute:
             "--device",
             envvar="CVT_DEVICE",
             metavar="DEVICE",
-            help="auto, cpu, cuda, cuda:N or mps; or several, which share the work: cuda:0,cuda:1.",
+            help="auto, cpu, cuda, cuda:N or mps; several share the work: cuda:0,cuda:1.",
         ),
     ] = "auto"
     dtype: DtypeOption = "auto"
@@ -560,8 +556,7 @@ class Compute:
             "--batch-size",
             "-b",
             min=1,
-            help="Images through the network at once. Default: what suits the network and the "
-            "device.",
+            help="Images per batch. Default: chosen for the network and the device.",
         ),
     ] = None
 
@@ -657,8 +652,8 @@ class Output:
             "--top-k",
             "-k",
             min=1,
-            help="Labels for each image. Default: 5; all that reach a --threshold where the model "
-            "has several labels at once.",
+            help="Labels per image. Default: 5; for a multi-label model with --threshold, all "
+            "that reach it.",
         ),
     ] = None
     format_: Annotated[
@@ -666,16 +661,17 @@ class Output:
         format_option(
             OUTPUT,
             FORMATS,
-            help=f"{', '.join(FORMATS)}. Default: what the suffix of --output says, a table on a "
+            help=f"{', '.join(FORMATS)}. Default: by the suffix of --output; else a table on a "
             "terminal, plain lines (path, best label, score) in a pipe.",
         ),
     ] = None
     output: Annotated[
         list[str] | None,
         output_option(
-            help="Write here instead of to standard output; the file appears whole or not at all. "
-            "A report to look at ends in .html. Repeatable: -o labels.csv -o report.html. With "
-            "--engine ray: a folder, or an address like s3://bucket/labels."
+            help="Write to this file instead of standard output; it appears complete or not at"
+            " all. .html makes a page to browse. Repeatable: -o labels.csv -o "
+            "report.html. With --engine ray: a folder, or an address like "
+            "s3://bucket/labels."
         ),
     ] = None
     resume: ResumeOption = False
@@ -687,8 +683,8 @@ class Output:
         OUTPUT.option(
             "--threshold",
             metavar="SCORE",
-            help="The least score of a label, 0 to 1, or of a regression any number; an image may "
-            "be left without one.",
+            help="Lowest score of a label, 0 to 1 (any number for a regression); an image may "
+            "get no label.",
         ),
     ] = None
     labels: Annotated[
@@ -696,8 +692,8 @@ class Output:
         OUTPUT.option(
             "--labels",
             metavar="A,B,...|@FILE",
-            help="Choose among these labels only: names, synonyms, WordNet ids or #INDEX, or a "
-            "file with one a line. Scores that are shares are shares of these. Repeatable.",
+            help="Choose among these labels only: names, synonyms, WordNet ids or #INDEX, or a"
+            " file with one per line. Softmax scores are over these. Repeatable.",
         ),
     ] = None
     groups: GroupsOption = None
@@ -706,8 +702,8 @@ class Output:
         OUTPUT.option(
             "--columns",
             metavar="A,B,...",
-            help=f"Facts to add to each record: {', '.join(COLUMNS)} (the best label's); in .xlsx "
-            f"also {THUMBNAIL}, a picture, of 5,000 images at most.",
+            help=f"Columns to add: {', '.join(COLUMNS)}; in .xlsx also {THUMBNAIL}, for up to "
+            "5,000 images.",
         ),
     ] = None
     run_record: RunRecordOption = None
@@ -779,8 +775,8 @@ class Scale:
         EngineChoice,
         SCALE.option(
             "--engine",
-            help="local: this machine. ray: a Ray cluster, or all of this machine by Ray; --output "
-            "is a folder of parts then, which cvt merge makes one file of.",
+            help="local: this machine. ray: a Ray cluster, or this machine through Ray; "
+            "--output is then a folder of parts, which cvt merge joins.",
         ),
     ] = EngineChoice.LOCAL
     ray_address: Annotated[
@@ -789,7 +785,7 @@ class Scale:
             "--ray-address",
             envvar="RAY_ADDRESS",
             metavar="HOST:PORT",
-            help="The cluster's head, or auto on a node of it. Default: start Ray here.",
+            help="The cluster's head, or auto on one of its nodes. Default: start Ray here.",
         ),
     ] = None
     workers: Annotated[
@@ -797,7 +793,7 @@ class Scale:
         SCALE.option(
             "--workers",
             metavar="N|MIN:MAX",
-            help="How many copies of the network. Default: what suits the cluster.",
+            help="Number of copies of the network. Default: chosen for the cluster.",
         ),
     ] = None
     gpus_per_worker: Annotated[
@@ -806,7 +802,7 @@ class Scale:
             "--gpus-per-worker",
             min=0,
             metavar="N",
-            help="GPUs of each copy, maybe a part of one. Default: 1 where there are any.",
+            help="GPUs per copy; fractions are allowed. Default: 1 if there are any.",
         ),
     ] = None
     shard: Annotated[
@@ -814,7 +810,7 @@ class Scale:
         SCALE.option(
             "--shard",
             metavar="K/N",
-            help="Only the inputs that a hash of their path deals to job K of N: 3/64.",
+            help="Label only the share of job K of N, by a hash of each path: 3/64.",
         ),
     ] = None
 

@@ -42,7 +42,7 @@ class Placing:
     """Options for what is done with the files."""
 
     move: Annotated[bool, ACTIONS.option("--move", help="Move the files.")] = False
-    link: Annotated[bool, ACTIONS.option("--link", help="Make hard links to them.")] = False
+    link: Annotated[bool, ACTIONS.option("--link", help="Make hard links.")] = False
     symlink: Annotated[bool, ACTIONS.option("--symlink", help="Make symbolic links.")] = False
     dry_run: Annotated[
         bool, ACTIONS.option("--dry-run", "-n", help="Change nothing; print what would happen.")
@@ -52,8 +52,8 @@ class Placing:
         ACTIONS.option(
             "--min-score",
             metavar="SCORE",
-            help="Files whose best label has a lower score go to _uncertain: 0 to 1, or of a "
-            "regression any number.",
+            help="Put files whose best score is lower into _uncertain: 0 to 1 (any number for "
+            "a regression).",
         ),
     ] = None
 
@@ -66,15 +66,15 @@ def sort(
         str,
         options.INPUT.argument(
             metavar="LABELS",
-            help="What cvt classify wrote: csv, tsv, json, jsonl or parquet; - for standard input. "
-            "Its paths are as seen from the current folder.",
+            help="The output of cvt classify: csv, tsv, json, jsonl or parquet; - for standard"
+            " input. Its paths are relative to the current folder.",
         ),
     ],
     folder: Annotated[
         Path,
         options.OUTPUT.argument(
             metavar="DIR",
-            help="Holds a folder for each label, and _uncertain for files without one.",
+            help="Where the folders go: one per label, and _uncertain for files without one.",
         ),
     ],
     placing: Placing,
@@ -83,15 +83,15 @@ def sort(
         options.format_option(
             options.INPUT,
             ROW_FORMATS,
-            help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of LABELS says.",
+            help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of LABELS.",
         ),
     ] = None,
     progress: options.ProgressOption = None,
 ) -> None:
-    """Sort files into a folder for each label: copies, unless told otherwise.
+    """Copy, move or link files into a folder for each label.
 
-    Nothing is overwritten: a file whose name is taken gets a number. Files that could not be
-    classified stay where they are. Run again, it does what is left.
+    The default is to copy. Nothing is overwritten: a file whose name is taken gets a number. Files
+    that could not be classified stay where they are. Run it again to continue.
     """
     if placing.move + placing.link + placing.symlink > 1:
         raise UsageError("--move, --link and --symlink exclude each other")

@@ -101,9 +101,8 @@ class RunOptions:
         bool,
         RUN.option(
             "--head-only",
-            help="Train the last layer alone, on embeddings that are computed once: minutes "
-            "without a GPU, from five images a label on. Without val/ and --val-fraction, "
-            "cross-validation.",
+            help="Train only the last layer, on embeddings computed once: minutes on a CPU, "
+            "from five images per label. Cross-validates without val/ and --val-fraction.",
         ),
     ] = False
     class_weights: Annotated[
@@ -111,26 +110,25 @@ class RunOptions:
         RUN.option(
             "--class-weights",
             metavar="KIND",
-            help="With --head-only. balanced: each label counts alike, however many images it "
-            "has. none: each image does.",
+            help="With --head-only. balanced: every label counts the same. none: every image does.",
         ),
     ] = "balanced"
     resume: Annotated[
         bool,
         RUN.option(
             "--resume",
-            help="Go on with a training that was interrupted; all options but --epochs as before.",
+            help="Continue an interrupted training; only --epochs may change.",
         ),
     ] = False
     overwrite: Annotated[
-        bool, RUN.option("--overwrite", help="Begin anew in an --output that exists.")
+        bool, RUN.option("--overwrite", help="Start over in an existing --output.")
     ] = False
     epochs: Annotated[
         int | None,
         RUN.option(
             "--epochs",
-            help=f"Passes over the training images. Default: {EPOCHS}, or as many as --minutes "
-            "leave. 0, with --model and --calibrate: none.",
+            help=f"Passes over the training images. Default: {EPOCHS}, or as many as fit into "
+            "--minutes. 0, with --model and --calibrate: only calibrate.",
             min=0,
         ),
     ] = None
@@ -138,21 +136,23 @@ class RunOptions:
         float | None,
         RUN.option(
             "--minutes",
-            help="Train for no longer: the learning rate follows the number of epochs that the "
-            "first ones show there is time for, at least one, at most --epochs.",
+            help="Train for at most this long. The learning rate follows the number of epochs "
+            "that fit, which the first ones show: at least one, at most --epochs.",
             min=0.01,
         ),
     ] = None
-    batch_size: Annotated[int, RUN.option("--batch-size", "-b", min=2, help="Images a step.")] = 64
+    batch_size: Annotated[int, RUN.option("--batch-size", "-b", min=2, help="Images per step.")] = (
+        64
+    )
     seed: Annotated[
-        int, RUN.option("--seed", help="Decides everything random.", min=0, max=2**40)
+        int, RUN.option("--seed", help="Seed of all random numbers.", min=0, max=2**40)
     ] = 0
     calibrate: Annotated[
         bool,
         RUN.option(
             "--calibrate",
-            help="At the end, divide the logits by the temperature with which scores suit the "
-            "validation images best; no label changes by it.",
+            help="Afterwards scale the logits so that scores match the accuracy on the "
+            "validation images; labels stay the same.",
         ),
     ] = False
 
@@ -166,7 +166,7 @@ class LearningOptions:
         LEARNING.option(
             "--lr",
             min=0.0,
-            help="The highest learning rate of AdamW, after warm-up; a cosine to 0 follows. "
+            help="Peak learning rate of AdamW, after warm-up; then a cosine to 0. "
             f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
         ),
     ] = None
@@ -176,7 +176,9 @@ class LearningOptions:
     weight_decay: Annotated[
         float,
         LEARNING.option(
-            "--weight-decay", help="Of all but norms, biases and class tokens.", min=0.0
+            "--weight-decay",
+            help="Weight decay of all but norms, biases and class tokens.",
+            min=0.0,
         ),
     ] = 0.05
     label_smoothing: Annotated[
@@ -186,13 +188,13 @@ class LearningOptions:
         ),
     ] = 0.1
     clip_norm: Annotated[
-        float, LEARNING.option("--clip-norm", help="Scale gradients down to this norm.", min=1e-6)
+        float, LEARNING.option("--clip-norm", help="Clip gradients to this norm.", min=1e-6)
     ] = 1.0
     ema_decay: Annotated[
         float,
         LEARNING.option(
             "--ema-decay",
-            help="Weight of the past in the moving average that is the result.",
+            help="Decay of the moving average of the weights, which is the result.",
             min=0.0,
             max=0.999999,
         ),
@@ -231,7 +233,7 @@ class AugmentationOptions:
     ] = 0
     random_erasing: Annotated[
         float,
-        _share("--random-erasing", help="Share of images of which a rectangle becomes noise."),
+        _share("--random-erasing", help="Share of images with a rectangle of noise."),
     ] = 0.0
     mixup: Annotated[float, _share("--mixup", help="Share of images blended with another.")] = 0.0
     cutmix: Annotated[
@@ -248,16 +250,15 @@ class TrainCompute(options.Reading):
         str,
         options.dtype_option(
             options.PERFORMANCE,
-            help="auto, bfloat16 or float32: what matrix products are computed in. auto: bfloat16 "
-            "where the device has it.",
+            help="Compute matrix products in auto, bfloat16 or float32. auto: bfloat16 where "
+            "the device has it.",
         ),
     ] = "auto"
     compile_: Annotated[
         bool,
         options.PERFORMANCE.option(
             "--compile",
-            help="Compute with kernels that torch.compile makes for this network: a minute to "
-            "begin with, faster epochs on a GPU.",
+            help="Use torch.compile: a minute at the start, faster epochs on a GPU.",
         ),
     ] = False
 
@@ -270,16 +271,16 @@ def train(
         Path,
         options.INPUT.argument(
             metavar="FOLDER",
-            help="Holds train/<label>/ and val/<label>/ (or test/), or <label>/ itself and "
-            "--val-fraction.",
+            help="A folder with train/<label>/ and val/<label>/ (or test/), or with <label>/ "
+            "and --val-fraction.",
         ),
     ],
     output: Annotated[
         Path,
         options.output_option(
             metavar="FOLDER",
-            help="The checkpoint: config.json, preprocessor_config.json, model.safetensors, "
-            "README.md, metrics.jsonl. Usable after the first epoch.",
+            help="Where the checkpoint goes: config.json, preprocessor_config.json, "
+            "model.safetensors, README.md, metrics.jsonl. Usable after the first epoch.",
         ),
     ],
     start: StartOptions,
@@ -290,8 +291,8 @@ def train(
             "--val-fraction",
             min=0.0,
             max=0.9,
-            help="Validate on this share of the training images, of each class alike, instead of "
-            "val/. 0: on none.",
+            help="Validate on this share of each class's training images instead of val/. 0: "
+            "do not validate.",
         ),
     ] = None,
     run: RunOptions,
