@@ -38,7 +38,7 @@ def build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> "
             model = Cvt(config)
     except RuntimeError as error:  # the number of bytes overflows
         raise ModelError(
-            f"{name}: the configuration is of no network that fits anywhere"
+            f"{name}: the configuration describes a network that is too large"
         ) from error
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     for key, shape in wanted.items():

@@ -41,7 +41,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names or not all(names):
         raise UsageError(
             f"--class-names: {path}: a class has no name",
-            hint="one name a line, in the order of the class indexes, or JSON like id2label",
+            hint="one name per line, in the order of the class indexes, or JSON like id2label",
         )
     known = dict(zip(SYNSETS, class_names(), strict=True))
     if all(name in known for name in names):

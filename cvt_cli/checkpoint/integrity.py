@@ -56,7 +56,7 @@ def damaged(name: str, path: Path) -> ModelError:
     """Make the error for a damaged file in the cache."""
     return ModelError(
         f"{name}: {path} is damaged: it is not what the Hub sent",
-        hint="--refresh fetches it again, given a network",
+        hint="--refresh fetches it again, when online",
     )
 
 

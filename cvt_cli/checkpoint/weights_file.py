@@ -167,7 +167,7 @@ def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
     if len(chosen) > 1:
         raise ModelError(
             f"{files.name} holds {len(chosen)} networks: {', '.join(keys)}",
-            hint=f"choose one: --weights-key {keys[0]}",
+            hint=f"pick one: --weights-key {keys[0]}",
         )
     return chosen[0] if chosen else None
 
@@ -259,7 +259,7 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     except Exception as error:
         raise _corrupt(name, path, error) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{name}: {path} holds no state dict")
+        raise ModelError(f"{name}: {path} contains no state dict")
     return {str(key): value for key, value in content.items()}
 
 

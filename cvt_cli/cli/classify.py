@@ -201,7 +201,7 @@ def _check_paths(names: list[str]) -> list[Path]:
     for name in names:
         if "://" in name:
             raise UsageError(
-                f"{name}: an output is a file of this machine", hint="--engine ray writes there"
+                f"{name}: an output must be a local file", hint="--engine ray writes there"
             )
     paths = [Path(name) for name in names]
     for path in paths:

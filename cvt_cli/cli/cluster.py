@@ -207,7 +207,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
             folder.write_run(done)
             raise Interrupted(
                 f"interrupted after {counted(account.count, 'input')}; {target.folder} keeps the "
-                f"{done['counts']['inputs']} in parts that are whole: --resume goes on"
+                f"{done['counts']['inputs']} in finished parts: --resume continues"
             ) from None
         finally:
             bar.close()

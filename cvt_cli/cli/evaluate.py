@@ -195,7 +195,7 @@ def _pick_format(report: options.ReportOptions) -> str:
         return report.pick_format()
     if output is None:
         raise UsageError("html needs --output")
-    from cvt_cli.output.tables import check_new
+    from cvt_cli.output.report_tables import check_new
 
     check_new(output, report.overwrite)
     return PAGE
@@ -219,7 +219,7 @@ class _PerImage:
         """Check that the table can be written. Raises `UsageError` if not."""
         if self.table is None:
             return
-        from cvt_cli.output.tables import check_new
+        from cvt_cli.output.report_tables import check_new
 
         if self.table == self.page or self.table.suffix.lower() not in (".csv", ".tsv"):
             raise UsageError(f"--predictions {self.table}: a .csv or .tsv of its own")
@@ -253,7 +253,7 @@ class _PerImage:
         """Write the files. Raises `CvtError` if one can't be written."""
         from cvt_cli.evaluation.evaluation_page import write_page
         from cvt_cli.evaluation.judgements import judgements_report
-        from cvt_cli.output.tables import write_report
+        from cvt_cli.output.report_tables import write_report
 
         if self.page is not None:
             write_page(self.page, evaluation, self._judgements, names=names, run=run)

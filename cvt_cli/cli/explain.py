@@ -256,7 +256,7 @@ def _check_output(output: Path, inputs: list[str], *, is_folder: bool, overwrite
     elif os.path.isdir(output):
         check_folder(output)
     elif os.path.lexists(output):
-        raise UsageError(f"{output} is no folder", hint="a picture's name ends in .png")
+        raise UsageError(f"{output} is not a folder", hint="a picture's name ends in .png")
     else:
         check_folder(output.parent, output)
     if not os.path.lexists(output) or (is_folder and not any(output.iterdir())):

@@ -94,7 +94,9 @@ def merge(
     check_output(output, resume=False, overwrite=overwrite)
     parts = [part for each in inputs for part in _parts(each)]
     if not parts:
-        raise UsageError(f"{inputs[0]} tells of a run and has no records", hint="name the others")
+        raise UsageError(
+            f"{inputs[0]} is a run record, not a file of records", hint="name the others"
+        )
     shape = RecordShape(1)
     for part in parts:
         if output.exists() and part.is_file(output):
@@ -280,7 +282,7 @@ def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]
                 other = begun.setdefault(record.path, part)
                 if other.place != part.place:
                     warnings.warn(
-                        f"{part.name} begins with the image that {other.name} begins with: "
+                        f"{part.name} starts with the image that {other.name} begins with: "
                         "are all its records there twice?",
                         stacklevel=1,
                     )
@@ -303,13 +305,13 @@ def _parts(where: str) -> list[_Part]:
     names = folder.names()
     if RUN in names and SUCCESS not in names:
         raise UsageError(
-            f"{where} is not finished", hint="the command that wrote it goes on with --resume"
+            f"{where} is not finished", hint="run the command that wrote it again with --resume"
         )
     for name in names:
         if name.endswith(".part"):
             raise UsageError(
-                f"{where}/{name} is of a run that is not finished",
-                hint="the command that wrote it goes on with --resume",
+                f"{where}/{name} belongs to an unfinished run",
+                hint="run the command that wrote it again with --resume",
             )
     suffixes = tuple(f".{name}" for name in ROW_FORMATS)
     found = [

@@ -39,7 +39,7 @@ OUTPUT = Panel("Output")
 PERFORMANCE = Panel("Performance")
 SCALE = Panel("Scale")
 
-# Formats of reports, as `output.tables` writes them; importing that loads rich.
+# Formats of reports, as `output.report_tables` writes them; importing that loads rich.
 REPORT_FORMATS = ("table", "csv", "tsv", "json")
 
 
@@ -64,7 +64,8 @@ def _lines_of(path: Path) -> list[str]:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{path} can't be read: {reason_of(error)}", hint="--labels @FILE has a label a line"
+            f"{path} can't be read: {reason_of(error)}",
+            hint="--labels @FILE has one label per line",
         ) from None
     lines = [line for line in lines if line.strip()]
     if not lines:

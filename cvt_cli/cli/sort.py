@@ -124,7 +124,8 @@ def sort(
                     print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted after {counted(tally.new, 'file')}; the same command does what is left"
+            f"interrupted after {counted(tally.new, 'file')}; run the same command again to "
+            "continue"
         ) from None
     finally:
         bar.close()

@@ -349,7 +349,7 @@ def train(
         if run.epochs == 0 and network.new_head:
             raise UsageError(
                 f"--epochs 0: the labels of {start.model} are not those of {data}, in this order",
-                hint="one epoch at least trains a new last layer",
+                hint="a new last layer needs at least one epoch",
             )
     most_epochs = EPOCHS if run.epochs is None and run.minutes is None else run.epochs
     settings = Settings(
@@ -433,7 +433,7 @@ def _fast_dtype(device: "torch.device") -> str:
 
 def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | None) -> None:
     if resume and overwrite:
-        raise UsageError("--resume goes on and --overwrite begins anew: one of them")
+        raise UsageError("--resume goes on and --overwrite starts over: one of them")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: not a folder")
     if not output.is_dir() or overwrite or not any(output.iterdir()):
@@ -441,7 +441,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | 
     if not resume:
         raise UsageError(
             f"{output}: not empty",
-            hint="--resume goes on with a training that was interrupted, --overwrite begins anew",
+            hint="--resume goes on with a training that was interrupted, --overwrite starts over",
         )
     if not (output / "training.pt").is_file():
         if all((output / name).is_file() for name in ("metrics.jsonl", "model.safetensors")):
@@ -455,7 +455,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | 
                 )
             raise Finished(str(output))
         raise UsageError(
-            f"{output}: nothing to resume: no training wrote it", hint="--overwrite begins anew"
+            f"{output}: nothing to resume: no training wrote it", hint="--overwrite starts over"
         )
 
 
@@ -465,7 +465,7 @@ def _compile(trainer: "Trainer", quiet: bool) -> None:
         trainer.compile()
     except UsageError as error:
         # --compile asks for speed alone: the result is the same without.
-        say(f"{error}; training goes on without")
+        say(f"{error}; training continues without")
         return
     if not quiet:
         say(f"compiled in {time.monotonic() - start:.0f} s")
@@ -497,7 +497,7 @@ def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
             except KeyboardInterrupt:
                 raise Interrupted(
                     f"interrupted in epoch {number} of {epochs}; "
-                    "the same command with --resume goes on"
+                    "run the same command with --resume to continue"
                 ) from None
             if limit is not None:
                 limit.epoch_done()

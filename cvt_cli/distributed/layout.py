@@ -60,7 +60,7 @@ def lay_out(nodes: Sequence[Mapping[str, float]], device: str, workers: Workers)
     wants_gpu = device.startswith("cuda") or (device == "auto" and gpus > 0)
     each = workers.gpus if workers.gpus is not None else float(wants_gpu)
     if each > 0 and gpus == 0:
-        raise UsageError("this cluster has no GPU", hint="--device cpu does without")
+        raise UsageError("this cluster has no GPU", hint="--device cpu needs none")
     if each > max(node.get("GPU", 0) for node in nodes):
         raise UsageError(
             f"no node of this cluster has {each:g} GPUs", hint="--gpus-per-worker asks for less"

@@ -75,7 +75,7 @@ class PartFolder:
         if RUN in names and not resume and not overwrite:
             raise UsageError(
                 f"{self.where} holds a run that was interrupted",
-                hint="--resume takes it up, --overwrite starts anew",
+                hint="--resume continues it, --overwrite starts over",
             )
         if RUN not in names and any(map(_PART.fullmatch, names)) and not overwrite:
             raise UsageError(
@@ -131,14 +131,14 @@ class PartFolder:
                 raise ValueError
         except ValueError:
             raise UsageError(
-                f"{self.where} can't be resumed: {RUN} is corrupt", hint="--overwrite starts anew"
+                f"{self.where} can't be resumed: {RUN} is corrupt", hint="--overwrite starts over"
             ) from None
         for key in sorted(run):
             if run[key] != before.get(key):
                 raise UsageError(
                     f"{self.where} is from a run with another {key.replace('_', '-')}: "
                     f"{what_differs(before.get(key), run[key])}",
-                    hint="repeat the options of then, or start anew with --overwrite",
+                    hint="use the same options, or start over with --overwrite",
                 )
 
     def give_up(self) -> str:

@@ -33,7 +33,7 @@ def left_of(
         part = left.get(index)
         if part is None or not part.has_records_of([as_written(each.path) for each in there]):
             warnings.warn(
-                "the inputs have changed since: doing those without a record, in parts that come "
+                "the inputs have changed since: reading those without a record, in parts that come "
                 "last",
                 stacklevel=2,
             )

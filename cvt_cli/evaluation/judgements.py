@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvt_cli.output.tables import Report
+from cvt_cli.output.report_tables import Report
 from cvt_cli.records import Prediction, Record, as_written
 
 HEADER = ("path", "truth", "predicted", "score", "truth_score", "correct", "in_top_5", "error")

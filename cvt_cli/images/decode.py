@@ -207,7 +207,7 @@ def _image_errors(max_pixels: int) -> Iterator[None]:
 def _too_large(what: str, limit: int) -> ImageError:
     return ImageError(
         f"{what} than the limit of {limit} (a decompression bomb?)",
-        hint="raise --max-pixels if the file is what it should be",
+        hint="raise --max-pixels if you trust the file",
     )
 
 

@@ -183,7 +183,7 @@ def remaining(
         source = next(stream, None)
         if source is None or as_written(source.path) != path:
             warnings.warn(
-                "the inputs have changed since: doing those without a record", stacklevel=2
+                "the inputs have changed since: reading those without a record", stacklevel=2
             )
             known = set(done)
             # Earlier sources have a record. The search goes on from here: standard input can't be
@@ -322,7 +322,7 @@ class _Finder:
             yield from _or_failing(self._walk(path), path, reason)
             if self._passed_over and not self._counting:
                 warnings.warn(
-                    f"{path} holds archives, which are left alone: to read them, name them, like "
+                    f"{path} contains archives, which are skipped: to read them, name them, like "
                     f"{self._passed_over}",
                     stacklevel=2,
                 )
@@ -519,7 +519,7 @@ def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:
     if tell and repeated:
         are = "input is" if repeated == 1 else "inputs are"
         warnings.warn(
-            f"{repeated} {are} the same as an earlier one: each is taken once", stacklevel=2
+            f"{repeated} {are} the same as an earlier one: each is read once", stacklevel=2
         )
 
 

@@ -93,7 +93,7 @@ _GENTLY = 0.1
 # Timeouts that the network may take for an archive, which is tried three times.
 _NETWORK = 4
 
-_SLOW_HINT = "raise --image-timeout if it is what it should be"
+_SLOW_HINT = "raise --image-timeout if you trust it"
 
 
 @dataclass(slots=True, eq=False)
@@ -697,7 +697,7 @@ class _File:
     def open(self) -> BinaryIO:
         """Return the file. Raises: ImageError if it was opened before."""
         if self._file is None:
-            raise ImageError("was read before, and can be read but once")
+            raise ImageError("can be read only once")
         file, self._file = self._file, None
         return file
 

@@ -128,7 +128,7 @@ class Store:
         except ImportError as error:
             extra = _EXTRAS.get(self._scheme)
             install = f": {install_hint(extra)}" if extra else f" ({one_line(error)})"
-            raise ImageError(f"{self._scheme}:// needs a package more{install}") from None
+            raise ImageError(f"{self._scheme}:// needs another package{install}") from None
         except OSError as error:
             raise ImageError(reason_of(error)) from None
         except TypeError:

@@ -123,7 +123,7 @@ class LocalFile:
         except OSError as error:
             raise ImageError(os_reason(error, self.path)) from None
         except ValueError:  # a NUL in it, or half a character
-            raise ImageError("no file can have such a name") from None
+            raise ImageError("not a possible file name") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ def too_large(limit: int) -> ImageError:
     """Make the error for more bytes than `limit`."""
     return ImageError(
         f"more than the limit of {limit} bytes",
-        hint="raise --max-bytes if it is what it should be",
+        hint="raise --max-bytes if you trust it",
     )
 
 

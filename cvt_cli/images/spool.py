@@ -62,7 +62,7 @@ class Spool:
             NoTemporaryFiles: if the disk is full.
         """
         if self._file is None:
-            raise ImageError("was read before, and can be read but once")
+            raise ImageError("can be read only once")
         file, self._file = self._file, None
         with writing_temporary_files():  # flushes
             file.seek(0)

@@ -50,7 +50,7 @@ _REAP_SECONDS = 0.5
 SMALL_BYTES = 2**20
 
 MEMORY = "more memory than the {} MB that a reader may have for it"
-MEMORY_HINT = "raise --max-pixels if the file is what it should be"
+MEMORY_HINT = "raise --max-pixels if you trust the file"
 
 
 @dataclass(frozen=True, slots=True)

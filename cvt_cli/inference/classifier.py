@@ -492,7 +492,7 @@ class Classifier:
         self.batch_size //= 2
         # Always the same text, which Python shows only once.
         warnings.warn(
-            "out of memory: going on with smaller batches (a smaller --batch-size avoids this)",
+            "out of memory: continuing with smaller batches (a smaller --batch-size avoids this)",
             stacklevel=2,
         )
 

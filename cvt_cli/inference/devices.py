@@ -25,7 +25,7 @@ def pick_device(name: str) -> torch.device:
             device = torch.device("cuda")
             if _has_kernels(device):
                 return device
-            warnings.warn(f"going on without the GPU: {_no_kernels(device)}", stacklevel=2)
+            warnings.warn(f"continuing without the GPU: {_no_kernels(device)}", stacklevel=2)
         # Apple's GPUs are used by name only: their results have not been checked, and torch has
         # silently computed wrong values there, for depthwise convolutions and for matrix products
         # (pytorch/pytorch#188335, #193487).

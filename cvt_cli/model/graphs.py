@@ -108,7 +108,7 @@ class Graphed:
             for shape in [known for known, each in self._graphs.items() if each is not None]:
                 del self._graphs[shape]
             self._recorder = _Recorder() if is_full else None
-        warnings.warn(f"going on without CUDA graphs, slower: {reason}", stacklevel=4)
+        warnings.warn(f"continuing without CUDA graphs, slower: {reason}", stacklevel=4)
         return None
 
 
@@ -123,7 +123,7 @@ def _if_equal(faster: Network, network: Network, images: Tensor) -> Network | No
         if is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0] or type(error).__name__
-    warnings.warn(f"going on without Triton's kernels, slower: {reason}", stacklevel=5)
+    warnings.warn(f"continuing without Triton's kernels, slower: {reason}", stacklevel=5)
     return None
 
 

@@ -186,7 +186,7 @@ class Journal:
         except FileExistsError:
             self._lock.close()
             raise CvtError(
-                f"{self.path} has come there meanwhile and stays",
+                f"{self.path} was created during the run and is kept",
                 hint=f"{self.part} keeps the records: move the other file away, then run the same "
                 "command with --resume",
             ) from None
@@ -284,7 +284,7 @@ class Journal:
             )
         return CvtError(
             f"{written} can't be written: {reason_of(error)}",
-            hint="what was written is kept: mend that, then run the same command with --resume",
+            hint="what was written is kept: fix that, then run the same command with --resume",
         )
 
     def _write_run(self, replaces: bool) -> None:
@@ -302,23 +302,23 @@ class Journal:
         except (OSError, ValueError):
             raise UsageError(
                 f"{self.part} can't be resumed: {self._run_file.name} is missing or corrupt",
-                hint="--overwrite starts anew",
+                hint="--overwrite starts over",
             ) from None
         self._replaces = bool(before.pop(_REPLACES, True))
         if before.pop(_UPDATES, False) and not self._updates:
             raise UsageError(
                 f"{self.part} has only what {self.path.name} lacks",
-                hint="--update goes on with it, --overwrite does all anew",
+                hint="--update goes on with it, --overwrite starts over",
             )
         if not self._updates and not self._replaces and os.path.lexists(self.path):
             raise UsageError(
-                f"{self.path} has come there since the run began",
-                hint=f"move it away, and --resume takes up {self.part.name}",
+                f"{self.path} was created during the run",
+                hint=f"move it away, then --resume continues with {self.part.name}",
             )
         if found := difference(before, run):
             raise UsageError(
                 f"{self.part} is from a run with another {found[0]}: {found[1]}",
-                hint="repeat the options of then, or start anew with --overwrite",
+                hint="use the same options, or start over with --overwrite",
             )
         if said := last_digits(before, run):
             warnings.warn(f"{self.part} is from a run with {said}", stacklevel=2)
@@ -335,7 +335,7 @@ class Journal:
                     whole = end
             except ValueError as error:
                 raise UsageError(
-                    f"{self.part} can't be resumed: {error}", hint="--overwrite starts anew"
+                    f"{self.part} can't be resumed: {error}", hint="--overwrite starts over"
                 ) from None
             # The rest is a record that was cut short.
             file.truncate(whole)
@@ -390,8 +390,8 @@ def _taken(path: Path, resume: bool) -> UsageError:
 
 def _interrupted(part: Path) -> UsageError:
     return UsageError(
-        f"{part} is there from a run that was interrupted",
-        hint="--resume takes it up, --overwrite starts anew",
+        f"{part} is left from an interrupted run",
+        hint="--resume continues it, --overwrite starts over",
     )
 
 

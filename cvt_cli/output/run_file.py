@@ -163,5 +163,5 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], output: Path) 
     if found := difference(before, now, later=True):
         raise UsageError(
             f"{output} is from a run with another {found[0]}: {found[1]}",
-            hint="repeat the options of then, or --overwrite does all anew",
+            hint="use the same options, or --overwrite starts over",
         )

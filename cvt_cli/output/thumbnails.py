@@ -65,7 +65,7 @@ def check_thumbnails(path: Path, overwrite: bool, inputs: Sequence[str] = ()) ->
         if not os.path.lexists(folder):
             continue
         if folder.is_symlink() or not folder.is_dir():
-            raise UsageError(f"{folder}, where the thumbnails go, is no folder")
+            raise UsageError(f"{folder}, where the thumbnails go, is not a folder")
         if not _is_ours(folder):
             raise UsageError(
                 f"{folder}, where the thumbnails go, holds other files",

@@ -40,7 +40,7 @@ def check_update(path: Path, writer_class: WriterClass) -> None:
         raise UsageError(
             f"{path} can't be updated: {path.name}.run.json, which says what it was made of, is "
             "missing or corrupt",
-            hint="--overwrite does all anew",
+            hint="--overwrite starts over",
         )
 
 
@@ -81,7 +81,7 @@ class UpdatedJournal(Journal):
             except (OSError, ValueError) as error:
                 self.abandon()
                 raise UsageError(
-                    f"{path} can't be updated: {error}", hint="--overwrite does all anew"
+                    f"{path} can't be updated: {error}", hint="--overwrite starts over"
                 ) from None
         # In the journal the last record of a path counts.
         self._last: dict[str, int] = {}

@@ -145,7 +145,7 @@ class Sorter:
                 if isinstance(error, OSError) and error.errno in _FATAL:
                     raise CvtError(
                         f"{self._folder / folder}: {reason}",
-                        hint="mend that, then run the same command again: it does what is left",
+                        hint="fix that, then run the same command again to continue",
                     ) from None
                 yield Outcome(Status.FAILED, record.path, folder, error=reason)
 

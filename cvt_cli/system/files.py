@@ -101,7 +101,7 @@ def check_folder(folder: Path, path: Path | None = None) -> None:
         UsageError: if none can be made there.
     """
     if not os.path.isdir(folder):
-        raise UsageError(f"{path or folder} can't be written: {folder} is no folder")
+        raise UsageError(f"{path or folder} can't be written: {folder} is not a folder")
     trial = new_beside(folder / "trial")
     try:
         trial.open("xb").close()

@@ -329,20 +329,20 @@ class Trainer:
             name = differing[0]
             raise UsageError(
                 f"the interrupted run had {name} = {before.get(name)}, not {now[name]}",
-                hint="--resume takes the options that the run began with; --overwrite begins anew",
+                hint="--resume takes the options that the run began with; --overwrite starts over",
             )
         if state["samples"] != len(self._train.samples):
             raise UsageError(
                 f"the interrupted run had {state['samples']} training images, "
                 f"now there are {len(self._train.samples)}",
-                hint="--overwrite begins anew",
+                hint="--overwrite starts over",
             )
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError:
             raise UsageError(
                 "the interrupted run trained another architecture",
-                hint="--resume takes the options that the run began with; --overwrite begins anew",
+                hint="--resume takes the options that the run began with; --overwrite starts over",
             ) from None
         self.average.restore(state["average"], state["average_updates"])
         self._optimizer.load_state_dict(state["optimizer"])

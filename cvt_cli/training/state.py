@@ -58,6 +58,6 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     except Exception as error:
         raise CvtError(
             f"{path}: not the state of a training ({type(error).__name__})",
-            hint="--overwrite begins anew",
+            hint="--overwrite starts over",
         ) from error
     return state

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from cvt_cli.output.tables import FORMATS
 
 from cvt_cli.checkpoint.catalog import known_names
 from cvt_cli.cli import completion, options
+from cvt_cli.output.report_tables import FORMATS
 from tests.conftest import RunCvt
 
 

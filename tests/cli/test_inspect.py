@@ -383,7 +383,7 @@ def test_plot_without_matplotlib(run_cvt: RunCvt) -> None:
         (["--dtype", "int8"], 2, "no such dtype"),
         (["--format", "xml"], 2, "no such format"),
         (["-o", "a.txt"], 2, "the suffix names no format"),
-        (["-o", "no/where.csv"], 2, "no is no folder"),
+        (["-o", "no/where.csv"], 2, "no is not a folder"),
         (["-o", "broken/config.json"], 2, "exists; --overwrite"),
         (["a", "b"], 2, "one model at a time"),
         (["a", "--diff"], 2, "two models, not 1"),

@@ -99,7 +99,7 @@ def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> 
     assert not (other / "report.html").exists()
     assert not (other / "report_files").exists()
     refused = run_cvt(*command, cwd=other, expect=2)
-    assert "--resume takes it up" in refused.stderr
+    assert "--resume continues it" in refused.stderr
 
     # Cut between the two journals, and in a line.
     (other / "labels.csv.part").write_bytes((other / "labels.csv.part").read_bytes()[:-300])

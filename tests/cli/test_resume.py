@@ -173,7 +173,7 @@ def test_ctrl_c_then_other_options_then_resumed(
 
     before = part.read_bytes()
     refusals = {
-        (): "is there from a run that was interrupted; --resume takes it up, --overwrite starts",
+        (): "is left from an interrupted run; --resume continues it, --overwrite starts",
         ("--resume", "--overwrite"): "exclude each other",
         ("--resume", "-k", "2"): "another top-k: 5 then, 2 now",
         ("--resume", "-m", str(tiny_cvt(seed=1))): "another model",

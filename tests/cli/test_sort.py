@@ -201,7 +201,7 @@ def test_ctrl_c_and_again(run_cvt: RunCvt, tmp_path: Path) -> None:
         assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait() == 130
-    assert "the same command does what is left" in said
+    assert "run the same command again to continue" in said
     for path in (tmp_path / "sorted/cat").iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
     done = run_cvt("sort", "labels.jsonl", "sorted", expect=0)

@@ -239,7 +239,7 @@ def test_what_is_said_of_a_list(folder: Path, run_cvt: RunCvt, model: Path) -> N
     done = run_cvt(*arguments, stdin="a.jpg\n" * 3 + "./a.jpg", expect=0)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == (
-        "cvt: warning: 3 inputs are the same as an earlier one: each is taken once\n"
+        "cvt: warning: 3 inputs are the same as an earlier one: each is read once\n"
     )
     done = run_cvt(*arguments, stdin="", expect=0)
     assert (done.stdout, done.stderr) == (
@@ -312,5 +312,5 @@ def test_limits(folder: Path, run_cvt: RunCvt, model: Path) -> None:
     assert errors.keys() == {"p/cat.jpg", "p/dog.jpg", "a.zip::cat.jpg"}
     assert "96x64 pixels, more than the limit of 6143" in errors["p/cat.jpg"]
     assert "raise --max-pixels" in errors["p/cat.jpg"]
-    too_many = f"more than the limit of {limit} bytes; raise --max-bytes if it is what it should be"
+    too_many = f"more than the limit of {limit} bytes; raise --max-bytes if you trust it"
     assert errors["p/dog.jpg"] == errors["a.zip::cat.jpg"] == too_many

@@ -71,7 +71,7 @@ def test_an_interrupt_saves_and_exits_130(run_cvt, tmp_path, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert "--resume goes on" in errors and "Traceback" not in errors
+    assert "--resume to continue" in errors and "Traceback" not in errors
     assert (tmp_path / "out" / "training.pt").exists()
 
 

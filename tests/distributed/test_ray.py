@@ -757,7 +757,7 @@ def test_killed_then_interrupted_then_finished(
     assert process.returncode == 130
     more = parts(labels)
     assert said.startswith("cvt: error: interrupted after ")
-    keeps = f"keeps the {60 * len(more)} in parts that are whole: --resume goes on"
+    keeps = f"keeps the {60 * len(more)} in finished parts: --resume continues"
     assert said.endswith(f" inputs; {labels} {keeps}\n")
     assert said.count("\n") == 1
     run = json.loads((labels / "_run.json").read_text())

@@ -5,13 +5,13 @@ import io
 from pathlib import Path
 
 import pytest
-from cvt_cli.output.tables import as_text
 from PIL import Image
 
 from cvt_cli.evaluation.evaluation_page import MOST_THUMBNAILS, keeps_thumbnail, write_page
 from cvt_cli.evaluation.judgements import Judgement, judgements_report, worst_first
 from cvt_cli.evaluation.metrics import UnknownLabel, evaluate
 from cvt_cli.images.thumbnail import make_thumbnail
+from cvt_cli.output.report_tables import as_text
 from cvt_cli.records import Prediction, Record
 from tests.browser import Browser, browser
 

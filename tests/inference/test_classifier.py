@@ -435,7 +435,7 @@ def test_no_memory_while_another_records_halves_nothing(folder: Path) -> None:
     other.join()
     assert classify.batch_size == 8
     graphs.room = 2
-    with pytest.warns(UserWarning, match="out of memory: going on with smaller batches"):
+    with pytest.warns(UserWarning, match="out of memory: continuing with smaller batches"):
         assert same(classify(pictures), expected)
     assert classify.batch_size == 2
 

@@ -356,11 +356,11 @@ def test_what_came_meanwhile_is_not_replaced(
     unfinished.write(some_records())
     make(path)
     before = path.stat()
-    with pytest.raises(CvtError, match="has come there meanwhile and stays") as raised:
+    with pytest.raises(CvtError, match="was created during the run and is kept") as raised:
         unfinished.finish()
     assert "labels." + name + ".part keeps the records" in raised.value.hint
     assert path.stat() == before
-    with pytest.raises(UsageError, match="has come there since the run began"):
+    with pytest.raises(UsageError, match="was created during the run"):
         journal(path, resume=True)
     assert path.stat() == before
     path.rename(tmp_path / "moved")
@@ -431,7 +431,7 @@ def test_what_came_between_the_check_and_the_lock(tmp_path: Path) -> None:
         assert left(tmp_path) == {path.name}
     path.unlink()
     part_of(path).write_bytes(b"of another")
-    with pytest.raises(UsageError, match="there from a run that was interrupted"):
+    with pytest.raises(UsageError, match="left from an interrupted run"):
         journal(path)
     assert part_of(path).read_bytes() == b"of another"
     part_of(path).unlink()

@@ -63,7 +63,7 @@ def test_thumbnails_that_are_read_are_not_removed(
 def test_a_link_to_a_folder_is_not_the_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / name).symlink_to("elsewhere")
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         check_thumbnails(tmp_path / "report.html", overwrite=True)
 
 

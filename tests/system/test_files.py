@@ -131,7 +131,7 @@ def test_to_see_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
     (tmp_path / "folder").mkdir()
     for name, words in {
         "file/x": "can't be written: not a directory",
-        "no/x": "can't be written: .*no is no folder",
+        "no/x": "can't be written: .*no is not a folder",
         "folder": "is a folder",
         "x" * 300: "name too long",
     }.items():

@@ -21,7 +21,7 @@ from cvt_cli import __version__
 from cvt_cli.evaluation.judgements import Judgement, worst_first
 from cvt_cli.evaluation.metrics import Evaluation
 from cvt_cli.output import report_page
-from cvt_cli.output.tables import write_whole
+from cvt_cli.output.report_tables import write_whole
 from cvt_cli.records import as_written, short_label
 from cvt_cli.system.text import visible
 
