@@ -1,5 +1,5 @@
-"""For pipes: `path<TAB>label<TAB>score`, the best label of each image, one line per image; then the
-columns that were asked for. An image without a label has its error behind them."""
+"""Plain lines for pipes: `path<TAB>label<TAB>score`, the best label of each image, then the columns
+that were asked for. An image without a label has its error behind them."""
 
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO

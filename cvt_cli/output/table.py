@@ -1,4 +1,4 @@
-"""For people: a block for each image, or a line where many come, written as they are done."""
+"""Tables for people, written as records come: a block for each image, or a line where many come."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, TextIO
