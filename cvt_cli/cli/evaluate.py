@@ -203,7 +203,7 @@ def _pick_format(report: options.ReportOptions) -> str:
 
 @dataclass
 class _PerImage:
-    """What is written of each image: a page, a table, or nothing.
+    """The files with a row or a card per image: a page, a table, or neither.
 
     Attributes:
         page: the file of the page; None for none.
