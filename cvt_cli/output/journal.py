@@ -385,7 +385,9 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
 
 def _taken(path: Path, resume: bool) -> UsageError:
     is_there = "is finished" if resume else "exists"
-    return UsageError(f"{path} {is_there}", hint="--overwrite replaces it")
+    # A page has no rows to keep.
+    update = "" if path.suffix == ".html" else "--update adds what is new, "
+    return UsageError(f"{path} {is_there}", hint=f"{update}--overwrite replaces it")
 
 
 def _interrupted(part: Path) -> UsageError:
