@@ -89,7 +89,7 @@ class Pace:
         return (after - before) / (end - start) if end > start else None
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+class _Bar(tqdm):  # type: ignore[misc]
     """A bar with the rate of a `Pace`."""
 
     def __init__(self, pace: Pace, **options: Any) -> None:
