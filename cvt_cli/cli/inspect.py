@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import completion, options
 from cvt_cli.cli.groups import Panel, grouped
@@ -86,7 +84,7 @@ def inspect(
     *,
     models: Annotated[
         list[str] | None,
-        typer.Argument(
+        options.MODEL.argument(
             metavar="MODEL",
             autocompletion=completion.models,
             help="A CvT on the Hub, a folder or a file; two of them with --diff. "
