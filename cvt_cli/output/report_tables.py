@@ -21,6 +21,8 @@ from cvt_cli.system.files import TO_STDOUT, check_file, write_atomically
 from cvt_cli.system.text import for_reading, reason_of, visible
 
 MAX_WORD = 24
+# Up to so many characters a column is never narrowed.
+SHORT = 8
 # Columns of a terminal from which on there is a wide gap between the columns of a table.
 WIDE = 70
 THOUSAND = 1000
@@ -212,6 +214,13 @@ def _print(report: Report) -> None:
             console.print(_table(section, console.width))
         if section.note:
             console.print(Text(visible(section.note), style="dim"))
+        if section.rows and (names := _left_out(section, console.width)):
+            console.print(Text(f"no room here for {', '.join(names)}: -f csv has all", style="dim"))
+
+
+def _left_out(section: Section, console_width: int) -> list[str]:
+    """List the columns for which the terminal is too narrow."""
+    return [each.name for each in section.columns if console_width < each.from_width and each.name]
 
 
 def _table(section: Section, console_width: int) -> Table:
@@ -229,7 +238,7 @@ def _table(section: Section, console_width: int) -> Table:
             no_wrap=not column.wraps,
             overflow="fold" if column.wraps else "ellipsis",
             width=column.width,
-            min_width=_longest_word(section, i) if column.wraps else None,
+            min_width=_least_width(section, i),
         )
     for row in section.rows:
         if len(row) == 1:
@@ -237,6 +246,15 @@ def _table(section: Section, console_width: int) -> Table:
         else:
             table.add_row(*(_rich_cell(row[i]) for i in shown))
     return table
+
+
+def _least_width(section: Section, column: int) -> int | None:
+    """Return the characters below which a column is not narrowed: a number that is cut is none."""
+    if section.columns[column].wraps:
+        return _longest_word(section, column)
+    cells = [section.columns[column].name, *(row[column] for row in section.rows if len(row) > 1)]
+    width = max((cell_len(cell) for cell in cells if isinstance(cell, str)), default=0)
+    return width if section.columns[column].right or width <= SHORT else None
 
 
 def _longest_word(section: Section, column: int) -> int:
