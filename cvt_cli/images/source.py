@@ -247,7 +247,7 @@ def bomb() -> ImageError:
     """Make the error for an archive that holds more than any with photographs."""
     return ImageError(
         f"expands more than {BOMB_RATIO}-fold (a decompression bomb?)",
-        hint="unpack it if it is what it should be",
+        hint="unpack it if you trust it",
     )
 
 
