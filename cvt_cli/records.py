@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from sys import float_info
 
 
 class ScoreKind(StrEnum):
@@ -112,6 +113,43 @@ class RecordShape:
     def for_labels(self, count: int) -> "RecordShape":
         """Return a shape with no more predictions than there are labels to choose from."""
         return replace(self, top_k=min(self.top_k, count))
+
+
+def check_types(record: Record) -> None:
+    """See that a record that was read back holds what it should, before anything is done with it.
+
+    Raises:
+        ValueError: if it doesn't.
+    """
+    texts = [record.path, *(each.label for each in record.predictions)]
+    texts += [] if record.error is None else [record.error]
+    numbers = [each.score for each in record.predictions]
+    whole = [each.index for each in record.predictions]
+    for name, value in record.columns.items():
+        if value is not None:
+            kind = COLUMNS[name]
+            {str: texts, float: numbers, int: whole}[kind].append(value)  # type: ignore[attr-defined]
+    if not (
+        all(isinstance(each, str) for each in texts)
+        and all(type(each) in (int, float) and abs(each) <= float_info.max for each in numbers)
+        and all(type(each) is int and abs(each) < _LARGEST for each in whole)
+    ):
+        raise ValueError("it holds what is not a record of `cvt classify`")
+    for each in record.predictions:
+        if not is_text(each.label):
+            raise ValueError("a label is not Unicode text")
+
+
+_LARGEST = 2**63
+
+
+def is_text(text: str) -> bool:
+    """Tell whether text can be written: half a surrogate pair can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _MASK = "***"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as repr_of
 from typing import Any
 
 from PIL import Image
@@ -15,7 +16,7 @@ from cvt_cli.images.preprocess import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, Pre
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.system.text import reason_of
 
-MAX_YAML_BYTES = 2**20
+MAX_YAML_BYTES = 2**16
 CROP_PCT = 0.875
 
 # Names of our fields and of the authors' under MODEL.SPEC.
@@ -103,9 +104,9 @@ def _preprocessing(values: Any) -> Preprocessing:
         and list(map(type, size)) == [int, int]
         and all(0 < edge < 2**12 for edge in size)
     ):
-        raise ValueError(f"TEST.IMAGE_SIZE is {size!r}, not a width and a height in pixels")
+        raise ValueError(f"TEST.IMAGE_SIZE is {repr_of(size)}, not a width and a height in pixels")
     if type(resample) is not int or resample not in set(Image.Resampling):
-        raise ValueError(f"TEST.INTERPOLATION is {resample!r}, not one of Pillow's filters")
+        raise ValueError(f"TEST.INTERPOLATION is {repr_of(resample)}, not one of Pillow's filters")
     common: dict[str, Any] = {
         "resample": resample,
         "mean": _channels("MEAN", colours.get("MEAN", list(IMAGENET_MEAN))),
@@ -124,7 +125,7 @@ def _channels(name: str, value: Any) -> tuple[float, ...]:
         or not all(type(each) in (int, float) for each in value)
         or (name == "STD" and not all(value))
     ):
-        raise ValueError(f"INPUT.{name} is {value!r}, not a number for each of 3 channels")
+        raise ValueError(f"INPUT.{name} is {repr_of(value)}, not a number for each of 3 channels")
     return tuple(map(float, value))
 
 

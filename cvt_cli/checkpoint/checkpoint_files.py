@@ -26,6 +26,8 @@ WEIGHTS = (
 )
 
 
+# Of a file of JSON. A million labels have half of it.
+MAX_JSON_BYTES = 2**26
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -124,7 +126,11 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
         ModelError: if it can't be read, or holds something else.
     """
     try:
-        values = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise ModelError(f"{name}: {path} has more than {MAX_JSON_BYTES} bytes")
+        values = json.loads(text)
     except OSError as error:
         raise ModelError(f"{name}: {path}: {error.strerror}") from None
     except RecursionError:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as repr_of
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint import imagenet
@@ -29,8 +30,10 @@ from cvt_cli.checkpoint.weights_file import (
 )
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import CHANNELS, Preprocessing
+from cvt_cli.images.reading import MAX_TOKENS
 from cvt_cli.model.config import ACTIVATIONS, CvtConfig
 from cvt_cli.model.cost import needed_macs
+from cvt_cli.records import is_text
 
 if TYPE_CHECKING:
     import torch
@@ -155,6 +158,7 @@ def load(
         checkpoint = _from_weights_alone(files, class_names is None)
     else:
         checkpoint = _from_config(files, files.config)
+    _check_tokens(checkpoint)
     if class_names is not None:
         count = checkpoint.config.num_labels
         if len(class_names) != count:
@@ -166,6 +170,23 @@ def load(
         config = replace(checkpoint.config, hidden_act=hidden_act)
         checkpoint = replace(checkpoint, config=config)
     return checkpoint
+
+
+def _check_tokens(checkpoint: Checkpoint) -> None:
+    """Refuse an input size that takes more memory and time than any image; see `ImageReader`.
+
+    Raises:
+        ModelError: if the checkpoint's own is one.
+    """
+    size = checkpoint.preprocessing.image_size
+    if size is None or min(size) < checkpoint.config.smallest_image_size:
+        return  # each image is checked, or the size is refused where it is used
+    rows, columns = checkpoint.config.tokens(*size)[0]
+    if rows * columns > MAX_TOKENS:
+        raise ModelError(
+            f"{checkpoint.name}: images of {size[0]}x{size[1]} pixels make {rows * columns} "
+            f"tokens, more than the limit of {MAX_TOKENS}"
+        )
 
 
 def _from_config(files: ResolvedFiles, path: Path) -> Checkpoint:
@@ -209,7 +230,7 @@ def _problem_type(
         return None
     if problem_type not in PROBLEM_TYPES:
         raise ModelError(
-            f"{name}: {path.name}: problem_type is {problem_type!r}",
+            f"{name}: {path.name}: problem_type is {repr_of(problem_type)}",
             hint=f"one of {', '.join(PROBLEM_TYPES)}, or null",
         )
     if problem_type == "single_label_classification" and num_labels == 1:
@@ -295,6 +316,8 @@ def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
         raise ModelError(f"{name}: id2label has a class index out of range")
     if len(named) != len(id2label):
         raise ModelError(f"{name}: id2label names a class index twice")
+    if not all(label is None or is_text(label) for label in named.values()):
+        raise ModelError(f"{name}: id2label has a label that is not Unicode text")
     return tuple(
         f"class {index}" if label is None else label
         for index, label in ((index, named.get(index)) for index in range(max(named) + 1))

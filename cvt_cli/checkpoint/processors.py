@@ -8,6 +8,7 @@ resize, crop, rescale and normalise a picture; they are refused by name.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from reprlib import repr as repr_of
 from sys import float_info
 from typing import Any
 
@@ -199,7 +200,9 @@ def _geometry(
     if kind.center_crop is not None and values.get("do_center_crop", kind.center_crop):
         wanted = _size("crop_size", values.get("crop_size", kind.crop_size), square=True)
         if isinstance(wanted, int):
-            raise ValueError(f"crop_size is {values['crop_size']!r}, without height and width")
+            raise ValueError(
+                f"crop_size is {repr_of(values['crop_size'])}, without height and width"
+            )
         if crop not in (None, wanted):
             raise ValueError(f"crop_size is {wanted}, but crop_pct crops to {crop} before")
         crop = wanted
@@ -232,7 +235,7 @@ def _check_padding(name: str, kind: ProcessorType, values: Values, *, rule: Prep
         return
     size = _size("pad_size", values["pad_size"], square=True)
     if size != rule.image_size:
-        raise ValueError(f"a {name} that pads to {values['pad_size']!r} is not supported")
+        raise ValueError(f"a {name} that pads to {repr_of(values['pad_size'])} is not supported")
 
 
 def _size(name: str, value: Any, square: bool) -> Size:
@@ -247,39 +250,41 @@ def _size(name: str, value: Any, square: bool) -> Size:
             numbers, square = [value["shortest_edge"]], False
         else:
             raise ValueError(
-                f"{name} is {dict(value)!r}: neither height and width nor shortest_edge"
+                f"{name} is {repr_of(dict(value))}: neither height and width nor shortest_edge"
             )
     else:
         numbers = [value] * (2 if square else 1)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 2**16:
-            raise ValueError(f"{name} has {number!r}, not a number of pixels")
+            raise ValueError(f"{name} has {repr_of(number)}, not a number of pixels")
     return (numbers[0], numbers[1]) if square else numbers[0]
 
 
 def _divided(edge: int, crop_pct: float) -> int:
     if not 1 <= edge / crop_pct < 2**16:
-        raise ValueError(f"crop_pct is {crop_pct!r}, out of range")
+        raise ValueError(f"crop_pct is {repr_of(crop_pct)}, out of range")
     return int(edge / crop_pct)
 
 
 def _resample(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value not in set(Image.Resampling):
-        raise ValueError(f"resample is {value!r}, not one of Pillow's filters")
+        raise ValueError(f"resample is {repr_of(value)}, not one of Pillow's filters")
     return value
 
 
 def _number(values: Values, name: str, default: float) -> float:
     value = values.get(name, default)
     if not _is_number(value) or value <= 0:
-        raise ValueError(f"{name} is {value!r}, not a positive number")
+        raise ValueError(f"{name} is {repr_of(value)}, not a positive number")
     return float(value)
 
 
 def _channels(name: str, value: Any) -> tuple[float, float, float]:
     numbers = value if isinstance(value, list | tuple) else [value] * CHANNELS
     if len(numbers) != CHANNELS or not all(map(_is_number, numbers)):
-        raise ValueError(f"{name} is {value!r}, not a number for each of {CHANNELS} channels")
+        raise ValueError(
+            f"{name} is {repr_of(value)}, not a number for each of {CHANNELS} channels"
+        )
     if name == "image_std" and not all(numbers):
         raise ValueError(f"{name} has a zero")
     return float(numbers[0]), float(numbers[1]), float(numbers[2])

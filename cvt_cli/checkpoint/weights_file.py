@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 MAX_NAMED_KEYS = 3
+MAX_NAMED_NETWORKS = 20
+# Of a file: forty times as many as the largest published network has.
+MAX_TENSORS = 2**16
 MAX_DEPTH = 4  # levels of nested dicts
 ROOT = "."  # the key of a network without wrapping
 
@@ -98,7 +101,9 @@ def layout_of(files: ResolvedFiles) -> Layout | None:
     try:
         if all(path.suffix.lower() == ".safetensors" for path in files.weights):
             content: Mapping[str, Any] = {
-                name: None for path in files.weights for name in _names_in_safetensors(path)
+                name: None
+                for path in files.weights
+                for name in _names_in_safetensors(files.name, path)
             }
         else:
             content = _content(files, mmap=True)
@@ -108,11 +113,16 @@ def layout_of(files: ResolvedFiles) -> Layout | None:
     return None if network is None else network.layout
 
 
-def _names_in_safetensors(path: Path) -> list[str]:
+def _names_in_safetensors(name: str, path: Path) -> list[str]:
     import safetensors
 
     with safetensors.safe_open(path, "pt") as file:
-        return list(file.keys())
+        names = list(file.keys())
+    if len(names) > MAX_TENSORS:
+        raise ModelError(
+            f"{name}: {path} holds {len(names)} tensors, more than the limit of {MAX_TENSORS}"
+        )
+    return names
 
 
 def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
@@ -166,7 +176,7 @@ def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
         )
     if len(chosen) > 1:
         raise ModelError(
-            f"{files.name} holds {len(chosen)} networks: {', '.join(keys)}",
+            f"{files.name} holds {len(chosen)} networks: {first_of(keys, MAX_NAMED_NETWORKS)}",
             hint=f"pick one: --weights-key {keys[0]}",
         )
     return chosen[0] if chosen else None
@@ -227,7 +237,10 @@ def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
 
     try:
         with interruptible():
+            _names_in_safetensors(name, path)
             return safetensors.torch.load_file(path)
+    except ModelError:
+        raise
     # safetensors' own error; or OSError, KeyError and others for claims in the header.
     except Exception as error:
         raise _corrupt(name, path, error) from error
@@ -296,6 +309,6 @@ def _reason(error: Exception) -> str:
     return text[:150] or type(error).__name__
 
 
-def first_of(keys: list[str]) -> str:
+def first_of(keys: list[str], count: int = MAX_NAMED_KEYS) -> str:
     """Join the first few of many names."""
-    return ", ".join(keys[:MAX_NAMED_KEYS]) + (", …" if len(keys) > MAX_NAMED_KEYS else "")
+    return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")

@@ -1,7 +1,6 @@
 """`cvt merge`: the parts of one run, or the files of several, joined into one file."""
 
 import io
-import json
 import os
 import re
 import warnings
@@ -30,6 +29,7 @@ from cvt_cli.output.journal import check_output
 from cvt_cli.output.run_file import difference, is_run_record, kept_of
 from cvt_cli.records import THUMBNAIL, Record, RecordShape
 from cvt_cli.system.files import check_name, make_parent, write_atomically
+from cvt_cli.system.json_text import parse_json
 from cvt_cli.system.text import counted, reason_of, what_differs
 
 EXAMPLES = """\
@@ -187,7 +187,7 @@ class _Part:
             return {}
         with self._folder.open(kept_of(Path(self._file)).name) as file:
             try:
-                run = json.load(file)["run"]
+                run = parse_json(file.read())["run"]
             except (ValueError, TypeError, KeyError):
                 return {}
         return run if isinstance(run, dict) else {}

@@ -19,6 +19,7 @@ from cvt_cli.errors import Finished, UsageError
 from cvt_cli.images.source import one_line
 from cvt_cli.output import ConvertedWriter, RowWriter, WriterClass
 from cvt_cli.records import Record, RecordShape
+from cvt_cli.system.json_text import parse_json
 from cvt_cli.system.text import what_differs
 
 SUCCESS = "_SUCCESS"
@@ -126,7 +127,7 @@ class PartFolder:
     def _check_run(self, run: Mapping[str, Any]) -> None:
         try:
             with self._files.open(RUN) as file:
-                before = json.load(file)
+                before = parse_json(file.read())
             if not isinstance(before, dict):
                 raise ValueError
         except ValueError:

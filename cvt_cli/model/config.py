@@ -4,9 +4,25 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as repr_of
 from typing import Any, Self, cast
 
 PROJECTION_METHODS = ("dw_bn", "avg", "linear")
+# No network that fits anywhere has more of these; what is built, or listed layer by layer, grows
+# with them.
+MAX_STAGES = 32
+_AT_MOST = {
+    "num_channels": 2**10,
+    "patch_sizes": 2**10,
+    "patch_stride": 2**10,
+    "embed_dim": 2**16,
+    "num_heads": 2**16,
+    "depth": 2**10,
+    "mlp_ratio": 2**10,
+    "kernel_qkv": 2**10,
+    "stride_kv": 2**10,
+    "num_labels": 2**20,
+}
 ACTIVATIONS = ("gelu", "quick_gelu")
 
 
@@ -62,6 +78,10 @@ class CvtConfig:
 
     def _check_stage(self, stage: int) -> None:
         method = self.qkv_projection_method[stage]
+        for name, window in (("patch_padding", "patch_sizes"), ("padding_kv", "kernel_qkv")):
+            padding, size = getattr(self, name)[stage], getattr(self, window)[stage]
+            if padding > size:
+                raise ValueError(f"{name}[{stage}] = {padding} is more than {window} {size}")
         if method not in PROJECTION_METHODS:
             raise ValueError(
                 f"qkv_projection_method[{stage}] is {method!r}, not one of {PROJECTION_METHODS}"
@@ -148,7 +168,7 @@ class CvtConfig:
                 continue
             value = values[name]
             if isinstance(default, tuple) and not isinstance(value, list | tuple):
-                raise ValueError(f"{name} is {value!r}, not a list with one entry a stage")
+                raise ValueError(f"{name} is {repr_of(value)}, not a list with one entry a stage")
             known[name] = tuple(value) if isinstance(default, tuple) else value
         return cls(**known)
 
@@ -170,12 +190,16 @@ class CvtConfig:
 def _check_stages(name: str, value: object, kind: type, *, num_stages: int) -> None:
     if not num_stages:
         raise ValueError("depth is empty: no stage")
+    if num_stages > MAX_STAGES:
+        raise ValueError(f"depth has {num_stages} stages, more than {MAX_STAGES}")
     if not isinstance(value, tuple) or len(value) != num_stages:
-        raise ValueError(f"{name} = {value!r} has not one entry for each of {num_stages} stages")
+        raise ValueError(
+            f"{name} = {repr_of(value)} has not one entry for each of {num_stages} stages"
+        )
     for entry in value:
         if kind is bool or kind is str:
             if not isinstance(entry, kind):
-                raise ValueError(f"{name} has {entry!r}, not a {kind.__name__}")
+                raise ValueError(f"{name} has {repr_of(entry)}, not a {kind.__name__}")
         elif kind is float:
             _check_number(name, entry, minimum=0, whole=False)
         else:
@@ -186,6 +210,6 @@ def _check_stages(name: str, value: object, kind: type, *, num_stages: int) -> N
 def _check_number(name: str, value: object, minimum: int, *, whole: bool = True) -> None:
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise ValueError(f"{name} has {value!r}, not a {'whole ' if whole else ''}number")
-    if not minimum <= value < 2**31 or not math.isfinite(value):
-        raise ValueError(f"{name} has {value!r}, out of range")
+        raise ValueError(f"{name} has {repr_of(value)}, not a {'whole ' if whole else ''}number")
+    if not minimum <= value <= _AT_MOST.get(name, 2**31 - 1) or not math.isfinite(value):
+        raise ValueError(f"{name} has {repr_of(value)}, out of range")

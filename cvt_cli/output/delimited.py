@@ -127,7 +127,8 @@ def prediction_names(top_k: int) -> list[str]:
 def prediction_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pair the columns of labels among these names with their columns of scores."""
     pairs = [(name, name.replace("label", "score")) for name in names if _LABEL.fullmatch(name)]
-    return [(label, score) for label, score in pairs if score in names]
+    present = set(names)
+    return [(label, score) for label, score in pairs if score in present]
 
 
 def shape_of(names: Sequence[str]) -> RecordShape:
@@ -157,7 +158,8 @@ def row_reader(
         raise ValueError(f"it has no columns `path`, `label` and `score`, but {header or 'none'}")
     path = names.index("path")
     error = names.index("error") if "error" in names else None
-    pairs = [tuple(map(names.index, pair)) for pair in prediction_pairs(names)]
+    places = {name: at for at, name in reversed([*enumerate(names)])}
+    pairs = [(places[label], places[score]) for label, score in prediction_pairs(names)]
     fact_cells = [(names.index(name), name) for name in facts if name in names]
 
     def read(row: Sequence[str]) -> Record:
@@ -178,16 +180,17 @@ def row_reader(
 
 
 def _whole_rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[list[str], int]]:
-    row, end, quotes = b"", 0, 0
+    row: list[bytes] = []
+    end = quotes = 0
     for line in file:
-        row += line
+        row.append(line)
         end += len(line)
         quotes += line.count(b'"')
         # With an odd number of quotes the line break is inside a cell.
-        if quotes % 2 == 0 and row.endswith(b"\n"):
-            text = row.decode("utf-8")
+        if quotes % 2 == 0 and line.endswith(b"\n"):
+            text = b"".join(row).decode("utf-8")
             yield next(_reader(io.StringIO(text, newline=""), delimiter)), end
-            row, quotes = b"", 0
+            row, quotes = [], 0
 
 
 @contextmanager

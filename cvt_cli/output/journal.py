@@ -43,6 +43,7 @@ from cvt_cli.system.files import (
     sync_folder,
     write_atomically,
 )
+from cvt_cli.system.json_text import parse_json
 from cvt_cli.system.text import reason_of
 
 FSYNC_SECONDS = 5.0
@@ -296,7 +297,7 @@ class Journal:
 
     def _check_run(self, run: Mapping[str, Any]) -> None:
         try:
-            before = json.loads(self._run_file.read_text("utf-8"))
+            before = parse_json(self._run_file.read_text("utf-8"))
             if not isinstance(before, dict):
                 raise ValueError
         except (OSError, ValueError):

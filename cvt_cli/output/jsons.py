@@ -8,7 +8,16 @@ from dataclasses import replace
 from typing import Any, BinaryIO, TextIO
 
 from cvt_cli.output.delimited import score_text
-from cvt_cli.records import COLUMNS, THUMBNAIL, Prediction, Record, RecordShape, as_written
+from cvt_cli.records import (
+    COLUMNS,
+    THUMBNAIL,
+    Prediction,
+    Record,
+    RecordShape,
+    as_written,
+    check_types,
+)
+from cvt_cli.system.json_text import parse_json
 
 # Bytes that are read at a time, and the characters that one object may have.
 CHUNK = 2**16
@@ -67,7 +76,7 @@ class JsonLinesJournal:
         for line in file:
             end += len(line)
             if line.endswith(b"\n"):
-                yield cls.record(json.loads(line)), end
+                yield cls.record(parse_json(line)), end
 
 
 class PicturesJournal(JsonLinesJournal):
@@ -138,7 +147,7 @@ class JsonWriter:
             # A last element without its end was cut short.
             if element.strip() not in (b"[", b"]", b"[]", b"") and element.endswith(b"}"):
                 try:
-                    record = parse_record(json.loads(element))
+                    record = parse_record(parse_json(element))
                 except ValueError:
                     if line.endswith(b"\n"):
                         raise
@@ -197,7 +206,8 @@ def parse(file: BinaryIO) -> Iterator[Record]:
             if in_array:
                 raise ValueError("it is cut off")
             return
-        data = read(CHUNK)
+        # An object that was not whole is tried again once there is twice as much of it.
+        data = read(max(CHUNK, len(buffer) - at))
         ended = not data
         buffer, at = buffer[at:] + text.decode(data, final=ended), 0
 
@@ -221,6 +231,8 @@ def parse_record(values: Any) -> Record:
             for each in values["predictions"]
         )
         columns = {name: values[name] for name in COLUMNS if name in values}
-        return Record(values["path"], predictions, values.get("error"), columns=columns)
+        record = Record(values["path"], predictions, values.get("error"), columns=columns)
+        check_types(record)
+        return record
     except (AttributeError, KeyError, TypeError):
         raise ValueError("it holds what is not a record of `cvt classify`") from None

@@ -13,8 +13,9 @@ from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.delimited import prediction_names, prediction_pairs, shape_of
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.output.jsons import JsonLinesWriter
-from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written
+from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written, check_types
 from cvt_cli.system.files import write_atomically
+from cvt_cli.system.json_text import parse_json
 
 # Rows that a reader skips or loads at a time; the writer has one group in memory.
 ROWS_PER_GROUP = 2**15
@@ -77,7 +78,9 @@ class ParquetWriter(JsonLinesWriter):
                     if row[label] is not None
                 )
                 columns = {name: row[name] for name in facts if row[name] is not None}
-                yield Record(row["path"], predictions, row.get("error") or None, columns=columns)
+                record = Record(row["path"], predictions, row.get("error") or None, columns=columns)
+                check_types(record)
+                yield record
 
     @classmethod
     def shape(cls, file: BinaryIO) -> RecordShape:
@@ -131,7 +134,7 @@ def run_of(file: BinaryIO) -> dict[str, Any] | None:
     """Return what the records were made with, from the file's metadata; None if it has none."""
     try:
         metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
-        run = json.loads(metadata[METADATA_KEY.encode()])
+        run = parse_json(metadata[METADATA_KEY.encode()])
     except (pa.ArrowInvalid, OSError, ValueError, KeyError):
         return None
     return run if isinstance(run, dict) else None

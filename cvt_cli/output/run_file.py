@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from cvt_cli.errors import UsageError
 from cvt_cli.images.names import local_path
 from cvt_cli.system.files import write_atomically
+from cvt_cli.system.json_text import parse_json
 from cvt_cli.system.text import what_differs
 
 # Size in bytes, and time in nanoseconds since 1970.
@@ -70,7 +71,7 @@ class Kept:
     def read(cls, output: Path) -> "Kept | None":
         """Read the file beside an output; None if there is none, or it is corrupt."""
         try:
-            values = json.loads(kept_of(output).read_text("utf-8"))
+            values = parse_json(kept_of(output).read_text("utf-8"))
             stamps = {
                 path: (int(size), int(time)) for path, (size, time) in values["files"].items()
             }
@@ -98,7 +99,7 @@ def read_stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
         with path.open("rb") as file:
             for line in file:
                 try:
-                    name, size, time = json.loads(line)
+                    name, size, time = parse_json(line)
                     yield str(name), (int(size), int(time))
                 except (ValueError, TypeError):
                     continue
@@ -112,7 +113,7 @@ def is_run_record(file: BinaryIO) -> bool:
     if not start.lstrip().startswith(b"{"):  # an array holds records
         return False
     try:
-        values = json.loads(start)
+        values = parse_json(start)
     except (ValueError, RecursionError):
         return False
     names = set(values)
