@@ -39,7 +39,7 @@ app = typer.Typer(
 # Each subcommand is a function in the module of the same name, next to its EXAMPLES.
 COMMANDS = {
     "Label": ("classify", "embed", "merge"),
-    "Look": ("explain", "sort"),
+    "Look": ("explain", "sort", "tag"),
     "Your own labels": ("train", "evaluate", "export"),
     "Measure": ("benchmark", "inspect", "models", "doctor"),
 }

@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -37,6 +38,7 @@ class RunRecord:
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
         self.path = path
         self.start = datetime.now(UTC)
+        self._start = time.monotonic()  # the system's clock may be set back meanwhile
         self.run = run
         self._write({"outcome": "running"})
 
@@ -52,8 +54,7 @@ class RunRecord:
 
     def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
         """Write the whole record in place of the first one; `rate` is in images/s."""
-        end = datetime.now(UTC)
-        seconds = (end - self.start).total_seconds()
+        end, seconds = datetime.now(UTC), time.monotonic() - self._start
         self._write(
             {
                 "outcome": outcome,

@@ -2,8 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,12 +10,12 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import Panel, grouped
+from cvt_cli.cli.labels_file import NAMED_FAILURES, Elsewhere, LabelsFile, with_checked_scores
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown
-from cvt_cli.errors import CvtError, ExitCode, InputsError, Interrupted, UsageError
-from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
-from cvt_cli.records import Record, ScoreKind
-from cvt_cli.system.text import counted, reason_of, visible
+from cvt_cli.errors import ExitCode, Interrupted, UsageError
+from cvt_cli.output import ROW_FORMATS
+from cvt_cli.system.text import counted, visible
 
 if TYPE_CHECKING:
     from cvt_cli.sorting.placing import Outcome
@@ -32,9 +30,7 @@ cvt sort labels.csv sorted/ --link --min-score 0.3
 cvt classify photos/ -f jsonl | grep -v blurred | cvt sort - sorted/ --format jsonl
 """
 
-STDIN = "-"
 ACTIONS = Panel("What is done")
-NAMED_FAILURES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ def sort(
     """
     if placing.move + placing.link + placing.symlink > 1:
         raise UsageError("--move, --link and --symlink exclude each other")
-    document = _Document(labels, format_)
+    document = LabelsFile(labels, format_)
     # os.path, because Path raises an error for a name that is too long or not permitted.
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder")
@@ -110,16 +106,21 @@ def sort(
     action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
     dry_run, quiet = placing.dry_run, context.obj.quiet
     tally = _Tally()
-    elsewhere = _Elsewhere()
+    elsewhere = Elsewhere()
     bar = Progress(how_shown(quiet, progress), document.count)
     sorter = Sorter(folder, action, placing.min_score, dry_run=dry_run)
     try:
-        for outcome in sorter.sort(_checked(document.records(), placing.min_score)):
+        for outcome in sorter.sort(with_checked_scores(document.records(), placing.min_score)):
             tally.add(outcome)
             bar.add(outcome.status is Status.FAILED)
             with bar.paused():
-                for failed in elsewhere.named(outcome):
-                    say(f"{failed.path}: {failed.error}")
+                is_failed = outcome.status is Status.FAILED
+                for path, error in elsewhere.named(
+                    outcome.path,
+                    outcome.error if is_failed else None,
+                    is_there=outcome.status is not Status.LEFT,
+                ):
+                    say(f"{path}: {error}")
                 if outcome.status is Status.DONE and dry_run:
                     print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
     except KeyboardInterrupt:
@@ -139,67 +140,7 @@ def sort(
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _checked(records: Iterable[Record], min_score: float | None) -> Iterator[Record]:
-    """Pass on the records, checking that their scores can be compared with --min-score.
-
-    Raises:
-        UsageError: before the first file is sorted, if they can't.
-    """
-    from cvt_cli.inference.scores import check_threshold
-
-    for record in records:
-        if record.predictions:
-            raw = record.columns.get("scores") == ScoreKind.RAW
-            kind = ScoreKind.RAW if raw else ScoreKind.SOFTMAX
-            check_threshold(min_score, kind, "--min-score")
-        yield record
-
-
 _PAST = {"copy": "copied", "move": "moved", "link": "linked", "symlink": "linked"}
-
-
-class _Elsewhere:
-    """Detects that cvt runs in another folder than the one the labels were written in, to report
-    that once instead of a missing file for each record."""
-
-    def __init__(self) -> None:
-        self._missing = 0
-        self._waiting: list[Outcome] = []
-        self._found = False
-        self._named = 0
-
-    def named(self, outcome: "Outcome") -> "list[Outcome]":
-        """Return the failed outcomes to report now."""
-        from cvt_cli.sorting.placing import Status
-
-        if outcome.status is Status.FAILED:
-            path = outcome.path
-            relative = not (os.path.isabs(path) or path == STDIN or "::" in path or "://" in path)
-            if not self._found and relative and not os.path.lexists(outcome.path):
-                self._missing += 1
-                if len(self._waiting) < NAMED_FAILURES:
-                    self._waiting.append(outcome)
-                return []
-            self._waiting.append(outcome)
-        if outcome.status is not Status.LEFT:
-            self._found = True
-        named, self._waiting = self._waiting[: NAMED_FAILURES - self._named], []
-        self._named += len(named)
-        return named
-
-    def check(self, labels: str) -> None:
-        """Check that at least one file was found. Raises `InputsError` if not."""
-        if self._found or not self._missing:
-            return
-        path = visible(self._waiting[0].path)
-        if self._missing == 1:
-            raise InputsError(f"{path}: no such file", hint=_FROM.format(labels))
-        raise InputsError(
-            f"none of the {self._missing} files is here, as {path}", hint=_FROM.format(labels)
-        )
-
-
-_FROM = "the paths in {} are as seen from the folder where cvt classify ran: cd there"
 
 
 class _Tally:
@@ -255,53 +196,3 @@ class _Tally:
             for name, counts in rows:
                 table.add_row(Text(visible(name)), *map(str, counts))
             Console(highlight=False).print(table)
-
-
-class _Document:
-    """A document of records.
-
-    Raises:
-        UsageError: if it is in no format that can be read.
-    """
-
-    def __init__(self, name: str, format_: str | None) -> None:
-        if format_ is None:
-            if name == STDIN:
-                raise UsageError("labels on standard input need --format")
-            format_ = format_of_file(Path(name))
-        writer = writer_class(check_format(format_))
-        if not issubclass(writer, RowWriter):
-            raise UsageError(
-                f"{format_} can't be read back", hint=f"one of {', '.join(ROW_FORMATS)}"
-            )
-        if name == STDIN and format_ in ("parquet", "xlsx"):
-            raise UsageError(f"{format_} can't be read from standard input")
-        self._name = name
-        self._writer = writer
-
-    def records(self) -> Iterator[Record]:
-        """Read the records.
-
-        Raises:
-            UsageError: if it is not there, or what it should be.
-        """
-        try:
-            with (
-                nullcontext(sys.stdin.buffer)
-                if self._name == STDIN
-                else Path(self._name).open("rb") as file
-            ):
-                yield from self._writer.documents(file, ("scores",))
-        except OSError as error:
-            raise UsageError(f"{self._name} can't be read: {reason_of(error)}") from None
-        except ValueError as error:
-            raise UsageError(f"{self._name} can't be read: {error}") from None
-
-    def count(self) -> int | None:
-        """Count the records, if that can be known beforehand."""
-        if self._name == STDIN:
-            return None
-        try:
-            return sum(1 for _ in self.records())
-        except CvtError:
-            return None

@@ -1,6 +1,7 @@
 """Names of inputs: brace ranges, globs, and lists of names."""
 
 import codecs
+import contextlib
 import os
 import re
 import stat
@@ -8,7 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
+from pathlib import Path
 from typing import BinaryIO
+
+from cvt_cli.errors import ImageError
 
 # Bytes of a name, at most: a file that is not a list must not fill the memory.
 _MAX_NAME = 2**20
@@ -23,6 +27,7 @@ MARKS_HIDDEN = hasattr(os.stat_result, "st_file_attributes")
 
 # Device and inode.
 FolderId = tuple[int, int]
+_ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,3 +306,21 @@ def read_names(file: BinaryIO, null: bool) -> Iterator[str]:
 def _decoded(name: bytes) -> str:
     # On Windows os.fsdecode refuses bytes other than UTF-8, which old programs write.
     return name.decode(sys.getfilesystemencoding(), "surrogateescape")
+
+
+def existing(path: str) -> Path | None:
+    """Find the file of a record. Output files escape bytes that are not UTF-8, so an escape may
+    stand for the byte or for itself.
+
+    Raises:
+        ImageError: if there is a file of either name.
+    """
+    escaped = _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), path)
+    found = []
+    for candidate in {path, escaped}:
+        with contextlib.suppress(ValueError):  # a NUL, or a lone surrogate
+            if os.path.lexists(candidate):
+                found.append(candidate)
+    if len(found) > 1:
+        raise ImageError("two files may be meant: one has this name, one a byte for its escape")
+    return Path(found[0]) if found else None

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.images.find import STDIN, Search, Source, find
+from cvt_cli.images.names import existing
 from cvt_cli.images.source import kind_of_archive
 from cvt_cli.records import Record, short_label
 from cvt_cli.sorting.folder_names import (
@@ -47,8 +48,6 @@ from cvt_cli.system.text import folded, reason_of
 # Takes any name of a member: the record shows that it is an image.
 _ALL_MEMBERS = Search(include=("*", "*.*"))
 
-
-_ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 # Errors of the disk: other files would fail, too.
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -255,24 +254,6 @@ class Sorter:
         if not target.is_file():
             return False
         return target.samefile(file) or filecmp.cmp(file, target, shallow=False)
-
-
-def existing(path: str) -> Path | None:
-    """Find the file of a record. Output files escape bytes that are not UTF-8, so an escape may
-    stand for the byte or for itself.
-
-    Raises:
-        SortError: if there is a file of either name.
-    """
-    escaped = _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), path)
-    found = []
-    for candidate in {path, escaped}:
-        with contextlib.suppress(ValueError):  # a NUL, or a lone surrogate
-            if os.path.lexists(candidate):
-                found.append(candidate)
-    if len(found) > 1:
-        raise SortError("two files may be meant: one has this name, one a byte for its escape")
-    return Path(found[0]) if found else None
 
 
 def _gone(path: str) -> SortError:

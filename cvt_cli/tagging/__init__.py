@@ -1,0 +1,1 @@
+"""Labels as keywords where photo programs look for them: XMP sidecars, or in the pictures."""
