@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -152,7 +152,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
                 top_k=shape.top_k,
                 threshold=output.threshold,
                 columns=shape.columns,
-                search=images.search,
+                search=replace(images.search, image_timeout=wanted.reading.image_timeout),
                 offline=model.offline,
             ),
             Workers(*parse_workers(scale.workers), scale.gpus_per_worker),

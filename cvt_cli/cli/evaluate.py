@@ -43,7 +43,7 @@ class EvaluatedModel(options.ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationCompute(options.ExactCompute):
+class EvaluationCompute(options.ExactCompute, options.Pictures):
     """Options for how images go through the network, with the default decoding."""
 
     decode: options.DecodeChoice = field(default=options.DecodeChoice.FAST, init=False)
@@ -122,7 +122,9 @@ def evaluate(
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.
-    classifier = compute.classifier(model, groups=group_rows, readers=reading.start(context))
+    classifier = compute.classifier(
+        model, images=compute, groups=group_rows, readers=reading.start(context)
+    )
     _check_kind(classifier, by_folder=labels is None)
     quiet = context.obj.quiet
     several = classifier.score_kind is ScoreKind.SIGMOID

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from cvt_cli.explanation.maps import Explainer
     from cvt_cli.images.pool import ReaderPool
+    from cvt_cli.images.reading import ImageReader
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -114,12 +115,14 @@ def explain(
     explanation: ExplanationOptions,
     model: options.ModelOptions,
     device: options.DeviceOption = "auto",
+    pictures: options.Pictures,
     reading: options.Reading,
 ) -> None:
     """Show which parts of an image its label comes from, as a heat map."""
     output = explanation.output
     format_ = _pick_format(explanation.format_, output)
     _ = model.input_size
+    reader = _reader(pictures)
     readers = reading.start(context)
     search = find(inputs, list_members=readers.members)
     first = list(islice(search, 2))
@@ -152,7 +155,8 @@ def explain(
             output.mkdir(exist_ok=True)
             path = output / names.next(source.path, format_)
         try:
-            _explain_one(source, explainer, index, readers=readers, format_=format_, path=path)
+            picture = _read(source, reader, readers)
+            _explain_one(source, picture, explainer, index=index, format_=format_, path=path)
             if path is not None and not context.obj.quiet:
                 say(str(path))
         except ImageError as error:
@@ -164,14 +168,13 @@ def explain(
 
 def _explain_one(
     source: Source,
+    picture: "Image",
     explainer: "Explainer",
-    index: int | None,
     *,
-    readers: "ReaderPool",
+    index: int | None,
     format_: FormatChoice,
     path: Path | None,
 ) -> None:
-    picture = _read(source, readers)
     try:
         explanation = explainer(picture, index)
     except ValueError as error:
@@ -191,14 +194,24 @@ def _explain_one(
         _write(path, lambda file: save(image, file, path.suffix))
 
 
-def _read(source: Source, readers: "ReaderPool") -> "Image":
-    """Read a picture at its own size. Raises `ImageError` if that fails."""
-    from PIL import Image
-
+def _reader(pictures: options.Pictures) -> "ImageReader":
+    """Make what reads pictures at their own size. Raises `UsageError` if --background is no
+    colour."""
     from cvt_cli.images.preprocess import Preprocessing
     from cvt_cli.images.reading import ImageReader
 
-    reader = ImageReader(None, Preprocessing(shortest_edge=None, crop=None))
+    return ImageReader(
+        None,
+        Preprocessing(shortest_edge=None, crop=None),
+        background=pictures.background_colour,
+        accept_truncated=pictures.accept_truncated,
+    )
+
+
+def _read(source: Source, reader: "ImageReader", readers: "ReaderPool") -> "Image":
+    """Read a picture at its own size. Raises `ImageError` if that fails."""
+    from PIL import Image
+
     (batch,) = readers.batches(reader, [source], 1)
     if batch[0].pixels is None:
         raise ImageError(batch[0].error or "")

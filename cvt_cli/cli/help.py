@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 
+from cvt_cli.cli.home import with_home
+
 OPTIONS = "Options"
 # Columns for names; the text of a longer one starts on the next line. On a terminal narrower than
 # SIDE_BY_SIDE_FROM every text is below its name.
@@ -30,7 +32,16 @@ _BRACKETED = re.compile(rf"; {_RANGE_FACT}(?=\])|  \[{_RANGE_FACT}\]|  \[require
 
 
 class Command(TyperCommand):
-    """A subcommand whose --help is printed by `print_help`."""
+    """A subcommand whose --help is printed by `print_help`, and in whose file names `~` is
+    expanded."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        for parameter in self.params:
+            if parameter.name in ctx.params:
+                value = ctx.params[parameter.name]
+                ctx.params[parameter.name] = with_home(parameter.metavar, value)
+        return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help to standard output."""

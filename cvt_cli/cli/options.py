@@ -4,7 +4,6 @@ options. All are in this one file, so that each is found, and written, once.
 An option that is in more than one group is an alias here, such as `OverwriteOption`.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,11 +85,6 @@ def read_groups_option(name: str | None) -> "list[GroupedLabel] | None":
     return read_groups(name)
 
 
-def _at_home(value: Path | None) -> Path | None:
-    """Expand `~`, which no shell does after --output=."""
-    return value and value.expanduser()
-
-
 def output_option(*, help: str, metavar: str = "FILE", **settings: Any) -> Any:
     """Declare `--output`."""
     return OUTPUT.option("--output", "-o", metavar=metavar, help=help, **settings)
@@ -126,7 +120,6 @@ ImageSizeOption = Annotated[
 OutputOption = Annotated[
     Path | None,
     output_option(
-        callback=_at_home,
         help="Write to this file instead of standard output; it appears complete or not at all.",
     ),
 ]
@@ -160,7 +153,6 @@ RunRecordOption = Annotated[
     OUTPUT.option(
         "--run-record",
         metavar="FILE",
-        callback=_at_home,
         help="Write a record of the run to this file, as JSON: model, options, versions, "
         "times, counts.",
     ),
@@ -248,8 +240,60 @@ class TruncatedChoice(StrEnum):
     ACCEPT = "accept"
 
 
+BackgroundOption = Annotated[
+    str | None,
+    INPUT.option(
+        "--background",
+        metavar="COLOUR",
+        help="Show transparent images on this colour: white, '#808080'. Default: keep the "
+        "colours hidden under transparency, as Transformers does.",
+    ),
+]
+TruncatedOption = Annotated[
+    TruncatedChoice,
+    INPUT.option(
+        "--truncated",
+        help="refuse: a truncated JPEG is an error. accept: read what is there, and say so "
+        "in the column truncated.",
+    ),
+]
+
+
+class _PictureRules:
+    """What `Pictures` and `Input` make of their options."""
+
+    background: str | None
+    truncated: TruncatedChoice
+
+    @property
+    def background_colour(self) -> "Colour | None":
+        """Return the colour (red, green, blue) under transparent pictures.
+
+        Raises:
+            UsageError: if --background is no colour.
+        """
+        if self.background is None:
+            return None
+        from cvt_cli.images.background import parse_colour
+
+        return parse_colour(self.background)
+
+    @property
+    def accept_truncated(self) -> bool:
+        """Whether to use the readable part of a JPEG whose end is missing."""
+        return self.truncated is TruncatedChoice.ACCEPT
+
+
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class Pictures(_PictureRules):
+    """Options for pictures that are transparent or cut off."""
+
+    background: BackgroundOption = None
+    truncated: TruncatedOption = TruncatedChoice.REFUSE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input(_PictureRules):
     """Options for the images to read, and how to read them."""
 
     inputs: Annotated[
@@ -332,41 +376,8 @@ class Input:
         ),
     ] = MAX_BYTES
 
-    background: Annotated[
-        str | None,
-        INPUT.option(
-            "--background",
-            metavar="COLOUR",
-            help="Show transparent images on this colour: white, '#808080'. Default: keep the "
-            "colours hidden under transparency, as Transformers does.",
-        ),
-    ] = None
-    truncated: Annotated[
-        TruncatedChoice,
-        INPUT.option(
-            "--truncated",
-            help="refuse: a truncated JPEG is an error. accept: read what is there, and say so"
-            " in the column truncated.",
-        ),
-    ] = TruncatedChoice.REFUSE
-
-    @property
-    def background_colour(self) -> "Colour | None":
-        """Return the colour (red, green, blue) under transparent pictures.
-
-        Raises:
-            UsageError: if --background is not a colour.
-        """
-        if self.background is None:
-            return None
-        from cvt_cli.images.background import parse_colour
-
-        return parse_colour(self.background)
-
-    @property
-    def accept_truncated(self) -> bool:
-        """Whether to use the readable part of a JPEG whose end is missing."""
-        return self.truncated is TruncatedChoice.ACCEPT
+    background: BackgroundOption = None
+    truncated: TruncatedOption = TruncatedChoice.REFUSE
 
     @property
     def paths(self) -> list[str]:
@@ -570,7 +581,7 @@ class Compute:
         self,
         model: ModelOptions,
         *,
-        images: Input | None = None,
+        images: "Input | Pictures | None" = None,
         only: Sequence[str] = (),
         groups: "Sequence[GroupedLabel] | None" = None,
         readers: "ReaderPool | None" = None,
@@ -609,7 +620,7 @@ class Compute:
             exact_decode=self.exact_decode,
             only=only,
             groups=groups,
-            max_pixels=images.max_pixels or MAX_PIXELS,
+            max_pixels=getattr(images, "max_pixels", None) or MAX_PIXELS,
             background=background,
             accept_truncated=images.accept_truncated,
             readers=readers,
@@ -714,10 +725,7 @@ class Output:
     @property
     def outputs(self) -> list[str]:
         """Return the files, folders and addresses to write to."""
-        # The shell does not expand it after --output=.
-        return [
-            os.path.expanduser(name) if name.startswith("~") else name for name in self.output or []
-        ]
+        return self.output or []
 
     @cached_property  # a file may be a pipe, which is read once
     def only(self) -> list[str]:

@@ -242,7 +242,7 @@ class AugmentationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCompute(options.Reading):
+class TrainCompute(options.Reading, options.Pictures):
     """Options for what the network is trained on."""
 
     device: options.DeviceOption = "auto"
@@ -303,7 +303,7 @@ def train(
     """Train a CvT on your own labels, from a checkpoint or from scratch."""
     quiet = context.obj.quiet
     check_head_only(context, run.head_only, run.class_weights)
-    _check_options(start, augmentation, compute.dtype)
+    _check_options(start, augmentation, compute)
     if run.epochs == 0 and not (run.calibrate and start.model):
         raise UsageError(
             "--epochs 0 trains nothing", hint="with --model and --calibrate it calibrates a model"
@@ -372,6 +372,8 @@ def train(
             mixup=augmentation.mixup,
             cutmix=augmentation.cutmix,
         ),
+        background=compute.background_colour,
+        accept_truncated=compute.accept_truncated,
     )
     training = Training(
         output,
@@ -403,7 +405,10 @@ def train(
     print(output)
 
 
-def _check_options(start: StartOptions, augmentation: AugmentationOptions, dtype: str) -> None:
+def _check_options(
+    start: StartOptions, augmentation: AugmentationOptions, compute: TrainCompute
+) -> None:
+    dtype, _ = compute.dtype, compute.background_colour
     if (start.model is None) == (start.arch is None):
         raise UsageError(
             "--model or --arch says what to start from: one of them",

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,12 @@ from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.distributed.layout import Layout
 from cvt_cli.distributed.task_tables import IMAGE_SCHEMA, NO_PATH, RECORD_SCHEMA
 from cvt_cli.errors import CvtError, ModelError
-from cvt_cli.images.find import Search, find_named
+from cvt_cli.images.find import Lister, Search, find_named
+from cvt_cli.images.pool import BUDGET, ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Source, failing, one_line
 from cvt_cli.records import as_written
-from cvt_cli.system.cores import share_cores
+from cvt_cli.system.cores import cores, share_cores
 
 if TYPE_CHECKING:
     from cvt_cli.inference.classifier import Classifier
@@ -40,8 +42,6 @@ RETRIES = 3
 # be room left for a decoding task, as workers and tasks wait for each other.
 WORKER_CPUS = 0.01
 DECODE_CPUS = 0.9
-# Threads of a decoding task: more than one for images that come over a network.
-DECODE_TASK_THREADS = 4
 KILLS = "each dies of it, out of memory or by a fault in a library"
 
 
@@ -265,6 +265,13 @@ class Worker:
         return pa.Table.from_pylist(results, RECORD_SCHEMA)
 
 
+@cache
+def _readers(image_timeout: float) -> ReaderPool:
+    """Start the process that reads for this worker's tasks, one after the other: a task can't be
+    stopped at an image, and what it dies of takes its other images with it."""
+    return ReaderPool(1, image_timeout, budget=BUDGET // cores())
+
+
 def decode(
     table: pa.Table,
     *,
@@ -284,8 +291,9 @@ def decode(
     done = 0
     try:
         _check_version(version)
-        sources = _sources(rows, search, places)
-        for batch in reader.batches(sources, batch_size, columns, threads=DECODE_TASK_THREADS):
+        readers = _readers(search.image_timeout)
+        sources = _sources(rows, search, places, list_members=readers.members)
+        for batch in readers.batches(reader, sources, batch_size, columns=columns):
             yield pa.Table.from_pylist(
                 [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
                 IMAGE_SCHEMA,
@@ -296,6 +304,7 @@ def decode(
             yield pa.Table.from_pylist([size], IMAGE_SCHEMA)
     # Decoding handles errors of images; other errors are the machine's, or ours.
     except Exception as error:
+        _readers.cache_clear()  # if it is theirs, the next task has others
         fault = f"{type(error).__name__}: {one_line(error)}"
         came = set(places[:done])
         left = [row for row in rows if (row["part"], row["position"]) not in came]
@@ -309,7 +318,11 @@ def _check_version(version: str) -> None:
 
 
 def _sources(
-    rows: Sequence[dict[str, Any]], search: Search, places: list[tuple[int, int]]
+    rows: Sequence[dict[str, Any]],
+    search: Search,
+    places: list[tuple[int, int]],
+    *,
+    list_members: Lister,
 ) -> Iterator[Source]:
     """Yield the sources that a task reads. Appends part and position of each to `places`."""
     if not rows[0]["archive"]:
@@ -321,7 +334,8 @@ def _sources(
     part, path = rows[0]["part"], os.fsdecode(rows[0]["path"])
     wanted = {row["position"] for row in rows if row["position"] is not None}
     end = max(wanted) + 1 if wanted else None
-    for position, source in enumerate(islice(find_named(path, search), end)):
+    found = find_named(path, search, list_members=list_members)
+    for position, source in enumerate(islice(found, end)):
         if not wanted or position in wanted:
             places.append((part, position))
             yield source
@@ -331,7 +345,8 @@ def members(path: str, search: Search, folder: str) -> list[str]:
     """List the names of the images in an archive, without decoding any."""
     with suppress(OSError):
         os.chdir(folder)
-    return [source.path for source in find_named(path, search)]
+    list_members = _readers(search.image_timeout).members
+    return [source.path for source in find_named(path, search, list_members=list_members)]
 
 
 def _image_row(part: int, position: int, image: DecodedImage) -> dict[str, Any]:

@@ -423,7 +423,7 @@ def _wanted(
 ) -> Iterator[tuple[str, tarfile.TarInfo]]:
     """Yield the wanted members, with the names that their records have."""
     for member in _each(file):
-        if wanted.wants_member(member.name):
+        if wanted.wants_member(member.name, is_file=member.isreg()):
             yield f"{path}::{member.name}", member
 
 

@@ -1,9 +1,7 @@
 """Decoding: encoded bytes become an upright RGB image. The bytes are untrusted: only the formats in
 `FORMATS` are tried, and the size is checked before a pixel is decoded."""
 
-import codecs
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,42 +14,19 @@ from PIL.ExifTags import Base
 from PIL.IcoImagePlugin import IcoFile
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images import formats, truncated
+from cvt_cli.images import diagnosis, formats, truncated
 from cvt_cli.images.background import Colour, laid_on
-from cvt_cli.images.greys import Greys, greys_of, kind_of_tiff
+from cvt_cli.images.greys import Greys, greys_of
 from cvt_cli.images.raw import ENOUGH, is_raw, open_raw
 from cvt_cli.images.reduction import set_reduction
-from cvt_cli.images.source import one_line
-from cvt_cli.system.extras import install_hint
 
 # Pillow's own limit above which it takes a picture for a decompression bomb, in pixels.
 MAX_PIXELS = 2 * 89_478_485
 
-# Formats that Pillow does not read by itself: first bytes, name in `formats`, and extra.
-_OTHERS = {
-    "HEIC": (
-        re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
-        ("HEIF", "heif"),
-    ),
-    "JPEG XL": (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), ("JXL", "jxl")),
-}
-
 # Candidates for the white of 32-bit greys.
 _WHITES = (1.0, 255.0, 65535.0)
 _BLOCK = 2**20
-_BYTES = re.compile(r"\bb'([^']*)'")
-# First bytes that leave no doubt about a file's format.
-_BEGINNINGS = {
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"GIF8": "GIF",
-}
 _ICO = b"\0\0\1\0"
-
-# Bytes by which a file that is not an image is judged.
-_START = 1024
 
 # A fault of a file belongs in its record, and Pillow's warnings would reach stderr. Threads decode
 # images, and there `warnings.catch_warnings` could silence other warnings for good.
@@ -89,14 +64,14 @@ def decode(
         ImageError: if the bytes are not an image, or it has too many pixels; says which.
     """
     _raise_pillows_limit(max_pixels)
-    with _image_errors(max_pixels):
+    with _image_errors(max_pixels, file):
         try:
             if is_raw(file):
                 image = open_raw(file, enough, partial(_check_pixels, limit=max_pixels))
             else:
                 image = open_checked(file, max_pixels)
         except UnidentifiedImageError:
-            raise ImageError(_unidentified(file)) from None
+            raise ImageError(diagnosis.unidentified(file)) from None
         with image:
             try:
                 return to_rgb(image, max_pixels, **options)
@@ -139,7 +114,7 @@ def to_rgb(
     Raises:
         ImageError: as `decode`.
     """
-    with _image_errors(max_pixels):
+    with _image_errors(max_pixels, image):
         _check_size(image, max_pixels)
         size = image.size
         reduced = _draft(image, reduce_to) if reduce_to is not None else None
@@ -192,7 +167,7 @@ def _upright(image: Image.Image) -> tuple[Image.Image, int]:
 
 
 @contextmanager
-def _image_errors(max_pixels: int) -> Iterator[None]:
+def _image_errors(max_pixels: int, image: Image.Image | BinaryIO) -> Iterator[None]:
     try:
         yield
     except (ImageError, MemoryError):
@@ -201,7 +176,7 @@ def _image_errors(max_pixels: int) -> Iterator[None]:
         raise _too_large("more pixels", max_pixels) from None
     # Hostile bytes make Pillow's plug-ins raise nearly anything; it concerns this image only.
     except Exception as error:
-        raise ImageError(f"broken image: {_words(error)}") from error
+        raise ImageError(diagnosis.undecodable(error, image)) from error
 
 
 def _too_large(what: str, limit: int) -> ImageError:
@@ -236,7 +211,7 @@ def open_checked(file: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
-    if formats.is_installed("JXL") and _OTHERS["JPEG XL"][0].match(file.read(12)):
+    if formats.is_installed("JXL") and diagnosis.OTHERS["JPEG XL"][0].match(file.read(12)):
         from cvt_cli.images import jxl
 
         file.seek(0)
@@ -335,56 +310,3 @@ def _scaled(image: Image.Image, said: Greys) -> Image.Image:
         block = np.clip(np.nan_to_num(block, copy=False), 0, 255)
         scaled[start : start + _BLOCK] = np.rint(255 - block if said.inverted else block)
     return Image.fromarray(scaled.reshape(image.size[::-1]))
-
-
-def _unidentified(file: BinaryIO) -> str:
-    file.seek(0)
-    start = file.read(_START)
-    if not start:
-        return "empty file"
-    if b"\0" not in start and _is_text(start):
-        is_svg = b"<svg" in start
-        return "SVG is no photograph: convert it to PNG" if is_svg else "text, not an image"
-    if (name := _name_of(start)) is not None:
-        kind = kind_of_tiff(file) if name == "TIFF" else ""
-        return f"a TIFF of a kind that is not supported: {kind}" if kind else _broken(name, file)
-    for name, (signature, (format_, extra)) in _OTHERS.items():
-        if signature.match(start):
-            if formats.is_installed(format_):
-                return f"a broken {name}, or of a kind that is not supported"
-            return f"{name} needs a package: {install_hint(extra)}"
-    return "not an image, or in a format that is not supported"
-
-
-def _name_of(start: bytes) -> str | None:
-    """Name the format of bytes that plainly are in one."""
-    return next((name for begin, name in _BEGINNINGS.items() if start.startswith(begin)), None)
-
-
-def _broken(name: str, file: BinaryIO) -> str:
-    """Describe why an image can't be decoded, with the PNG reader's reason, which `Image.open`
-    drops; the other readers' reasons tell nobody anything."""
-    said = ""
-    if name == "PNG":
-        file.seek(0)
-        try:
-            PngImagePlugin.PngImageFile(file)
-        except SyntaxError as error:
-            said = _words(error)
-        except Exception:
-            said = ""
-    return f"a broken {name}" + (f": {said}" if said.startswith("broken") else "")
-
-
-def _words(error: BaseException) -> str:
-    # Names of chunks are written as Python's repr of bytes.
-    return _BYTES.sub(r"\1", one_line(error))
-
-
-def _is_text(start: bytes) -> bool:
-    try:
-        # The excerpt may end within a character.
-        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < _START)
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -19,7 +19,6 @@ from typing import BinaryIO, Protocol, cast
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
 from cvt_cli.images.shard import Shard, key_of
-from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import (
     IMAGE_SUFFIXES,
     Filter,
@@ -110,10 +109,12 @@ def find(
     return shard.take(stream) if shard is not None else stream
 
 
-def find_named(path: str, search: Search = _EVERYTHING) -> Iterator[Source]:
+def find_named(
+    path: str, search: Search = _EVERYTHING, *, list_members: Lister | None = None
+) -> Iterator[Source]:
     """Find one of the sources of an earlier `find` again, maybe on another machine: the file of
     exactly that name, or the images in that archive."""
-    return _Finder(search).named(path)
+    return _Finder(search, list_members=list_members).named(path)
 
 
 def count_sources(
@@ -228,7 +229,7 @@ class _Finder:
         self._root = ""  # the keys of sources are relative to it
         self._filter = Filter(search)
         self._passed_over = ""  # the first archive that a walk of folders passed over
-        self._skipped = Skipped()
+        self._skipped = self._filter.skipped
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
         for path in inputs:

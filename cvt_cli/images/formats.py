@@ -76,6 +76,8 @@ RAW_SUFFIXES = (
 )  # fmt: skip
 
 _BY_NAME = {each.name: each for each in FORMATS}
+# Where people call a format otherwise than Pillow.
+_TITLES = {"HEIF": "HEIC", "JPEG2000": "JPEG 2000", "JXL": "JPEG XL", "WEBP": "WebP"}
 
 
 def suffixes() -> Iterable[str]:
@@ -95,6 +97,11 @@ def raw_suffixes() -> tuple[str, ...]:
 def extra_of(suffix: str) -> str | None:
     """Name the extra that is needed to read files with a suffix, given in lower case."""
     return "raw" if suffix in RAW_SUFFIXES else None
+
+
+def title(name: str) -> str:
+    """Return what people call the format of this name."""
+    return _TITLES.get(name, name)
 
 
 def is_installed(name: str) -> bool:

@@ -1,10 +1,8 @@
 """Greys of more than 8 bits, as the file describes them: which value is white, and whether 0 is."""
 
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 262, 281, 339  # a TIFF's tags
 _MIN_IS_WHITE = 0
@@ -12,8 +10,6 @@ _SIGNED = 2
 # Greys of a byte, and the most bits that an integer grey may have.
 _PLAIN_BITS, _PLAIN_WHITE = 8, 255
 _MAX_BITS = 16
-_KINDS = {1: "", 2: " signed", 3: " float", 4: "", 5: " complex", 6: " complex float"}
-_COLOURS = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +50,3 @@ def greys_of(image: Image.Image) -> Greys:
         bits > _PLAIN_BITS and value(_PHOTOMETRIC, 1) == _MIN_IS_WHITE,
         image.mode == "I" and sample_format == 1,
     )
-
-
-def kind_of_tiff(file: BinaryIO) -> str:
-    """Describe the pixels of a TIFF's first directory, "32-bit float RGB"; empty if there is
-    none."""
-    file.seek(0)
-    try:
-        tags = ImageFileDirectory_v2(file.read(8))
-        file.seek(tags.next)
-        tags.load(file)
-        bits, formats = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
-        colours = _COLOURS.get(tags[_PHOTOMETRIC], "of unknown colours")
-        return f"{bits[0]}-bit{_KINDS.get(formats[0], '')} {colours}"
-    # The bytes may be hostile, and the caller knows already that they can't be read.
-    except Exception:
-        return ""

@@ -82,10 +82,16 @@ _SLOT = 2**22
 _HELD = 2**26
 # A message of up to this many bytes fits into a socket's buffer, however busy the reader is.
 _FITS = 2**15
-# An image that a reader died of is tried once more, alone: the system may have killed it for the
-# memory of another. An image that is lost this often beside others is given up.
-_DEATHS = 2
-_LOSSES = 10
+# How often an image is tried that its reader dies of: in a lot of its own after the first time. A
+# crash is the image's own fault. Somebody kills a reader for another's memory, or at random: from
+# the third time on no other image is read meanwhile, and a small one is tried more often.
+_CRASHES = 2
+_KILLS = 3
+_SMALL_KILLS = 5
+# What is lost beside others so often is given up.
+_LOSSES = 50
+# The exit code of a reader that was killed; Windows knows no such thing.
+_KILLED = -getattr(signal, "SIGKILL", 9)
 # Seconds beyond the time of an image for which a reader may do nothing.
 _GRACE = 10.0
 # Seconds that the server may take to end by itself.
@@ -246,6 +252,8 @@ class ReaderPool:
                 if isinstance(listed, NoTemporaryFiles):
                     raise listed
                 if not listed.sources:
+                    if listed.skipped is not None:
+                        wanted.skipped.add(listed.skipped)
                     return
                 yield from _opened(receive_files(connection, listed.sources))
         except (EOFError, OSError):
@@ -340,7 +348,7 @@ class ReaderPool:
 
     def _dispatch(self) -> None:
         """Send pending items to readers that have room for them."""
-        while self._pending:
+        while self._pending and not self._must_wait():
             reader = min(self._readers, key=lambda each: len(each.lots), default=None)
             if (reader is None or reader.lots) and len(self._readers) < self.count:
                 try:
@@ -363,6 +371,13 @@ class ReaderPool:
                     self._pending.extendleft(reversed(items))
                 return
             self._send(reader, items)
+
+    def _must_wait(self) -> bool:
+        """Whether the next image, or one that is being read, is to be read while no other is."""
+        sent = [lot.items[0].deaths for reader in self._readers for lot in reader.lots]
+        with self._changed:
+            following = self._pending[0].deaths if self._pending else 0
+        return bool(sent) and max(following, *sent) >= _KILLS - 1
 
     def _take(self) -> list[_Item]:
         """Take the next lot."""
@@ -524,6 +539,9 @@ class ReaderPool:
         self._starter.kill(reader.process)
         reader.connection.close()
         number, index, start = reader.progress()
+        status = self._starter.status(reader.process) if not late else None
+        killed = _KILLS if reader.granted else _SMALL_KILLS
+        most = killed if status == _KILLED else _CRASHES
         again = []
         for lot in reader.lots:
             for place, item in enumerate(lot.items):
@@ -534,8 +552,7 @@ class ReaderPool:
                     item.losses += 1
                 if guilty and late:
                     self._give_up(item, in_words(_too_slow(self.timeout)))
-                elif item.deaths >= _DEATHS or item.losses >= _LOSSES:
-                    status = self._starter.status(reader.process)
+                elif (guilty and item.deaths >= most) or item.losses >= _LOSSES:
                     self._give_up(item, f"broken image: {_cause(status)}")
                 else:
                     again.append(item)
@@ -816,7 +833,10 @@ class _ForkServer:
 
     def kill(self, process: int) -> None:
         """End a reader that has not ended yet."""
-        with self._lock, suppress(OSError):
+        if self._closed:
+            return  # all end with the server
+        # TypeError: another thread closes the connection just now.
+        with self._lock, suppress(OSError, TypeError):
             self._control.send(-process)
 
     def status(self, process: int) -> int | None:

@@ -59,6 +59,15 @@ class Skipped:
         if files:
             self._junk[name] += files
 
+    def add_junk_member(self, name: str) -> None:
+        """Count a file of an archive that is left by its name, or by that of a folder around it."""
+        self._junk[name] += 1
+
+    def add(self, other: "Skipped") -> None:
+        """Count what another search has counted."""
+        self._by_suffix += other._by_suffix
+        self._junk += other._junk
+
     def add_pairs(self, names: list[str]) -> None:
         """Count the pictures of a folder that are to be read both as a raw file and as another."""
         raw = set(formats.raw_suffixes())

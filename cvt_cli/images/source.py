@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images import formats
-from cvt_cli.images.skipped import is_junk
+from cvt_cli.images.skipped import Skipped, is_junk
 from cvt_cli.records import masked
 from cvt_cli.system.text import reason_of, visible
 
@@ -153,6 +153,8 @@ class Search:
         max_bytes: size above which a file, a download, standard input or an archive's member is
             refused.
         default_excludes: what `skipped.JUNK` names is left out of folders and archives.
+        image_timeout: seconds that an image, or the directory of an archive, may take to decode,
+            for readers on other machines.
     """
 
     recursive: bool = True
@@ -163,6 +165,7 @@ class Search:
     timeout: float = TIMEOUT
     max_bytes: int = MAX_BYTES
     default_excludes: bool = True
+    image_timeout: float = IMAGE_TIMEOUT
 
 
 def kind_of_archive(path: str) -> str | None:
@@ -183,6 +186,7 @@ class Filter:
         self._include_with_suffix = _any_of(with_suffix)
         self._exclude = _any_of(search.exclude)
         self._default_excludes = search.default_excludes
+        self.skipped = Skipped()
 
     def wants_file(self, name: str, relative: str) -> bool:
         """Tell whether to read a file.
@@ -227,14 +231,35 @@ class Filter:
         """Describe a folder or an archive that holds nothing that is wanted."""
         return f"{what} without images" + ("" if self._all else " that match --include")
 
-    def wants_member(self, path: str) -> bool:
-        """Tell whether to read the file at this path in an archive."""
+    def wants_member(self, path: str, *, is_file: bool = True) -> bool:
+        """Tell whether to read the file at this path in an archive. A file that is left out because
+        of what it is called is counted in `skipped`.
+
+        Args:
+            is_file: it is neither a folder nor a link.
+        """
         parts = [part for part in path.split("/") if part not in ("", ".", "..")]
         folders = (
             self.wants_folder(part, "/".join(parts[: depth + 1]))
             for depth, part in enumerate(parts[:-1])
         )
-        return bool(parts) and all(folders) and self.wants_file(parts[-1], "/".join(parts))
+        wanted = bool(parts) and all(folders) and self.wants_file(parts[-1], "/".join(parts))
+        if is_file and parts and not wanted:
+            self._note(parts)
+        return wanted
+
+    def _note(self, parts: list[str]) -> None:
+        """Count a file of an archive, if it is left out and not because somebody said so."""
+        for depth, part in enumerate(parts):
+            inner = "/".join(parts[: depth + 1])
+            if self.is_junk(part) and not self.is_hidden(part):
+                self.skipped.add_junk_member(part)
+                return
+            if depth < len(parts) - 1:
+                if not self.wants_folder(part, inner):
+                    return
+            elif self.is_unknown(part, inner):
+                self.skipped.add_file(part)
 
 
 def failing(path: str, error: str | ImageError) -> Source:

@@ -27,6 +27,7 @@ from PIL import Image
 from cvt_cli.errors import ImageError, NoTemporaryFiles
 from cvt_cli.images import formats
 from cvt_cli.images.reading import ImageReader
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import Bytes, Filter, Place, Source, failing
 from cvt_cli.system.temporary import temporary_file, writing_temporary_files
 
@@ -160,10 +161,11 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A message: some members of an archive; at the end, none."""
+    """A message: some members of an archive; at the end, none, and what was left out."""
 
     sources: tuple[Source, ...]
     files: int = 0
+    skipped: Skipped | None = None
 
 
 def send(connection: Connection, message: Any, files: tuple[int, ...] = ()) -> None:
@@ -378,12 +380,13 @@ class _Reader:
             self._limits.set_data(_PARQUET_DATA)
         _enter(asked.folder)
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+        asked.wanted.skipped = Skipped()
         try:
             for sources in _lots(_members(asked)):
                 self._send_listed(sources)
         except MemoryError:
             self._send_listed([failing(asked.path, "out of memory: a broken archive?")])
-        return Listed(())
+        return Listed((), skipped=asked.wanted.skipped)
 
     def _send_listed(self, sources: list[Source]) -> None:
         files: list[BinaryIO] = []

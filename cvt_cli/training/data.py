@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvt_cli.images.background import Colour
 from cvt_cli.images.find import Source
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.preprocess import Preprocessing
@@ -34,6 +35,7 @@ class Images:
         errors: gets the path and the reason of each image that can't be read.
         device: keeps the images, if it is a GPU with room for them.
         readers: processes that read; None for threads.
+        background, accept_truncated: as in `ImageReader`.
     """
 
     def __init__(
@@ -44,12 +46,16 @@ class Images:
         *,
         device: torch.device = CPU,
         readers: ReaderPool | None = None,
+        background: Colour | None = None,
+        accept_truncated: bool = False,
     ) -> None:
         if preprocessing.image_size is None:
             raise ValueError("the preprocessing makes images of differing sizes")
         self.samples = samples
         self._errors = errors
-        self._reader = ImageReader(None, preprocessing)
+        self._reader = ImageReader(
+            None, preprocessing, background=background, accept_truncated=accept_truncated
+        )
         self._reader.reduce_to = None  # augmentation would make it visible
         self._readers = readers
         self._targets = torch.tensor([sample.target for sample in samples])

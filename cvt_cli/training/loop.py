@@ -324,6 +324,8 @@ class Trainer:
             UsageError: if it belongs to other settings or other data; names what differs.
         """
         before, now = state["settings"], dataclasses.asdict(self.settings)
+        # An older state lacks what is new since.
+        before = {"background": None, "accept_truncated": False} | before
         differing = [k for k in now if k != "epochs" and before.get(k) != now[k]]
         if differing:
             name = differing[0]

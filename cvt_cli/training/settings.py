@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cvt_cli.images.background import Colour
 from cvt_cli.training.augment import Augmentation
 
 
@@ -15,6 +16,8 @@ class Settings:
         label_smoothing: share of each target that is spread over all classes.
         clip_norm: gradients are scaled down to this norm.
         ema_decay: weight of the past in the moving average of the weights, which is the result.
+        background: what lies behind transparent parts of images; None for the colours hidden there.
+        accept_truncated: train on what there is of a JPEG whose end is missing.
         dtype: "bfloat16" computes matrix products in it, by autocast on CUDA and inside the
             operations on a CPU that has instructions for it; "float32" does not.
     """
@@ -30,3 +33,5 @@ class Settings:
     seed: int
     dtype: str
     augmentation: Augmentation
+    background: Colour | None = None
+    accept_truncated: bool = False

@@ -12,10 +12,11 @@ import torch
 
 from cvt_cli.checkpoint.save import save_checkpoint
 from cvt_cli.images.pool import ReaderPool
+from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.system.files import write_atomically
 from cvt_cli.training.card import head_card, model_card
 from cvt_cli.training.data import Images
-from cvt_cli.training.dataset import Dataset
+from cvt_cli.training.dataset import Dataset, Sample
 from cvt_cli.training.head import HeadFit
 from cvt_cli.training.loop import EpochProgress, Trainer
 from cvt_cli.training.settings import Settings
@@ -56,10 +57,22 @@ class Training:
         self._named = 0
         self._save_after = 0.0
         rule = for_training(start.preprocessing, settings.augmentation.crop)
+
+        def images(samples: Sequence[Sample], preprocessing: Preprocessing) -> Images:
+            return Images(
+                samples,
+                preprocessing,
+                self._errors,
+                device=device,
+                readers=readers,
+                background=settings.background,
+                accept_truncated=settings.accept_truncated,
+            )
+
         self.trainer = Trainer(
             start.model,
-            Images(dataset.train, rule, self._errors, device=device, readers=readers),
-            Images(dataset.val, start.preprocessing, self._errors, device=device, readers=readers),
+            images(dataset.train, rule),
+            images(dataset.val, start.preprocessing),
             errors=self._errors,
             preprocessing=start.preprocessing,
             settings=settings,

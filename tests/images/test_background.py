@@ -124,3 +124,26 @@ def test_the_command(run_cvt: Any, tiny_cvt: Callable[..., Path], tmp_path: Path
     assert '"truncated": "accept"' in record
     refused = run_cvt("classify", *files, *model, "--background", "nothing", expect=2)
     assert "not an opaque colour" in refused.stderr
+
+
+def test_other_commands_take_them(
+    run_cvt: Any, tiny_cvt: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name, seed in (("cat", 1), ("dog", 2)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(3):
+            picture(300, 200, seed=seed).save(tmp_path / f"data/{name}/{index}.jpg")
+        data = (tmp_path / f"data/{name}/2.jpg").read_bytes()
+        (tmp_path / f"data/{name}/2.jpg").write_bytes(data[: len(data) // 2])
+    how = ("--truncated", "accept", "--background", "white")
+    train = ("train", "data", "-o", "m", "--arch", "cvt-tiny", "--image-size", "32")
+    once = ("--epochs", "1", "-b", "4", "--val-fraction", "0", "--dtype", "float32")
+    assert "truncated" in run_cvt(*train, *once, "-o", "n", expect=0).stderr
+    assert "truncated" not in run_cvt(*train, *once, *how, expect=0).stderr
+    refused = run_cvt("evaluate", "data", "-m", "m", "-f", "json", expect=1)
+    assert "2 of 6" in refused.stderr
+    assert run_cvt("evaluate", "data", "-m", "m", "-f", "json", *how, expect=0).json()
+    cut = "data/cat/2.jpg"
+    explain = ("explain", cut, "-m", "m", "-f", "json", "--method", "attention")
+    assert "truncated" in run_cvt(*explain, expect=1).stderr
+    assert run_cvt(*explain, *how, expect=0).json()["path"] == cut

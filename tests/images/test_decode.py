@@ -92,7 +92,7 @@ def test_an_unknown_orientation_is_none() -> None:
         (b"\xff\xd8\xff", "a broken JPEG"),
         ("ä".encode() * 511 + b"x\xc3\xa4" * 10, "text"),  # cut in two by what is looked at
         (b"GIF89a", "image"),
-        (b"RIFF\x10\0\0\0WEBPVP8 ", "image"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "a broken WebP"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (encoded(picture(), "JPEG")[:1000], "truncated"),
         (png(100, 100, b"no deflate"), "broken"),

@@ -61,10 +61,18 @@ def with_bad_checksum() -> bytes:
     return bytes(data)
 
 
+def webp_in_tiff() -> bytes:
+    entry = struct.pack("<HHLL", 259, 4, 1, 1)
+    return tiff(bytes(4096), 8).replace(entry, struct.pack("<HHLL", 259, 4, 1, 50001))
+
+
+BMP_HEADER = "a BMP of a kind that is not supported: Unsupported BMP header type (7)"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (with_bad_checksum(), "a broken PNG: broken PNG file (bad header checksum in IHDR)"),
+        (with_bad_checksum(), "a broken PNG: bad header checksum in IHDR"),
         (b"\xff\xd8\xff\xe0", "a broken JPEG"),
         (encoded("GIF")[:8], "a broken GIF"),
         (encoded("TIFF")[:100], "a broken TIFF"),
@@ -72,6 +80,27 @@ def with_bad_checksum() -> bytes:
             tiff(bytes(64 * 64 * 8), 64, 2, 3),
             "a TIFF of a kind that is not supported: 64-bit float RGB",
         ),
+        (
+            webp_in_tiff(),
+            "a TIFF of a kind that is not supported: 8-bit grey, compressed as WebP",
+        ),
+        (
+            encoded("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x0c"),
+            "a JPEG of a kind that is not supported: 12-bit lossless",
+        ),
+        (encoded("PNG")[:-300], "a broken PNG: image file is truncated"),
+        (encoded("BMP")[:-300], "a broken BMP: image file is truncated (276 bytes not processed)"),
+        (encoded("BMP")[:14] + b"\x07" + encoded("BMP")[15:], BMP_HEADER),
+        (
+            encoded("JPEG2000")[:200],
+            "a broken JPEG 2000: broken data stream when reading image file",
+        ),
+        (encoded("WEBP")[:60], "a broken WebP"),
+        (
+            encoded("PPM").replace(b"255", b"0", 1),
+            "a broken PPM: maxval must be greater than 0 and less than 65536",
+        ),
+        (b"8BPS" + bytes(40), "a broken PSD"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is no photograph: convert it to PNG"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cvt_cli.cli.home import with_home
 from cvt_cli.images.find import find
 from tests.photos import picture
 
@@ -50,4 +51,24 @@ def test_outputs(home: Path, run_cvt: Any, tiny_cvt: Callable[..., Path]) -> Non
         expect=0,
     )
     assert {"o.csv", "r.json"} <= {each.name for each in home.iterdir()}
-    assert not (home / "~").exists()
+    (home / "list.txt").write_text("x.png\nnone.png\n")
+    run_cvt(
+        *("embed", "--files-from=~/list.txt", "-m", tiny_cvt(), "-o", "~/e.npy"),
+        "--errors=~/failed.txt",
+        expect=1,
+    )
+    assert (home / "failed.txt").read_text() == "none.png\n"
+    run_cvt("sort", "~/o.csv", "~/sorted", expect=0)
+    assert [each.name for each in home.glob("sorted/*/*")] == ["x.png"]
+    assert (home / "e.npy").exists() and not (home / "~").exists()
+
+
+def test_every_name_of_a_file(home: Path) -> None:
+    """One place does it for all commands, by what the value is a name of."""
+    (home / "~there").touch()
+    assert with_home("FILE", "~/a") == f"{home}/a"
+    assert with_home(None, Path("~/a")) == home / "a"
+    assert with_home("FOLDER|FILE", ["~/a", "b~", "~there"]) == [f"{home}/a", "b~", "~there"]
+    assert with_home("A,B,...|@FILE", "@~/a") == f"@{home}/a"
+    assert with_home("LABEL", "~/a") == "~/a"
+    assert with_home("FILE", None) is None and with_home("FILE", 3) == 3

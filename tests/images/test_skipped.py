@@ -1,7 +1,9 @@
 """What a folder's search leaves out is said once, at the end."""
 
+import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from cvt_cli.images.find import Search, count_sources, find
 from cvt_cli.images.formats import RAW_SUFFIXES
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.source import IMAGE_SUFFIXES
 from tests.photos import picture
 
@@ -109,8 +112,31 @@ def test_a_zip_made_on_a_mac(here: Path) -> None:
     with zipfile.ZipFile("a.zip", "w") as archive:
         archive.writestr("a.jpg", b"")
         archive.writestr("__MACOSX/a.jpg", b"")
-    assert searched("a.zip")[0] == ["a.zip::a.jpg"]
+    paths, said = searched("a.zip")
+    assert paths == ["a.zip::a.jpg"]
+    assert said == ["left out __MACOSX 1 (--no-default-excludes takes them)"]
     assert len(searched("a.zip", default_excludes=False)[0]) == 2
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("in_a_process", [False, True])
+def test_what_an_archive_holds_beside_images(here: Path, kind: str, in_a_process: bool) -> None:
+    make(
+        here, "p/a.jpg", "p/v.mp4", "p/in/w.mp4", "p/in/x.xcf", "p/@eaDir/a.jpg", "p/.hidden/b.txt"
+    )
+    format_ = {"zip": "zip", "tar": "tar", "tar.gz": "gztar"}[kind]
+    shutil.make_archive("a", format_, "p")
+    left = ["skipped 3 files that are no images: .mp4 2, .xcf 1; left out @eaDir 1"]
+    with (
+        ReaderPool(1) if in_a_process else nullcontext() as pool,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        found = list(find([f"a.{kind}"], list_members=pool.members if pool else None))
+    assert len(found) == 1
+    assert [
+        str(each.message).replace(" (--no-default-excludes takes them)", "") for each in caught
+    ] == left
 
 
 def test_the_command_says_it_and_resume_knows(

@@ -233,7 +233,7 @@ def test_an_open_image_that_is_broken(folder: Path, pictures: list[str], tmp_pat
     whole = Path(pictures[0]).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     found = classifier(folder)([Image.open(tmp_path / "cut.png"), Image.open(pictures[0])])
-    assert "broken image" in (found[0].error or "") and found[1].error is None
+    assert "a broken PNG" in (found[0].error or "") and found[1].error is None
     record = classifier(folder, max_pixels=100)(Image.open(pictures[0]))
     assert record.error is not None and "more than the limit of 100" in record.error
 

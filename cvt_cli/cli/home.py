@@ -1,0 +1,36 @@
+"""`~` in the file names that a command is given. A shell has expanded it already, unless it was
+quoted or comes after an equals sign, as in --output=~/labels.csv."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+# Placeholders, in a help text, of values that name a file or a folder.
+_NAMES = re.compile(r"FILE|FOLDER|DIR|LABELS|IMAGE")
+
+
+def expand_home(value: str) -> str:
+    """Return a file name with `~` and `~user` expanded; names without, and those of files that are
+    there, as they are. `@~/labels.txt` is one behind its @."""
+    if value.startswith("@~"):
+        return "@" + expand_home(value[1:])
+    if not value.startswith("~") or os.path.lexists(value):
+        return value
+    return os.path.expanduser(value)
+
+
+def with_home(metavar: str | None, value: Any) -> Any:
+    """Return the value of an argument or option, `~` expanded in what names files.
+
+    Args:
+        metavar: its placeholder in the help.
+        value: as it was converted: a path, a text, several of those, or anything else.
+    """
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    if isinstance(value, list | tuple):
+        return type(value)(with_home(metavar, each) for each in value)
+    if isinstance(value, str) and metavar and _NAMES.search(metavar):
+        return expand_home(value)
+    return value
