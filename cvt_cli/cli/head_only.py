@@ -18,7 +18,8 @@ from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
     from cvt_cli.cli.options import CheckpointFiles
-    from cvt_cli.cli.train import RunOptions, StartOptions, TrainCompute
+    from cvt_cli.cli.train import TrainCompute
+    from cvt_cli.cli.train_options import RunOptions, StartOptions
     from cvt_cli.training.dataset import Dataset
     from cvt_cli.training.head import HeadFit
     from cvt_cli.training.temperature import TemperatureFit

@@ -1,32 +1,35 @@
 """`cvt train`: a folder of labelled images in, a checkpoint out."""
 
 import sys
-import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import Panel, grouped
-from cvt_cli.cli.head_only import check_head_only, name_errors, tell_calibration, train_head
+from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.head_only import check_head_only, train_head
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.progress import LOG_SECONDS, Shown, how_shown, in_rate, in_time
-from cvt_cli.errors import CvtError, Finished, Interrupted, UsageError
+from cvt_cli.cli.train_options import (
+    CROPS,
+    EPOCHS,
+    FINE_TUNE_LR,
+    SCRATCH_LR,
+    AugmentationOptions,
+    LearningOptions,
+    RunOptions,
+    StartOptions,
+)
+from cvt_cli.cli.train_progress import compile_network, fit_temperature, run_epochs
+from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.records import masked
 from cvt_cli.system.text import counted
-from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZES
+from cvt_cli.training.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     import torch
-    from tqdm import tqdm
 
-    from cvt_cli.training.loop import EpochProgress, Trainer
-    from cvt_cli.training.temperature import TemperatureFit
-    from cvt_cli.training.time_limit import TimeLimit
-    from cvt_cli.training.training_run import Training
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -42,203 +45,8 @@ cvt train data/ -o my-cvt --arch cvt-tiny --image-size 32 --val-fraction 0.1
 cvt train data/ -o calibrated --model my-cvt --epochs 0 --calibrate
 """
 
-RUN = Panel("Run")
-LEARNING = Panel("Learning")
-AUGMENTATION = Panel("Augmentation")
 
-CROPS = ("auto", "padded", "resized", "none")
 DTYPES = ("auto", "bfloat16", "float32")
-# Learning rates that suit batches of 64 to 128 images.
-SCRATCH_LR = 1e-3
-FINE_TUNE_LR = 2e-4
-EPOCHS = 30
-IN_SECONDS = 90  # up to here the time left is told in seconds, then in minutes
-
-
-def _share(name: str, *, help: str) -> Any:
-    """Declare an option for a share of the images."""
-    return AUGMENTATION.option(name, min=0.0, max=1.0, help=help)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartOptions:
-    """Options for what the network starts from."""
-
-    model: Annotated[
-        str | None,
-        options.MODEL.option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="Fine-tune this checkpoint: a Hub id, a folder, a file or a bundled name.",
-        ),
-    ] = None
-    arch: Annotated[
-        str | None,
-        options.MODEL.option(
-            "--arch",
-            metavar="NAME",
-            help=f"Start from random weights instead: {', '.join(ARCHITECTURES)}.",
-        ),
-    ] = None
-    image_size: Annotated[
-        int | None,
-        options.MODEL.option(
-            "--image-size",
-            min=1,
-            metavar="PIXELS",
-            help="Height and width of the input. Default: the checkpoint's; 224 with --arch, "
-            f"{', '.join(f'{size} with {name}' for name, size in IMAGE_SIZES.items())}.",
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options for how much to train, and whether to go on from before."""
-
-    head_only: Annotated[
-        bool,
-        RUN.option(
-            "--head-only",
-            help="Train only the last layer, on embeddings computed once: minutes on a CPU, "
-            "from five images per label. Cross-validates without val/ and --val-fraction.",
-        ),
-    ] = False
-    class_weights: Annotated[
-        str,
-        RUN.option(
-            "--class-weights",
-            metavar="KIND",
-            help="With --head-only. balanced: every label counts the same. none: every image does.",
-        ),
-    ] = "balanced"
-    resume: Annotated[
-        bool,
-        RUN.option(
-            "--resume",
-            help="Continue an interrupted training; only --epochs may change.",
-        ),
-    ] = False
-    overwrite: Annotated[
-        bool, RUN.option("--overwrite", help="Start over in an existing --output.")
-    ] = False
-    epochs: Annotated[
-        int | None,
-        RUN.option(
-            "--epochs",
-            help=f"Passes over the training images. Default: {EPOCHS}, or as many as fit into "
-            "--minutes. 0, with --model and --calibrate: only calibrate.",
-            min=0,
-        ),
-    ] = None
-    minutes: Annotated[
-        float | None,
-        RUN.option(
-            "--minutes",
-            help="Train for at most this long. The learning rate follows the number of epochs "
-            "that fit, which the first ones show: at least one, at most --epochs.",
-            min=0.01,
-        ),
-    ] = None
-    batch_size: Annotated[int, RUN.option("--batch-size", "-b", min=2, help="Images per step.")] = (
-        64
-    )
-    seed: Annotated[
-        int, RUN.option("--seed", help="Seed of all random numbers.", min=0, max=2**40)
-    ] = 0
-    calibrate: Annotated[
-        bool,
-        RUN.option(
-            "--calibrate",
-            help="Afterwards scale the logits so that scores match the accuracy on the "
-            "validation images; labels stay the same.",
-        ),
-    ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningOptions:
-    """Options for how the weights follow the loss."""
-
-    lr: Annotated[
-        float | None,
-        LEARNING.option(
-            "--lr",
-            min=0.0,
-            help="Peak learning rate of AdamW, after warm-up; then a cosine to 0. "
-            f"Default: {FINE_TUNE_LR} with --model, {SCRATCH_LR} with --arch.",
-        ),
-    ] = None
-    warmup_epochs: Annotated[
-        float, LEARNING.option("--warmup-epochs", help="Epochs of rising learning rate.", min=0.0)
-    ] = 1.0
-    weight_decay: Annotated[
-        float,
-        LEARNING.option(
-            "--weight-decay",
-            help="Weight decay of all but norms, biases and class tokens.",
-            min=0.0,
-        ),
-    ] = 0.05
-    label_smoothing: Annotated[
-        float,
-        LEARNING.option(
-            "--label-smoothing", help="Share of a target spread over all labels.", min=0.0, max=0.99
-        ),
-    ] = 0.1
-    clip_norm: Annotated[
-        float, LEARNING.option("--clip-norm", help="Clip gradients to this norm.", min=1e-6)
-    ] = 1.0
-    ema_decay: Annotated[
-        float,
-        LEARNING.option(
-            "--ema-decay",
-            help="Decay of the moving average of the weights, which is the result.",
-            min=0.0,
-            max=0.999999,
-        ),
-    ] = 0.999
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentationOptions:
-    """Options for how training images are varied."""
-
-    crop: Annotated[
-        str,
-        AUGMENTATION.option(
-            "--crop",
-            metavar="KIND",
-            help=f"{', '.join(CROPS)}. auto: padded up to 64 pixels of --image-size, else resized.",
-        ),
-    ] = "auto"
-    min_scale: Annotated[
-        float,
-        AUGMENTATION.option(
-            "--min-scale",
-            help="Smallest share of the area that a resized crop keeps.",
-            min=0.01,
-            max=1.0,
-        ),
-    ] = 0.35
-    flip: Annotated[
-        bool, AUGMENTATION.option("--flip/--no-flip", help="Mirror images at random.")
-    ] = True
-    rand_augment: Annotated[
-        int,
-        AUGMENTATION.option(
-            "--rand-augment", help="Magnitude of RandAugment; 0: none.", min=0, max=29
-        ),
-    ] = 0
-    random_erasing: Annotated[
-        float,
-        _share("--random-erasing", help="Share of images with a rectangle of noise."),
-    ] = 0.0
-    mixup: Annotated[float, _share("--mixup", help="Share of images blended with another.")] = 0.0
-    cutmix: Annotated[
-        float, _share("--cutmix", help="Share of images with a rectangle of another pasted in.")
-    ] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,9 +205,9 @@ def train(
             if run.resume:
                 say(f"going on after epoch {trainer.epochs_done} of {trainer.settings.epochs}")
         if compute.compile_ and not trainer.is_done:
-            _compile(trainer, quiet)
-        _run(training, limit, quiet)
-        training.finish(_fit(trainer, quiet) if run.calibrate else None)
+            compile_network(trainer, quiet)
+        run_epochs(training, limit, quiet)
+        training.finish(fit_temperature(trainer, quiet) if run.calibrate else None)
     except OSError as error:
         raise CvtError(f"{output}: {error.strerror or error}") from error
     print(output)
@@ -462,101 +270,3 @@ def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | 
         raise UsageError(
             f"{output}: nothing to resume: no training wrote it", hint="--overwrite starts over"
         )
-
-
-def _compile(trainer: "Trainer", quiet: bool) -> None:
-    start = time.monotonic()
-    try:
-        trainer.compile()
-    except UsageError as error:
-        # --compile asks for speed alone: the result is the same without.
-        say(f"{error}; training continues without")
-        return
-    if not quiet:
-        say(f"compiled in {time.monotonic() - start:.0f} s")
-
-
-def _run(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
-    """Train every epoch that is left, with a bar on a terminal and a line for each."""
-    from tqdm import tqdm
-
-    from cvt_cli.training.loop import deferred_interrupts
-
-    trainer = training.trainer
-    with deferred_interrupts() as interrupted:
-        while not trainer.is_done:
-            number, epochs = trainer.epochs_done + 1, trainer.settings.epochs
-            bar = tqdm(
-                total=trainer.images_per_epoch,
-                desc=f"epoch {number}/{epochs}",
-                unit="img",
-                disable=quiet or not sys.stderr.isatty(),
-                dynamic_ncols=True,
-                leave=False,  # a line follows
-                file=sys.stderr,
-            )
-            log = _Log(f"epoch {number}/{epochs}", trainer.images_per_epoch, quiet)
-            try:
-                with bar:
-                    metrics = training.epoch(partial(_show, bar, log), interrupted.is_set)
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"interrupted in epoch {number} of {epochs}; "
-                    "run the same command with --resume to continue"
-                ) from None
-            if limit is not None:
-                limit.epoch_done()
-            if not quiet:
-                _tell(metrics, trainer.settings.epochs)
-                name_errors(training.new_errors())
-
-
-def _fit(trainer: "Trainer", quiet: bool) -> "TemperatureFit":
-    fit = trainer.fit_temperature()
-    if not quiet:
-        tell_calibration(fit)
-    return fit
-
-
-class _Log:
-    """Prints a line every minute where there is no terminal for a bar.
-
-    Args:
-        what: the name of what is done.
-        total: number of images.
-        quiet: print nothing.
-    """
-
-    def __init__(self, what: str, total: int, quiet: bool) -> None:
-        self._what = what
-        self._total = total
-        self._shown = how_shown(quiet, None) is Shown.LINES
-        self._start = self._last = time.monotonic()
-
-    def tell(self, images: int, facts: str) -> None:
-        """Print the progress, if a minute has passed."""
-        now = time.monotonic()
-        if not self._shown or now - self._last < LOG_SECONDS:
-            return
-        self._last = now
-        rate = images / (now - self._start)
-        left = f", {in_time((self._total - images) / rate)} left" if rate else ""
-        say(f"{self._what}: {images:,} of {self._total:,}, {in_rate(rate)} images/s{left}, {facts}")
-
-
-def _show(bar: "tqdm[Any]", log: _Log, progress: "EpochProgress") -> None:
-    text = f"loss {progress.loss:.3f}, accuracy {progress.accuracy:.1%}"
-    bar.set_postfix_str(text, refresh=False)
-    bar.update(progress.images - bar.n)
-    log.tell(progress.images, text)
-
-
-def _tell(metrics: dict[str, Any], epochs: int) -> None:
-    left = (epochs - metrics["epoch"]) * metrics["seconds"]
-    in_words = f"{left:.0f} s" if left < IN_SECONDS else f"{left / 60:.0f} min"
-    validation = f", validation {metrics['val_accuracy']:.2%}" if "val_accuracy" in metrics else ""
-    say(
-        f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
-        f"accuracy {metrics['train_accuracy']:.2%}{validation}, "
-        f"{metrics['images_per_second']:.0f} images/s{f', {in_words} left' * (left > 0)}"
-    )

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from cvt_cli.cli import progress, train
+from cvt_cli.cli import progress, train_progress
 from cvt_cli.cli.progress import Pace, Progress, Shown, in_time
 
 
@@ -121,7 +121,7 @@ def test_training_tells_a_log_how_far_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for quiet in (True, False):
-        log = train._Log("epoch 3/10", 60_000, quiet)
+        log = train_progress._Log("epoch 3/10", 60_000, quiet)
         log.tell(100, "loss 1.234, accuracy 45.1%")
         assert capsys.readouterr().err == ""
         log._start = log._last = time.monotonic() - 100
