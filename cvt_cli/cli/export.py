@@ -56,16 +56,16 @@ def export(
             "--output",
             "-o",
             metavar="FILE",
-            help=".onnx (extra onnx) for ONNX Runtime, OpenVINO, browsers and others, or .pt2, a "
-            "torch.export program. Appears whole, once it has given the model's logits.",
+            help=".onnx (extra onnx) for ONNX Runtime, OpenVINO, browsers and others, or .pt2,"
+            " a torch.export program. It appears complete or not at all.",
         ),
     ],
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Export a model as ONNX or as a torch.export program, with its labels and preprocessing.
 
-    The file takes any number of normalised images of one size and gives logits. It is written only
-    once its logits are those of the model, to 1e-4.
+    The file takes a batch of normalised images of one size and returns logits. It is written only
+    if its logits match the model's to 1e-4.
     """
     suffix = output.suffix.lower()
     if suffix not in SUFFIXES:

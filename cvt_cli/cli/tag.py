@@ -50,7 +50,7 @@ class Keywords:
         KEYWORDS.option(
             "--min-score",
             metavar="SCORE",
-            help="The least score of a label: 0 to 1, or of a regression any number.",
+            help="Lowest score of a label: 0 to 1 (any number for a regression).",
         ),
     ] = None
     groups: Annotated[
@@ -67,12 +67,12 @@ class Keywords:
         KEYWORDS.option(
             "--prefix",
             metavar="LEVELS",
-            help="Put all keywords below this one, as in auto/cat; levels are apart by / or |.",
+            help="Put all keywords below this one, as in auto/cat; / or | separates levels.",
         ),
     ] = ""
     remove: Annotated[
         bool,
-        KEYWORDS.option("--remove", help="Take away the keywords that cvt tag has added."),
+        KEYWORDS.option("--remove", help="Remove the keywords that cvt tag added."),
     ] = False
 
     def choice(self) -> "Choice | None":
@@ -123,7 +123,7 @@ class Place:
         bool,
         PLACE.option(
             "--keep-dates",
-            help="Leave the dates of files as they are; programs find changes by them.",
+            help="Keep the dates of files; programs notice changes by them.",
         ),
     ] = False
     dry_run: Annotated[
@@ -139,8 +139,8 @@ def tag(
         str,
         options.INPUT.argument(
             metavar="LABELS",
-            help="What cvt classify wrote: csv, tsv, json, jsonl, parquet or xlsx; - for standard "
-            "input. Its paths are as seen from the current folder.",
+            help="The output of cvt classify: csv, tsv, json, jsonl, parquet or xlsx; - for "
+            "standard input. Its paths are relative to the current folder.",
         ),
     ],
     format_: Annotated[
@@ -149,7 +149,7 @@ def tag(
             "--format",
             "-f",
             metavar="FORMAT",
-            help=f"{', '.join(ROW_FORMATS)}. Default: what the suffix of LABELS says.",
+            help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of LABELS.",
         ),
     ] = None,
     keywords: Keywords,
@@ -158,8 +158,8 @@ def tag(
 ) -> None:
     """Write labels as keywords where photo programs look for them.
 
-    An XMP sidecar beside each picture, or the picture itself. All other metadata stays, and
-    the pixels do. Run again with other labels, it replaces its own keywords only.
+    They go into an XMP sidecar beside each picture, or into the picture itself. Other metadata and
+    the pixels stay as they are. Run again with other labels, it replaces only its own keywords.
     """
     document = LabelsFile(labels, format_)
     choice = keywords.choice()
