@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvt_cli.checkpoint.integrity import check_digest
+from cvt_cli.checkpoint.integrity import check_digest, sha256_of
 from cvt_cli.errors import ModelError
 
 CONFIG = "config.json"
@@ -61,15 +61,19 @@ class ResolvedFiles:
         Raises:
             ModelError: if a file of the Hub's cache has not the digest by which the Hub names it.
         """
+        if len(self.weights) == 1:
+            (path,) = self.weights
+            found = sha256_of(path)
+            if self.commit is not None:
+                check_digest(self.name, path, found)
+            return found
         digest = hashlib.sha256()
         for path in self.weights:
-            own = hashlib.sha256()
+            if self.commit is not None:
+                check_digest(self.name, path, sha256_of(path))
             with path.open("rb") as file:
                 while chunk := file.read(2**20):
                     digest.update(chunk)
-                    own.update(chunk)
-            if self.commit is not None:
-                check_digest(self.name, path, own.hexdigest())
         return digest.hexdigest()
 
 
@@ -81,7 +85,7 @@ def find_preprocessor(locate: Callable[[str], Path | None]) -> Path | None:
 
 def _describes_images(path: Path) -> bool:
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return True  # reading it reports the error
     return isinstance(values, dict) and values.get(IMAGE_PROCESSOR) is not None

@@ -46,13 +46,23 @@ def did_you_mean(name: str) -> str:
 
 
 class HubRepo:
-    """A repository at one revision, through the cache of `huggingface_hub`."""
+    """A repository at one revision, through the cache of `huggingface_hub`. The arguments are
+    those of `resolve`."""
 
-    def __init__(self, repo: str, revision: str | None, refresh: bool, *, offline: bool) -> None:
+    def __init__(
+        self,
+        repo: str,
+        revision: str | None,
+        refresh: bool,
+        *,
+        offline: bool,
+        verify: bool = False,
+    ) -> None:
         self.repo = repo
         self.revision = revision
         self.refresh = refresh
         self.offline = offline
+        self.verify = verify or refresh
         self.commit: str | None = None
 
     def files(self, weights: bool) -> ResolvedFiles:
@@ -77,7 +87,7 @@ class HubRepo:
     def check_type(self, config: Path) -> None:
         """Check the architecture before the weights are fetched."""
         try:
-            values = json.loads(config.read_text("utf-8"))
+            values = json.loads(config.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError):
             return  # reading it reports the error
         if isinstance(values, dict) and values.get("model_type") != "cvt":
@@ -126,7 +136,7 @@ class HubRepo:
 
         A damaged file is fetched again, once."""
         path = self.fetch(filename)
-        if path is None or not is_damaged(path, thoroughly=self.refresh):
+        if path is None or not is_damaged(path, thoroughly=self.verify):
             return path
         if self.is_offline:
             raise damaged(self.repo, path)

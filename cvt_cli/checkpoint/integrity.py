@@ -15,6 +15,9 @@ from cvt_cli.errors import ModelError
 _SMALL = 2**20  # bytes of a file whose digest is computed in any case
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+# Digests of files that were read, by what a change of them changes: where a run's record names the
+# weights, they are compared first and named later.
+_known: dict[tuple[int, ...], str] = {}
 
 
 def is_damaged(path: Path, thoroughly: bool = False) -> bool:
@@ -29,7 +32,7 @@ def is_damaged(path: Path, thoroughly: bool = False) -> bool:
             return False
         named = path.resolve().name
         if _SHA256.fullmatch(named):
-            return _digest(path, hashlib.sha256()) != named
+            return sha256_of(path) != named
         if _GIT_SHA1.fullmatch(named):
             start = b"blob %d\0" % path.stat().st_size
             return _digest(path, hashlib.sha1(start, usedforsecurity=False)) != named
@@ -58,6 +61,19 @@ def damaged(name: str, path: Path) -> ModelError:
         f"{name}: {path} is damaged: it is not what the Hub sent",
         hint="--refresh fetches it again, when online",
     )
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal; once for as long as it stays as it is.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    status = path.stat()
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if stamp not in _known:
+        _known[stamp] = _digest(path, hashlib.sha256())
+    return _known[stamp]
 
 
 def _digest(path: Path, digest: "hashlib._Hash") -> str:

@@ -168,7 +168,13 @@ def load(
         checkpoint = replace(checkpoint, labels=tuple(class_names))
     if hidden_act is not None:
         config = replace(checkpoint.config, hidden_act=hidden_act)
-        checkpoint = replace(checkpoint, config=config)
+        return replace(checkpoint, config=config)
+    if checkpoint.layout == TRANSFORMERS.name and checkpoint.config.hidden_act != "gelu":
+        warnings.warn(
+            f"{files.name}: computed with QuickGELU, as its config.json says; Transformers always "
+            "computes GELU, and gives other scores (--activation gelu does so here)",
+            stacklevel=2,
+        )
     return checkpoint
 
 

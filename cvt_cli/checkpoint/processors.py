@@ -268,7 +268,7 @@ def _divided(edge: int, crop_pct: float) -> int:
 
 def _resample(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value not in set(Image.Resampling):
-        raise ValueError(f"resample is {repr_of(value)}, not one of Pillow's filters")
+        raise ValueError(f"resample is {repr_of(value)}, not the number of one of Pillow's filters")
     return value
 
 

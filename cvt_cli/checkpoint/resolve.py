@@ -33,6 +33,7 @@ def resolve(
     offline: bool = False,
     weights: bool = True,
     weights_key: str | None = None,
+    verify: bool = False,
 ) -> ResolvedFiles:
     """Find a checkpoint, and fetch the files that are missing on this machine.
 
@@ -44,16 +45,24 @@ def resolve(
         offline: make no request.
         weights: False fetches the JSON files only.
         weights_key: which network to take where a file holds several.
+        verify: compare large files in the Hub's cache with the Hub's digest as well, as `refresh`
+            does: all of them is read.
 
     Raises:
         ModelError: if it can't be found or fetched; says why and what to do.
     """
-    files = _resolve(name, revision, refresh, offline=offline, weights=weights)
+    files = _resolve(name, revision, refresh, offline=offline, weights=weights, verify=verify)
     return replace(files, weights_key=weights_key)
 
 
 def _resolve(
-    name: str, revision: str | None, refresh: bool, *, offline: bool, weights: bool
+    name: str,
+    revision: str | None,
+    refresh: bool,
+    *,
+    offline: bool,
+    weights: bool,
+    verify: bool,
 ) -> ResolvedFiles:
     if name in bundled_names():
         return _from_folder(name, BUNDLED_FOLDER / name, weights)
@@ -70,7 +79,8 @@ def _resolve(
         raise ModelError(f"{name}: no such model", hint=_hint_for_unknown(name))
     if revision and at and revision != at:
         raise ModelError(f"{name} and --revision {revision} name two revisions")
-    return HubRepo(repo, revision or at or None, refresh, offline=offline).files(weights)
+    hub = HubRepo(repo, revision or at or None, refresh, offline=offline, verify=verify)
+    return hub.files(weights)
 
 
 # The address of a page on the Hub.

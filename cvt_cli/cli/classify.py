@@ -89,6 +89,7 @@ def _classify_on_ray(settings: GlobalOptions, wanted: Classification) -> None:
     ):
         if value is not None:
             raise UsageError(f"{name} is for --engine local")
+    wanted.model.check_threshold(wanted.output.threshold)
     cluster.run(settings, target, wanted)
 
 
@@ -136,12 +137,16 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     readers = wanted.reading.start(context)
     from cvt_cli.inference.scores import record_shape
 
+    wanted.model.check_threshold(output.threshold)
+    # The digest reads all weights once more, which takes a while: only where it is recorded.
+    recorded = bool(paths) or output.run_record is not None
     classifier = wanted.compute.classifier(
         wanted.model,
         images=images,
         only=output.only,
         groups=output.group_rows,
         readers=readers,
+        verify=recorded,
     )
     shape = record_shape(
         classifier.score_kind,
@@ -151,8 +156,6 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         columns=output.facts,
     )
     shape = replace(shape, thumbnails=output.thumbnails)
-    # The digest reads all weights once more, which takes a while: only where it is recorded.
-    recorded = bool(paths) or output.run_record is not None
     description = classifier.description(digest=recorded) | {
         "top_k": shape.top_k,
         "threshold": output.threshold,

@@ -120,7 +120,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
     images, output, scale = wanted.images, wanted.output, wanted.scale
     model, compute = wanted.model, wanted.compute
     errors_file = _errors_file(target, images, output)
-    checkpoint = model.load()
+    checkpoint = model.load(verify=True)
     indexes = tuple(pick_indexes(output.only, checkpoint))
     groups = groups_of(output.group_rows, checkpoint)
     answers = indexes or range(len(checkpoint.labels))

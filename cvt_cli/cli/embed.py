@@ -93,7 +93,7 @@ def embed(
 
     # Torch is loaded only now that all that was typed makes sense.
     readers = reading.start(context)
-    classifier = compute.classifier(model, images=images, readers=readers)
+    classifier = compute.classifier(model, images=images, readers=readers, verify=True)
     shape = RecordShape(top_k=0, embedding_dim=classifier.embedding_dim)
     description = classifier.description(digest=True) | {
         "default_excludes": images.default_excludes

@@ -111,6 +111,7 @@ def train_head(
             files.refresh,
             offline=files.offline,
             weights_key=files.weights_key,
+            verify=True,
         )
     )
     network = from_checkpoint(checkpoint, dataset.labels, start.image_size, seed=run.seed)

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -27,7 +28,7 @@ from cvt_cli.output import (
 )
 from cvt_cli.output.journal import check_output
 from cvt_cli.output.run_file import difference, is_run_record, kept_of
-from cvt_cli.records import THUMBNAIL, Record, RecordShape
+from cvt_cli.records import THUMBNAIL, Record, RecordShape, ScoreKind
 from cvt_cli.system.files import check_name, make_parent, write_atomically
 from cvt_cli.system.json_text import parse_json
 from cvt_cli.system.text import counted, reason_of, what_differs
@@ -82,8 +83,8 @@ def merge(
 ) -> None:
     """Merge the parts or shards that cvt classify wrote into one file.
 
-    A missing shard is an error. If an input failed in one part and succeeded in another, the
-    successful record is kept.
+    A missing shard is an error, and so are scores of several kinds. If an input failed in one part
+    and succeeded in another, the successful record is kept.
     """
     check_name(output)
     name = check_format(format_) if format_ is not None else format_of_file(output)
@@ -115,9 +116,11 @@ def merge(
         warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
     if not partial:
         _check_set({part.place: part for part in parts}.values())
-    repaired = _repaired(parts)
+    survey = _survey(parts)
+    if not partial:
+        survey.check_scores()
     facts = (*shape.columns, THUMBNAIL) if name == "xlsx" and shape.thumbnails else shape.columns
-    through = _Counted(_records(parts, facts), repaired)
+    through = _Counted(_records(parts, facts), survey.repaired)
     _write(through, output, name, shape=shape)
     if not context.obj.quiet:
         if through.left_out:
@@ -264,13 +267,56 @@ def _without_place(run: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in run.items() if key not in own}
 
 
-def _repaired(parts: Sequence[_Part]) -> set[str]:
-    """Return the inputs that have both a failed record and one with labels."""
-    failed = {record.path for part in parts for record in part.records(()) if record.error}
-    if not failed:
-        return failed
-    good = (record.path for part in parts for record in part.records(()) if not record.error)
-    return failed.intersection(good)
+@dataclass(frozen=True)
+class _Survey:
+    """What one pass over the records of all parts tells.
+
+    Attributes:
+        repaired: the inputs with a failed record and one with labels.
+        kinds: the kinds of scores, each with the first part that has it.
+    """
+
+    repaired: Collection[str]
+    kinds: Mapping[str, _Part]
+
+    def check_scores(self) -> None:
+        """Check that all scores are of one kind.
+
+        Raises:
+            UsageError: if a sigmoid's would stand below a softmax's.
+        """
+        if len(self.kinds) > 1:
+            (one, first), (other, second), *_ = self.kinds.items()
+            raise UsageError(
+                f"the scores in {second.name} are {other}, those in {first.name} {one}: they can't "
+                "be compared",
+                hint="--partial merges them; the column scores tells them apart",
+            )
+
+
+def _survey(parts: Sequence[_Part]) -> _Survey:
+    failed: set[str] = set()
+    kinds: dict[str, _Part] = {}
+    for part in parts:
+        for record in part.records(("scores",)):
+            if record.error is not None:
+                failed.add(record.path)
+            elif record.predictions:
+                kinds.setdefault(_kind_of(record), part)
+    repaired = failed
+    if failed:
+        good = (record.path for part in parts for record in part.records(()) if not record.error)
+        repaired = failed.intersection(good)
+    return _Survey(repaired, kinds)
+
+
+def _kind_of(record: Record) -> str:
+    """Tell the kind of a record's scores: the usual one where it names none."""
+    return str(record.columns.get("scores") or ScoreKind.SOFTMAX)
+
+
+def _with_kind(record: Record) -> Record:
+    return replace(record, columns={**record.columns, "scores": _kind_of(record)})
 
 
 def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]:
@@ -286,7 +332,7 @@ def _records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Record]
                         "are all its records there twice?",
                         stacklevel=1,
                     )
-            yield record
+            yield _with_kind(record) if "scores" in facts and record.predictions else record
 
 
 def _parts(where: str) -> list[_Part]:

@@ -62,7 +62,7 @@ def models(
     if download is not None:
         from cvt_cli.checkpoint.resolve import resolve
 
-        print(resolve(download, revision, refresh).weights[0].parent)
+        print(resolve(download, revision, refresh, verify=True).weights[0].parent)
         return
     found = _catalogue() if search is None else _found(search)
     write_report(found, format_, report.output)

@@ -5,6 +5,7 @@ An option that is in more than one group is an alias here, such as `OverwriteOpt
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -522,8 +523,37 @@ class ModelOptions:
         """
         return None if self.image_size is None else parse_image_size(self.image_size)
 
-    def load(self) -> "Checkpoint":
+    def check_threshold(self, threshold: float | None) -> None:
+        """Check a --threshold against the kind of the model's scores, before its weights are
+        fetched or loaded.
+
+        Raises:
+            ModelError: if the configuration can't be read.
+            UsageError: if no score can be at it.
+        """
+        if threshold is None or 0 <= threshold <= 1:  # which any model's can
+            return
+        from cvt_cli.checkpoint.load import load
+        from cvt_cli.checkpoint.resolve import resolve
+        from cvt_cli.inference.scores import check_threshold, kind_of
+        from cvt_cli.records import ScoreKind
+
+        check_threshold(threshold, ScoreKind.RAW)
+        kind = ScoreKind.SOFTMAX  # or sigmoid, of a file without a configuration
+        files = resolve(
+            self.model, self.revision, self.refresh, offline=self.offline, weights=False
+        )
+        if files.config is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is loaded again, and warns then
+                kind = kind_of(load(files))
+        check_threshold(threshold, kind)
+
+    def load(self, verify: bool = False) -> "Checkpoint":
         """Load the checkpoint for the requested input size.
+
+        Args:
+            verify: as in `checkpoint.resolve`.
 
         Raises:
             ModelError: if it can't be found or loaded.
@@ -539,6 +569,7 @@ class ModelOptions:
                 self.refresh,
                 offline=self.offline,
                 weights_key=self.weights_key,
+                verify=verify,
             ),
             self.activation,
             self.names,
@@ -585,6 +616,7 @@ class Compute:
         only: Sequence[str] = (),
         groups: "Sequence[GroupedLabel] | None" = None,
         readers: "ReaderPool | None" = None,
+        verify: bool = False,
     ) -> "Classifier":
         """Load torch and the network. Both share the cores with the decoders.
 
@@ -617,6 +649,7 @@ class Compute:
             image_size=model.input_size,
             class_names=model.names,
             weights_key=model.weights_key,
+            verify=verify,
             exact_decode=self.exact_decode,
             only=only,
             groups=groups,

@@ -151,6 +151,7 @@ def train(
             files.refresh,
             offline=files.offline,
             weights_key=files.weights_key,
+            verify=True,
         )
         checkpoint = load(resolved)
         network = from_checkpoint(checkpoint, dataset.labels, start.image_size, seed=run.seed)

@@ -68,7 +68,7 @@ class Classifier:
         batch_size: images through the network at once; None for what suits the network and the
             device. Halved for good if the device's memory does not hold so many.
         hidden_act: "gelu" or "quick_gelu" in place of the checkpoint's own activation.
-        refresh, offline: as in `checkpoint.resolve`.
+        refresh, offline, verify: as in `checkpoint.resolve`.
         max_pixels: width times height above which an image is refused.
         image_size: (height, width) in pixels of the network's input in place of the checkpoint's;
             its preprocessing is scaled to it.
@@ -124,6 +124,7 @@ class Classifier:
         groups: str | Path | Mapping[str, str] | Sequence[GroupedLabel] | None = None,
         class_names: Sequence[str] | None = None,
         weights_key: str | None = None,
+        verify: bool = False,
         readers: int | ReaderPool | None = None,
     ) -> None:
         devices = pick_devices(device)
@@ -131,7 +132,9 @@ class Classifier:
         self.dtype = pick_dtype(dtype, self.device)
         use_exact_float32(self.device, self.dtype)
         if isinstance(model, str):
-            files = resolve(model, revision, refresh, offline=offline, weights_key=weights_key)
+            files = resolve(
+                model, revision, refresh, offline=offline, weights_key=weights_key, verify=verify
+            )
             model = load(files, hidden_act, class_names)
         if image_size is not None:
             model = model.with_image_size(image_size)

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from huggingface_hub import constants
 
 from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
+from cvt_cli.checkpoint.integrity import sha256_of
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError
@@ -80,14 +82,16 @@ def test_a_damaged_file_is_fetched_again(
     assert local_hub.fetched() == []
 
 
+@pytest.mark.parametrize("option", ["refresh", "verify"])
 @pytest.mark.parametrize("damage", [truncated, flipped])
 def test_large_files(
     damage: Callable[[bytes], bytes],
+    option: str,
     local_hub: HubServer,
     tiny_cvt: TinyCvt,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Their digests cost time: without --refresh the length has to do."""
+    """Their digests cost time: where nothing needs them, the length has to do."""
     monkeypatch.setattr("cvt_cli.checkpoint.integrity._SMALL", 0)
     folder = tiny_cvt()
     local_hub.add(REPO, folder)
@@ -102,9 +106,19 @@ def test_large_files(
     else:
         error = failure(REPO, offline=True)
         assert "model.safetensors is damaged" in str(error) and "--refresh" in error.hint
+    error = failure(REPO, offline=True, verify=True)
+    assert "model.safetensors is damaged" in str(error)
     with pytest.warns(UserWarning, match="was damaged"):
-        assert resolve(REPO, refresh=True) == found
+        assert resolve(REPO, **{option: True}) == found
     assert found.weights[0].read_bytes() == whole
+
+
+def test_a_digest_is_of_the_file_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    for content in (b"one", b"two", b"four"):
+        file.write_bytes(content)
+        os.utime(file, ns=(0, len(content) + content[0]))
+        assert sha256_of(file) == sha256_of(file) == hashlib.sha256(content).hexdigest()
 
 
 def test_a_link_to_a_damaged_blob_is_no_repair(local_hub: HubServer, tiny_cvt: TinyCvt) -> None:

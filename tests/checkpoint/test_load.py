@@ -1,5 +1,6 @@
 """Local files become a checkpoint: right ones, odd ones, broken ones and hostile ones."""
 
+import codecs
 import errno
 import io
 import json
@@ -10,6 +11,7 @@ import random
 import struct
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,20 @@ def test_the_activation_can_be_overridden(tiny_cvt: TinyCvt, expected: torch.Ten
     with torch.inference_mode():
         assert (checkpoint.model()(IMAGES) - expected).abs().max() > 1e-3
     edit(folder / "config.json", hidden_act="quick_gelu")
-    assert open_model(folder)[0].config.hidden_act == "quick_gelu"
+    with pytest.warns(UserWarning, match="Transformers always computes GELU"):
+        assert open_model(folder)[0].config.hidden_act == "quick_gelu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(resolve(str(folder)), hidden_act="quick_gelu")
+
+
+def test_json_that_an_editor_has_marked_as_utf_8(tiny_cvt: TinyCvt) -> None:
+    folder = tiny_cvt()
+    same = load(resolve(str(folder)))
+    for name in ("config.json", "preprocessor_config.json"):
+        file = folder / name
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert load(resolve(str(folder))) == same
 
 
 # --- labels

@@ -52,6 +52,26 @@ def test_download_then_offline(hub: HubServer, run_cvt: RunCvt, tiny_cvt: MakeCv
     assert models["microsoft/cvt-13"]["cached"] is False
 
 
+def test_damaged_weights_are_not_computed_with_where_their_digest_is_recorded(
+    hub: HubServer, run_cvt: RunCvt, tiny_cvt: MakeCvt, cat: Path
+) -> None:
+    folder = tiny_cvt(embed_dim=[64, 128, 192])
+    hub.add("someone/food", folder)
+    path = run_cvt("models", "--download", "someone/food", expect=0).stdout.rstrip("\n")
+    weights = Path(path) / "model.safetensors"
+    whole = weights.read_bytes()
+    assert len(whole) > 2**20
+    options = ("classify", cat.name, "-m", "someone/food", "-f", "jsonl", "--dtype", "float32")
+    expected = run_cvt(*options, expect=0).stdout
+    flipped = bytearray(whole)
+    flipped[-2] ^= 0x40  # of an exponent
+    weights.resolve().write_bytes(flipped)
+    done = run_cvt(*options, "-o", "labels.jsonl", expect=0)
+    assert "model.safetensors in the cache was damaged; it is fetched again" in done.stderr
+    assert (cat.parent / "labels.jsonl").read_text() == expected
+    assert weights.read_bytes() == whole
+
+
 def test_what_is_there_in_part(hub: HubServer, run_cvt: RunCvt, tiny_cvt: MakeCvt) -> None:
     hub.add("microsoft/cvt-21", tiny_cvt())
     run_cvt("inspect", "microsoft/cvt-21", "--labels", expect=0)

@@ -76,8 +76,29 @@ def test_a_regression_has_no_bounds_no_percent_and_no_bar(
 def test_a_threshold_that_no_score_can_be_at(
     threshold: str, run_cvt: RunCvt, several: Path, cat: Path
 ) -> None:
+    """Said before the weights are looked for: here there are none any more."""
+    (several / "model.safetensors").unlink()
     done = run_cvt("classify", cat.name, "-m", several, "--threshold", threshold, expect=2)
     assert "--threshold" in done.stderr and done.stdout == ""
+
+
+def test_scores_of_two_kinds_are_not_merged_unasked(run_cvt: RunCvt, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("path,label,score,error\na.jpg,cat,0.5,\nb.jpg,,,broken\n")
+    (tmp_path / "all.csv").write_text("path,label,score,scores,error\nc.jpg,dog,0.4,sigmoid,\n")
+    (tmp_path / "none.csv").write_text("path,label,score,scores,error\nd.jpg,,,,gone\n")
+    run_cvt("merge", "one.csv", "none.csv", "-o", "x.csv", expect=0)
+    both = ("merge", "none.csv", "one.csv", "all.csv", "-o", "both.csv")
+    done = run_cvt(*both, expect=2)
+    assert "all.csv are sigmoid, those in one.csv softmax" in done.stderr
+    assert "--partial" in done.stderr and not (tmp_path / "both.csv").exists()
+    run_cvt(*both, "--partial", expect=0)
+    assert (tmp_path / "both.csv").read_text().splitlines() == [
+        "path,label,score,scores,error",
+        "d.jpg,,,,gone",
+        "a.jpg,cat,0.500000,softmax,",
+        "b.jpg,,,,broken",
+        "c.jpg,dog,0.400000,sigmoid,",
+    ]
 
 
 def test_an_unknown_problem_is_one_line(run_cvt: RunCvt, several: Path, cat: Path) -> None:
