@@ -20,7 +20,7 @@ from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, check_for_pointer
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
-from cvt_cli.system.text import reason_of
+from cvt_cli.system.text import counted, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +130,8 @@ def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
     weights = read_weights(files)
     if weights.left_out:
         warnings.warn(
-            f"{files.name}: {len(weights.left_out)} of its tensors are no part of the network and "
-            f"are left out ({first_of(list(weights.left_out))})",
+            f"{files.name}: left out, as no part of the network: "
+            f"{counted(len(weights.left_out), 'tensor')} ({first_of(list(weights.left_out))})",
             stacklevel=2,
         )
     return weights.tensors
