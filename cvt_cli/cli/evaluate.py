@@ -122,9 +122,8 @@ def evaluate(
     labelled = from_folders(data) if labels is None else from_csv(data, labels)
 
     # Torch is loaded only now that all that was typed makes sense.
-    readers = reading.start(context)
     classifier = compute.classifier(
-        model, images=compute, groups=group_rows, readers=readers, verify=True
+        model, images=compute, groups=group_rows, readers=reading.start(context), verify=True
     )
     _check_kind(classifier, by_folder=labels is None)
     quiet = context.obj.quiet
