@@ -69,6 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say how long to fuzz."""
+    parser.addoption(
+        "--fuzz", type=int, default=40, help="damaged inputs of each kind in tests/fuzz (40)"
+    )
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     """An empty Hub; `run_cvt` talks to it in tests that ask for it."""

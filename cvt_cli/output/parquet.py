@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,7 +71,7 @@ class ParquetWriter(JsonLinesWriter):
         pairs = prediction_pairs(present)
         facts = [name for name in facts if name in present]
         names = ["path", "error", *(name for pair in pairs for name in pair), *facts]
-        for batch in parquet.iter_batches(CHUNK, columns=[n for n in names if n in present]):
+        for batch in _batches(parquet, [name for name in names if name in present]):
             for row in batch.to_pylist():
                 predictions = tuple(
                     Prediction(row[label], row[score], -1)
@@ -123,7 +124,7 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
             parquet = _parquet(file)
             if not {"path", "embedding", "error"} <= set(parquet.schema_arrow.names):
                 raise ValueError("it has no columns `path`, `embedding` and `error`")
-            for batch in parquet.iter_batches(CHUNK, columns=["path", "embedding", "error"]):
+            for batch in _batches(parquet, ["path", "embedding", "error"]):
                 for row in batch.to_pylist():
                     numbers = row["embedding"]
                     vector = None if numbers is None else tuple(numbers)
@@ -135,16 +136,32 @@ def run_of(file: BinaryIO) -> dict[str, Any] | None:
     try:
         metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
         run = parse_json(metadata[METADATA_KEY.encode()])
-    except (pa.ArrowInvalid, OSError, ValueError, KeyError):
+    except (pa.ArrowException, OSError, ValueError, KeyError):
         return None
     return run if isinstance(run, dict) else None
 
 
 def _parquet(file: BinaryIO) -> pq.ParquetFile:
-    try:
+    with _telling("it is no Parquet file"):
         return pq.ParquetFile(file)
-    except pa.ArrowInvalid:
-        raise ValueError("it is no Parquet file") from None
+
+
+def _batches(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with _telling("it is damaged"):
+        yield from parquet.iter_batches(CHUNK, columns=columns)
+
+
+@contextmanager
+def _telling(reason: str) -> Iterator[None]:
+    """Turn the many kinds of errors that pyarrow raises for a broken file into ValueError."""
+    try:
+        yield
+    except pa.ArrowException:
+        raise ValueError(reason) from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk
+            raise
+        raise ValueError(reason) from None
 
 
 def _open(file: BinaryIO) -> pq.ParquetFile:

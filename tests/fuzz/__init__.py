@@ -1,0 +1,1 @@
+"""Tests with input that is damaged at random."""
