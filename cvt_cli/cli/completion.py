@@ -1,4 +1,4 @@
-"""Values that the shell completes: models, formats, columns, dtypes, devices.
+"""Values for completion in the shell: models, formats, columns, dtypes, devices.
 
 The completion runs at each press of Tab, so nothing heavy is imported here.
 """
@@ -16,12 +16,12 @@ Complete = Callable[[str], list[str]]
 
 
 def one_of(*values: str) -> Complete:
-    """Return what completes one of some values."""
+    """Return a function that completes one of some values."""
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
 def list_of(*values: str) -> Complete:
-    """Return what completes values between commas, each of which comes once."""
+    """Return a function that completes values between commas, each of which comes once."""
 
     def complete(incomplete: str) -> list[str]:
         head, comma, last = incomplete.rpartition(",")
@@ -43,8 +43,8 @@ def models(incomplete: str) -> list[str]:
 
 
 def cached_models() -> list[str]:
-    """List the CvTs in the Hub's cache, by the folder's own layout: to import `huggingface_hub`
-    takes longer than a shell may wait."""
+    """List the CvTs in the Hub's cache, by the layout of its folder: importing `huggingface_hub`
+    would take longer than a shell may wait."""
     try:
         folders = sorted(_hub_cache().glob("models--*"))
     except OSError:
@@ -57,7 +57,7 @@ def cached_models() -> list[str]:
 
 
 def _hub_cache() -> Path:
-    """Return the folder of the cache, by the variables that `huggingface_hub` reads."""
+    """Return the folder of the cache, from the variables that `huggingface_hub` reads."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
@@ -85,5 +85,5 @@ _BY_OPTION: dict[str, Complete] = {
 
 
 def of_option(names: Sequence[str]) -> Complete | None:
-    """Return what completes an option of these names; None for the shell's own way."""
+    """Return the completion for an option of these names; None for the shell's own."""
     return _BY_OPTION.get(names[0])

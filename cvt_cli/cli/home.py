@@ -1,18 +1,18 @@
-"""`~` in the file names that a command is given. A shell has expanded it already, unless it was
-quoted or comes after an equals sign, as in --output=~/labels.csv."""
+"""Expansion of `~` in file names. The shell has done it already, unless the name was quoted or
+comes after an equals sign, as in --output=~/labels.csv."""
 
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-# Placeholders, in a help text, of values that name a file or a folder.
+# Placeholders in help texts for values that name a file or a folder.
 _NAMES = re.compile(r"FILE|FOLDER|DIR|LABELS|IMAGE")
 
 
 def expand_home(value: str) -> str:
-    """Return a file name with `~` and `~user` expanded; names without, and those of files that are
-    there, as they are. `@~/labels.txt` is one behind its @."""
+    """Return a file name with `~` and `~user` expanded. Existing files keep their names.
+    `@~/labels.txt` is expanded after its @."""
     if value.startswith("@~"):
         return "@" + expand_home(value[1:])
     if not value.startswith("~") or os.path.lexists(value):
@@ -21,7 +21,7 @@ def expand_home(value: str) -> str:
 
 
 def with_home(metavar: str | None, value: Any) -> Any:
-    """Return the value of an argument or option, `~` expanded in what names files.
+    """Return the value of an argument or option, with `~` expanded if it names files.
 
     Args:
         metavar: its placeholder in the help.

@@ -1,4 +1,4 @@
-"""The labels that `cvt sort` and `cvt tag` act on."""
+"""The file of labels that `cvt sort` and `cvt tag` act on."""
 
 import os
 import sys
@@ -84,7 +84,7 @@ _FROM = "the paths in {} are as seen from the folder where cvt classify ran: cd 
 
 
 class LabelsFile:
-    """The file of labels that a command acts on: what cvt classify wrote.
+    """The file of labels that a command acts on, written by cvt classify.
 
     Raises:
         UsageError: if it is in no format that can be read.
@@ -134,7 +134,7 @@ class LabelsFile:
             return None
 
     def model(self) -> str:
-        """Return the name of the model that the labels are of; "" if the file does not tell."""
+        """Return the name of the model that made the labels; "" if the file does not tell."""
         if self._name == STDIN:
             return ""
         kept = Kept.read(Path(self._name))

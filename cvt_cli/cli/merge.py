@@ -269,7 +269,7 @@ def _without_place(run: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Survey:
-    """What one pass over the records of all parts tells.
+    """Findings of one pass over the records of all parts.
 
     Attributes:
         repaired: the inputs with a failed record and one with labels.

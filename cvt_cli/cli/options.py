@@ -261,7 +261,7 @@ TruncatedOption = Annotated[
 
 
 class _PictureRules:
-    """What `Pictures` and `Input` make of their options."""
+    """Values that `Pictures` and `Input` derive from their options."""
 
     background: str | None
     truncated: TruncatedChoice

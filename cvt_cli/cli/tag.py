@@ -39,7 +39,7 @@ PLACE = Panel("Where they go")
 
 @dataclass(frozen=True, kw_only=True)
 class Keywords:
-    """Options for what becomes a keyword."""
+    """Options for the labels that become keywords."""
 
     top_k: Annotated[
         int | None,
@@ -76,7 +76,7 @@ class Keywords:
     ] = False
 
     def choice(self) -> "Choice | None":
-        """Return what becomes a keyword; None to take keywords away.
+        """Return the rules for keywords; None to remove keywords.
 
         Raises:
             UsageError: if --groups can't be read, or options exclude each other.
@@ -232,12 +232,13 @@ class _Tally:
         self._counts[tagged.status.value] += 1
 
     def kind(self, tagged: "Tagged") -> str:
-        """Name the kind of a picture: its suffix."""
+        """Return the kind of a picture: its suffix."""
         name = tagged.path.rpartition("/")[2]
         return visible(f".{name.rpartition('.')[2].lower()}" if "." in name else name)
 
     def is_new_kind(self, tagged: "Tagged") -> bool:
-        """Tell whether it is the first of its kind that got a sidecar in place of keywords."""
+        """Tell whether a picture is the first of its kind that got a sidecar in place of embedded
+        keywords."""
         kind = self.kind(tagged)
         if not tagged.instead or kind in self._kinds:
             return False

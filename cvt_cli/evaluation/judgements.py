@@ -1,4 +1,4 @@
-"""Truth and prediction of each image of an evaluation."""
+"""Judgements: truth and prediction of each image of an evaluation."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ HEADER = ("path", "truth", "predicted", "score", "truth_score", "correct", "in_t
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One image, what it shows and what it was taken for.
+    """An image, its true label and its predictions.
 
     Attributes:
         path: as the record has it.
@@ -45,8 +45,8 @@ class Judgement:
 
 
 def worst_first(judgements: Iterable[Judgement]) -> list[Judgement]:
-    """Order images for people: mistakes first, by falling score, for a sure mistake tells most;
-    then what could not be read; then the right ones, the least sure first."""
+    """Order images for people: mistakes first, by falling score, as sure mistakes tell most; then
+    those that could not be read; then right ones, the least sure first."""
 
     def key(judgement: Judgement) -> tuple[int, float]:
         if not judgement.predictions:

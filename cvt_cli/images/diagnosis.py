@@ -1,4 +1,4 @@
-"""What to say of bytes that can't be read as an image: what they plainly are, and what is wrong."""
+"""Diagnosis of bytes that can't be read as an image: what they are, and what is wrong with them."""
 
 import codecs
 import dis
@@ -15,7 +15,7 @@ from cvt_cli.images import formats
 from cvt_cli.images.source import one_line
 from cvt_cli.system.extras import install_hint
 
-# What Pillow does not read of itself: how it begins, its name in `formats`, and the extra.
+# Formats that Pillow does not read by itself: first bytes, name in `formats`, and extra.
 OTHERS = {
     "HEIC": (
         re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
@@ -24,7 +24,7 @@ OTHERS = {
     "JPEG XL": (re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"), ("JXL", "jxl")),
 }
 
-# How files begin that can be nothing else.
+# First bytes that leave no doubt about a file's format.
 _BEGINNINGS = (
     (re.compile(rb"\x89PNG"), "PNG"),
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
@@ -44,7 +44,7 @@ _BEGINNINGS = (
     (re.compile(rb"\x01\xda[\0\x01][\x01\x02]"), "SGI"),
 )
 
-# Bytes by which a file that is no image is judged.
+# Bytes by which a file that is not an image is judged.
 _START = 1024
 
 # A TIFF's tags.
@@ -67,20 +67,20 @@ _OTHER_COMPRESSIONS = {
     52546: "JPEG XL",
 }
 
-# A JPEG's markers of a picture, and what is known of each kind.
+# Markers of a picture in a JPEG, and the kind that each stands for.
 _JPEG_KINDS = {0xC3: "lossless", 0xF7: "JPEG-LS"}
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}
 _MAX_SEGMENTS = 2000
 _SEGMENT, _MARKER, _PLAIN_BITS = struct.Struct(">BBH"), 0xFF, 8
 
-# How readers begin to say that a file may be sound.
+# Beginnings of messages about files that may be intact.
 _UNREAD = ("unsupported", "unimplemented", "unknown")
-# Nearly any bytes may begin so.
+# First bytes that nearly any file may have.
 _HARDLY_SIGNED = ("TGA", "PCX")
-# Packages that read images, whose words for what is wrong are meant for people.
+# Packages that read images, whose messages are meant for people.
 _READERS = ("PIL", "pi_heif", "pillow_heif", "pillow_jxl", "cvt_cli")
 _BYTES = re.compile(r"\bb'([^']*)'")
-# What is said in terms of programs, and in others.
+# Messages in terms of programs, and in plain ones.
 _IN_OTHER_WORDS = (
     (re.compile(r"^broken PNG file \((chunk \S*|(.*))\)$"), r"\2"),
     (re.compile(r"^decoder error -?\d+$|^could not create decoder object$"), ""),
@@ -95,7 +95,7 @@ _IN_OTHER_WORDS = (
 
 
 def unidentified(file: BinaryIO) -> str:
-    """Say what bytes are that no reader takes for an image."""
+    """Describe bytes that no reader takes for an image."""
     file.seek(0)
     start = file.read(_START)
     if not start:
@@ -116,7 +116,7 @@ def unidentified(file: BinaryIO) -> str:
 
 
 def undecodable(error: BaseException, image: Image.Image | BinaryIO) -> str:
-    """Say why an image or its pixels can't be had.
+    """Describe why an image or its pixels can't be decoded.
 
     Args:
         error: what its reader raised.
@@ -137,7 +137,7 @@ def _unsupported(name: str, kind: str) -> str:
 
 
 def broken(name: str | None, why: str = "") -> str:
-    """Say of what format a broken file is, and what is wrong with it if anybody knows."""
+    """Name the format of a broken file, and its fault if that is known."""
     if why.lower().startswith(_UNREAD):
         return _unsupported(name or "", why)
     what = "broken image" if name is None else f"a broken {formats.title(name)}"
@@ -147,11 +147,11 @@ def broken(name: str | None, why: str = "") -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """Return what a reader of images says is wrong; nothing where the words are Python's own, of
-    an index or a struct, which tell nobody anything."""
+    """Return a reader's message about a fault; empty for messages of Python itself, about an index
+    or a struct, which tell nobody anything."""
     if not (str(error).strip() and _is_said(error)):
         return ""
-    # Names of chunks come as Python writes bytes.
+    # Names of chunks are written as Python's repr of bytes.
     words = _BYTES.sub(r"\1", one_line(error))
     for pattern, other in _IN_OTHER_WORDS:
         words = pattern.sub(other, words)
@@ -159,8 +159,8 @@ def words_of(error: BaseException) -> str:
 
 
 def _is_said(error: BaseException) -> bool:
-    """Whether somebody who reads images chose the words: by a `raise` of their own, or in a library
-    in C, whose errors are none of those that Python raises itself."""
+    """Tell whether the author of a reader chose the message: in a `raise` of its own, or in a C
+    library, whose errors are different from Python's own."""
     here = error.__traceback__
     if here is None:
         return True
@@ -178,28 +178,29 @@ def _raises(traceback: TracebackType) -> bool:
 
 
 def _kind_of(name: str, file: BinaryIO) -> str:
-    """Name the kind of a TIFF or JPEG that may be sound and is not read; empty if it is none."""
+    """Name the kind of a TIFF or JPEG that may be intact but is not supported; empty if it is
+    another."""
     if name == "TIFF":
         return _kind_of_tiff(file)
     return _kind_of_jpeg(file) if name == "JPEG" else ""
 
 
 def _kind_of_tiff(file: BinaryIO) -> str:
-    """Return what a TIFF's first directory says that its pixels are, "32-bit float RGB"; empty if
-    there is none."""
+    """Describe the pixels of a TIFF's first directory, "32-bit float RGB"; empty if there is
+    none."""
     file.seek(0)
     try:
         tags = ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
         return _kind_by_tags(tags)
-    # As hostile as any; who asks knows already that it can't be read.
+    # The bytes may be hostile, and the caller knows already that they can't be read.
     except Exception:
         return ""
 
 
 def _kind_by_tags(tags: Mapping[int, Any]) -> str:
-    """Return the same of a directory."""
+    """Describe the pixels of a directory, likewise."""
     try:
         bits, formats_ = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
         colours = _COLOURS.get(tags[_PHOTOMETRIC], "of unknown colours")
@@ -212,8 +213,8 @@ def _kind_by_tags(tags: Mapping[int, Any]) -> str:
 
 
 def _kind_of_jpeg(file: BinaryIO) -> str:
-    """Return what a JPEG's header says of it if that is more than 8 bits or no cosine transform:
-    "12-bit", "lossless"; else nothing."""
+    """Describe a JPEG with more than 8 bits or without cosine transform by its header: "12-bit",
+    "lossless"; else empty."""
     file.seek(2)
     for _ in range(_MAX_SEGMENTS):
         head = file.read(_SEGMENT.size)
@@ -232,13 +233,13 @@ def _kind_of_jpeg(file: BinaryIO) -> str:
 
 
 def _name_of(start: bytes) -> str | None:
-    """The format of bytes that plainly are of one."""
+    """Name the format of bytes that plainly are in one."""
     return next((name for begin, name in _BEGINNINGS if begin.match(start)), None)
 
 
 def _why_no_png(file: BinaryIO) -> str:
-    """What the PNG reader says, which `Image.open` keeps to itself; others say nothing that would
-    tell anybody anything."""
+    """Return the PNG reader's reason, which `Image.open` drops; the other readers' reasons tell
+    nobody anything."""
     file.seek(0)
     try:
         PngImagePlugin.PngImageFile(file)
@@ -251,7 +252,7 @@ def _why_no_png(file: BinaryIO) -> str:
 
 def _is_text(start: bytes) -> bool:
     try:
-        # A character may be cut in two where the file goes on.
+        # The excerpt may end within a character.
         codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < _START)
     except UnicodeDecodeError:
         return False

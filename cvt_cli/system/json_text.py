@@ -1,4 +1,4 @@
-"""JSON of others."""
+"""Parsing of JSON from others."""
 
 import json
 from typing import Any

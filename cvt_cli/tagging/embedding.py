@@ -104,7 +104,7 @@ def _packet(image: Any) -> Packet:
 
 
 def _check(before: bytes, after: bytes, suffix: str, *, keywords: Sequence[Keyword]) -> None:
-    """See that what exiv2 wrote has the keywords, and of a JPEG the same scans.
+    """Check that the file exiv2 wrote has the keywords, and for a JPEG the same scans.
 
     Raises:
         TagError: if not.
@@ -140,7 +140,7 @@ class _Iptc:
             return
         entries = [(datum.key(), datum.toString()) for datum in self._data]
         is_utf_8 = (_CHARSET, _UTF_8) in entries
-        # In what they are written nobody knows: with UTF-8 beside them they would be unreadable.
+        # Their encoding is unknown: beside keywords in UTF-8 they would become unreadable.
         if not is_utf_8 and any(not text.isascii() for key, text in entries if key != _CHARSET):
             self._data = None
             return
@@ -152,7 +152,7 @@ class _Iptc:
         self.is_changed = bool(self._gone or self._new)
 
     def apply(self) -> None:
-        """Change the image's, in memory."""
+        """Change the keywords of the image, in memory."""
         if self._data is None or not self.is_changed:
             return
         there = [datum.toString() for datum in self._data if datum.key() == _KEYWORDS]

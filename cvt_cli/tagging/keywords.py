@@ -1,4 +1,4 @@
-"""Labels become keywords."""
+"""Keywords made from the labels of a record."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -8,9 +8,9 @@ from cvt_cli.checkpoint.group_table import GroupedLabel
 from cvt_cli.checkpoint.imagenet import SYNSETS, class_names
 from cvt_cli.records import Record
 
-# What XML 1.0 has no way to write.
+# Characters that XML 1.0 can't hold.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Photo programs take these for the end of a level.
+# Characters that end a level in photo programs.
 _LEVEL_ENDS = re.compile(r"\s*[|/]\s*")
 
 
@@ -30,17 +30,17 @@ class Keyword:
 
     @property
     def flat(self) -> str:
-        """The keyword for `dc:subject`: its last level."""
+        """Return the keyword for `dc:subject`: its last level."""
         return self.levels[-1]
 
     def joined(self, separator: str) -> str:
-        """The keyword with all its levels."""
+        """Return the keyword with all its levels."""
         return separator.join(self.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which labels of a record become keywords, and below what.
+    """Rules for the labels of a record that become keywords, and the keywords above them.
 
     Attributes:
         top_k: labels at most.
@@ -62,7 +62,7 @@ class Choice:
             if self.min_score is not None and not each.score >= self.min_score:
                 continue
             group = self.group_of(each.label)
-            # Of a label with synonyms the first: a comma ends a keyword in many programs.
+            # The first synonym of a label: a comma ends a keyword in many programs.
             names = [*([group] if group else ()), each.label.split(", ")[0]]
             own = [clean(_LEVEL_ENDS.sub("-", name)) for name in names]
             own = [level for level in own if level]

@@ -1,5 +1,5 @@
-"""A process that writes into pictures. They are untrusted, and exiv2 may crash on one or hang:
-that costs the picture, not the run.
+"""A process that writes into pictures. They are untrusted, and exiv2 may crash or hang on one: that
+costs the picture, not the run.
 
 It reads a line of JSON for each picture, and answers with one.
 """
@@ -18,12 +18,12 @@ from typing import Any, Self
 from cvt_cli.tagging.keywords import Keyword
 from cvt_cli.tagging.xmp import TagError
 
-# For a picture. Files of a hundred megabytes take a second.
+# Seconds for a picture. Files of a hundred megabytes take one.
 TIMEOUT = 60.0
 
 
 class Unwritable(TagError):
-    """exiv2 does not write into a picture of this kind; it is as it was."""
+    """exiv2 can't write into a picture of this kind; it is unchanged."""
 
 
 class PictureWriter:
@@ -100,10 +100,10 @@ class PictureWriter:
 
 
 def _serve() -> None:
-    """Answer until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides
+    """Answer requests until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     answers = os.dup(1)
-    os.dup2(2, 1)  # a library's words are no answer
+    os.dup2(2, 1)  # keeps a library's output out of the answers
     from cvt_cli.tagging.embedding import NotWritable, tag_picture
 
     for line in sys.stdin.buffer:

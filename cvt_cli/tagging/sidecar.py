@@ -17,14 +17,14 @@ from cvt_cli.tagging.xmp import MAX_BYTES, Packet, TagError
 
 
 class Naming(enum.StrEnum):
-    """How programs name sidecars."""
+    """Conventions for the names of sidecars."""
 
     DARKTABLE = "darktable"  # and digiKam: IMG_1.jpg.xmp
     LIGHTROOM = "lightroom"  # IMG_1.xmp
 
 
 def sidecar_of(picture: Path, naming: Naming) -> Path:
-    """Name the sidecar of a picture.
+    """Return the path of a picture's sidecar.
 
     Raises:
         TagError: if Lightroom reads none for such a picture.
@@ -37,7 +37,7 @@ def sidecar_of(picture: Path, naming: Naming) -> Path:
 
 
 def check_own(path: Path) -> os.stat_result | None:
-    """See that a file may be written in place; return its status, or None where there is none.
+    """Check that a file may be written in place; returns its status, or None if it does not exist.
 
     Raises:
         TagError: if it is a link, no file, or read-only.
@@ -100,7 +100,7 @@ def tag_sidecar(
 
 
 def put(path: Path, content: bytes, before: os.stat_result | None, *, keep_dates: bool) -> None:
-    """Write a file whole, with the owner, the permissions and the attributes that it had.
+    """Write a whole file, with the owner, the permissions and the attributes that it had.
 
     Args:
         before: its status; None where there is none yet.

@@ -21,7 +21,7 @@ _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Status(enum.Enum):
-    """What became of a picture."""
+    """Results of tagging a picture."""
 
     DONE = "done"
     THERE = "there"  # nothing was to be changed
@@ -31,7 +31,7 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """What became of one record's picture.
+    """The result of tagging one record's picture.
 
     Attributes:
         path: as the record has it.
@@ -70,7 +70,7 @@ class Tagger:
     dry_run: bool = False
 
     def tag(self, records: Iterable[Record]) -> Iterator[Tagged]:
-        """Yield what became of each record's picture, in order.
+        """Yield the result for each record's picture, in order.
 
         Raises:
             CvtError: if the disk is full or read-only; what was done stays.

@@ -1,4 +1,4 @@
-"""Keywords in an XMP packet, which is RDF in XML. All else in it stays.
+"""Keywords in an XMP packet, which is RDF in XML. Everything else in it stays.
 
 A namespace of our own keeps the model, labels and scores, and which keywords were added, so that
 those alone are replaced or removed later: a keyword that was there before is not ours.
@@ -19,18 +19,18 @@ LIGHTROOM = "http://ns.adobe.com/lightroom/1.0/"
 DIGIKAM = "http://www.digikam.org/ns/1.0/"
 OURS = "urn:x-cvt-cli:tags:1.0/"
 _PREFIXES = {"x": META, "rdf": RDF, "dc": DC, "lr": LIGHTROOM, "digiKam": DIGIKAM, "cvt": OURS}
-# Bytes of a packet: those of real programs have some hundred thousand at most.
+# Bytes of a packet, at most: real programs write some hundred thousand.
 MAX_BYTES = 2**25
 
 _DECLARED = re.compile(r"""\sxmlns:([A-Za-z_][\w.-]*)\s*=\s*["']([^"'<&]+)["']""")
-# No program writes these, and entities are how XML is made to explode.
+# No program writes these, and entities can make XML expand without limit.
 _FORBIDDEN = re.compile(r"<!(?!--|\[CDATA\[)")
 _RESERVED_PREFIX = re.compile(r"ns\d+|xml|xmlns")
 _SCORE_DIGITS = 6
 
 
 class TagError(CvtError):
-    """A picture could not be tagged; nothing of it was changed."""
+    """A picture could not be tagged; it is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Field:
     separator: str | None
 
     def value(self, keyword: Keyword) -> str:
-        """Write a keyword as this property has it."""
+        """Format a keyword for this property."""
         return keyword.flat if self.separator is None else keyword.joined(self.separator)
 
 
@@ -65,7 +65,7 @@ IPTC = Field(OURS, "keywords", "Bag", None)
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What our namespace keeps.
+    """Contents of our namespace.
 
     Attributes:
         labels: each with its score, as texts.
@@ -101,7 +101,7 @@ class Packet:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing at all is in it."""
+        """Whether the packet holds nothing at all."""
         return len(self._rdf) == 0
 
     def added(self, field: Field) -> list[str]:
@@ -131,7 +131,7 @@ class Packet:
                 self._account(after)
 
     def write(self) -> bytes:
-        """Return the packet as UTF-8, as a sidecar file has it."""
+        """Return the packet as UTF-8, for a sidecar file."""
         try:
             text = ET.tostring(self._root, encoding="unicode")
         except RecursionError:
@@ -146,7 +146,7 @@ class Packet:
         ]
 
     def _known(self) -> "_Known":
-        """Read what an earlier run has left, however a program has written it since."""
+        """Read what an earlier run has left, even if another program has rewritten it."""
         models = [each.text or "" for each in self._find(OURS, "model")]
         for description in self._rdf.findall(f"{{{RDF}}}Description"):
             models += [text] if (text := description.get(f"{{{OURS}}}model")) is not None else []
@@ -159,8 +159,8 @@ class Packet:
         return _Known(next(iter(models), ""), labels, added)
 
     def _replace(self, field: Field, wanted: list[str], before: Sequence[str]) -> bool:
-        """Put keywords in place of ours in a property, and tell whether that changed it. What is
-        ours then goes to `_mine`: not what was there."""
+        """Put keywords in place of ours in a property, and tell whether that changed it. Ours are
+        then noted in `_mine`, without those that were there before."""
         gone = set(before) - set(wanted)
         there: set[str] = set()
         is_changed = False
@@ -195,7 +195,7 @@ class Packet:
             found[0].tail = "\n"
         container = _container(found[0])
         if container is None:
-            # Text where a list should be: it is the first keyword.
+            # Text in place of a list is the first keyword.
             first = (found[0].text or "").strip()
             found[0].text = None
             container = ET.SubElement(found[0], f"{{{RDF}}}{field.container}")
@@ -204,7 +204,7 @@ class Packet:
             ET.SubElement(container, f"{{{RDF}}}li").text = text
 
     def _new_description(self) -> ET.Element:
-        # The subject of all descriptions in a packet is one.
+        # All descriptions in a packet have the same subject.
         about = f"{{{RDF}}}about"
         other = self._rdf.find(f"{{{RDF}}}Description")
         made = ET.SubElement(self._rdf, f"{{{RDF}}}Description")
@@ -213,7 +213,7 @@ class Packet:
         return made
 
     def _account(self, known: "_Known") -> None:
-        """Keep what was added, and by what."""
+        """Record what was added, and by which model."""
         description = self._new_description()
         if known.model:
             ET.SubElement(description, f"{{{OURS}}}model").text = known.model
@@ -231,7 +231,7 @@ class Packet:
                     ET.SubElement(bag, f"{{{RDF}}}li").text = text
 
     def _forget(self) -> None:
-        """Remove all that is in our namespace."""
+        """Remove everything in our namespace."""
         start = f"{{{OURS}}}"
         for description in self._rdf.findall(f"{{{RDF}}}Description"):
             for child in list(description):
@@ -298,7 +298,7 @@ def _parse(data: bytes) -> ET.Element:
 
 
 def _keep_prefixes(text: str) -> None:
-    """Have the packet written with the prefixes that it has."""
+    """Make the packet keep its namespace prefixes when it is written."""
     declared = dict(_DECLARED.findall(text))
     for prefix, uri in {**_PREFIXES, **declared}.items():
         if not _RESERVED_PREFIX.fullmatch(prefix):

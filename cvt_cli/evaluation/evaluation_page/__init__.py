@@ -25,9 +25,9 @@ from cvt_cli.output.report_tables import write_whole
 from cvt_cli.records import as_written, short_label
 from cvt_cli.system.text import visible
 
-# Images up to which thumbnails are in the page; of more, those of the worst.
+# Images up to which all thumbnails are in the page; beyond, only those of the worst.
 MOST_THUMBNAILS = 400
-# Labels up to which the matrix has them all; of more, those most often confused.
+# Labels up to which the matrix has them all; beyond, those most often confused.
 MOST_LABELS = 40
 
 
@@ -94,8 +94,8 @@ def write_page(
 
 
 def keeps_thumbnail(judgement: Judgement, right_before: int) -> bool:
-    """Tell whether the page may show an image's thumbnail: of all mistakes, and of the first right
-    ones. The others need not be kept until the end.
+    """Tell whether the page may show an image's thumbnail, as it does for all mistakes and the
+    first right ones. Others need not be kept until the end.
 
     Args:
         right_before: right ones whose thumbnail is kept already.
