@@ -45,6 +45,8 @@ COMMAND_SYNONYMS = {
     "finetune": "train",
     "fine-tune": "train",
     "features": "embed",
+    "keywords": "tag",
+    "xmp": "tag",
     "env": "doctor",
     "check": "doctor",
     "checks": "doctor",

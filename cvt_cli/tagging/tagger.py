@@ -10,6 +10,7 @@ from pathlib import Path
 from cvt_cli.errors import CvtError, ImageError
 from cvt_cli.images.names import existing
 from cvt_cli.records import Record
+from cvt_cli.system.files import sweep
 from cvt_cli.system.text import reason_of
 from cvt_cli.tagging.keywords import Choice, Keyword
 from cvt_cli.tagging.process import PictureWriter, Unwritable
@@ -81,12 +82,13 @@ class Tagger:
                 writer = stack.enter_context(
                     PictureWriter(keep_dates=self.keep_dates, dry_run=self.dry_run)
                 )
+            swept: set[Path] = set()
             for record in records:
                 if record.error is not None:
                     yield Tagged(Status.LEFT, record.path)
                     continue
                 try:
-                    yield self._tag(record, writer)
+                    yield self._tag(record, writer, swept)
                 except (TagError, ImageError) as error:
                     yield Tagged(Status.FAILED, record.path, error=str(error))
                 except OSError as error:
@@ -97,10 +99,18 @@ class Tagger:
                         ) from None
                     yield Tagged(Status.FAILED, record.path, error=reason_of(error))
 
-    def _tag(self, record: Record, writer: PictureWriter | None) -> Tagged:
+    def _tag(self, record: Record, writer: PictureWriter | None, swept: set[Path]) -> Tagged:
+        """Tag a picture.
+
+        Args:
+            swept: the folders that have been cleared of what killed runs left.
+        """
         picture = existing(record.path)
         if picture is None:
             raise TagError(_why_none(record.path))
+        if not self.dry_run and picture.parent not in swept:
+            swept.add(picture.parent)
+            sweep(picture.parent)
         if not picture.is_file():
             raise TagError("not a file")
         keywords = self.choice.keywords(record) if self.choice is not None else ()

@@ -20,6 +20,7 @@ from cvt_cli.tagging.embedding import tag_picture
 from cvt_cli.tagging.keywords import Choice, Keyword, group_finder
 from cvt_cli.tagging.process import PictureWriter, Unwritable
 from cvt_cli.tagging.sidecar import tag_sidecar
+from cvt_cli.tagging.tagger import Status, Tagger
 from cvt_cli.tagging.xmp import Packet, TagError
 from tests.cli.test_failures import check_line
 from tests.conftest import RunCvt
@@ -364,6 +365,16 @@ def test_hostile_metadata_in_pictures(tmp_path: Path) -> None:
         with pytest.raises(Unwritable):
             writer.tag(make(tmp_path / "a.gif"), TABBY, "")
     assert not list(tmp_path.glob(".cvt*"))
+
+
+def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    make(tmp_path / "a.png")
+    left = tmp_path / f".cvt-{'0' * 8}-{'0' * 16}.tmp"
+    left.write_text("half a file")
+    os.utime(left, (0, 0))
+    records = [Record("gone.png", error="x"), Record(str(tmp_path / "a.png"), ())]
+    assert [each.status for each in Tagger(choice=None).tag(records)] == [Status.LEFT, Status.THERE]
+    assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_iptc_of_another_encoding_is_left_alone(tmp_path: Path) -> None:
