@@ -230,3 +230,11 @@ def test_a_folder_that_is_not_for_this_user_is_named(
         4,
         "cvt: error: sorted/dog can't be made: permission denied\n",
     )
+
+
+def test_a_missing_file_before_a_record_without_a_result(run_cvt: RunCvt, tmp_path: Path) -> None:
+    """None of the files is here, whatever the last record is."""
+    rows = "path,label,score,error\ngone.png,cat,0.9,\nbad.png,,,no image\n"
+    (tmp_path / "labels.csv").write_text(rows)
+    done = run_cvt("sort", "labels.csv", "sorted", expect=1)
+    assert done.stderr.startswith("cvt: error: gone.png: no such file; the paths in labels.csv")
