@@ -18,11 +18,12 @@ from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
     from cvt_cli.evaluation.judgements import Judgement
-    from cvt_cli.evaluation.metrics import Evaluation
+    from cvt_cli.evaluation.metrics import Evaluation, UnknownLabel
     from cvt_cli.inference.classifier import Classifier
 
 NAMED = 5
 PAGE = "html"
+_WITH_TRUTH = {"data", "truth", "format_", "output", "overwrite", "progress"}
 
 EXAMPLES = """\
 [bold]Examples[/]
@@ -32,6 +33,8 @@ cvt evaluate data/val --model my-cvt
 cvt evaluate data/val --model my-cvt -o evaluation.html
 
 cvt evaluate photos/ --labels truth.csv -o evaluation.json --predictions images.csv
+
+cvt evaluate labels.csv --truth corrections.csv
 """
 
 
@@ -63,18 +66,10 @@ class EvaluationReport(options.ReportOptions):
     ] = None
 
 
-@grouped
-def evaluate(
-    context: typer.Context,
-    *,
-    data: Annotated[
-        Path,
-        options.INPUT.argument(
-            metavar="FOLDER",
-            help="A folder with a subfolder of images for each label; or with --labels, the "
-            "folder its paths are relative to.",
-        ),
-    ],
+@dataclass(frozen=True, kw_only=True)
+class LabelTables:
+    """Options for the files of right labels, where no folders name them."""
+
     labels: Annotated[
         Path | None,
         options.INPUT.option(
@@ -83,7 +78,31 @@ def evaluate(
             help="A CSV file with the columns path and label; for a multi-label model one row "
             "per label of an image, or one with an empty label.",
         ),
-    ] = None,
+    ] = None
+    truth: Annotated[
+        Path | None,
+        options.INPUT.option(
+            "--truth",
+            metavar="FILE",
+            help="The right labels, such as the corrections.csv of a report: measures the labels "
+            "in LABELS, without running a model.",
+        ),
+    ] = None
+
+
+@grouped
+def evaluate(
+    context: typer.Context,
+    *,
+    data: Annotated[
+        Path,
+        options.INPUT.argument(
+            metavar="FOLDER|LABELS",
+            help="A folder with a subfolder of images for each label; or with --labels, the "
+            "folder its paths are relative to; or with --truth, a file cvt classify wrote.",
+        ),
+    ],
+    tables: LabelTables,
     groups: options.GroupsOption = None,
     model: EvaluatedModel,
     report: EvaluationReport,
@@ -115,17 +134,20 @@ def evaluate(
     from cvt_cli.evaluation.ranking import match_several, rank
     from cvt_cli.output.report_tables import write_report
 
+    if tables.truth is not None:
+        _evaluate_labels(context, data, tables.truth, report=report)
+        return
     format_ = _pick_format(report)
     pages = _PerImage(report.output if format_ == PAGE else None, predictions)
     pages.check(report.overwrite)
     group_rows = options.read_groups_option(groups)
-    labelled = from_folders(data) if labels is None else from_csv(data, labels)
+    labelled = from_folders(data) if tables.labels is None else from_csv(data, tables.labels)
 
     # Torch is loaded only now that all that was typed makes sense.
     classifier = compute.classifier(
         model, images=compute, groups=group_rows, readers=reading.start(context), verify=True
     )
-    _check_kind(classifier, by_folder=labels is None)
+    _check_kind(classifier, by_folder=tables.labels is None)
     quiet = context.obj.quiet
     several = classifier.score_kind is ScoreKind.SIGMOID
     if several:
@@ -133,10 +155,8 @@ def evaluate(
     known, unknown = (match_several if several else match)(
         labelled, classifier.labels, classifier.checkpoint.name, groups=classifier.groups
     )
-    for each in () if quiet else unknown[:NAMED]:
-        say(f"not counted: {each.label}, {counted(each.count, 'image')}: {each.reason}")
-    if len(unknown) > NAMED and not quiet:
-        say(f"not counted: {counted(len(unknown) - NAMED, 'more label')}")
+    if not quiet:
+        _name_unknown(unknown)
 
     bar = Progress(how_shown(quiet, progress), lambda: len(known))
     top_k = len(classifier.answers) if several else TOP_K
@@ -151,7 +171,6 @@ def evaluate(
 
     targets: list[Any] = [target for _, target in known]
     run = classifier.description()
-    errors: tuple[Record, ...]
     try:
         if several:
             ranked = rank(records(), targets, classifier.names, unknown=unknown)
@@ -173,6 +192,14 @@ def evaluate(
     if report.output is not None and not quiet:
         say(f"{report.output}: {counted(count, 'image')}, {result}")
     _name_errors(errors, len(known), quiet)
+
+
+def _name_unknown(unknown: "Sequence[UnknownLabel]") -> None:
+    """Name the labels that the model does not have."""
+    for each in unknown[:NAMED]:
+        say(f"not counted: {each.label}, {counted(each.count, 'image')}: {each.reason}")
+    if len(unknown) > NAMED:
+        say(f"not counted: {counted(len(unknown) - NAMED, 'more label')}")
 
 
 def _name_errors(errors: Sequence[Record], count: int, quiet: bool) -> None:
@@ -262,6 +289,40 @@ class _PerImage:
         if self.table is not None:
             format_ = self.table.suffix.lower().removeprefix(".")
             write_report(judgements_report(self._judgements, names), format_, self.table)
+
+
+def _evaluate_labels(
+    context: typer.Context,
+    labels: Path,
+    truth: Path,
+    *,
+    report: options.ReportOptions,
+) -> None:
+    """Measure labels that were written before, without running a model.
+
+    Raises:
+        UsageError: if an option was typed that only a model or images have a use for, or a file
+            can't be read.
+    """
+    from cvt_cli.evaluation.evaluation_tables import evaluation_report
+    from cvt_cli.evaluation.truth import compare_rows
+    from cvt_cli.output.report_tables import write_report
+    from cvt_cli.output.rows import read_rows
+
+    typed = [
+        option for name, option in options.typed_options(context).items() if name not in _WITH_TRUTH
+    ]
+    if typed:
+        raise UsageError(
+            f"--truth has no use for {', '.join(typed)}", hint="it measures labels, not a model"
+        )
+    format_ = report.pick_format()
+    compared = compare_rows(read_rows(labels), read_rows(truth))
+    run = {"labels": str(labels), "truth": str(truth)}
+    write_report(evaluation_report(compared, run), format_, report.output)
+    if report.output is not None and not context.obj.quiet:
+        images = counted(compared.count, "image")
+        say(f"{report.output}: {images}, top-1 {compared.top1:.2%}")
 
 
 def _check_kind(classifier: "Classifier", by_folder: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown, in_time
 from cvt_cli.errors import CvtError, InputsError, UsageError
@@ -43,11 +44,7 @@ def check_head_only(context: typer.Context, head_only: bool, class_weights: str)
     Raises:
         UsageError: if one of them says nothing to --head-only, or only to it.
     """
-    typed = {
-        parameter.name: parameter.opts[0]
-        for parameter in context.command.params
-        if _is_typed(context, parameter.name)
-    }
+    typed = options.typed_options(context)
     if class_weights not in CLASS_WEIGHTS:
         raise UsageError(
             f"--class-weights {class_weights}: no such kind",
@@ -120,7 +117,7 @@ def train_head(
         network,
         device=str(device),
         dtype="float32" if compute.dtype == "auto" else compute.dtype,
-        batch_size=run.batch_size if _is_typed(context, "batch_size") else None,
+        batch_size=run.batch_size if options.is_typed(context, "batch_size") else None,
         readers=readers,
     )
     balanced = run.class_weights == "balanced"
@@ -189,11 +186,6 @@ def name_errors(errors: list[tuple[str, str]]) -> None:
         say(
             f"{counted(len(errors), 'image')} could not be read{f', {more} not named' * (more > 0)}"
         )
-
-
-def _is_typed(context: typer.Context, name: str | None) -> bool:
-    source = context.get_parameter_source(name or "")
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _tell_data(dataset: "Dataset", origin: str, balanced: bool) -> None:

@@ -51,6 +51,25 @@ class GlobalOptions:
     quiet: bool = False
 
 
+def is_typed(context: typer.Context, name: str | None) -> bool:
+    """Tell whether an option stood on the command line.
+
+    Args:
+        name: of its parameter.
+    """
+    source = context.get_parameter_source(name or "")
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def typed_options(context: typer.Context) -> dict[str, str]:
+    """Return the options that stood on the command line, by their parameters' names."""
+    return {
+        parameter.name or "": parameter.opts[0]
+        for parameter in context.command.params
+        if is_typed(context, parameter.name)
+    }
+
+
 def split_names(names: str | None) -> list[str]:
     """Split names at commas; a comma that is part of a name is written with a backslash."""
     if names is None:

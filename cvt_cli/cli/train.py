@@ -78,9 +78,10 @@ def train(
     data: Annotated[
         Path,
         options.INPUT.argument(
-            metavar="FOLDER",
+            metavar="FOLDER|LABELS",
             help="A folder with train/<label>/ and val/<label>/ (or test/), or with <label>/ "
-            "and --val-fraction.",
+            "and --val-fraction. Or a file of labels, "
+            "such as the corrections.csv of a report.",
         ),
     ],
     output: Annotated[

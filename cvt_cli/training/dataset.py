@@ -3,14 +3,19 @@ of a folder are reported at once."""
 
 import random
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Source, find
+from cvt_cli.output.rows import read_rows
+from cvt_cli.system.text import counted
 
 MIN_CLASSES = 2
+# Where `cvt sort` puts files without a label.
+NO_CLASS = "_uncertain"
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 
 
@@ -48,11 +53,13 @@ def find_dataset(
         UsageError: if there are fewer than two classes, a class without an image, a validation
             class that training does not have, or no validation set that is needed.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    if not folder.exists():
+        raise UsageError(f"{folder}: no such folder or file of labels")
     train_folder = folder / "train"
     whole = not train_folder.is_dir()
-    classes = find_classes(folder if whole else train_folder)
+    classes = (
+        find_classes(folder if whole else train_folder) if folder.is_dir() else read_classes(folder)
+    )
     if len(classes) < MIN_CLASSES:
         raise UsageError(
             f"{folder if whole else train_folder}: {len(classes) or 'no'} "
@@ -69,7 +76,7 @@ def find_dataset(
         if not needs_val:
             return Dataset(labels, tuple(samples), ())
         raise UsageError(
-            f"{folder}: has no train/ and val/",
+            f"{folder}: has no train/ and val/" if folder.is_dir() else f"{folder}: no val/ there",
             hint="--val-fraction 0.1 sets a tenth of the images aside for validation",
         )
     val_folder = next((folder / n for n in VALIDATION_FOLDERS if (folder / n).is_dir()), None)
@@ -99,12 +106,37 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if not path.is_dir() or path.name.startswith("."):
             continue
+        if path.name == NO_CLASS:
+            warnings.warn(f"{path}: files without a label: left out", stacklevel=2)
+            continue
         sources = [source for source in find([str(path)]) if source.path != str(path)]
         if not sources:
             raise UsageError(f"{path}: a class without images")
         # In composed form, as people type it: macOS decomposes accents.
         classes.setdefault(unicodedata.normalize("NFC", path.name), []).extend(sources)
     return classes
+
+
+def read_classes(path: Path) -> dict[str, list[Source]]:
+    """List the images of each label in a file that a run or a report wrote, labels sorted. Warns
+    of images without a label.
+
+    Raises:
+        UsageError: if it can't be read as that.
+    """
+    classes: dict[str, list[Source]] = {}
+    without = 0
+    for record in read_rows(path):
+        if record.predictions and record.error is None:
+            label = unicodedata.normalize("NFC", record.predictions[0].label)
+            classes.setdefault(label, []).extend(find([record.path]))
+        else:
+            without += 1
+    if without:
+        warnings.warn(
+            f"{path}: {counted(without, 'image')} without a label: left out", stacklevel=2
+        )
+    return {label: classes[label] for label in sorted(classes)}
 
 
 def _split(

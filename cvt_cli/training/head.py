@@ -21,8 +21,10 @@ from cvt_cli.training.start import Start
 
 # Powers of 10 tried as the penalty, the strongest first, and the half step to both sides of the
 # best that is tried after them.
-EXPONENTS = (0, -1, -2, -3, -4, -5, -6)
+EXPONENTS = (2, 1, 0, -1, -2, -3, -4, -5, -6)
 HALF_STEP = 0.5
+# Where there are no other images to choose by.
+DEFAULT_PENALTY = 0.01
 # Iterations that suffice to compare penalties; the result has as many as it needs.
 TRIAL_ITERATIONS = 60
 ITERATIONS = 1000
@@ -61,16 +63,13 @@ class Trial:
         penalty: of the squared weights, beside the mean loss of an image.
         loss: mean cross-entropy.
         accuracy: share of the images whose label was the most likely one.
+        images: how many there were.
     """
 
     penalty: float
     loss: float
     accuracy: float
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Key that sorts the best first: by accuracy, then by loss."""
-        return -self.accuracy, self.loss
+    images: int
 
 
 @dataclass(frozen=True)
@@ -197,8 +196,8 @@ def fit_head(
 ) -> HeadFit:
     """Find the last layer with the least penalised cross-entropy, by L-BFGS.
 
-    The penalty is half the sum of squared weights times a number, which is chosen as the one that
-    labels the validation images best; the bias bears none. It is scikit-learn's logistic
+    The penalty is half the sum of squared weights times a number, which is chosen by the
+    validation images; the bias bears none. It is scikit-learn's logistic
     regression with C = 1 / (penalty * N) on features that are centred and divided by one number,
     so that their mean square is 1.
 
@@ -229,7 +228,7 @@ def fit_head(
     else:
         problems = [(_Problem(learn, num_classes, balanced), scaled(val))]
     trials = _search(problems)
-    best = min(trials, key=lambda trial: trial.rank)
+    best = pick(trials) if len(trials) > 1 else trials[0]
     problem = problems[0][0] if val is not None else _Problem(learn, num_classes, balanced)
     problem.solve(best.penalty, ITERATIONS)
     loss, right = problem.judge(learn)
@@ -268,6 +267,17 @@ def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
     yield from held_out[: 1 if len(embedded) > MANY_IMAGES else FOLDS]
 
 
+def pick(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of the least loss among those as accurate as any, but for one standard
+    error: among few images one more or less that is right is chance."""
+    most = max(trial.accuracy for trial in trials)
+    error = math.sqrt(most * (1 - most) / max(1, trials[0].images))
+    return min(
+        (trial for trial in trials if trial.accuracy >= most - error),
+        key=lambda trial: trial.loss,
+    )
+
+
 def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
     """Try penalties from strong to weak, each starting from the solution of the one before."""
 
@@ -278,14 +288,12 @@ def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
             problem.solve(10.0**exponent, TRIAL_ITERATIONS)
             more_loss, more_right = problem.judge(held_out)
             loss, right, count = loss + more_loss, right + more_right, count + len(held_out)
-        if not count:  # with one image per class there is nothing to choose by
-            return Trial(10.0**exponent, math.inf, 0.0)
-        return Trial(10.0**exponent, loss / count, right / count)
+        return Trial(10.0**exponent, loss / count, right / count, count)
 
-    if not problems:
-        return [Trial(10.0**-2, math.nan, math.nan)]
+    if not problems:  # one image a class: nothing to choose by
+        return [Trial(DEFAULT_PENALTY, math.nan, math.nan, 0)]
     trials = {exponent: trial(exponent) for exponent in map(float, EXPONENTS)}
-    best = min(trials, key=lambda exponent: trials[exponent].rank)
+    best = round(math.log10(pick(list(trials.values())).penalty))
     for exponent in (best + HALF_STEP, best - HALF_STEP):
         trials[exponent] = trial(exponent)
     return list(trials.values())

@@ -205,3 +205,16 @@ def test_no_page_of_several_labels_at_once(run_cvt, tiny_cvt, data, tmp_path):
     options = ("evaluate", data, "-m", several, "--labels", "truth.csv")
     done = run_cvt(*options, "-o", "page.html", expect=2)
     assert "one label per image" in done.stderr and not (tmp_path / "page.html").exists()
+
+
+def test_labels_by_corrections_without_a_model(run_cvt, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label,score,error\na,cat,0.9,\nb,dog,0.6,\n")
+    (tmp_path / "corrections.csv").write_text("path,label,score\na,cat,1\nb,fox,1\n")
+    arguments = ("evaluate", "labels.csv", "--truth", "corrections.csv")
+    found = run_cvt(*arguments, "--format", "json", expect=0).json()
+    assert (found["count"], found["top1"]) == (2, 0.5)
+    assert found["run"] == {"labels": "labels.csv", "truth": "corrections.csv"}
+    failed = run_cvt(*arguments, "--model", "x", "--device", "cpu", expect=2)
+    assert "--truth has no use for --model, --device" in failed.stderr
+    failed = run_cvt("evaluate", "labels.csv", "--truth", "gone.csv", expect=2)
+    assert "gone.csv can't be read" in failed.stderr

@@ -131,3 +131,26 @@ def test_what_says_nothing_to_it_is_refused(run_cvt, tmp_path, options, message)
     failed = run_cvt("train", "data", "-o", "mine", *options, expect=2)
     assert message in failed.stderr and failed.stderr.count("\n") == 1
     assert not (tmp_path / "mine").exists()
+
+
+def test_corrections_of_a_report_are_taken_as_they_are(run_cvt, tmp_path):
+    save_shapes(tmp_path / "photos", count=4)
+    rows = [
+        f"photos/{label}/0{n}.png,{label},1.000000,frog"
+        for label in ("circle", "square")
+        for n in range(3)
+    ]
+    rows.append("photos/circle/03.png,,,frog")
+    table = "\r\n".join(["path,label,score,predicted", *rows, ""])
+    (tmp_path / "corrections.csv").write_text(table, newline="")
+    done = run_cvt("train", "corrections.csv", "-o", "mine", *HEAD_ONLY, expect=0)
+    assert "1 image without a label: left out" in done.stderr
+    assert "6 images to train on" in done.stderr and "2 labels" in done.stderr
+    run_cvt("sort", "corrections.csv", "data/train", "--link", expect=0)
+    sorted_ = run_cvt("train", "data", "-o", "same", *HEAD_ONLY, expect=0)
+    assert "_uncertain: files without a label: left out" in sorted_.stderr
+    for name, value in weights(tmp_path / "mine").items():
+        assert value.equal(weights(tmp_path / "same")[name])
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    failed = run_cvt("train", "bad.csv", "-o", "none", *HEAD_ONLY, expect=2)
+    assert "bad.csv can't be read: it has no columns `path`, `label`" in failed.stderr

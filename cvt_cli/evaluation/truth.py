@@ -1,0 +1,69 @@
+"""How good labels are that a run wrote, by the right ones."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cvt_cli.errors import UsageError
+from cvt_cli.evaluation.metrics import Evaluation, evaluate
+from cvt_cli.records import Prediction, Record
+from cvt_cli.system.text import counted
+
+# In place of a label, where there is none: "none of these" in corrections, or below a threshold.
+NO_LABEL = "(none)"
+
+
+def compare_rows(labels: Iterable[Record], truth: Iterable[Record]) -> Evaluation:
+    """Compare the labels of images with the right ones, path by path. Warns of images that only one
+    of the two has; they are not counted.
+
+    Args:
+        labels: what a run wrote.
+        truth: the first label of each is the right one; without one, no label is right.
+
+    Raises:
+        UsageError: if no image is in both, or an image has two right labels.
+    """
+    right: dict[str, str] = {}
+    for record in truth:
+        label = record.predictions[0].label if record.predictions else NO_LABEL
+        if right.setdefault(record.path, label) != label:
+            raise UsageError(f"{record.path} has two right labels: {right[record.path]}, {label}")
+    judged = []
+    unknown = 0
+    for record in labels:
+        if record.path in right:
+            judged.append(record)
+        else:
+            unknown += 1
+    missing = len(right) - len({record.path for record in judged})
+    if not judged:
+        raise UsageError(
+            "no image is in both files", hint="their paths have to be written in the same way"
+        )
+    if unknown:
+        warnings.warn(f"{counted(unknown, 'label')} without a right one: not counted", stacklevel=2)
+    if missing:
+        warnings.warn(
+            f"{counted(missing, 'image')} of the right labels not among these: not counted",
+            stacklevel=2,
+        )
+    names = sorted(
+        {*right.values(), *(each.label for record in judged for each in record.predictions)}
+        | {NO_LABEL}
+    )
+    index = {name: number for number, name in enumerate(names)}
+    return evaluate(
+        (
+            replace(
+                record,
+                predictions=tuple(
+                    replace(each, index=index[each.label])
+                    for each in record.predictions or (Prediction(NO_LABEL, 0.0, -1),)
+                ),
+            )
+            for record in judged
+        ),
+        [index[right[record.path]] for record in judged],
+        names,
+    )

@@ -1,0 +1,28 @@
+"""What a run wrote, read back whatever its format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cvt_cli.errors import UsageError
+from cvt_cli.output import ROW_FORMATS, RowWriter, format_of_file, writer_class
+from cvt_cli.records import Record
+from cvt_cli.system.text import reason_of
+
+
+def read_rows(path: Path) -> Iterator[Record]:
+    """Yield the records of a file in the format that its suffix names.
+
+    Raises:
+        UsageError: if it is not there, in no format that can be read, or not what it should be.
+    """
+    format_ = format_of_file(path)
+    writer = writer_class(format_)
+    if not issubclass(writer, RowWriter):
+        raise UsageError(f"{format_} can't be read back", hint=f"one of {', '.join(ROW_FORMATS)}")
+    try:
+        with path.open("rb") as file:
+            yield from writer.documents(file)
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {reason_of(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} can't be read: {error}") from None

@@ -1,0 +1,40 @@
+"""Labels that were written before, beside the right ones."""
+
+import pytest
+
+from cvt_cli.errors import UsageError
+from cvt_cli.evaluation.truth import NO_LABEL, compare_rows
+from cvt_cli.records import Prediction, Record
+
+
+def row(path, *labels, error=None):
+    return Record(path, tuple(Prediction(label, 0.5, -1) for label in labels), error=error)
+
+
+def test_paths_are_matched_and_the_rest_is_said():
+    labels = [
+        row("a", "cat", "dog"),
+        row("b", "cat", "dog"),
+        row("c", "fox"),
+        row("d"),
+        row("e", error="broken"),
+        row("not judged", "cat"),
+    ]
+    truth = [row("b", "dog"), row("a", "cat"), row("c"), row("d", "owl"), row("e", "cat")]
+    truth.append(row("gone", "cat"))
+    with pytest.warns(UserWarning) as warned:
+        found = compare_rows(labels, truth)
+    said = [str(each.message) for each in warned]
+    assert said[0].startswith("1 label without a right one")
+    assert said[1].startswith("1 image of the right labels not among these")
+    assert (found.count, found.top1, found.top5) == (4, 0.25, 0.5)
+    assert [each.path for each in found.errors] == ["e"]
+    pairs = {(each.label, each.predicted) for each in found.confusions}
+    assert pairs == {("dog", "cat"), (NO_LABEL, "fox"), ("owl", NO_LABEL)}
+
+
+def test_nothing_in_common_and_two_right_labels():
+    with pytest.raises(UsageError, match="no image is in both files"):
+        compare_rows([row("a", "cat")], [row("./a", "cat")])
+    with pytest.raises(UsageError, match="a has two right labels: cat, dog"):
+        compare_rows([row("a", "cat")], [row("a", "cat"), row("a", "dog")])
