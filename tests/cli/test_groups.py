@@ -74,7 +74,8 @@ def test_an_option_is_the_same_in_every_command() -> None:
     """But for those of one name that mean another thing in another command."""
     own = {
         *("--batch-size", "--compile", "--device", "--dtype", "--format", "--image-size"),
-        *("--labels", "--model", "--output", "--overwrite", "--plot", "--resume"),
+        *("--groups", "--labels", "--min-score", "--model", "--output", "--overwrite", "--plot"),
+        *("--resume", "--top-k"),
     }
     ways: dict[str, set[Any]] = {}
     group: Any = typer.main.get_command(app.app)

@@ -9,7 +9,7 @@ from tests.conftest import RunCvt
 
 COMMANDS = (
     "classify", "embed", "merge", "explain", "sort", "train", "evaluate", "benchmark", "inspect",
-    "models", "doctor",
+    "models", "doctor", "export", "tag",
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def test_no_line_is_wider_than_the_terminal(run_cvt: RunCvt, columns: int) -> No
         assert "<bool>" not in text and "RANGE" not in text
         # A name has its text beside it, or below it on a narrow terminal.
         at = next(i for i, line in enumerate(lines) if line.strip().startswith("--overwrite"))
-        assert "Replace files" in " ".join(lines[at : at + 2]) or command == "train"
+        assert "Replace existing files" in " ".join(lines[at : at + 2]) or command == "train"
 
 
 def test_help_names_every_command_in_its_group(run_cvt: RunCvt) -> None:
