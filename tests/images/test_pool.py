@@ -480,7 +480,9 @@ def mutated(rng: random.Random) -> Iterator[bytes]:
     for each in FORMATS:
         for options in WRITTEN.get(each.name, [{}]):
             file = io.BytesIO()
-            more = {"append_images": [picture(48, 40, seed=1)]} if each.name == "MPO" else {}
+            more: dict[str, Any] = (
+                {"append_images": [picture(48, 40, seed=1)]} if each.name == "MPO" else {}
+            )
             mode = "1" if options.get("compression") == "group4" else "RGB"
             with suppress(KeyError, OSError, ValueError):
                 picture(48, 40).convert(mode).save(

@@ -3,7 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -127,11 +127,9 @@ def test_what_an_archive_holds_beside_images(here: Path, kind: str, in_a_process
     format_ = {"zip": "zip", "tar": "tar", "tar.gz": "gztar"}[kind]
     shutil.make_archive("a", format_, "p")
     left = ["skipped 3 files that are no images: .mp4 2, .xcf 1; left out @eaDir 1"]
-    with (
-        ReaderPool(1) if in_a_process else nullcontext() as pool,
-        warnings.catch_warnings(record=True) as caught,
-    ):
+    with ExitStack() as stack, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        pool = stack.enter_context(ReaderPool(1)) if in_a_process else None
         found = list(find([f"a.{kind}"], list_members=pool.members if pool else None))
     assert len(found) == 1
     assert [
