@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as repr_of
 from typing import Any
 
 from cvt_cli.checkpoint.integrity import check_digest, sha256_of
@@ -107,7 +108,9 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
     for shard in names:
         # The list comes with the checkpoint, and must not lead out of its folder.
         if shard != os.path.basename(shard) or shard in ("", os.curdir, os.pardir):
-            raise ModelError(f"{name}: {file.name} lists {shard!r}, which is no file beside it")
+            raise ModelError(
+                f"{name}: {file.name} lists {repr_of(shard)}, which is no file beside it"
+            )
         path = locate(shard)
         if path is None or not os.path.isfile(path):
             raise ModelError(f"{name}: {shard}, listed in {file.name}, is missing")
@@ -117,7 +120,7 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
 
 def no_cvt(name: str, model_type: object) -> ModelError:
     """Make the error for a model of another architecture."""
-    return ModelError(f"{name} is not a CvT: its model_type is {model_type!r}")
+    return ModelError(f"{name} is not a CvT: its model_type is {repr_of(model_type)}")
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class CvtConfig:
             elif isinstance(field.default, float):
                 _check_number(field.name, value, minimum=0, whole=False)
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act is {self.hidden_act!r}, not one of {ACTIVATIONS}")
+            raise ValueError(f"hidden_act is {repr_of(self.hidden_act)}, not one of {ACTIVATIONS}")
         for stage in range(self.num_stages):
             self._check_stage(stage)
 
@@ -84,7 +84,8 @@ class CvtConfig:
                 raise ValueError(f"{name}[{stage}] = {padding} is more than {window} {size}")
         if method not in PROJECTION_METHODS:
             raise ValueError(
-                f"qkv_projection_method[{stage}] is {method!r}, not one of {PROJECTION_METHODS}"
+                f"qkv_projection_method[{stage}] is {repr_of(method)}, "
+                f"not one of {PROJECTION_METHODS}"
             )
         if self.embed_dim[stage] % self.num_heads[stage]:
             raise ValueError(
