@@ -41,6 +41,11 @@ TURNS = (
     "Ratio: its time / ours, the median of all rounds (least to greatest). Labels: images for "
     "which both have the same best label; difference: the largest of any logit."
 )
+ORIGINS = {
+    "usual": "the usual one",
+    "cache": "measured in an earlier run",
+    "measured": "measured now",
+}
 ROUNDING = "On random weights the labels of a reduced precision differ by rounding alone."
 STAGES_NOTE = (
     "Stages: milliseconds an image that each takes with the machine for itself, and its share of "
@@ -96,6 +101,7 @@ def _network_report(measurement: Measurement, machine: Machine) -> Report:
         if plan.compiled:
             what = "the plain network" if plan.device.type == "cpu" else "the inference form"
             rows.append(("compiled", f"{what}, by torch.compile; start: the first call, no cache"))
+        rows += _form_rows(records)
         found = [_header(plan, machine, rows), _latencies(records, plan, width)]
         if plan.peer is not None and any(record["ratio"] is not None for record in records):
             found.append(_turns(records, plan, width))
@@ -134,6 +140,7 @@ def _pipeline_report(measurement: PipelineMeasurement, machine: Machine) -> Repo
             ("input", images),
             ("decode", "exact" if plan.exact_decode else "fast"),
         ]
+        rows += _form_rows(records)
         found = [_header(plan, machine, rows), _rates(records, plan, width)]
         if plan.with_peer and any(record["ratio"] is not None for record in records):
             found.append(_pipeline_turns(records, width))
@@ -196,6 +203,18 @@ def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
             ", ".join(f"{name} {version}" for name, version in machine.versions.items())
             + f", {machine.system}",
         ),
+    ]
+
+
+def _form_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Say in which form the network computed, and how that was chosen, a row for each."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        if record["form"] is not None:
+            case = f"{record['dtype']} {record['batch_size']}"
+            cases.setdefault((record["form"], record["form_by"]), []).append(case)
+    return [
+        ("form", f"{', '.join(each)}: {form}; {ORIGINS[by]}") for (form, by), each in cases.items()
     ]
 
 

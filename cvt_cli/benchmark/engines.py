@@ -20,6 +20,7 @@ from cvt_cli.errors import UsageError
 from cvt_cli.export.exported import run_onnx, to_onnx
 from cvt_cli.inference.devices import DTYPES, use_exact_float32
 from cvt_cli.model.cuda import with_kernels
+from cvt_cli.model.form import Form
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
 
@@ -48,19 +49,32 @@ class TorchEngine(Engine):
 
     Args:
         network: (B, 3, H, W) to logits (B, num_labels), both in `dtype` on `device`.
+        threads: that it computes with on a CPU; None for as many as torch likes.
     """
 
     def __init__(
-        self, network: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype
+        self,
+        network: Callable[[Tensor], Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        threads: int | None = None,
     ) -> None:
         self._network, self._device, self._dtype = network, device, dtype
+        self._threads = threads
 
     def feed(self, images: Tensor) -> None:  # noqa: D102
         self._images = images.to(self._device, self._dtype)
 
     @torch.inference_mode()
     def run(self) -> None:  # noqa: D102
-        self._logits = self._network(self._images)
+        usual = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            self._logits = self._network(self._images)
+        finally:
+            torch.set_num_threads(usual)
         synchronize(self._device)
 
     def logits(self) -> Tensor:  # noqa: D102
@@ -150,7 +164,12 @@ class OpenVinoEngine(ExportedEngine):
 
 
 def ours(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    compiled: bool = False,
+    form: Form | None = None,
 ) -> Engine:
     """Make the engine of the network as `cvt classify` runs it, or as torch.compile makes it.
 
@@ -158,6 +177,7 @@ def ours(
         compiled: through torch.compile, for each shape of input: our inference form on a GPU, in
             CUDA graphs too. On a CPU that has matrix products which torch.compile does not take:
             there it is the plain network.
+        form: of the inference form on a CPU; None for the usual one.
     """
     use_exact_float32(device, dtype)
     model = checkpoint.model().to(device, dtype)
@@ -167,11 +187,11 @@ def ours(
     elif compiled:  # no graph breaks: compiled as a whole or not at all
         network = torch.compile(FusedCvt(model).__call__, dynamic=False, fullgraph=True)
     else:
-        network = FusedCvt(model)
+        network = FusedCvt(model, form)
     if device.type == "cuda":
         faster = with_kernels(network) if isinstance(network, FusedCvt) else None
         network = Graphed(network, faster)
-    return TorchEngine(network, device, dtype)
+    return TorchEngine(network, device, dtype, threads=form.threads if form is not None else None)
 
 
 def baseline(

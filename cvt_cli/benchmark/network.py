@@ -16,7 +16,10 @@ from cvt_cli.benchmark.machine import available_memory, peak_memory, reset_peak_
 from cvt_cli.benchmark.statistics import Latency, Ratio, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.inference.devices import DTYPES
+from cvt_cli.inference.tuning import Kind, Origin, Request, Tune, choose
 from cvt_cli.model.cost import count_cost, needed_macs
+from cvt_cli.model.cvt import Cvt
+from cvt_cli.model.form import Form
 from cvt_cli.model.fused import Linear
 from cvt_cli.model.memory import is_out_of_memory
 
@@ -40,6 +43,7 @@ class Plan:
         duration: seconds for each case, and for each side if there are two.
         compiled: through torch.compile.
         peer: one of `BASELINES`, or None.
+        tune: when the form of the network is measured, on a CPU.
     """
 
     checkpoint: Checkpoint
@@ -50,6 +54,7 @@ class Plan:
     duration: float
     compiled: bool = False
     peer: str | None = None
+    tune: Tune = Tune.NEVER
 
     @property
     def flops_per_image(self) -> int:
@@ -96,6 +101,8 @@ class Case:
         memory_bytes: the most at once; see `machine.peak_memory`.
         compile_seconds: the first call, where torch.compile works in it.
         error: why figures are missing, ours or the peer's.
+        form: of our network, where there are several: on a CPU, without torch.compile.
+        form_by: how it was chosen.
     """
 
     batch_size: int
@@ -105,6 +112,8 @@ class Case:
     compile_seconds: float | None = None
     comparison: Comparison | None = None
     error: str | None = None
+    form: Form | None = None
+    form_by: Origin = Origin.USUAL
 
     @property
     def images_per_second(self) -> float | None:
@@ -174,6 +183,7 @@ class Measurement:
             "tflops": self.tflops(case),
             "peak_fraction": self.peak_fraction(case),
             "memory_bytes": case.memory_bytes,
+            **form_record(case.form, case.form_by),
         }
         if self.plan.compiled:
             values["compile_seconds"] = case.compile_seconds
@@ -197,6 +207,13 @@ def latency_record(prefix: str, latency: Latency | None) -> dict[str, float | No
         f"{prefix}latency_ms_{name}": getattr(latency, name) * 1e3 if latency else None
         for name in names
     }
+
+
+def form_record(form: Form | None, by: Origin) -> dict[str, str | None]:
+    """Return the form and how it was chosen, each None without any."""
+    if form is None:
+        return {"form": None, "form_by": None}
+    return {"form": str(form), "form_by": str(by)}
 
 
 def ratio_record(ratio: Ratio | None) -> dict[str, float | int | None]:
@@ -273,11 +290,15 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     images = synthetic_images(case.batch_size, plan.image_size)
     dtype = DTYPES[case.dtype]
     free_memory(plan.device)  # the cache of the products that measured the peak
+    if plan.device.type == "cpu" and not plan.compiled:
+        kind = Kind(plan.checkpoint.config, plan.image_size, case.batch_size, dtype)
+        model = partial(_model, plan.checkpoint, dtype)
+        case.form, case.form_by = choose(kind, model, Request(plan.tune))
     reset_peak_memory(plan.device)
     if plan.compiled:
         say("compiling")
         _compile_anew()
-    engine = ours(plan.checkpoint, plan.device, dtype, compiled=plan.compiled)
+    engine = ours(plan.checkpoint, plan.device, dtype, compiled=plan.compiled, form=case.form)
     engine.feed(images)
     start = time.perf_counter()
     engine.run()
@@ -295,6 +316,10 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
             free_memory(plan.device)
             engine.feed(images)
         case.latency = Latency.of(times(engine.run, plan.duration))
+
+
+def _model(checkpoint: Checkpoint, dtype: torch.dtype) -> Cvt:
+    return checkpoint.model().to(dtype)
 
 
 def _compare(plan: Plan, case: Case, engine: Engine, *, images: Tensor) -> None:

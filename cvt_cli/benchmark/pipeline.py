@@ -6,9 +6,9 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.benchmark.engines import free_memory, synchronize, transformers_model
-from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, ratio_record
+from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, form_record, ratio_record
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import InputsError
@@ -26,6 +26,8 @@ from cvt_cli.images.decode import decode
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.inference.classifier import Classifier
+from cvt_cli.inference.tuning import Origin, Request, Tune, settle
+from cvt_cli.model.form import Form
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape
@@ -64,7 +66,7 @@ class Stages:
         """Images per second if the stages overlapped perfectly. With a device the slowest stage
         counts; on a CPU they also share the cores."""
         apart = self._apart(device)
-        slowest = max(apart.values())
+        slowest = max(*apart.values(), 1e-12)
         if device.type != "cpu":
             return 1 / slowest
         threads = {"decode+preprocess": DECODE_THREADS, "copy+model": torch.get_num_threads()}
@@ -72,16 +74,19 @@ class Stages:
         work = sum(
             seconds * min(available, threads.get(name, 1)) for name, seconds in apart.items()
         )
-        return min(1 / slowest, available / work)
+        return min(1 / slowest, available / max(work, 1e-12))
 
     def bound_by(self, device: torch.device) -> str:
-        """The stage that limits the run, one of `STAGES`."""
-        seconds = asdict(self)
-        if device.type == "cpu":
-            return max(seconds, key=lambda name: seconds[name])
-        apart = self._apart(device)
-        group = max(apart, key=lambda name: apart[name])
-        return max(group.split("+"), key=lambda name: seconds[name])
+        """The stage without which the limit would be the greatest, one of `STAGES`; where that is
+        several, the longest of them."""
+        return max(
+            STAGES,
+            key=lambda name: (self.without(name).limit(device), getattr(self, name)),
+        )
+
+    def without(self, name: str) -> Self:
+        """The same, but that stage takes no time."""
+        return replace(self, **{name: 0.0})
 
     def _apart(self, device: torch.device) -> dict[str, float]:
         """Return the times that overlap if the network is not on the CPU."""
@@ -104,6 +109,7 @@ class PipelinePlan:
         image_size: (height, width) in pixels in place of the checkpoint's.
         duration: seconds for each case, and for each side if there are two; every pass is finished.
         with_peer: beside the image-classification pipeline of transformers.
+        tune: when the form of the network is measured, on a CPU.
     """
 
     checkpoint: Checkpoint
@@ -115,6 +121,7 @@ class PipelinePlan:
     duration: float
     exact_decode: bool = False
     with_peer: bool = False
+    tune: Tune = Tune.NEVER
 
 
 @dataclass
@@ -127,6 +134,8 @@ class PipelineCase:
         peer_seconds: likewise.
         labels_agree: share of images for which both have the same best label.
         error: why figures are missing, ours or the peer's.
+        form: of the network, on a CPU.
+        form_by: how it was chosen.
     """
 
     batch_size: int
@@ -138,6 +147,8 @@ class PipelineCase:
     ratio: Ratio | None = None
     labels_agree: float | None = None
     error: str | None = None
+    form: Form | None = None
+    form_by: Origin = Origin.USUAL
 
     @property
     def images_per_second(self) -> float | None:
@@ -179,6 +190,7 @@ class PipelineMeasurement:
     def _run(self, readers: ReaderPool, say: Say) -> None:
         plan = self.plan
         sources: list[Source] | None = None
+        threads = torch.get_num_threads()
         for dtype, batch_size in itertools.product(plan.dtypes, plan.batch_sizes):
             classifier = Classifier(
                 plan.checkpoint,
@@ -192,10 +204,16 @@ class PipelineMeasurement:
             if sources is None:
                 say(f"reading {plan.folder}")
                 sources = self._find(classifier)
-            case = f"{dtype}, batch size {batch_size}, {len(sources)} images"
-            say(f"{case} ({len(self.cases) + 1} of {self.planned})")
-            self.cases.append(_measure_case(plan, classifier, sources, dtype=dtype))
+            what = f"{dtype}, batch size {batch_size}, {len(sources)} images"
+            say(f"{what} ({len(self.cases) + 1} of {self.planned})")
+            origin = settle(classifier, Request(plan.tune))
+            case = _measure_case(plan, classifier, sources, dtype=dtype, threads=threads)
+            case.form_by = origin
+            if plan.device.type == "cpu":
+                case.form = classifier.form
+            self.cases.append(case)
             del classifier
+            torch.set_num_threads(threads)  # what a form of this case may have changed
             free_memory(plan.device)
 
     def _find(self, classifier: Classifier) -> list[Source]:
@@ -228,6 +246,7 @@ class PipelineMeasurement:
             "limit_images_per_second": limit,
             "limit_fraction": rate / limit if rate and limit else None,
             "bound_by": stages.bound_by(device) if stages else None,
+            **form_record(case.form, case.form_by),
         }
         if self.plan.with_peer:
             theirs = case.peer_seconds
@@ -248,8 +267,18 @@ def _readable(classifier: Classifier, sources: list[Source]) -> list[Source]:
 
 
 def _measure_case(
-    plan: PipelinePlan, classifier: Classifier, sources: list[Source], *, dtype: str
+    plan: PipelinePlan,
+    classifier: Classifier,
+    sources: list[Source],
+    *,
+    dtype: str,
+    threads: int | None = None,
 ) -> PipelineCase:
+    """Measure a case.
+
+    Args:
+        threads: of the peer; None for as many as torch has now.
+    """
     case = PipelineCase(classifier.batch_size, dtype, len(sources))
     try:
         ours = _OurRun(classifier, sources)
@@ -262,7 +291,10 @@ def _measure_case(
         if not plan.with_peer:
             case.seconds = times(ours, plan.duration, at_least=1)
         else:
-            with _peer(classifier, sources, plan.image_size is not None) as peer:
+            scaled = plan.image_size is not None
+            with _peer(
+                classifier, sources, scaled, threads=threads or torch.get_num_threads()
+            ) as peer:
                 peer.call("run", True)
                 turns = take_turns(ours, lambda: peer.call("run"), plan.duration)
                 their_labels = peer.call("best_labels")
@@ -300,7 +332,7 @@ class _OurRun:
         self.labels = labels
 
 
-def _peer(classifier: Classifier, sources: list[Source], scaled: bool) -> Apart:
+def _peer(classifier: Classifier, sources: list[Source], scaled: bool, *, threads: int) -> Apart:
     return Apart(
         _PeerRun,
         classifier.checkpoint,
@@ -309,7 +341,7 @@ def _peer(classifier: Classifier, sources: list[Source], scaled: bool) -> Apart:
         batch_size=classifier.batch_size,
         paths=[source.path for source in sources],
         scaled=scaled,
-        threads=torch.get_num_threads(),
+        threads=threads,
     )
 
 

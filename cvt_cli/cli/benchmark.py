@@ -106,6 +106,7 @@ class Cases:
             help="Use torch.compile, and measure its start too. Needs a C++ compiler.",
         ),
     ] = False
+    tune: options.TuneOption = options.TuneChoice.AUTO
 
 
 @grouped
@@ -159,6 +160,7 @@ def benchmark(
     from cvt_cli.benchmark.network import Measurement, Plan
     from cvt_cli.benchmark.pipeline import PipelineMeasurement, PipelinePlan
     from cvt_cli.inference.devices import pick_device
+    from cvt_cli.inference.tuning import Tune
 
     chosen = pick_device(device)
     dtypes = pick_dtypes(cases.dtype, chosen)
@@ -191,6 +193,7 @@ def benchmark(
                 duration=cases.duration,
                 compiled=cases.compiled,
                 peer=cases.baseline,
+                tune=Tune(cases.tune),
             )
         )
     else:
@@ -205,6 +208,7 @@ def benchmark(
                 duration=cases.duration,
                 exact_decode=decode is DecodeChoice.EXACT,
                 with_peer=cases.baseline is not None,
+                tune=Tune(cases.tune),
             )
         )
     machine = describe(chosen, cases.baseline)

@@ -148,6 +148,13 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         readers=readers,
         verify=recorded,
     )
+
+    def count(most: int | None = None) -> int | None:
+        return count_sources(images.paths, search, part, list_members=readers.members, most=most)
+
+    wanted.compute.settle(
+        classifier, count, sinks.recorded_form(paths, resume=resume, update=output.update)
+    )
     shape = record_shape(
         classifier.score_kind,
         len(classifier.answers),
@@ -179,7 +186,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
         context.obj,
         run.Sources(
             find=lambda: pruning.watch(sources()) if pruning is not None else sources(),
-            count=lambda: count_sources(images.paths, search, part, list_members=readers.members),
+            count=count,
             has_others=lambda: part.has_others,
         ),
         lambda sources: classifier.classify(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cvt_cli.distributed.part_folder import PartFolder
     from cvt_cli.distributed.parts import Part
     from cvt_cli.images.reading import ImageReader
+    from cvt_cli.inference.tuning import Request
 
 PART_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Inputs per part: their records are one file.
@@ -156,6 +157,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
                 offline=model.offline,
             ),
             Workers(*parse_workers(scale.workers), scale.gpus_per_worker),
+            _form_wanted(wanted, folder.recorded() if output.resume else {}),
         )
         description = describe(
             checkpoint,
@@ -164,6 +166,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
             dtype=job.dtype,
             batch_size=job.batch_size or 0,
             only=[checkpoint.labels[index] for index in indexes] or None,
+            form=job.form,
             digest=True,
         ) | {
             "top_k": shape.top_k,
@@ -234,6 +237,19 @@ def _reader_for(checkpoint: "Checkpoint", wanted: Classification) -> "ImageReade
         background=images.background_colour,
         accept_truncated=images.accept_truncated,
     )
+
+
+def _form_wanted(wanted: Classification, recorded: Mapping[str, Any]) -> "Request":
+    """Return how the form of the network is chosen: by the first worker, for all."""
+    from cvt_cli.inference.classifier import MAX_AUTO_BATCH_SIZE
+    from cvt_cli.inference.tuning import LONG_RUN, Request, Tune
+
+    tune, form = Tune(wanted.compute.tune), recorded.get("form")
+    images = None
+    if tune is Tune.AUTO:
+        most = LONG_RUN * (wanted.compute.batch_size or MAX_AUTO_BATCH_SIZE)
+        images = find.count_sources(wanted.images.paths, wanted.images.search, most=most)
+    return Request(tune, lambda most: images, form if isinstance(form, dict) else None)
 
 
 def _errors_file(target: Target, images: Input, output: Output) -> ErrorsFile | None:

@@ -94,6 +94,11 @@ def embed(
     # Torch is loaded only now that all that was typed makes sense.
     readers = reading.start(context)
     classifier = compute.classifier(model, images=images, readers=readers, verify=True)
+
+    def count(most: int | None = None) -> int | None:
+        return count_sources(images.paths, images.search, list_members=readers.members, most=most)
+
+    compute.settle(classifier, count, sinks.recorded_form([path], resume=resume, update=update))
     shape = RecordShape(top_k=0, embedding_dim=classifier.embedding_dim)
     description = classifier.description(digest=True) | {
         "default_excludes": images.default_excludes
@@ -123,7 +128,7 @@ def embed(
         context.obj,
         run.Sources(
             find=sources,
-            count=lambda: count_sources(images.paths, images.search, list_members=readers.members),
+            count=count,
         ),
         classifier.embed,
         sink=sink,

@@ -148,8 +148,7 @@ def evaluate(
         model, images=compute, groups=group_rows, readers=reading.start(context), verify=True
     )
     _check_kind(classifier, by_folder=tables.labels is None)
-    quiet = context.obj.quiet
-    several = classifier.score_kind is ScoreKind.SIGMOID
+    quiet, several = context.obj.quiet, classifier.score_kind is ScoreKind.SIGMOID
     if several:
         pages.refuse(classifier.checkpoint.name)
     known, unknown = (match_several if several else match)(
@@ -157,7 +156,7 @@ def evaluate(
     )
     if not quiet:
         _name_unknown(unknown)
-
+    compute.settle(classifier, lambda most: min(most, len(known)))
     bar = Progress(how_shown(quiet, progress), lambda: len(known))
     top_k = len(classifier.answers) if several else TOP_K
 

@@ -5,8 +5,9 @@ An option that is in more than one group is an alias here, such as `OverwriteOpt
 """
 
 import re
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -18,7 +19,8 @@ import typer
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, DEFAULT_MODEL
 from cvt_cli.cli.completion import one_of
 from cvt_cli.cli.groups import Panel
-from cvt_cli.errors import UsageError
+from cvt_cli.cli.messages import say
+from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.size import parse_image_size
 from cvt_cli.images.source import IMAGE_TIMEOUT, MAX_BYTES, TIMEOUT, Search
 from cvt_cli.output import FORMATS
@@ -243,6 +245,24 @@ DeviceOption = Annotated[
 DtypeOption = Annotated[
     str,
     dtype_option(PERFORMANCE, help="Compute in auto, float32, bfloat16 or float16."),
+]
+
+
+class TuneChoice(StrEnum):
+    """When to measure which form of the network is the fastest."""
+
+    NEVER = "never"
+    AUTO = "auto"
+    NOW = "now"
+
+
+TuneOption = Annotated[
+    TuneChoice,
+    PERFORMANCE.option(
+        "--tune",
+        help="Measure which form of the network is the fastest on this CPU. auto: for a long run, "
+        "once; kept in the cache. never: the usual form. now: again.",
+    ),
 ]
 
 
@@ -621,6 +641,7 @@ class Compute:
             help="Images per batch. Default: chosen for the network and the device.",
         ),
     ] = None
+    tune: TuneOption = TuneChoice.AUTO
 
     @property
     def exact_decode(self) -> bool:
@@ -677,6 +698,40 @@ class Compute:
             accept_truncated=images.accept_truncated,
             readers=readers,
         )
+
+    def settle(
+        self,
+        classifier: "Classifier",
+        count: Callable[[int], int | None],
+        recorded: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Give the classifier the form of the network for its run; where that was measured now,
+        say so. A run of one batch pays nothing for it.
+
+        Args:
+            count: counts the images of the run, up to so many; None if nobody knows.
+            recorded: the form of the run that is taken up; None without any.
+        """
+
+        def counted(most: int) -> int | None:
+            try:
+                return count(most)
+            except CvtError:  # the run itself reports it
+                return None
+
+        if recorded is None:
+            if self.tune is TuneChoice.NEVER:
+                return
+            few = classifier.batch_size + 1
+            if self.tune is TuneChoice.AUTO and (counted(few) or few) < few:
+                return
+        from cvt_cli.inference.tuning import Origin, Request, Tune, settle
+
+        before = time.perf_counter()
+        origin = settle(classifier, Request(Tune(self.tune), counted, recorded))
+        if origin is Origin.MEASURED:
+            seconds = time.perf_counter() - before
+            say(f"the fastest form here, measured in {seconds:.1f} s: {classifier.form}")
 
 
 @dataclass(frozen=True, kw_only=True)

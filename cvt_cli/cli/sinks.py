@@ -1,8 +1,10 @@
 """Sinks: the files, or standard output, that the records of a run go to."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from cvt_cli.cli.messages import say
 from cvt_cli.errors import Finished, UsageError
 from cvt_cli.images.find import IMAGE_SUFFIXES
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
-from cvt_cli.output.journal import Journal, check_output, part_of
+from cvt_cli.output.journal import Journal, check_output, part_of, run_file_of
+from cvt_cli.output.run_file import Kept
 from cvt_cli.output.several_outputs import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
 from cvt_cli.output.update import Pruning, Update, UpdatedJournal, check_update
@@ -102,6 +105,26 @@ def is_taken_up(output: Path, resume: bool) -> bool:
     """Tell whether a run continues an interrupted one, to which the files beside the output
     belong."""
     return resume and part_of(output).exists()
+
+
+def recorded_form(
+    outputs: Sequence[Path], *, resume: bool, update: bool = False
+) -> dict[str, Any] | None:
+    """Return the form of the network in the run that is resumed, or whose outputs are updated; None
+    without any.
+
+    Args:
+        outputs: of the run; the first that tells decides.
+    """
+    for output in outputs if resume or update else ():
+        with suppress(OSError, ValueError, AttributeError):
+            form = json.loads(run_file_of(output).read_text("utf-8")).get("form")
+            if isinstance(form, dict):
+                return form
+        kept = Kept.read(output) if update else None
+        if kept is not None and isinstance(form := kept.run.get("form"), dict):
+            return form
+    return None
 
 
 def open_sink(

@@ -14,6 +14,7 @@ from cvt_cli.distributed.layout import Layout, Workers, lay_out
 from cvt_cli.distributed.stages import RETRIES, WORKER_CPUS, Job, Shipped, settled
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.source import one_line
+from cvt_cli.inference.tuning import NEVER, Request
 from cvt_cli.system.cores import cores
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.stderr import open_stderr
@@ -78,11 +79,14 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.ray.shutdown()
 
-    def settle(self, job: Job, workers: Workers) -> tuple[Job, Layout]:
+    def settle(self, job: Job, workers: Workers, wanted: Request = NEVER) -> tuple[Job, Layout]:
         """Decide what the job leaves open, by the machines that will run it.
 
+        Args:
+            wanted: how the form of the network is chosen, on the first node that is asked.
+
         Returns:
-            The job with device, dtype and batch size; the layout.
+            The job with device, dtype, batch size and form; the layout.
 
         Raises:
             UsageError: if the cluster has no such device, or a node another version of us.
@@ -100,7 +104,7 @@ class Cluster:
         )
         try:
             # In a tuple, because Ray replaces a bare reference by the model itself.
-            facts = self._answer(probe.remote(job, (self.model,), layout))
+            facts = self._answer(probe.remote(job, (self.model,), layout, wanted=wanted))
         except self.ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from None
         except self.ray.exceptions.RayError as error:
@@ -110,7 +114,8 @@ class Cluster:
             ) from None
         for message in facts["warnings"]:
             warnings.warn(f"on a worker: {message}", stacklevel=2)
-        return replace(job, dtype=facts["dtype"], batch_size=facts["batch_size"]), layout
+        found = {name: facts[name] for name in ("dtype", "batch_size", "form")}
+        return replace(job, **found), layout
 
     def _check_versions(self) -> None:
         def version() -> str | None:

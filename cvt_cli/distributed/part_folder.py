@@ -124,7 +124,15 @@ class PartFolder:
             return
         self.write_run(run)
 
-    def _check_run(self, run: Mapping[str, Any]) -> None:
+    def recorded(self) -> Mapping[str, Any]:
+        """Return what the interrupted run there wrote of itself; empty without any.
+
+        Raises:
+            UsageError: if it is corrupt.
+            CvtError: if the folder can't be read.
+        """
+        if RUN not in self._files.names():
+            return {}
         try:
             with self._files.open(RUN) as file:
                 before = parse_json(file.read())
@@ -134,7 +142,11 @@ class PartFolder:
             raise UsageError(
                 f"{self.where} can't be resumed: {RUN} is corrupt", hint="--overwrite starts over"
             ) from None
-        for key in sorted(run):
+        return before
+
+    def _check_run(self, run: Mapping[str, Any]) -> None:
+        before = self.recorded()
+        for key in sorted(run.keys() - {"form"}):
             if run[key] != before.get(key):
                 raise UsageError(
                     f"{self.where} is from a run with another {key.replace('_', '-')}: "

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -35,6 +35,8 @@ from cvt_cli.system.cores import cores, share_cores
 
 if TYPE_CHECKING:
     from cvt_cli.inference.classifier import Classifier
+    from cvt_cli.inference.tuning import Request
+    from cvt_cli.model.form import Form
 
 # Ray's retries of tasks that a dying worker or node takes with it.
 RETRIES = 3
@@ -58,6 +60,7 @@ class Job:
         groups: labels that are one answer, as `Classifier` takes them; None for none.
         search: how archives are read, and downloads bounded.
         offline: ask the Hub for nothing.
+        form: of the network on a CPU; None for the usual one.
         version: of cvt, which nodes that join later are to have too.
     """
 
@@ -73,6 +76,7 @@ class Job:
     search: Search
     offline: bool
     groups: Sequence[GroupedLabel] | None = None
+    form: "Form | None" = None
     version: str = __version__
 
     @property
@@ -126,11 +130,16 @@ class Shipped:
         return replace(like, files=replace(like.files, weights=weights))
 
 
-def settled(job: Job, model: tuple[Any], layout: Layout) -> dict[str, Any]:
+def settled(job: Job, model: tuple[Any], layout: Layout, *, wanted: "Request") -> dict[str, Any]:
     """Decide, on a machine that will run a worker, what the job leaves open. Loads the model
-    once."""
+    once.
+
+    Args:
+        wanted: how the form of the network is chosen.
+    """
     from cvt_cli.inference.classifier import auto_batch_size
     from cvt_cli.inference.devices import pick_device, pick_dtype
+    from cvt_cli.inference.tuning import settle
 
     with warnings.catch_warnings(record=True) as said:
         device = pick_device(job.device)
@@ -138,15 +147,28 @@ def settled(job: Job, model: tuple[Any], layout: Layout) -> dict[str, Any]:
     # Other workers may use the rest of the GPU.
     share = min(1.0, layout.gpus) or 1.0
     batch_size = job.batch_size or auto_batch_size(job.checkpoint, device, share)
-    _classifier(replace(job, dtype=dtype, batch_size=batch_size), *model, layout.threads)
+    job = replace(job, dtype=dtype, batch_size=batch_size)
+    with (
+        _loaded(job, *model, layout.threads) as classifier,
+        warnings.catch_warnings(record=True) as said_of_form,
+    ):
+        settle(classifier, wanted)
     return {
         "dtype": dtype,
         "batch_size": batch_size,
-        "warnings": [str(each.message) for each in said],
+        "form": classifier.form if device.type == "cpu" else None,
+        "warnings": [str(each.message) for each in (*said, *said_of_form)],
     }
 
 
 def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
+    with _loaded(job, model, threads) as classifier:
+        return classifier
+
+
+@contextmanager
+def _loaded(job: Job, model: Any, threads: int) -> "Iterator[Classifier]":
+    """Load the model, whose files are here until the end of the context."""
     share_cores()
     import ray
     import torch
@@ -157,14 +179,32 @@ def _classifier(job: Job, model: Any, threads: int) -> "Classifier":
         torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="cvt-") as folder:
         shipped: Shipped = ray.get(model)
-        return Classifier(
+        yield Classifier(
             shipped.checkpoint(job.checkpoint, Path(folder)),
             device=job.device,
             dtype=job.dtype,
             batch_size=job.batch_size,
             only=job.only,
             groups=job.groups,
+            form=_possible(job),
         )
+
+
+def _possible(job: Job) -> "Form | None":
+    """Return the form of the job, or None for the usual one where this node can't compute it."""
+    from cvt_cli.inference.devices import DTYPES
+
+    if job.form is None or job.device != "cpu":
+        return None
+    reason = job.form.why_not(job.checkpoint.config.num_stages, DTYPES[job.dtype], cores())
+    if reason is not None:
+        warnings.warn(
+            f"{platform.node()} computes in its usual form, as it can't in the run's ({reason}): "
+            "scores may differ in their last digits",
+            stacklevel=2,
+        )
+        return None
+    return job.form
 
 
 class Loads:

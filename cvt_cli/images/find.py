@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import BinaryIO, Protocol, cast
 
@@ -123,8 +123,13 @@ def count_sources(
     shard: Shard | None = None,
     *,
     list_members: Lister | None = None,
+    most: int | None = None,
 ) -> int | None:
     """Count the sources that `find` yields, by a second walk that downloads no image.
+
+    Args:
+        inputs, search, shard, list_members: as `find` has them.
+        most: where to stop; None to count all.
 
     Returns:
         None where only reading everything would tell, as for compressed archives or a list of
@@ -134,7 +139,7 @@ def count_sources(
     stream = _Finder(search, counting=True, shard=shard, list_members=list_members).all(inputs)
     stream = _once(stream) if _may_repeat(inputs, search) else stream
     try:
-        return sum(1 for _ in (shard.take(stream) if shard is not None else stream))
+        return sum(1 for _ in islice(shard.take(stream) if shard is not None else stream, most))
     except _Uncountable:
         return None
 

@@ -34,6 +34,7 @@ from cvt_cli.inference.labels import pick_indexes
 from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
 from cvt_cli.model.cost import count_cost
 from cvt_cli.model.cuda import with_kernels
+from cvt_cli.model.form import Form
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
@@ -87,6 +88,7 @@ class Classifier:
         weights_key: which network to take from a file that holds several.
         readers: processes that read images, so many or a pool of them, with bounds on time and
             memory for each image; None for threads of this process.
+        form: of the network on a CPU, one that this machine can compute; None for the usual one.
 
     Attributes:
         reader: decodes for this network.
@@ -126,6 +128,7 @@ class Classifier:
         weights_key: str | None = None,
         verify: bool = False,
         readers: int | ReaderPool | None = None,
+        form: Form | None = None,
     ) -> None:
         devices = pick_devices(device)
         self.device, *more = devices
@@ -162,7 +165,9 @@ class Classifier:
             self.answers, self.names = self.groups.answers(self.indexes), self.groups.names
         self._columns = torch.tensor(self.indexes, device=self.device)
         self._devices = ",".join(map(str, devices))
-        self._use(FusedCvt(model.model().to(self.device, self.dtype)))
+        if form is not None and form.threads is not None:
+            torch.set_num_threads(form.threads)
+        self._use(FusedCvt(model.model().to(self.device, self.dtype), form))
         self.replicas = [self]
         if self.device.type == "cuda":
             self.replicas.append(self._twin())
@@ -196,6 +201,30 @@ class Classifier:
             self._stream = torch.cuda.Stream(self.device)
             self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights
 
+    @property
+    def form(self) -> Form:
+        """The form of the network."""
+        return self._network.form
+
+    def use_form(self, form: Form) -> None:
+        """Compute in another form from now on, on the CPU. The threads are those of the whole
+        process.
+
+        Args:
+            form: one that this machine can compute.
+
+        Raises:
+            ModelError: if the weights can't be read once more.
+        """
+        if form.threads is not None:
+            torch.set_num_threads(form.threads)
+        if form == self.form:
+            return
+        network = FusedCvt(self.checkpoint.model().to(self.device, self.dtype), form)
+        for each in self.replicas:
+            if each.device.type == "cpu":
+                each._use(network)
+
     def _twin(self) -> "Classifier":
         """Make a copy with the same weights on the same device, on a stream of its own: while one
         computes, the other's batch is copied."""
@@ -224,6 +253,7 @@ class Classifier:
             only=[self.labels[index] for index in self.indexes]
             if len(self.indexes) < len(self.labels)
             else None,
+            form=self.form if self.device.type == "cpu" else None,
             digest=digest,
         ) | {"groups": self.groups and self.groups.digest()}
 
@@ -523,7 +553,7 @@ def _pixels(images: Iterable[DecodedImage]) -> list[np.ndarray]:
     return [image.pixels for image in images if image.pixels is not None]
 
 
-def describe(
+def describe(  # noqa: PLR0913 (by keyword)
     checkpoint: Checkpoint,
     reader: ImageReader,
     device: str,
@@ -531,12 +561,14 @@ def describe(
     dtype: str,
     batch_size: int,
     only: Sequence[str] | None,
+    form: Form | None,
     digest: bool,
 ) -> dict[str, object]:
     """Return the facts that predictions depend on, for a run record.
 
     Args:
         only: the labels to choose from; None for all.
+        form: of the network; None for the only one, on a GPU.
         digest: with the weights' SHA-256, for which all of them are read.
     """
     return {
@@ -552,6 +584,7 @@ def describe(
         "background": reader.background and "#{:02x}{:02x}{:02x}".format(*reader.background),
         "truncated": "accept" if reader.accept_truncated else "refuse",
         "batch_size": batch_size,
+        "form": form and form.to_dict(),
         "max_pixels": reader.max_pixels,
         "labels": only,
     }

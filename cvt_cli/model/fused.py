@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvt_cli.model.cvt import NORM_EPS, Block, ConvAttention, ConvProjection, Cvt, Stage, quick_gelu
+from cvt_cli.model.form import Form, StageForm
 from cvt_cli.model.processor import has_packed_linear, pack, packed_linear
 
 QUICK_GELU_FACTOR = 1.702
@@ -24,6 +25,11 @@ MAX_KEYS = 4096
 # Parameters of mallopt(3), and the bytes for both.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
+PACKED = StageForm(linear="packed", activation="fused")
+LAYOUTS = {
+    "channels_last": torch.channels_last,
+    "channels_first": torch.contiguous_format,
+}
 
 
 class Linear:
@@ -34,26 +40,35 @@ class Linear:
     Args:
         weight, bias: (C_out, C_in) and (C_out) or None.
         activation: "none", "gelu" or "swish".
+        form: packed, and the activation within the product, where that is possible.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, activation: str = "none") -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: str = "none",
+        *,
+        form: StageForm = PACKED,
+    ) -> None:
         self.bias = bias
         self.activation = activation
-        self.packed = weight.device.type == "cpu" and has_packed_linear(weight.dtype)
+        is_possible = weight.device.type == "cpu" and has_packed_linear(weight.dtype)
+        self.packed = is_possible and form.linear == "packed"
         self.weight = pack(weight) if self.packed else weight
+        self._within = activation if self.packed and form.activation == "fused" else "none"
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.packed:
-            # The activation and the residual sum are done on each tile while it is in cache.
-            return packed_linear(
-                x, self.weight, self.bias, activation=self.activation, residual=residual
-            )
-        y = F.linear(x, self.weight, self.bias)
-        if self.activation == "gelu":
-            y = F.gelu(y)
-        elif self.activation == "swish":
-            y = F.silu(y, inplace=True)
-        return y if residual is None else y.add_(residual)
+            # The residual sum, and maybe the activation, are done on each tile while it is in
+            # cache.
+            y = packed_linear(x, self.weight, self.bias, activation=self._within, residual=residual)
+        else:
+            y = F.linear(x, self.weight, self.bias)
+        if self.activation != self._within:
+            # In place: a pass over one tensor, not two.
+            y = torch.ops.aten.gelu_(y) if self.activation == "gelu" else F.silu(y, inplace=True)
+        return y if residual is None or self.packed else y.add_(residual)
 
 
 class Depthwise:
@@ -67,8 +82,9 @@ class Depthwise:
         shift: (C) what is to be added to each output; None for nothing.
     """
 
-    def __init__(self, projection: ConvProjection) -> None:
+    def __init__(self, projection: ConvProjection, form: StageForm = PACKED) -> None:
         self._plain = projection
+        self._layout = LAYOUTS[form.convolution]
         self.shift: Tensor | None = None
         self.weight: Tensor | None = None
         if not hasattr(projection, "conv"):
@@ -83,7 +99,7 @@ class Depthwise:
         factor = gain / (var + bn.eps).sqrt()
         self.shift = (shift - mean * factor).to(conv.weight)
         weight = (kernel * factor[:, None, None, None]).to(conv.weight)
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.weight = weight.contiguous(memory_format=self._layout)
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
 
     @property
@@ -101,6 +117,7 @@ class Depthwise:
         if self.weight is None:
             y: Tensor = self._plain(image)
             return y
+        image = image.contiguous(memory_format=self._layout)
         return F.conv2d(image, self.weight, None, self.stride, self.padding, 1, self.groups)
 
     def before(self, linear: nn.Linear, scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
@@ -125,27 +142,28 @@ def _double(x: Tensor) -> Tensor:
 class FusedAttention:
     """`ConvAttention` and the sum with its residual. (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, attn: ConvAttention) -> None:
+    def __init__(self, attn: ConvAttention, form: StageForm) -> None:
         self.num_heads = attn.num_heads
         self.with_cls_token = attn.with_cls_token
         self.conv_q, self.conv_k, self.conv_v = (
-            Depthwise(projection)
+            Depthwise(projection, form)
             for projection in (attn.conv_proj_q, attn.conv_proj_k, attn.conv_proj_v)
         )
         # Without convolutions, keys and values have the same input: one product for both.
         self.same_kv = not hasattr(attn.conv_proj_k, "conv")
         # The scale of q k' goes into the weights of q: no activation is multiplied by it.
-        self.proj_q = Linear(*self.conv_q.before(attn.proj_q, attn.scale))
+        self.proj_q = Linear(*self.conv_q.before(attn.proj_q, attn.scale), form=form)
         kv = (attn.proj_k, attn.proj_v)
         self.proj_kv = (
-            [_stacked(kv)]
+            [_stacked(kv, form)]
             if self.same_kv
             else [
-                Linear(*conv.before(linear))
+                Linear(*conv.before(linear), form=form)
                 for conv, linear in zip((self.conv_k, self.conv_v), kv, strict=True)
             ]
         )
-        self.proj = Linear(attn.proj.weight, attn.proj.bias)
+        self.proj = Linear(attn.proj.weight, attn.proj.bias, form=form)
+        self.by_products = form.attention == "products" and self.proj.packed
 
     def __call__(
         self, x: Tensor, residual: Tensor, height: int, *, width: int, cls_only: bool = False
@@ -181,11 +199,12 @@ class FusedAttention:
         """Compute the attention of all heads: (B, T, C) each to (B, T, C), laid out like the
         queries."""
         q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
-        # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD.
+        # SDPA's kernel on CPUs multiplies by MKL, which reaches half of oneDNN's speed on AMD with
+        # AVX-512.
         is_long = q.shape[2] >= MIN_QUERIES
-        if self.proj.packed and is_long and k.shape[2] <= MAX_KEYS:
+        if self.by_products and is_long and k.shape[2] <= MAX_KEYS:
             y = _attention_in_tiles(q, k, v)
-        elif self.proj.packed and not is_long:
+        elif self.by_products and not is_long:
             y = ((q @ k.mT).softmax(-1) @ v).transpose(1, 2)
         else:
             y = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2)
@@ -211,29 +230,29 @@ def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y
 
 
-def _stacked(linears: tuple[nn.Linear, nn.Linear]) -> Linear:
+def _stacked(linears: tuple[nn.Linear, nn.Linear], form: StageForm) -> Linear:
     """Stack several linear layers with the same input into one."""
     biases: list[Tensor] = [linear.bias for linear in linears]
     bias = None if biases[0] is None else torch.cat(biases)
     weights: list[Tensor] = [linear.weight for linear in linears]
-    return Linear(torch.cat(weights), bias)
+    return Linear(torch.cat(weights), bias, form=form)
 
 
 class FusedBlock:
     """`Block`. (B, T, C) -> (B, T, C), or (B, 1, C) with `cls_only`."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, form: StageForm) -> None:
         self.norm1, self.norm2 = block.norm1, block.norm2
-        self.attn = FusedAttention(block.attn)
+        self.attn = FusedAttention(block.attn, form)
         fc1, fc2 = block.mlp.fc1, block.mlp.fc2
         if block.mlp.act is quick_gelu:
             # x sigmoid(a x) = swish(a x) / a: both factors go into the weights.
             a = QUICK_GELU_FACTOR
-            self.fc1 = Linear(fc1.weight * a, fc1.bias * a, "swish")
-            self.fc2 = Linear(fc2.weight / a, fc2.bias)
+            self.fc1 = Linear(fc1.weight * a, fc1.bias * a, "swish", form=form)
+            self.fc2 = Linear(fc2.weight / a, fc2.bias, form=form)
         else:
-            self.fc1 = Linear(fc1.weight, fc1.bias, "gelu")
-            self.fc2 = Linear(fc2.weight, fc2.bias)
+            self.fc1 = Linear(fc1.weight, fc1.bias, "gelu", form=form)
+            self.fc2 = Linear(fc2.weight, fc2.bias, form=form)
 
     def __call__(self, x: Tensor, height: int, width: int, *, cls_only: bool = False) -> Tensor:
         x = self.attn(self.norm1(x), x, height, width=width, cls_only=cls_only)
@@ -242,20 +261,33 @@ class FusedBlock:
 
 class FusedStage:
     """`Stage`. (B, C_in, H_in, W_in) -> tokens (B, T, C) with the class token first, if any, and
-    the rows and columns of the others."""
+    the rows and columns of the others.
 
-    def __init__(self, stage: Stage, last: bool) -> None:
-        self.proj = stage.embed.proj.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    Args:
+        last: whether no stage follows.
+        form: how it is computed.
+        depth: of its blocks the first so many; None for all.
+    """
+
+    def __init__(
+        self, stage: Stage, last: bool, form: StageForm, *, depth: int | None = None
+    ) -> None:
+        conv = stage.embed.proj
+        self._layout = LAYOUTS[form.convolution]
+        self._weight = conv.weight.contiguous(memory_format=self._layout)
+        self._bias, self._stride, self._padding = conv.bias, conv.stride, conv.padding
         self.norm = stage.embed.norm
         self.cls_token = stage.cls_token
-        self.blocks = [FusedBlock(block) for block in stage.blocks]  # type: ignore[arg-type]
+        self.blocks = [FusedBlock(block, form) for block in stage.blocks[:depth]]  # type: ignore[arg-type]
         # After the last block only the class token is read. Its query, output projection and MLP
         # are all that this block has to compute, which saves 7% of CvT-13's multiply-adds.
         self.cls_only_at = len(self.blocks) - 1 if last and self.cls_token is not None else -1
 
     def embed(self, x: Tensor) -> tuple[Tensor, int, int]:
         """Compute the tokens before the first block."""
-        x = self.proj(x).permute(0, 2, 3, 1)
+        x = x.contiguous(memory_format=self._layout)
+        x = F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
+        x = x.permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = self.norm(x.flatten(1, 2))
         if self.cls_token is not None:
@@ -275,18 +307,23 @@ class FusedCvt:
     Args:
         model: on its final device and in its final dtype; its weights are shared or repacked,
             so drop it afterwards.
+        form: one that this machine can compute; None for the usual one.
     """
 
-    def __init__(self, model: Cvt) -> None:
-        if model.head.weight.device.type == "cpu":
+    def __init__(self, model: Cvt, form: Form | None = None) -> None:
+        weight = model.head.weight
+        if weight.device.type == "cpu":
             _keep_freed_memory()
+        self.form = form or Form.usual(model.config.num_stages, weight.device, weight.dtype)
         # Here, and not by inference_mode on the methods, which torch.compile does not take.
         model.requires_grad_(False)
         with torch.no_grad():
             last = len(model.stages) - 1
             self.stages = [
-                FusedStage(stage, index == last)  # type: ignore[arg-type]
-                for index, stage in enumerate(model.stages)
+                FusedStage(stage, index == last, stage_form)  # type: ignore[arg-type]
+                for index, (stage, stage_form) in enumerate(
+                    zip(model.stages, self.form.stages, strict=True)
+                )
             ]
         self.config = model.config
         self.norm, self.head = model.norm, model.head
@@ -304,7 +341,6 @@ class FusedCvt:
         """Compute what `Cvt.forward_features` does: (B, num_channels, H, W) -> (B,
         embed_dim[-1])."""
         self.config.tokens(*x.shape[2:])
-        x = x.contiguous(memory_format=torch.channels_last)
         with_cls_token = self.config.cls_token
         for index, stage in enumerate(self.stages):
             x, height, width = stage(x)

@@ -56,6 +56,13 @@ def has_packed_linear(dtype: torch.dtype) -> bool:
     return all(y.dtype == dtype and y.shape == x.shape for y in tried)
 
 
+def has_fast_products() -> bool:
+    """Whether oneDNN's products, with what it computes within them, are faster than torch's own
+    kernels: not with AVX2 alone. Measured with AVX-512 and with AVX2; others, as ARM, are taken for
+    the first."""
+    return torch.backends.cpu.get_cpu_capability() != "AVX2"
+
+
 def multiplies_bfloat16() -> bool:
     """Tell whether this processor multiplies bfloat16 in hardware (AVX512-BF16, AMX)."""
     # torch's own checks, which are not public in every supported release.

@@ -21,8 +21,9 @@ from cvt_cli.system.text import what_differs
 # Size in bytes, and time in nanoseconds since 1970.
 Stamp = tuple[int, int]
 
-# Keys that change no label: limits, and where and in what batches the labels are computed.
-_MAY_DIFFER = ("max_pixels", "batch_size", "device")
+# Keys that change no label: limits, and where, in what batches and in which form of the network the
+# labels are computed.
+_MAY_DIFFER = ("max_pixels", "batch_size", "device", "form")
 # Keys that may differ, too, in a file with the labels of several runs, each with its own search.
 _MAY_DIFFER_LATER = (*_MAY_DIFFER, "version", "default_excludes")
 # More bytes than a run record has.

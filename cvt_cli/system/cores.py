@@ -1,8 +1,11 @@
 """Processor cores of this process, and settings that depend on them."""
 
 import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # A setting of libgomp, which torch uses on Linux: how often a thread checks whether the others are
 # done before it gives up its core.
@@ -15,6 +18,27 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return what tells processors apart: name, family, model and stepping on Linux, else what the
+    system calls it."""
+    try:
+        text = cpuinfo.read_text(errors="replace").partition("\n\n")[0]
+    except OSError:
+        text = ""
+    names = (
+        "model name",
+        "Model",
+        "cpu family",
+        "model",
+        "stepping",
+        "CPU implementer",
+        "CPU part",
+    )
+    found = re.findall(rf"^({'|'.join(names)})\s*: *(.+)$", text, re.MULTILINE)
+    facts = " ".join(f"{name} {value.strip()}" for name, value in found)
+    return facts or f"{platform.machine()} {platform.processor()}".strip()
 
 
 # Threads that decode images: a GPU computes an image faster than a core decodes one. On a machine

@@ -55,14 +55,18 @@ from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.inference import tuning
 from cvt_cli.inference.classifier import Classifier
+from cvt_cli.inference.tuning import Tune
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cost import count_cost, needed_macs
 from cvt_cli.model.cvt import Cvt
+from cvt_cli.model.form import Form
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
 from cvt_cli.output.report_tables import as_text, si_unit
 from cvt_cli.system.cores import SPIN_COUNT, share_cores
+from tests.inference.test_tuning import ODD
 from tests.model.test_cost import ARCHITECTURES
 from tests.photos import Opened, picture
 from tests.tiny import KEEPS_ASPECT
@@ -186,7 +190,28 @@ def test_stages_on_a_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     # In a group that is in the way though none of its stages is the slowest.
     together = Stages(decode=0.03, preprocess=0.02, copy=0.01, model=0.04, write=0)
     assert together.bound_by(torch.device("cuda")) == "decode"
-    assert together.bound_by(CPU) == "model"
+    # Decoding has both cores for as long as it takes, the network one for a little longer.
+    assert together.bound_by(CPU) == "decode"
+    assert replace(together, model=0.07).bound_by(CPU) == "model"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_bounds_a_run_is_what_gains_most_where_it_goes(
+    device: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cvt_cli.benchmark.pipeline.cores", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    numbers = np.random.default_rng(threads).exponential(0.01, (50, 5))
+    for stages in (Stages(*map(float, row)) for row in numbers):
+        named = stages.bound_by(torch.device(device))
+        gains = {
+            name: replace(stages, **{name: 0.0}).limit(torch.device(device))
+            for name in pipeline.STAGES
+        }
+        assert gains[named] == max(gains.values())
+    nothing = Stages(0, 0, 0, 0, 0)
+    assert nothing.limit(torch.device(device)) > 0
 
 
 class Timed(Engine):
@@ -230,9 +255,11 @@ def sides(
         events.append("memory")
         return 7
 
-    monkeypatch.setattr(
-        network, "ours", lambda *given, **more: start("ours", *given, *more.values())
-    )
+    def ours(*given: Any, form: object, **more: Any) -> Timed:
+        assert (form is None) == more["compiled"]
+        return start("ours", *given, *more.values())
+
+    monkeypatch.setattr(network, "ours", ours)
     monkeypatch.setattr(
         network, "baseline", lambda *given, **more: start("peer", *given, *more.values())
     )
@@ -750,6 +777,31 @@ def test_what_linux_says_of_the_machine(tmp_path: Path, monkeypatch: pytest.Monk
     assert describe(CPU).cpu
 
 
+def test_the_form_that_is_measured_is_used_and_said(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "cache_folder", lambda: tmp_path / "forms")
+    monkeypatch.setattr(tuning, "fastest", lambda *_: ODD)
+    picture().save(tmp_path / "a.png")
+    folder = PipelinePlan(checkpoint, tmp_path, None, (2,), ("float32",), CPU, 0.01, tune=Tune.AUTO)
+    threads = torch.get_num_threads()
+    for measurement, by in (
+        (Measurement(plan(tune=Tune.NOW)), "measured now"),
+        (Measurement(plan(tune=Tune.AUTO)), "measured in an earlier run"),
+        (PipelineMeasurement(folder), "measured in an earlier run"),  # of the same network
+        (Measurement(plan()), "the usual one"),
+    ):
+        measurement.run(lambda _: None)
+        form = Form.usual(3, CPU, torch.float32) if "usual" in by else ODD
+        for case in measurement.cases:
+            record = measurement.record(case)  # type: ignore[arg-type]
+            assert record["form"] == str(form) and record["images_per_second"] > 0
+        text = " ".join(as_text(benchmark_report(measurement, MACHINE), "table").split())
+        assert f": {form}; {by}" in text
+        assert torch.get_num_threads() == threads
+    assert Measurement(plan()).record(Case(1, "float32"))["form"] is None
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tiny_cvt: Callable[..., Path]) -> Checkpoint:
     return load(resolve(str(tiny_cvt())))
@@ -762,7 +814,12 @@ def test_options_reach_the_run_from_files(
     seen = []
 
     def measure_case(
-        plan: PipelinePlan, classifier: Classifier, sources: list[Source], dtype: str
+        plan: PipelinePlan,
+        classifier: Classifier,
+        sources: list[Source],
+        *,
+        dtype: str,
+        threads: int,
     ) -> PipelineCase:
         size = classifier.checkpoint.preprocessing.image_size
         reader = classifier.reader

@@ -19,7 +19,8 @@ from PIL import Image
 from cvt_cli.benchmark.model import find_model
 from cvt_cli.benchmark.network import Plan
 from cvt_cli.benchmark.pipeline import PipelinePlan
-from cvt_cli.cli.options import DecodeChoice, GlobalOptions
+from cvt_cli.cli.options import DecodeChoice, GlobalOptions, TuneChoice
+from cvt_cli.inference.tuning import Tune
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
 from tests.tiny import KEEPS_ASPECT
@@ -213,6 +214,7 @@ def test_options_reach_the_plan(
         **{"model": "m", "revision": "r", "activation": "gelu", "device": "cpu"},
         **{"image_size": "48x64", "baseline": "transformers", "dtype": "float16,float32"},
         **{"duration": 3, "output": tmp_path / "x.csv", "progress": True},
+        "tune": TuneChoice.NOW,
     }
     if from_files:
         options |= {"images": tmp_path, "decode": DecodeChoice.EXACT}
@@ -226,9 +228,9 @@ def test_options_reach_the_plan(
     common = ((48, 64), (16,) if from_files else (4, 2), ("float16", "float32"))
     common += (torch.device("cpu"), 3)
     assert measurement.plan == (
-        PipelinePlan(checkpoint, tmp_path, *common, True, True)
+        PipelinePlan(checkpoint, tmp_path, *common, True, True, tune=Tune.NOW)
         if from_files
-        else Plan(checkpoint, *common, True, "transformers")
+        else Plan(checkpoint, *common, True, "transformers", tune=Tune.NOW)
     )
     assert "transformers" in machine.versions
     # --quiet goes before --progress.

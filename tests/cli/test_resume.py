@@ -322,3 +322,60 @@ def test_a_small_disk(
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     run_cvt(*arguments(model, output, "--resume"), stdin=listed(images), expect=1)
     assert output.read_bytes() == written(tmp_path, "csv", expected, {})
+
+
+ODD = {  # the fastest form of no network
+    "attention": ["sdpa"] * 3,
+    "activation": ["apart"] * 3,
+    "linear": ["plain"] * 3,
+    "convolution": ["channels_first"] * 3,
+    "threads": 1,
+}
+
+
+def test_a_resumed_run_computes_in_the_same_form(
+    run_cvt: RunCvt, model: Path, images: list[str], tmp_path: Path
+) -> None:
+    """Whatever the cache says by then, and whatever is asked for."""
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "labels.jsonl"
+
+    def form_of(path: Path) -> object:
+        run = json.loads(path.read_text())
+        return run.get("run", run)["form"]
+
+    first = run_cvt(*arguments(model, whole, "--tune", "now"), stdin=listed(images), expect=1)
+    assert "cvt: the fastest form here, measured in " in first.stderr
+    (cache,) = (run_cvt.hf_home / "cvt" / "forms").iterdir()
+    known = json.loads(cache.read_text())
+    assert form_of(tmp_path / "whole.jsonl.run.json") == known["form"]
+    cache.write_text(json.dumps(known | {"form": ODD}))
+    more = ("--overwrite", "--run-record", str(tmp_path / "run.json"))
+    again = run_cvt(*arguments(model, whole, *more), stdin=listed(images), expect=1)
+    assert "fastest form" not in again.stderr
+    assert form_of(tmp_path / "whole.jsonl.run.json") == form_of(tmp_path / "run.json") == ODD
+
+    stop(run_cvt, arguments(model, output), images[:17], part_of(output))
+    cache.unlink()
+    resumed = run_cvt(
+        *arguments(model, output, "--resume", "--tune", "now"), stdin=listed(images), expect=1
+    )
+    assert "form" not in resumed.stderr and not cache.exists()
+    assert output.read_bytes() == whole.read_bytes()
+    assert form_of(tmp_path / "labels.jsonl.run.json") == ODD
+    run_cvt(*arguments(model, output, "--update"), stdin=listed(images), expect=1)
+    assert form_of(tmp_path / "labels.jsonl.run.json") == ODD
+
+
+def test_a_form_that_this_machine_can_not_compute_in(
+    run_cvt: RunCvt, model: Path, images: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "labels.csv"
+    stop(run_cvt, arguments(model, output, "--tune", "never"), images[:9], part_of(output))
+    run_file = Path(f"{part_of(output)}.json")
+    run = json.loads(run_file.read_text())
+    assert run["form"]["threads"] is None
+    run["form"]["threads"] = 4096
+    run_file.write_text(json.dumps(run))
+    resumed = run_cvt(*arguments(model, output, "--resume"), stdin=listed(images), expect=1)
+    (line,) = (line for line in resumed.stderr.splitlines() if "in a form that" in line)
+    assert "it is for 4096 threads" in line and "last digits" in line

@@ -27,6 +27,7 @@ from cvt_cli.images.reading import ImageReader
 from cvt_cli.inference.classifier import auto_batch_size, usual_size
 from cvt_cli.inference.devices import pick_device, pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.model.cost import count_cost
+from cvt_cli.model.form import Form
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Record
@@ -287,8 +288,10 @@ def test_the_description_has_all_that_predictions_depend_on(folder: Path) -> Non
         "background": None,
         "truncated": "refuse",
         "batch_size": 3,
+        "form": Form.usual(3, torch.device("cpu"), torch.float32).to_dict(),
         "max_pixels": 10**6,
         "labels": list(LABELS[:2]),
+        "groups": None,
     }
 
 
