@@ -1,4 +1,4 @@
-"""How good labels are that a run wrote, by the right ones."""
+"""Evaluation of labels that a run wrote, by the right ones."""
 
 import warnings
 from collections.abc import Iterable

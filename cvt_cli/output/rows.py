@@ -1,4 +1,4 @@
-"""What a run wrote, read back whatever its format."""
+"""Records of a run's output, read back whatever its format."""
 
 from collections.abc import Iterator
 from pathlib import Path
