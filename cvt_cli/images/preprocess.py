@@ -64,8 +64,10 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of a `preprocessor_config.json` for Transformers."""
+        # Before version 5 each type computes its own steps only: ViT's knows no crop.
+        squeezes = self.shortest_edge is None and self.crop is None
         values: dict[str, Any] = {
-            "image_processor_type": "ViTImageProcessor",
+            "image_processor_type": "ViTImageProcessor" if squeezes else "CLIPImageProcessor",
             "do_resize": self.resize_to is not None or self.shortest_edge is not None,
             "resample": self.resample,
             "do_center_crop": self.crop is not None,
