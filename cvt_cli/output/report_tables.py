@@ -213,7 +213,8 @@ def _print(report: Report) -> None:
         if section.rows:
             console.print(_table(section, console.width))
         if section.note:
-            console.print(Text(visible(section.note), style="dim"))
+            lines = map(visible, section.note.split("\n"))
+            console.print(Text("\n".join(lines), style="dim"))
         if section.rows and (names := _left_out(section, console.width)):
             console.print(Text(f"no room here for {', '.join(names)}: -f csv has all", style="dim"))
 

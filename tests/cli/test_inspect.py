@@ -425,6 +425,7 @@ def test_the_default_model_may_be_named_in_the_environment(
 @pytest.mark.parametrize("arguments", [(), ("--layers",), ("--compare",)], ids=" ".join)
 def test_tables_fit_the_terminal(columns: int, arguments: tuple[str, ...], run_cvt: RunCvt) -> None:
     done = run_cvt("inspect", *arguments, tty=True, columns=columns, expect=0)
+    assert "\\n" not in done.stdout  # a line break of a note, made visible
     text = plain(done.stdout)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= columns

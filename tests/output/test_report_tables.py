@@ -27,7 +27,7 @@ REPORT = Report(
             "Title",
             (Column("name"), Column("n", right=True), Column()),
             [["a heading longer than any cell"], ["猫", "1", Share(0.5)], ["b\t", "1000", "z"]],
-            "note",
+            "a note\nof two lines",
         )
     ],
 )
@@ -62,7 +62,8 @@ def test_plain_text_is_aligned() -> None:
         "a heading longer than any cell\n"
         "猫       1  50.0%\n"
         "b\\t   1000  z\n"
-        "note\n"
+        "a note\n"
+        "of two lines\n"
     )
 
 
