@@ -66,7 +66,7 @@ def _hub_cache() -> Path:
 
 def _is_cvt(path: Path) -> bool:
     try:
-        return json.loads(path.read_bytes()).get("model_type") == "cvt"
+        return bool(json.loads(path.read_bytes()).get("model_type") == "cvt")
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
