@@ -249,7 +249,7 @@ DtypeOption = Annotated[
 
 
 class TuneChoice(StrEnum):
-    """When to measure which form of the network is the fastest."""
+    """The values of `--tune`: when to measure which form of the network is the fastest."""
 
     NEVER = "never"
     AUTO = "auto"

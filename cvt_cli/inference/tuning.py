@@ -45,7 +45,7 @@ PATIENCE = 120.0
 
 
 class Tune(StrEnum):
-    """When to measure."""
+    """The times to measure: never, for a long run, or before any run."""
 
     NEVER = "never"
     AUTO = "auto"
@@ -53,7 +53,7 @@ class Tune(StrEnum):
 
 
 class Origin(StrEnum):
-    """What a form was chosen by."""
+    """The source of a chosen form."""
 
     USUAL = "usual"  # for the kind of processor
     RECORDED = "recorded"  # by the run that is taken up
@@ -99,7 +99,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Request:
-    """What is wanted for a run.
+    """The options and facts of a run that decide its form.
 
     Attributes:
         tune: `AUTO` measures for a run that is long enough to repay it.

@@ -100,7 +100,7 @@ class Form:
         return None
 
     def __str__(self) -> str:
-        """For people: each choice once, or over the stages with slashes between."""
+        """Name each choice once, or stage by stage with slashes between, for people to read."""
         columns = self.to_dict()
         columns.pop("threads")
         parts = [

@@ -267,13 +267,21 @@ def test_a_wrong_preprocessor_is_named(tiny_cvt: TinyCvt) -> None:
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"depth": [1, 2, 10**9]}, "the weights do not fit"),
+        # The largest of each that a network may have: the weights are looked at, nothing is built.
+        ({"depth": [1, 2, 2**10]}, "the weights do not fit"),
+        ({"embed_dim": [16, 32, 2**16]}, "the weights do not fit"),
+        ({"embed_dim": [2**16, 2**16, 2**16]}, "the weights do not fit"),
+        ({"patch_sizes": [2**10, 3, 3]}, "the weights do not fit"),
+        ({"mlp_ratio": [4.0, 4.0, 2.0**10]}, "the weights do not fit"),
+        # And more than that, which is refused by the configuration alone.
+        ({"depth": [1, 2, 2**10 + 1]}, "depth has 1025, out of range"),
         ({"depth": [1, 2, 2**31]}, "depth has 2147483648, out of range"),
-        ({"depth": [1] * 100_000}, "has not one entry"),
-        ({"embed_dim": [16, 32, 10**9]}, "fit"),
-        ({"embed_dim": [2**30, 2**30, 2**30]}, "fit"),
-        ({"patch_sizes": [10**9, 3, 3]}, "fit"),
-        ({"mlp_ratio": [4.0, 4.0, 1e9]}, "fit"),
+        ({"depth": [1] * 33}, "depth has 33 stages, more than 32"),
+        ({"depth": [1] * 32}, "has not one entry for each of 32 stages"),
+        ({"depth": [1] * 100_000}, "depth has 100000 stages, more than 32"),
+        ({"embed_dim": [16, 32, 2**16 + 1]}, "embed_dim has 65537, out of range"),
+        ({"patch_sizes": [2**10 + 1, 3, 3]}, "patch_sizes has 1025, out of range"),
+        ({"mlp_ratio": [4.0, 4.0, 1e9]}, "mlp_ratio has 1000000000.0, out of range"),
         ({"mlp_ratio": [4.0, 4.0, math.inf]}, "mlp_ratio"),
         ({"embed_dim": [16, 32, math.nan]}, "embed_dim"),
         ({"embed_dim": [16, 32, "64"]}, "embed_dim"),

@@ -82,7 +82,7 @@ def test_a_program_of_torch_keeps_quick_gelu(run_cvt, tmp_path):
     ("arguments", "code", "message"),
     [
         (("tiny", "-o", "model.tflite"), 2, "no such format; a name in .onnx or .pt2"),
-        (("tiny", "-o", "no/model.pt2"), 2, "no is no folder"),
+        (("tiny", "-o", "no/model.pt2"), 2, "no is not a folder"),
         (("open", "-o", "model.pt2"), 2, "open names no input size"),
         (("tiny", "-o", "model.pt2", "--image-size", "2"), 2, "too small"),
         (("missing/model", "-o", "model.pt2", "--offline"), 3, "missing/model"),

@@ -365,7 +365,7 @@ def bare_code(folder: Path, elsewhere: Path) -> None:
         (truncated, ["model.safetensors is corrupt or truncated"]),
         (missing, ["model.safetensors"]),
         (do_not_fit, ["do not fit the configuration", "stages.0.embed.proj.weight"]),
-        (endless, ["do not fit the configuration"]),
+        (endless, ["config.json: depth has 1000000000, out of range"]),
         (code, ["pytorch_model.bin holds more than weights", "refused"]),
         (bare_code, ["pytorch_model.bin holds more than weights", "refused"]),
     ],
