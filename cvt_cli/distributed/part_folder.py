@@ -200,11 +200,14 @@ class PartFolder:
         ]
 
     def finished(self) -> Iterator[tuple[int, Iterator[Record]]]:
-        """Read the existing parts: number and records of each.
+        """Read the existing parts of this run, or of the one it resumes: number and records of
+        each.
 
         Raises:
             UsageError: if one of them is not a part.
         """
+        if self._is_replaced_later:
+            return
         for index, name in self._parts():
             yield index, self._records(name)
 

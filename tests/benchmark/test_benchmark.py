@@ -1064,7 +1064,7 @@ def test_a_pass_of_the_peer(
     ours_ = pipeline._OurRun(classifier, sources)
     ours_()
     monkeypatch.setattr(pipeline, "Apart", lambda make, *given, **named: make(*given, **named))
-    peer: Any = pipeline._peer(classifier, sources, False)
+    peer: Any = pipeline._peer(classifier, sources, False, threads=torch.get_num_threads())
     assert peer._pipeline.model.dtype == torch.bfloat16
     peer.run(True)
     assert len(peer.best_labels()) == 4

@@ -243,6 +243,9 @@ def test_from_the_beginning_to_the_end(where: str, monkeypatch: pytest.MonkeyPat
     )
     again.begin(SETTINGS, False, True)
     assert again.failed() == deleted == []
+    # What the earlier run did is done anew.
+    parts, count, errors = left_of([filled(0, ["a"])], again, 1)
+    assert ([part.index for part in parts], count, errors) == ([0], 0, 0)
     # While nothing could be read nothing is replaced.
     bad = Part(0, ["bad"])
     bad.records[0] = Record("bad", error="no image")
@@ -323,7 +326,8 @@ def test_a_part_that_is_damaged(tmp_path: Path) -> None:
     one.write(filled(0, ["a"]), SETTINGS)
     path = tmp_path / "part-000000.parquet"
     path.write_bytes(bent(path.read_bytes()))
-    with pytest.raises(UsageError, match=r"part-000000\.parquet can't be resumed: .*ZSTD") as error:
+    damaged = r"part-000000\.parquet can't be resumed: it is damaged$"
+    with pytest.raises(UsageError, match=damaged) as error:
         left_of([Part(0, ["a"])], one, 1)
     assert "delete it" in error.value.hint
 

@@ -598,9 +598,7 @@ def run_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     ) -> None:
         monkeypatch.setattr(execution, "_stream", stream)
         monkeypatch.setattr(execution, "_list_members", lambda *_: None)
-        job: Any = SimpleNamespace(
-            batch_size=16, checkpoint=SimpleNamespace(labels=("cat",)), search=None
-        )
+        job: Any = SimpleNamespace(batch_size=16, names=("cat",), search=None)
         execution.run(
             cluster=None,  # type: ignore[arg-type]
             parts=[Part(0, list(map(str, range(count))))],
