@@ -191,7 +191,7 @@ def test_a_folder_that_is_not_for_this_user(
 def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: Path) -> None:
     (cat.parent / "data/cat").mkdir(parents=True)
     (cat.parent / "data/cat/1.jpg").hardlink_to(cat)
-    for command in ("evaluate data", "benchmark -b 1 --dtype float32 --duration 0.05"):
+    for command in ("evaluate data", "benchmark -b 1 --dtype float32 --duration 0.05 --tune never"):
         process = run_cvt.start(
             *command.split(),
             *("-m", "cvt-tiny-cifar10", "-o", "x.json"),
@@ -527,7 +527,9 @@ def many(cat: Path) -> Path:
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(kind: signal.Signals, run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
-    process = run_cvt.start("classify", many, "-m", tiny_cvt(), "-f", "jsonl", "-b", "1")
+    # Nothing is measured before, which would be said.
+    options = ("-f", "jsonl", "-b", "1", "--tune", "never")
+    process = run_cvt.start("classify", many, "-m", tiny_cvt(), *options)
     out, err = interrupt(process, kind, after=3)
     assert process.returncode == 130
     records = [json.loads(line) for line in out.splitlines()]
@@ -597,7 +599,7 @@ def test_ctrl_c_is_not_for_what_runs_in_the_background(
 
 def test_a_reader_that_goes_away(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
     """`cvt classify … | head -n 1` is quiet."""
-    process = run_cvt.start("classify", many, "-m", tiny_cvt(), "-b", "1")
+    process = run_cvt.start("classify", many, "-m", tiny_cvt(), "-b", "1", "--tune", "never")
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline().startswith(str(many))
     process.stdout.close()

@@ -178,7 +178,7 @@ def test_ctrl_c_then_other_options_then_resumed(
         ("--resume", "-k", "2"): "another top-k: 5 then, 2 now",
         ("--resume", "-m", str(tiny_cvt(seed=1))): "another model",
         ("--resume", "--background", "white"): "another background",
-        ("--resume", "--truncated", "accept"): "another truncated: refuse then, accept now",
+        ("--resume", "--truncated", "accept"): "another truncated: 'refuse' then, 'accept' now",
     }
     for more, message in refusals.items():
         refused = run_cvt(*command, *more, stdin=listed(images), expect=2)

@@ -237,7 +237,8 @@ def test_folders_deeper_than_calls_can_be(folder: Path) -> None:
 
 def test_archives_in_a_folder_are_told_of(folder: Path) -> None:
     touch(folder, "p/x.jpg", "p/q/shard-0.TAR", "p/labels.parquet", "p/.hidden.zip")
-    with pytest.warns(UserWarning, match=r"^p holds archives, .* name them, like p/q/shard-0.TAR$"):
+    said = r"^p contains archives, .* name them, like p/q/shard-0.TAR$"
+    with pytest.warns(UserWarning, match=said):
         assert paths("p") == ["p/x.jpg"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
