@@ -195,7 +195,7 @@ def test_ctrl_c_then_other_options_then_resumed(
     # Another output is not left out for that.
     report = tmp_path / "report.html"
     more = run_cvt(*command, "-o", report, "--resume", stdin=listed(images), expect=2)
-    assert f"{output} is finished; --overwrite replaces it" in more.stderr
+    assert f"{output} is finished; --update adds what is new, --overwrite" in more.stderr
     assert output.read_bytes() == written(tmp_path, "csv", expected, {})
 
 
