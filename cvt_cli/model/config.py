@@ -1,7 +1,6 @@
 """The architecture of a CvT as data. Imports no torch, so that it is quick to read."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from reprlib import repr as repr_of
@@ -212,5 +211,6 @@ def _check_number(name: str, value: object, minimum: int, *, whole: bool = True)
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise ValueError(f"{name} has {repr_of(value)}, not a {'whole ' if whole else ''}number")
-    if not minimum <= value <= _AT_MOST.get(name, 2**31 - 1) or not math.isfinite(value):
-        raise ValueError(f"{name} has {repr_of(value)}, out of range")
+    most = _AT_MOST.get(name, 2**31 - 1)
+    if not minimum <= value <= most:
+        raise ValueError(f"{name} has {repr_of(value)}, out of range ({minimum} to {most})")
