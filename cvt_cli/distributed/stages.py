@@ -1,5 +1,6 @@
 """Stages that run on workers: paths to pixels, pixels to records."""
 
+import atexit
 import json
 import os
 import platform
@@ -9,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -305,11 +305,24 @@ class Worker:
         return pa.Table.from_pylist(results, RECORD_SCHEMA)
 
 
-@cache
+# Of this process, by the seconds that an image may take: tasks are many and short.
+_pools: dict[float, ReaderPool] = {}
+
+
 def _readers(image_timeout: float) -> ReaderPool:
-    """Start the process that reads for this worker's tasks, one after the other: a task can't be
-    stopped at an image, and what it dies of takes its other images with it."""
-    return ReaderPool(1, image_timeout, budget=BUDGET // cores())
+    """Return the process that reads for this worker's tasks, one after the other: a task can't be
+    stopped at an image, and what it dies of takes its other images with it. The first task starts
+    it; it ends with the worker."""
+    if image_timeout not in _pools:
+        _pools[image_timeout] = ReaderPool(1, image_timeout, budget=BUDGET // cores())
+    return _pools[image_timeout]
+
+
+@atexit.register
+def _end_readers() -> None:
+    """End the reading processes; the next task starts others."""
+    while _pools:
+        _pools.popitem()[1].close()
 
 
 def decode(
@@ -344,7 +357,8 @@ def decode(
             yield pa.Table.from_pylist([size], IMAGE_SCHEMA)
     # Decoding handles errors of images; other errors are the machine's, or ours.
     except Exception as error:
-        _readers.cache_clear()  # if it is theirs, the next task has others
+        if isinstance(error, CvtError):  # it may be theirs
+            _end_readers()
         fault = f"{type(error).__name__}: {one_line(error)}"
         came = set(places[:done])
         left = [row for row in rows if (row["part"], row["position"]) not in came]

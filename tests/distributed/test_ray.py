@@ -34,14 +34,15 @@ from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, CIFAR10_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
-from cvt_cli.distributed import execution
+from cvt_cli.distributed import execution, stages
 from cvt_cli.distributed.collection import CHANGED, DIED, FAULTS, Collector
 from cvt_cli.distributed.layout import Layout, Workers, lay_out
 from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.stages import Job, Loads, Shipped, Worker, _classifier, decode, members
 from cvt_cli.distributed.task_tables import RECORD_SCHEMA, inputs_per_task, tables
-from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.errors import CvtError, NoTemporaryFiles, UsageError
 from cvt_cli.images.find import Search
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import ImageReader
 from cvt_cli.output import writer_class
 from cvt_cli.records import Record
@@ -273,7 +274,8 @@ def test_the_local_engines_records_byte_for_byte(
 
     # Where nothing can be read nothing is replaced.
     before = {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
-    bad = ("classify", "photos/0003.png", "-m", model, *more, "-o", "labels/", "--overwrite")
+    bad = ("classify", "photos/0003.png", "-m", model, *more, "--workers", 1)
+    bad += ("-o", "labels/", "--overwrite")
     none = run_cvt(*bad, expect=1, timeout=TIMEOUT)
     assert "photos/0003.png: text, not an image; labels stays as it is" in none.stderr
     assert {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()} == before
@@ -535,6 +537,42 @@ def test_relative_names_are_the_drivers(tmp_path: Path, monkeypatch: pytest.Monk
     save_tars(tmp_path / "tars", 1, 2)
     names = members("00.tar", Search(), str(tmp_path / "tars"))
     assert names == ["00.tar::./0000.png", "00.tar::./0001.png"]
+
+
+def test_a_worker_starts_its_readers_once(cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[ReaderPool] = []
+
+    def start(*given: Any, **named: Any) -> ReaderPool:
+        started.append(ReaderPool(*given, **named))
+        return started[-1]
+
+    stages._end_readers()
+    monkeypatch.setattr(stages, "ReaderPool", start)
+    monkeypatch.chdir(cat.parent)
+    checkpoint = load(resolve(CIFAR10_MODEL))
+    reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
+    (table,) = tables([(0, 0, cat.name, False)], 1)
+
+    def fault() -> str | None:
+        (images,) = decode(
+            table,
+            reader=reader,
+            search=Search(),
+            batch_size=1,
+            columns=(),
+            folder=str(cat.parent),
+            version=__version__,
+        )
+        found: str | None = images.to_pylist()[0].get("fault")
+        return found
+
+    assert fault() is fault() is None and len(started) == 1
+    # Readers that can't go on are replaced.
+    started[0].fail(NoTemporaryFiles("no room"))
+    assert fault() == "NoTemporaryFiles: no room"
+    assert started[0]._closing
+    assert fault() is None and len(started) == 2
+    stages._end_readers()
 
 
 def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
