@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from reprlib import repr as repr_of
 from typing import BinaryIO, TextIO, cast
 
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind, as_written
@@ -233,7 +234,7 @@ def _number(text: str) -> float:
         try:
             return float(number) / (100 if text.strip().endswith("%") else 1)
         except ValueError:
-            raise ValueError(f"{text!r} is no score") from None
+            raise ValueError(f"{repr_of(text)} is no score") from None
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:

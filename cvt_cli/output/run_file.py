@@ -102,7 +102,7 @@ def read_stamps(path: Path) -> Iterator[tuple[str, Stamp]]:
                 try:
                     name, size, time = parse_json(line)
                     yield str(name), (int(size), int(time))
-                except (ValueError, TypeError):
+                except (ValueError, TypeError, OverflowError):  # an infinite size
                     continue
     except FileNotFoundError:
         return
