@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from reprlib import repr as repr_of
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind, as_written
 
@@ -169,7 +169,7 @@ def row_reader(
         predictions = tuple(
             Prediction(row[label], _number(row[score]), -1) for label, score in pairs if row[label]
         )
-        columns = {name: COLUMNS[name](row[at]) for at, name in fact_cells if row[at]}
+        columns = {name: _fact(name, row[at]) for at, name in fact_cells if row[at]}
         return Record(
             row[path],
             predictions,
@@ -223,6 +223,14 @@ def _separator(start: str, delimiter: str) -> str:
         if {"path", "label", "score"} <= set(next(_reader([line], each), [])):
             return each
     return delimiter
+
+
+def _fact(name: str, text: str) -> Any:
+    """Return a fact of the type that its column has."""
+    try:
+        return COLUMNS[name](text)
+    except ValueError:
+        raise ValueError(f"{repr_of(text)} is no {name}") from None
 
 
 def _number(text: str) -> float:
