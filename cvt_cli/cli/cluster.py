@@ -209,8 +209,8 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
             done = facts("interrupted")
             folder.write_run(done)
             raise Interrupted(
-                f"interrupted after {counted(account.count, 'input')}; {target.folder} keeps the "
-                f"{done['counts']['inputs']} in finished parts: --resume continues"
+                f"interrupted after {counted(account.count, 'input')}; "
+                f"{folder.kept(done['counts']['inputs'])}"
             ) from None
         finally:
             bar.close()

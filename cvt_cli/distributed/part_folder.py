@@ -166,6 +166,16 @@ class PartFolder:
         self._clear()
         return f"no part is kept in {self.where}"
 
+    def kept(self, count: int) -> str:
+        """Return what an interruption leaves, in words.
+
+        Args:
+            count: records in finished parts.
+        """
+        if self._is_replaced_later:
+            return f"{self.where} stays as it is"
+        return f"{self.where} keeps the {count} in finished parts: --resume continues"
+
     def _clear(self) -> None:
         # The mark of completeness goes first, and the description of the run last.
         order = {SUCCESS: 0, RUN: 2}

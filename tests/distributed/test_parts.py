@@ -255,12 +255,14 @@ def test_from_the_beginning_to_the_end(where: str, monkeypatch: pytest.MonkeyPat
     assert json.loads(content(where, RUN))["outcome"] == "finished"
     assert again.written() == (0, 0)
     assert again.failed() == [("bad", "no image")]
-    assert again.give_up().endswith("stays as it is") and deleted == []
+    assert again.give_up() == again.kept(0) == f"{again.where} stays as it is"
+    assert deleted == []
     again.write(filled(1, ["a"]), SETTINGS | {"run": 2})
     assert deleted == [SUCCESS, "part-000000.csv", RUN]
     assert names(where) == {RUN, "part-000000.csv", "part-000001.csv"}
     assert json.loads(content(where, RUN))["run"] == 2
     assert again.written() == (2, 1)
+    assert again.kept(2) == f"{where} keeps the 2 in finished parts: --resume continues"
     assert again.failed() == [("bad", "no image")]
     assert again.give_up().startswith("no part is kept in ") and names(where) == set()
 
