@@ -50,6 +50,11 @@ if os.environ.get(WITHOUT_BFLOAT16):
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one more than there are cores: Ray's tests wait most of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Of several processes one runs all tests of a file: what a module shares is made once, a Ray
     cluster above all."""
