@@ -14,16 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from cvt_cli import __version__
 from cvt_cli.evaluation.judgements import Judgement, worst_first
 from cvt_cli.evaluation.metrics import Evaluation
 from cvt_cli.output import report_page
 from cvt_cli.output.report_tables import write_whole
 from cvt_cli.records import as_written, short_label
-from cvt_cli.system.text import visible
+from cvt_cli.system.text import visible as visible
 
 # Images up to which all thumbnails are in the page; beyond, only those of the worst.
 MOST_THUMBNAILS = 400
@@ -73,21 +69,12 @@ def write_page(
     here, there = files(__name__), files(report_page)
     style = (there / "page.css").read_text("utf-8") + (here / "page.css").read_text("utf-8")
     script = (here / "page.js").read_text("utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters["visible"] = lambda value: visible(str(value))
-    page = environment.from_string((here / "page.html").read_text("utf-8")).render(
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=report_page.script_hash(style),
-        script_hash=report_page.script_hash(script),
+    html = (here / "page.html").read_text("utf-8")
+    page = report_page.page_template(html, style=style, script=script).render(
         name=path.stem,
         run=run,
         evaluation=evaluation,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=__version__,
         data=data,
     )
     write_whole(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from cvt_cli import __version__
@@ -126,11 +126,6 @@ def _page(
     style, script, template = (
         (here / f"page.{suffix}").read_text("utf-8") for suffix in ("css", "js", "html")
     )
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters["visible"] = lambda value: visible(str(value))
     name = path.stem
     kind = ScoreKind(run.get("scores", ScoreKind.SOFTMAX))
     threshold = run.get("threshold")
@@ -146,15 +141,10 @@ def _page(
         "least": LEAST_SCORE if threshold is None else threshold,
     }
     # Buffered, as a piece of a template is only a few characters.
-    stream = environment.from_string(template).stream(
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=script_hash(style),
-        script_hash=script_hash(script),
+    stream = page_template(template, style=style, script=script).stream(
         name=name,
         run=run,
         summary=summary,
-        version=__version__,
         settings=settings,
         rows=rows,
     )
@@ -170,6 +160,23 @@ def _storage_key(path: Path, run: Mapping[str, Any]) -> str:
     return "cvt-corrections-" + sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def script_hash(text: str) -> str:
+def page_template(html: str, *, style: str, script: str) -> Template:
+    """Return the template of a page that has this style and runs this script, by their hashes."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["visible"] = lambda value: visible(str(value))
+    environment.globals |= {
+        "style": Markup(style),
+        "script": Markup(script),
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+        "version": __version__,
+    }
+    return environment.from_string(html)
+
+
+def _hash(text: str) -> str:
     """Hash a script for the Content-Security-Policy."""
     return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()
