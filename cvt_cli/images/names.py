@@ -38,6 +38,19 @@ class Unlisted:
     error: OSError
 
 
+def unsafe_reason(name: str) -> str:
+    """Return why an archive's member may not have a name: it would leave the folder that the
+    archive is unpacked in. Nothing is unpacked here, but whoever gets the record might. Empty for a
+    safe name."""
+    if (
+        name.startswith(("/", "\\"))
+        or re.match("[A-Za-z]:", name)
+        or ".." in re.split(r"[/\\]", name)
+    ):
+        return "an unsafe name in an archive"
+    return ""
+
+
 def has_magic(path: str) -> bool:
     """Tell whether a path has wildcards."""
     return _MAGIC.search(path) is not None

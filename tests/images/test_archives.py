@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.archives import _zip64_extra
 from cvt_cli.images.find import Search, Source, count_sources, find
 from cvt_cli.images.source import kind_of_archive
+from cvt_cli.images.zip_images import _zip64_extra
 
 MEMBERS = {"cat.jpg": b"cat" * 1000, "in/dog.PNG": b"dog" * 50_000, "in/deep/ü b.gif": b"x"}
 OTHERS = dict.fromkeys(("readme.txt", ".hidden.jpg", "__MACOSX/._cat.jpg", "in/.x/y.jpg"), b"no")
