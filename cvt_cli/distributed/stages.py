@@ -27,9 +27,10 @@ from cvt_cli.distributed.layout import Layout
 from cvt_cli.distributed.task_tables import IMAGE_SCHEMA, NO_PATH, RECORD_SCHEMA
 from cvt_cli.errors import CvtError, ModelError
 from cvt_cli.images.find import Lister, Search, find_named
-from cvt_cli.images.pool import BUDGET, ReaderPool
+from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Source, failing, one_line
+from cvt_cli.images.supervisor import BUDGET
 from cvt_cli.records import as_written
 from cvt_cli.system.cores import cores, share_cores
 

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images import pool as pools
+from cvt_cli.images import reader_processes, supervisor
 from cvt_cli.images.find import find
 from cvt_cli.images.formats import FORMATS
 from cvt_cli.images.pool import ReaderPool
@@ -91,9 +91,9 @@ def test_processes_read_as_threads_do(
     way: str, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "pipes":
-        monkeypatch.setattr(pools, "_shared_memory", lambda _: None)
+        monkeypatch.setattr(supervisor, "shared_memory", lambda _: None)
     if way == "spawn":
-        monkeypatch.setattr(pools, "_starter", pools._Spawner)
+        monkeypatch.setattr(supervisor, "process_starter", reader_processes.Spawner)
     sources: list[Any] = list(find(map(str, photos.values())))
     sources.insert(3, Source("here", Bytes(b"no image")))
     sources.insert(5, picture(50, 60))
@@ -189,13 +189,14 @@ def test_large_pictures_share_a_budget(files: list[Source]) -> None:
 def peak_of(sources: list[Source], budget: int) -> int:
     """Pictures that had leave to be decoded at once, at most."""
     with ReaderPool(3, budget=budget) as pool:
-        grant, most = pool._grant, [0]
+        watched = pool._supervisor
+        grant, most = watched._grant, [0]
 
         def watch() -> None:
             grant()
-            most.append(sum(each.granted > 0 for each in pool._readers))
+            most.append(sum(each.granted > 0 for each in watched._readers))
 
-        pool._grant = watch  # type: ignore[method-assign]
+        watched._grant = watch  # type: ignore[method-assign]
         read(pool, sources, 16)
     return max(most)
 
@@ -220,7 +221,7 @@ def test_readers_that_are_killed_at_random(files: list[Source], attempt: int) ->
         def kill() -> None:
             nonlocal kills
             while not stop.wait(rng.uniform(0, 0.03)) and kills < 50:
-                for each in list(pool._readers)[:1]:
+                for each in list(pool._supervisor._readers)[:1]:
                     with suppress(ProcessLookupError):
                         os.kill(each.process, signal.SIGKILL)
                         kills += 1
@@ -241,7 +242,7 @@ def test_readers_that_are_killed_at_random(files: list[Source], attempt: int) ->
 def test_a_server_that_is_killed_is_started_anew(files: list[Source]) -> None:
     with ReaderPool(2) as pool:
         read(pool, files)
-        pool._starter._server.kill()  # type: ignore[union-attr]
+        pool._supervisor.starter._server.kill()  # type: ignore[union-attr]
         found = read(pool, files * 5)
     assert sum(image.error is None for image in found) == 5 * (len(files) - 1)
 
@@ -524,12 +525,13 @@ def test_damaged_files_bring_no_crash(pool: ReaderPool) -> None:
             yield Source(str(index), Bytes(data))
 
     started: list[object] = []
-    start = pool._start_reader
-    pool._start_reader = lambda: (started.append(None), start())[1]  # type: ignore
+    watched = pool._supervisor
+    start = watched._start_reader
+    watched._start_reader = lambda: (started.append(None), start())[1]  # type: ignore
     try:
         found = [i for batch in pool.batches(reader(2**20), sources(), 64) for i in batch]
     finally:
-        del pool._start_reader
+        del watched._start_reader
     assert len(found) > 100
     assert len(started) <= 2  # none had to be replaced
     for image in found:
