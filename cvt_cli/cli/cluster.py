@@ -17,7 +17,7 @@ from cvt_cli.cli.run import NAMED_FAILURES, sum_up
 from cvt_cli.cli.run_record import command, versions
 from cvt_cli.errors import InputsError, Interrupted, UsageError
 from cvt_cli.images import find
-from cvt_cli.images.find import STDIN
+from cvt_cli.images.standard_input import STDIN
 from cvt_cli.output import FORMATS, writer_class
 from cvt_cli.records import Record
 from cvt_cli.system.text import counted, visible

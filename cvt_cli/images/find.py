@@ -1,23 +1,21 @@
 """Finding: inputs as typed become a lazy stream of sources, one for each image."""
 
-import errno
 import hashlib
-import io
 import os
 import re
-import stat
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path, PurePath
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol
 
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
+from cvt_cli.images.folder_walk import FolderWalk, local_file
+from cvt_cli.images.name_list import list_start, read_names, why_no_list
 from cvt_cli.images.shard import Shard, key_of
 from cvt_cli.images.source import (
     IMAGE_SUFFIXES,
@@ -30,7 +28,8 @@ from cvt_cli.images.source import (
     kind_of_archive,
     os_reason,
 )
-from cvt_cli.records import as_written, masked
+from cvt_cli.images.standard_input import OPEN_FILE, STDIN, PipedInput, open_stdin
+from cvt_cli.records import masked
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -40,18 +39,10 @@ __all__ = [
     "count_sources",
     "find",
     "find_named",
-    "remaining",
 ]
-
-STDIN = "-"
-
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# Redirections of the shell: they are open already, and can be read once.
-_OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/[0-9]+")
-
 # In a folder, a .parquet file may as well be a table of labels.
 _NO_ARCHIVE = (None, "parquet")
-
 _EVERYTHING = Search()
 
 
@@ -159,46 +150,13 @@ def check_inputs(inputs: Sequence[str], search: Search) -> None:
     if os.path.isdir(listed):
         raise UsageError(f"--files-from {listed}: is a folder", hint="name it as an input")
     try:
-        reason = names.why_no_list(_start(listed), search.null)
+        reason = why_no_list(list_start(listed), search.null)
     except OSError as error:
         reason = os_reason(error, listed)
     except ImageError as error:
         reason = str(error)
     if reason:
         raise UsageError(f"--files-from {listed}: {reason}")
-
-
-def remaining(
-    search: Callable[[], Iterator[Source]], done: Sequence[str], batch_size: int
-) -> tuple[Iterator[Source], int]:
-    """Find the sources that are left to do after an interruption.
-
-    Args:
-        search: starts the search for the same inputs anew; called once.
-        done: the paths that have a record, in its order, as output files write them.
-        batch_size: the sources that went through the network together.
-
-    Returns:
-        The sources from the first one of the batch that was cut, so that batches are the same
-        as in an uninterrupted run; and how many of them have a record already.
-    """
-    stream = search()
-    whole_batches = len(done) // batch_size * batch_size
-    again = []
-    for index, path in enumerate(done):
-        source = next(stream, None)
-        if source is None or as_written(source.path) != path:
-            warnings.warn(
-                "the inputs have changed since: reading those without a record", stacklevel=2
-            )
-            known = set(done)
-            # Earlier sources have a record. The search goes on from here: standard input can't be
-            # searched again.
-            rest = stream if source is None else chain([source], stream)
-            return (each for each in rest if as_written(each.path) not in known), 0
-        if index >= whole_batches:
-            again.append(source)
-    return chain(again, stream), len(again)
 
 
 class _Uncountable(Exception):
@@ -233,8 +191,7 @@ class _Finder:
         self._list_members = list_members
         self._root = ""  # the keys of sources are relative to it
         self._filter = Filter(search)
-        self._passed_over = ""  # the first archive that a walk of folders passed over
-        self._skipped = self._filter.skipped
+        self._walk = FolderWalk(search, self._filter, counting=counting)
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
         for path in inputs:
@@ -242,7 +199,7 @@ class _Finder:
         if self._search.files_from is not None:
             yield from self._listed(self._search.files_from)
         if not self._counting:
-            for line in self._skipped.in_words():
+            for line in self._filter.skipped.in_words():
                 warnings.warn(line, stacklevel=2)
 
     def _typed(self, path: str) -> Iterator[Source]:
@@ -289,7 +246,7 @@ class _Finder:
         """Tell whether a pattern's wildcards leave this name out."""
         if not self._filter.is_junk(entry.name):
             return False
-        self._leave(entry.path, names.is_folder(entry))
+        self._walk.leave(entry.path, names.is_folder(entry))
         return True
 
     def _listed(self, listed: str) -> Iterator[Source]:
@@ -299,8 +256,8 @@ class _Finder:
             raise _Uncountable
         empty = True
         try:
-            with nullcontext(_stdin()) if listed == STDIN else Path(listed).open("rb") as file:
-                for path in names.read_names(file, self._search.null):
+            with nullcontext(open_stdin()) if listed == STDIN else Path(listed).open("rb") as file:
+                for path in read_names(file, self._search.null):
                     empty = False
                     if listed == STDIN and path == STDIN:
                         yield failing(path, "standard input is the list of names")
@@ -318,18 +275,17 @@ class _Finder:
     def named(self, path: str) -> Iterator[Source]:
         """Find one input by its name; patterns are expanded already."""
         address = _ADDRESS.match(path)
-        if path == STDIN or _OPEN_FILE.fullmatch(path):
-            yield Source(path, Stream(path, self._search.max_bytes))
+        if path == STDIN or OPEN_FILE.fullmatch(path):
+            yield Source(path, PipedInput(path, self._search.max_bytes))
         elif address and not os.path.lexists(path):
             yield from self._remote(path, address[1].lower())
         elif os.path.isdir(path):
             reason = self._filter.without_images("a folder")
-            self._passed_over = ""
-            yield from _or_failing(self._walk(path), path, reason)
-            if self._passed_over and not self._counting:
+            yield from _or_failing(self._walk.walk(path), path, reason)
+            if self._walk.passed_over and not self._counting:
                 warnings.warn(
                     f"{path} contains archives, which are skipped: to read them, name them, like "
-                    f"{self._passed_over}",
+                    f"{self._walk.passed_over}",
                     stacklevel=2,
                 )
         else:
@@ -340,12 +296,9 @@ class _Finder:
         if names.is_missing(path):
             yield failing(path, "no such file")
         elif kind is None:
-            yield self._local(path)
+            yield local_file(path, self._search)
         else:
             yield from self._archive(path, kind, LocalFile(path))
-
-    def _local(self, path: str) -> Source:
-        return Source(path, LocalFile(path, self._search.max_bytes))
 
     def _archive(
         self, path: str, kind: str, place: Place, *, seekable: bool = True
@@ -384,75 +337,6 @@ class _Finder:
             for source in found:
                 yield replace(source, key=key)
 
-    def _walk(self, top: str) -> Iterator[Source]:
-        # A stack of iterators, each with its folder's path below the top and the folder's identity:
-        # folders may be nested deeper than calls.
-        here = names.folder_id(top)
-        stack = [("", here, self._entries(top))]
-        while stack:
-            relative, _, entries = stack[-1]
-            entry = next(entries, None)
-            if entry is None:
-                stack.pop()
-            elif isinstance(entry, Source):
-                yield entry
-            else:
-                path, name = entry
-                inner = f"{relative}{name}"
-                here = names.folder_id(path)
-                # A link may lead back to a folder that it lies in.
-                loop = here is not None and any(here == above for _, above, _ in stack)
-                if not loop and self._filter.wants_folder(name, inner):
-                    stack.append((f"{inner}/", here, self._entries(path, f"{inner}/")))
-
-    def _entries(self, folder: str, relative: str = "") -> Iterator[Source | tuple[str, str]]:
-        """Return the wanted files of a folder, and the path and name of the folders in it."""
-        found: list[str] = []
-        folders: set[str] = set()
-        error = None
-        try:
-            with os.scandir(folder) as scan:
-                for entry in scan:
-                    if names.is_marked_hidden(entry):
-                        continue
-                    if not names.is_folder(entry):
-                        if self._wants(entry, relative + entry.name):
-                            found.append(entry.name)
-                    elif self._search.recursive and not self._filter.is_hidden(entry.name):
-                        if self._filter.is_junk(entry.name):
-                            self._leave(entry.path, is_folder=True)
-                        else:
-                            folders.add(entry.name)
-                            found.append(entry.name)
-        except OSError as problem:
-            error = problem
-        found.sort()
-        if not self._counting:
-            self._skipped.add_pairs([name for name in found if name not in folders])
-        for name in found:
-            path = os.path.join(folder, name)
-            yield (path, name) if name in folders else self._local(path)
-        if error is not None:
-            yield failing(folder, os_reason(error))
-
-    def _wants(self, entry: os.DirEntry[str], relative: str) -> bool:
-        """Tell whether to take a file, and note why not."""
-        name = entry.name
-        if self._filter.wants_file(name, relative):
-            return True
-        is_archive = kind_of_archive(name) not in _NO_ARCHIVE
-        if is_archive and self._filter.wants_folder(name, relative):
-            self._passed_over = entry.path
-        elif self._filter.is_junk(name):
-            self._leave(entry.path)
-        elif not is_archive and not self._counting and self._filter.is_unknown(name, relative):
-            self._skipped.add_file(name)
-        return False
-
-    def _leave(self, path: str, is_folder: bool = False) -> None:
-        if not self._counting:
-            self._skipped.add_junk(path, is_folder)
-
     def _remote(self, url: str, scheme: str) -> Iterator[Source]:
         if scheme == "file":
             yield from self._local_address(url)
@@ -473,7 +357,7 @@ class _Finder:
 
     def _http(self, url: str, kind: str | None) -> Iterator[Source]:
         from cvt_cli.images.archives import NEEDS_SEEK
-        from cvt_cli.images.remote import Download, HttpStream
+        from cvt_cli.images.http_images import Download, HttpStream
 
         timeout, max_bytes = self._search.timeout, self._search.max_bytes
         if kind is None:
@@ -487,7 +371,7 @@ class _Finder:
 
     def _store(self, url: str, kind: str | None) -> Iterator[Source]:
         from cvt_cli.images.archives import NEEDS_SEEK
-        from cvt_cli.images.remote import Store, StoreFile, StoreStream
+        from cvt_cli.images.store_images import Store, StoreFile, StoreStream
 
         store = Store(url, self._search.timeout, self._search.max_bytes)
         if names.has_magic(url) and not store.is_file():
@@ -545,55 +429,3 @@ def _or_failing(stream: Iterator[Source], path: str, reason: str) -> Iterator[So
     else:
         yield first
         yield from stream
-
-
-def _stdin() -> BinaryIO:
-    closed = sys.stdin is None
-    if not closed:
-        try:
-            os.read(sys.stdin.buffer.fileno(), 0)
-        except OSError as error:  # also if there is no file number, as in a notebook
-            closed = error.errno == errno.EBADF
-    if closed:
-        raise ImageError("standard input is closed")
-    return sys.stdin.buffer
-
-
-def _start(listed: str) -> bytes:
-    """Read the first bytes of a list of names, if it is a regular file: others can't be read
-    twice."""
-    if listed != STDIN:
-        if not stat.S_ISREG(os.stat(listed).st_mode):
-            return b""
-        with Path(listed).open("rb") as file:
-            return file.read(names.CHUNK)
-    stdin = _stdin()
-    try:
-        regular = stat.S_ISREG(os.fstat(stdin.fileno()).st_mode)
-    except io.UnsupportedOperation:
-        return b""
-    return cast(io.BufferedReader, stdin).peek() if regular else b""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """A place to be read once: standard input, or a file that this process has open."""
-
-    path: str
-    max_bytes: int
-    is_local: bool = False
-
-    def open(self) -> BinaryIO:
-        """Read all of it. Raises: ImageError."""
-        from cvt_cli.images.spool import Spool
-
-        spool = Spool(self.max_bytes)
-        try:
-            if self.path in (STDIN, "/dev/stdin", "/dev/fd/0"):
-                spool.copy(_stdin())
-            else:
-                with Path(self.path).open("rb") as file:
-                    spool.copy(file)
-        except OSError as error:
-            raise ImageError(os_reason(error)) from None
-        return spool.take()

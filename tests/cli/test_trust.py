@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cvt_cli.images.find import find, remaining
+from cvt_cli.images.find import find
+from cvt_cli.images.remaining import remaining
 from cvt_cli.records import as_written
 from tests.conftest import RunCvt
 from tests.photos import picture

@@ -20,7 +20,7 @@ from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.run_record import RunRecord
 from cvt_cli.errors import CvtError, ImageError
 from cvt_cli.images.archives import members
-from cvt_cli.images.remote import open_http, stream_http
+from cvt_cli.images.http_images import open_http, stream_http
 from cvt_cli.images.source import Filter, LocalFile, Search
 from cvt_cli.output import writer_class
 from cvt_cli.output.run_file import Kept, is_run_record, kept_of, read_stamps

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cvt_cli.images import remote
+from cvt_cli.images import retries
 from tests.fuzz.targets import Target, answering, targets
 
 KINDS = (
@@ -91,7 +91,7 @@ def test_damage(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr(retries, "_BACK_OFF", (0.0, 0.0))
     target = every_target[kind]
     assert set(every_target) == set(KINDS)
     for example in target.examples:

@@ -18,16 +18,9 @@ from typing import Any
 import pytest
 
 from cvt_cli.errors import ImageError, UsageError
-from cvt_cli.images.find import (
-    IMAGE_SUFFIXES,
-    Search,
-    Source,
-    check_inputs,
-    count_sources,
-    find,
-    remaining,
-)
+from cvt_cli.images.find import IMAGE_SUFFIXES, Search, Source, check_inputs, count_sources, find
 from cvt_cli.images.formats import FORMATS, RAW_SUFFIXES
+from cvt_cli.images.remaining import remaining
 from cvt_cli.images.source import one_line
 from tests.photos import picture
 

@@ -1,36 +1,23 @@
-"""Images on the network: http(s) by `web`, all other addresses by fsspec.
+"""Images in stores on the network, such as S3, by fsspec.
 
 A server may send anything, late or never: size and time are bounded.
 """
 
-import http.client
-import io
-import re
-import ssl
 import threading
-import time
-import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
-from cvt_cli.errors import ImageError, NoTemporaryFiles
-from cvt_cli.images.source import Filter, Source, failing, one_line, too_large
-from cvt_cli.images.spool import CHUNK, Spool
-from cvt_cli.images.web import LEAST_BYTES, LEAST_RATE, PATIENCE, Answer, TooSlow
+from cvt_cli.errors import ImageError
+from cvt_cli.images.retries import T, with_retries
+from cvt_cli.images.source import Filter, Source, failing, one_line
+from cvt_cli.images.spool import Spool
+from cvt_cli.images.web import LEAST_BYTES, LEAST_RATE, PATIENCE, TooSlow
 from cvt_cli.system.extras import install_hint
-from cvt_cli.system.text import reason_of, visible
+from cvt_cli.system.text import reason_of
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
-T = TypeVar("T")
-
-# Seconds before the second and the third try.
-_BACK_OFF = (0.5, 1.0)
 # Bytes of a store's object per request. Nearly every photograph is smaller.
 _FIRST_REQUEST = 2**22
-
 # Extras that install the clients of stores.
 _EXTRAS = {
     "s3": "s3",
@@ -41,64 +28,6 @@ _EXTRAS = {
     "abfs": "azure",
     "abfss": "azure",
 }
-
-
-def open_http(url: str, timeout: float, max_bytes: int) -> BinaryIO:
-    """Download a file.
-
-    Args:
-        url: http or https. Redirects are followed, to those two only.
-        timeout: seconds that nothing may come; then, and after what may be over soon, it is tried
-            again, three times in all.
-        max_bytes: what is larger is refused.
-
-    Raises:
-        ImageError: says what came instead.
-    """
-
-    def download() -> BinaryIO:
-        spool = Spool(max_bytes)
-        with Answer(url, timeout) as answer:
-            if answer.length is not None and answer.length > max_bytes:
-                raise too_large(max_bytes)
-            while chunk := answer.read(CHUNK):
-                spool.write(chunk)
-            # http.client takes a cut connection for the end.
-            if answer.length is not None and spool.received < answer.length:
-                raise ConnectionError(f"cut off after {spool.received} of {answer.length} bytes")
-        return spool.take()
-
-    return _tries(download, timeout)
-
-
-def stream_http(url: str, timeout: float) -> BinaryIO:
-    """Open a download that is read once, as it arrives. Raises: as `open_http`, also during
-    reading."""
-    return io.BufferedReader(_Stream(_tries(lambda: Answer(url, timeout), timeout), timeout), CHUNK)
-
-
-class _Stream(io.RawIOBase):
-    """An answer that fails when nothing arrives for too long."""
-
-    def __init__(self, answer: Answer, timeout: float) -> None:
-        self._answer = answer
-        self._timeout = timeout
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        view = memoryview(buffer).cast("B")
-        try:
-            data = self._answer.read(len(view))
-        except Exception as error:
-            raise ImageError(_reason(error, self._timeout)) from None
-        view[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._answer.close()
-        super().close()
 
 
 class Store:
@@ -216,7 +145,9 @@ class Store:
                     file.seek(len(start))
                     spool.copy(file)
 
-        return _tries(lambda: _download(download, self._timeout, self._max_bytes), self._timeout)
+        return with_retries(
+            lambda: _download(download, self._timeout, self._max_bytes), self._timeout
+        )
 
     def _start(self, path: str) -> bytes:
         try:
@@ -250,34 +181,7 @@ class Store:
         return self._try(names)
 
     def _try(self, work: Callable[[], T]) -> T:
-        return _tries(work, self._timeout)
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A place: a file behind an http(s) address; see `open_http`."""
-
-    url: str
-    timeout: float
-    max_bytes: int
-    is_local: bool = False
-
-    def open(self) -> BinaryIO:
-        """Download all of it. Raises: ImageError."""
-        return open_http(self.url, self.timeout, self.max_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpStream:
-    """A place: a download that is read as it arrives; see `stream_http`."""
-
-    url: str
-    timeout: float
-    is_local: bool = False
-
-    def open(self) -> BinaryIO:
-        """Open a file that is read once. Raises: ImageError."""
-        return stream_http(self.url, self.timeout)
+        return with_retries(work, self._timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,68 +249,3 @@ def _in_time(work: Callable[[], None], received: Callable[[], int], timeout: flo
             raise TooSlow
     if errors:
         raise errors[0]
-
-
-def _tries(work: Callable[[], T], timeout: float) -> T:
-    for pause in (*_BACK_OFF, None):
-        try:
-            return work()
-        except (ImageError, NoTemporaryFiles):
-            raise
-        # Which errors a store's client raises is not documented.
-        except Exception as error:
-            if pause is None or not _may_pass(error):
-                raise ImageError(_reason(error, timeout)) from None
-            if not isinstance(error, TimeoutError):  # which was a pause
-                time.sleep(max(pause, min(_retry_after(error), timeout)))
-    raise AssertionError
-
-
-def _may_pass(error: Exception) -> bool:
-    """Tell whether another attempt may succeed."""
-    if isinstance(error, TooSlow):
-        return False
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code >= http.HTTPStatus.INTERNAL_SERVER_ERROR or error.code in (408, 425, 429)
-    if isinstance(error, urllib.error.URLError):
-        return not isinstance(error.reason, ssl.SSLCertVerificationError | str)
-    lasting = (
-        FileNotFoundError,
-        PermissionError,
-        IsADirectoryError,
-        NotADirectoryError,
-        ValueError,
-        TypeError,
-        NotImplementedError,
-        ImportError,
-        http.client.InvalidURL,
-    )
-    return not isinstance(error, lasting) and not re.search("Credential|Auth", type(error).__name__)
-
-
-def _retry_after(error: Exception) -> float:
-    if isinstance(error, urllib.error.HTTPError):
-        seconds = error.headers.get("Retry-After", "")
-        if seconds.isdecimal():
-            return float(seconds)
-    return 0.0
-
-
-def _reason(error: Exception, timeout: float) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return visible(f"the server says {error.code} {error.reason}".rstrip())
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        error = error.reason
-    if isinstance(error, TooSlow):
-        return f"timed out: less than {LEAST_RATE >> 10} KiB a second for {PATIENCE * timeout:g} s"
-    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return f"timed out: nothing came for {timeout:g} s"
-    if isinstance(error, PermissionError):
-        return f"permission denied ({one_line(error)})"
-    return _os_words(error) or one_line(error)
-
-
-def _os_words(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else ""

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images import remote, web
+from cvt_cli.images import http_images, retries, store_images, web
 from cvt_cli.images.find import Search, Source, count_sources, find
 from cvt_cli.images.spool import Spool
 from tests.images.test_archives import MEMBERS, make, random
@@ -213,7 +213,7 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "_BACK_OFF", (0.01, 0.02))
+    monkeypatch.setattr(retries, "_BACK_OFF", (0.01, 0.02))
     with Server(tmp_path) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
@@ -310,7 +310,7 @@ def test_a_download_without_end_in_sight(server: Server, monkeypatch: pytest.Mon
 
 def test_a_stream_counts_no_time_in_which_nobody_reads(server: Server) -> None:
     Path(server.folder, "x").write_bytes(bytes(2**22))
-    with remote.stream_http(f"{server.url}/file/x", TIMEOUT) as stream:
+    with http_images.stream_http(f"{server.url}/file/x", TIMEOUT) as stream:
         count = len(stream.read(2**20))
         time.sleep(2 * TIMEOUT)
         assert count + len(stream.read()) == 2**22
@@ -320,7 +320,7 @@ def test_a_stream_counts_no_time_in_which_nobody_reads(server: Server) -> None:
 def test_a_stream_that_never_begins(mood: str, server: Server) -> None:
     start = time.monotonic()
     with pytest.raises(ImageError, match="timed out"):
-        remote.stream_http(f"{server.url}/{mood}", TIMEOUT)
+        http_images.stream_http(f"{server.url}/{mood}", TIMEOUT)
     assert time.monotonic() - start < 3 * TIMEOUT + 20
 
 
@@ -347,15 +347,15 @@ def test_a_busy_server_says_when_to_come_again(
     after: str, pauses: list[float], server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(sleep=slept.append))
     assert "503" in str(fetch(f"{server.url}/busy/{after}", timeout=2))
     assert slept == pauses
 
 
 def test_what_is_not_tried_again() -> None:
     lasting = type("NoCredentialsError", (Exception,), {})(), type("AuthError", (Exception,), {})()
-    assert not any(map(remote._may_pass, (*lasting, PermissionError(), ValueError())))
-    assert all(map(remote._may_pass, (TimeoutError(), ConnectionResetError(), OSError())))
+    assert not any(map(retries._may_pass, (*lasting, PermissionError(), ValueError())))
+    assert all(map(retries._may_pass, (TimeoutError(), ConnectionResetError(), OSError())))
 
 
 def test_addresses_as_people_type_them() -> None:
@@ -405,7 +405,7 @@ def test_a_large_download(server: Server) -> None:
 def test_addresses_that_lead_nowhere(
     url: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr(retries, "_BACK_OFF", (0.0, 0.0))
     error = fetch(url, timeout=5)
     assert isinstance(error, str)
     assert reason in error
@@ -519,7 +519,7 @@ def test_a_store_is_walked_in_order(memory: str, monkeypatch: pytest.MonkeyPatch
 def test_a_store_that_stalls(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
-    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr(retries, "_BACK_OFF", (0.0, 0.0))
     tries = []
     monkeypatch.setattr(
         MemoryFileSystem, "cat_file", lambda *args, **kwargs: tries.append(time.sleep(3))
@@ -540,7 +540,7 @@ def test_what_stalled_fills_nothing_any_more() -> None:
         ended.set()
 
     with pytest.raises(TimeoutError):
-        remote._download(work, 0.05, 100)
+        store_images._download(work, 0.05, 100)
     gate.set()
     assert ended.wait(5)
     assert late == ["nobody waits for this any more"]
@@ -640,7 +640,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_BACK_OFF", (0.0, 0.0))
+    monkeypatch.setattr(retries, "_BACK_OFF", (0.0, 0.0))
     folder = {f"{s3}/photos/{n}": data for n, data in MEMBERS.items() if n.isascii()}
     empty = {f"{s3}/photos/empty.jpg": b""}
     for url in (f"{s3}/photos/", f"{s3}/photos"):
