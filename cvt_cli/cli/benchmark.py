@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.compute_options import (
+    DecodeChoice,
+    DecodeOption,
+    DeviceOption,
+    TuneChoice,
+    TuneOption,
+    dtype_option,
+)
 from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.options import DecodeChoice
+from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.output_options import ProgressOption, ReportOptions
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
 from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import counted
@@ -43,7 +52,7 @@ cvt benchmark --model ./my-cvt --format csv -o speed.csv
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredModel(options.ModelOptions):
+class MeasuredModel(ModelOptions):
     """Options for the model that is measured; nothing is downloaded for it."""
 
     class_names: Path | None = field(default=None, init=False)
@@ -84,7 +93,7 @@ class Cases:
     ] = None
     dtype: Annotated[
         str,
-        options.dtype_option(
+        dtype_option(
             MEASURE,
             metavar="DTYPE,...",
             help="Compute in auto, float32, bfloat16, float16.",
@@ -106,7 +115,7 @@ class Cases:
             help="Use torch.compile, and measure its start too. Needs a C++ compiler.",
         ),
     ] = False
-    tune: options.TuneOption = options.TuneChoice.AUTO
+    tune: TuneOption = TuneChoice.AUTO
 
 
 @grouped
@@ -115,9 +124,9 @@ def benchmark(
     *,
     model: MeasuredModel,
     cases: Cases,
-    decode: options.DecodeOption = DecodeChoice.FAST,
-    device: options.DeviceOption = "auto",
-    report: options.ReportOptions,
+    decode: DecodeOption = DecodeChoice.FAST,
+    device: DeviceOption = "auto",
+    report: ReportOptions,
     plot: Annotated[
         Path | None,
         options.OUTPUT.option(
@@ -126,7 +135,7 @@ def benchmark(
             help="Plot throughput and latency over batch size: .png, .svg or .pdf.",
         ),
     ] = None,
-    progress: options.ProgressOption = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Measure how fast a model is on this machine: latency, images/s, share of the device's peak.
 

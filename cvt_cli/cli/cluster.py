@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cvt_cli import __version__
+from cvt_cli.cli.classify_options import Classification, Output
 from cvt_cli.cli.errors_file import ErrorsFile
-from cvt_cli.cli.options import Classification, GlobalOptions, Input, Output
+from cvt_cli.cli.input_options import Input
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.cli.run import NAMED_FAILURES, sum_up
 from cvt_cli.cli.run_record import command, versions

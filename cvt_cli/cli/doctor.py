@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cvt_cli.cli import options
+from cvt_cli.cli.output_options import OutputOption, OverwriteOption, ReportFormatOption
 
 if TYPE_CHECKING:
     from cvt_cli.output.report_tables import Report
@@ -17,9 +17,9 @@ cvt doctor --format json | jq .extras
 
 
 def doctor(
-    format_: options.ReportFormatOption = None,
-    output: options.OutputOption = None,
-    overwrite: options.OverwriteOption = False,
+    format_: ReportFormatOption = None,
+    output: OutputOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Show versions, devices, what is fast here, the cache, and which extras are installed.
 

@@ -8,9 +8,22 @@ from typing import Annotated
 
 import typer
 
-from cvt_cli.cli import options, run, sinks
+from cvt_cli.cli import run, sinks
+from cvt_cli.cli.compute_options import ExactCompute
 from cvt_cli.cli.errors_file import ErrorsFile
 from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.input_options import Input, Reading
+from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.output_options import (
+    ErrorsOption,
+    OverwriteOption,
+    ProgressOption,
+    PruneOption,
+    ResumeOption,
+    RunRecordOption,
+    UpdateOption,
+    output_option,
+)
 from cvt_cli.cli.run_record import check_run_record
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import check_inputs, count_sources, find
@@ -37,19 +50,19 @@ class EmbeddingsOutput:
 
     output: Annotated[
         Path,
-        options.output_option(
+        output_option(
             help=".parquet: columns path, embedding (a fixed-size list), error. .npy: one row "
             "per input, NaN for errors; paths and errors go to .paths.txt and .errors.txt"
             " beside it."
         ),
     ]
-    resume: options.ResumeOption = False
-    update: options.UpdateOption = False
-    prune: options.PruneOption = False
-    overwrite: options.OverwriteOption = False
-    run_record: options.RunRecordOption = None
-    errors: options.ErrorsOption = None
-    progress: options.ProgressOption = None
+    resume: ResumeOption = False
+    update: UpdateOption = False
+    prune: PruneOption = False
+    overwrite: OverwriteOption = False
+    run_record: RunRecordOption = None
+    errors: ErrorsOption = None
+    progress: ProgressOption = None
 
 
 @grouped
@@ -57,10 +70,10 @@ def embed(
     context: typer.Context,
     *,
     output: EmbeddingsOutput,
-    images: options.Input,
-    model: options.ModelOptions,
-    compute: options.ExactCompute,
-    reading: options.Reading,
+    images: Input,
+    model: ModelOptions,
+    compute: ExactCompute,
+    reading: Reading,
 ) -> None:
     """Turn images into vectors for search and clustering.
 

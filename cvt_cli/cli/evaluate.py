@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.compute_options import DecodeChoice, ExactCompute
 from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.input_options import Pictures, Reading
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.options import REPORT_FORMATS
+from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.output_options import (
+    REPORT_FORMATS,
+    GroupsOption,
+    ProgressOption,
+    ReportOptions,
+    format_option,
+    read_groups_option,
+)
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import ExitCode, UsageError
 from cvt_cli.records import Record, ScoreKind
@@ -39,26 +49,26 @@ cvt evaluate labels.csv --truth corrections.csv
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluatedModel(options.ModelOptions):
+class EvaluatedModel(ModelOptions):
     """Options for the model, at its own input size."""
 
     image_size: None = field(default=None, init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationCompute(options.ExactCompute, options.Pictures):
+class EvaluationCompute(ExactCompute, Pictures):
     """Options for how images go through the network, with the default decoding."""
 
-    decode: options.DecodeChoice = field(default=options.DecodeChoice.FAST, init=False)
+    decode: DecodeChoice = field(default=DecodeChoice.FAST, init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationReport(options.ReportOptions):
+class EvaluationReport(ReportOptions):
     """Options for the format of the figures, a page among them."""
 
     format_: Annotated[
         str | None,
-        options.format_option(
+        format_option(
             options.OUTPUT,
             (*REPORT_FORMATS, PAGE),
             help="table, csv, tsv, json or html. Default: by the suffix of --output, else a table.",
@@ -103,11 +113,11 @@ def evaluate(
         ),
     ],
     tables: LabelTables,
-    groups: options.GroupsOption = None,
+    groups: GroupsOption = None,
     model: EvaluatedModel,
     report: EvaluationReport,
     compute: EvaluationCompute,
-    reading: options.Reading,
+    reading: Reading,
     predictions: Annotated[
         Path | None,
         options.OUTPUT.option(
@@ -117,7 +127,7 @@ def evaluate(
             "scores.",
         ),
     ] = None,
-    progress: options.ProgressOption = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Measure a model on labelled images: accuracy, each label, confusions.
 
@@ -140,7 +150,7 @@ def evaluate(
     format_ = _pick_format(report)
     pages = _PerImage(report.output if format_ == PAGE else None, predictions)
     pages.check(report.overwrite)
-    group_rows = options.read_groups_option(groups)
+    group_rows = read_groups_option(groups)
     labelled = from_folders(data) if tables.labels is None else from_csv(data, tables.labels)
 
     # Torch is loaded only now that all that was typed makes sense.
@@ -211,7 +221,7 @@ def _name_errors(errors: Sequence[Record], count: int, quiet: bool) -> None:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
-def _pick_format(report: options.ReportOptions) -> str:
+def _pick_format(report: ReportOptions) -> str:
     """Return the format of the figures; `PAGE` for a page.
 
     Raises:
@@ -295,7 +305,7 @@ def _evaluate_labels(
     labels: Path,
     truth: Path,
     *,
-    report: options.ReportOptions,
+    report: ReportOptions,
 ) -> None:
     """Measure labels that were written before, without running a model.
 

@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.compute_options import DeviceOption
 from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.input_options import Pictures, Reading
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.output_options import OverwriteOption, output_option
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
 from cvt_cli.images.find import Source, find
@@ -69,7 +73,7 @@ class ExplanationOptions:
 
     output: Annotated[
         Path | None,
-        options.output_option(
+        output_option(
             metavar="FILE|FOLDER",
             help="A picture (.png, .jpg, .webp) or .json for one image, a folder for several.",
         ),
@@ -98,7 +102,7 @@ class ExplanationOptions:
             help="picture, or json for the raw map. Default: by the suffix of --output.",
         ),
     ] = None
-    overwrite: options.OverwriteOption = False
+    overwrite: OverwriteOption = False
 
 
 @grouped
@@ -113,10 +117,10 @@ def explain(
         ),
     ],
     explanation: ExplanationOptions,
-    model: options.ModelOptions,
-    device: options.DeviceOption = "auto",
-    pictures: options.Pictures,
-    reading: options.Reading,
+    model: ModelOptions,
+    device: DeviceOption = "auto",
+    pictures: Pictures,
+    reading: Reading,
 ) -> None:
     """Show which parts of an image its label comes from, as a heat map."""
     output = explanation.output
@@ -194,7 +198,7 @@ def _explain_one(
         _write(path, lambda file: save(image, file, path.suffix))
 
 
-def _reader(pictures: options.Pictures) -> "ImageReader":
+def _reader(pictures: Pictures) -> "ImageReader":
     """Make what reads pictures at their own size. Raises `UsageError` if --background is no
     colour."""
     from cvt_cli.images.preprocess import Preprocessing

@@ -12,6 +12,8 @@ from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.output_options import OverwriteOption
 from cvt_cli.errors import UsageError
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.files import write_atomically
@@ -32,7 +34,7 @@ cvt export microsoft/cvt-13 -o wide.onnx --image-size 224x384
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported(options.ModelOptions):
+class Exported(ModelOptions):
     """Options for the checkpoint, which is named without --model here."""
 
     model: Annotated[
@@ -60,7 +62,7 @@ def export(
             " a torch.export program. It appears complete or not at all.",
         ),
     ],
-    overwrite: options.OverwriteOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Export a model as ONNX or as a torch.export program, with its labels and preprocessing.
 

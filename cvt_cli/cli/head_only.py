@@ -18,7 +18,7 @@ from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
-    from cvt_cli.cli.options import CheckpointFiles
+    from cvt_cli.cli.model_options import CheckpointFiles
     from cvt_cli.cli.train import TrainCompute
     from cvt_cli.cli.train_options import RunOptions, StartOptions
     from cvt_cli.training.dataset import Dataset

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import completion, options
+from cvt_cli.cli.compute_options import dtype_option
 from cvt_cli.cli.groups import Panel, grouped
+from cvt_cli.cli.model_options import CheckpointFiles, ImageSizeOption
+from cvt_cli.cli.output_options import ReportOptions
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.model.cost import BYTES_PER_VALUE
 
@@ -75,7 +78,7 @@ class CostOptions:
     ] = 1
     dtype: Annotated[
         str,
-        options.dtype_option(COST, help=f"{', '.join(DTYPES)}: dtype of weights and activations."),
+        dtype_option(COST, help=f"{', '.join(DTYPES)}: dtype of weights and activations."),
     ] = "float32"
 
 
@@ -92,10 +95,10 @@ def inspect(
         ),
     ] = None,
     show: ShowOptions,
-    image_size: options.ImageSizeOption = None,
+    image_size: ImageSizeOption = None,
     cost: CostOptions,
-    files: options.CheckpointFiles,
-    report: options.ReportOptions,
+    files: CheckpointFiles,
+    report: ReportOptions,
 ) -> None:
     """Describe a model and its cost without running or downloading it.
 

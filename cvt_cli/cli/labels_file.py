@@ -1,11 +1,14 @@
-"""The file of labels that `cvt sort` and `cvt tag` act on."""
+"""The file of labels that `cvt sort` and `cvt tag` act on, and their options for it."""
 
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
+from cvt_cli.cli.options import INPUT
+from cvt_cli.cli.output_options import format_option
 from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
 from cvt_cli.output.run_file import Kept
@@ -15,6 +18,21 @@ from cvt_cli.system.text import reason_of, visible
 STDIN = "-"
 # Failed files that are named, at most.
 NAMED_FAILURES = 20
+
+LabelsArgument = Annotated[
+    str,
+    INPUT.argument(
+        metavar="LABELS",
+        help=f"The output of cvt classify: {', '.join(ROW_FORMATS[:-1])} or {ROW_FORMATS[-1]}; - "
+        "for standard input. Its paths are relative to the current folder.",
+    ),
+]
+LabelsFormatOption = Annotated[
+    str | None,
+    format_option(
+        INPUT, ROW_FORMATS, help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of LABELS."
+    ),
+]
 
 
 def with_checked_scores(records: Iterable[Record], min_score: float | None) -> Iterator[Record]:

@@ -14,6 +14,7 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.output_options import OverwriteOption, format_option, output_option
 from cvt_cli.distributed.folders import LocalFolder, RemoteFolder, open_folder
 from cvt_cli.distributed.part_folder import RUN, SUCCESS
 from cvt_cli.errors import CvtError, UsageError
@@ -62,11 +63,11 @@ def merge(
     ],
     output: Annotated[
         Path,
-        options.output_option(help="The merged file; it appears complete or not at all."),
+        output_option(help="The merged file; it appears complete or not at all."),
     ],
     format_: Annotated[
         str | None,
-        options.format_option(
+        format_option(
             options.OUTPUT,
             ROW_FORMATS,
             help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of --output.",
@@ -79,7 +80,7 @@ def merge(
             help="Merge even if shards are missing or come from different runs.",
         ),
     ] = False,
-    overwrite: options.OverwriteOption = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Merge the parts or shards that cvt classify wrote into one file.
 

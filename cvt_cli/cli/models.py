@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.model_options import RefreshOption, RevisionOption
+from cvt_cli.cli.output_options import ReportOptions
 from cvt_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -45,9 +47,9 @@ def models(
             help="List the CvT models on the Hub whose names contain this text; '' for all.",
         ),
     ] = None,
-    revision: options.RevisionOption = None,
-    refresh: options.RefreshOption = False,
-    report: options.ReportOptions,
+    revision: RevisionOption = None,
+    refresh: RefreshOption = False,
+    report: ReportOptions,
 ) -> None:
     """List the published models and those that ship with cvt: labels, size, cost, accuracy, cached
     or not."""

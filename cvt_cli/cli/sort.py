@@ -10,11 +10,18 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.groups import Panel, grouped
-from cvt_cli.cli.labels_file import NAMED_FAILURES, Elsewhere, LabelsFile, with_checked_scores
+from cvt_cli.cli.labels_file import (
+    NAMED_FAILURES,
+    Elsewhere,
+    LabelsArgument,
+    LabelsFile,
+    LabelsFormatOption,
+    with_checked_scores,
+)
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.output_options import ProgressOption
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
-from cvt_cli.output import ROW_FORMATS
 from cvt_cli.system.text import counted, visible
 
 if TYPE_CHECKING:
@@ -58,14 +65,7 @@ class Placing:
 def sort(
     context: typer.Context,
     *,
-    labels: Annotated[
-        str,
-        options.INPUT.argument(
-            metavar="LABELS",
-            help="The output of cvt classify: csv, tsv, json, jsonl or parquet; - for standard"
-            " input. Its paths are relative to the current folder.",
-        ),
-    ],
+    labels: LabelsArgument,
     folder: Annotated[
         Path,
         options.OUTPUT.argument(
@@ -74,15 +74,8 @@ def sort(
         ),
     ],
     placing: Placing,
-    format_: Annotated[
-        str | None,
-        options.format_option(
-            options.INPUT,
-            ROW_FORMATS,
-            help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of LABELS.",
-        ),
-    ] = None,
-    progress: options.ProgressOption = None,
+    format_: LabelsFormatOption = None,
+    progress: ProgressOption = None,
 ) -> None:
     """Copy, move or link files into a folder for each label.
 

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvt_cli.cli import options
 from cvt_cli.cli.groups import Panel, grouped
-from cvt_cli.cli.labels_file import NAMED_FAILURES, Elsewhere, LabelsFile, with_checked_scores
+from cvt_cli.cli.labels_file import (
+    NAMED_FAILURES,
+    Elsewhere,
+    LabelsArgument,
+    LabelsFile,
+    LabelsFormatOption,
+    with_checked_scores,
+)
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.output_options import ProgressOption, read_groups_option
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
-from cvt_cli.output import ROW_FORMATS
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.text import counted, visible
 
@@ -89,7 +95,7 @@ class Keywords:
                 if value is not None:
                     raise UsageError(f"--remove and --{name} exclude each other")
             return None
-        rows = options.read_groups_option(self.groups)
+        rows = read_groups_option(self.groups)
         return Choice(
             top_k=self.top_k or 1,
             min_score=self.min_score,
@@ -99,7 +105,7 @@ class Keywords:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Writing:
     """Options for where the keywords go."""
 
     sidecar: Annotated[
@@ -135,26 +141,11 @@ class Place:
 def tag(
     context: typer.Context,
     *,
-    labels: Annotated[
-        str,
-        options.INPUT.argument(
-            metavar="LABELS",
-            help="The output of cvt classify: csv, tsv, json, jsonl, parquet or xlsx; - for "
-            "standard input. Its paths are relative to the current folder.",
-        ),
-    ],
-    format_: Annotated[
-        str | None,
-        options.INPUT.option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help=f"{', '.join(ROW_FORMATS)}. Default: by the suffix of LABELS.",
-        ),
-    ] = None,
+    labels: LabelsArgument,
+    format_: LabelsFormatOption = None,
     keywords: Keywords,
-    place: Place,
-    progress: options.ProgressOption = None,
+    writing: Writing,
+    progress: ProgressOption = None,
 ) -> None:
     """Write labels as keywords where photo programs look for them.
 
@@ -163,21 +154,21 @@ def tag(
     """
     document = LabelsFile(labels, format_)
     choice = keywords.choice()
-    if place.sidecar not in (None, "darktable", "lightroom"):
-        raise UsageError(f"--sidecar {place.sidecar}: darktable or lightroom")
-    if place.embed and find_spec("exiv2") is None:
+    if writing.sidecar not in (None, "darktable", "lightroom"):
+        raise UsageError(f"--sidecar {writing.sidecar}: darktable or lightroom")
+    if writing.embed and find_spec("exiv2") is None:
         raise UsageError("--embed needs exiv2, which is not installed", hint=install_hint("tag"))
 
     from cvt_cli.tagging.sidecar import Naming
     from cvt_cli.tagging.tagger import Status, Tagger
 
-    quiet, dry_run = context.obj.quiet, place.dry_run
+    quiet, dry_run = context.obj.quiet, writing.dry_run
     tagger = Tagger(
         choice=choice,
-        embed=place.embed,
-        naming=Naming(place.sidecar or "darktable"),
+        embed=writing.embed,
+        naming=Naming(writing.sidecar or "darktable"),
         model=document.model(),
-        keep_dates=place.keep_dates,
+        keep_dates=writing.keep_dates,
         dry_run=dry_run,
     )
     tally = _Tally()

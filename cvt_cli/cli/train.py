@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.cli import options
+from cvt_cli.cli.compute_options import DeviceOption, dtype_option
 from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.head_only import check_head_only, train_head
+from cvt_cli.cli.input_options import Pictures, Reading
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.model_options import CheckpointFiles
+from cvt_cli.cli.output_options import output_option
 from cvt_cli.cli.train_options import (
     CROPS,
     EPOCHS,
@@ -50,13 +54,13 @@ DTYPES = ("auto", "bfloat16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCompute(options.Reading, options.Pictures):
+class TrainCompute(Reading, Pictures):
     """Options for what the network is trained on."""
 
-    device: options.DeviceOption = "auto"
+    device: DeviceOption = "auto"
     dtype: Annotated[
         str,
-        options.dtype_option(
+        dtype_option(
             options.PERFORMANCE,
             help="Compute matrix products in auto, bfloat16 or float32. auto: bfloat16 where "
             "the device has it.",
@@ -86,14 +90,14 @@ def train(
     ],
     output: Annotated[
         Path,
-        options.output_option(
+        output_option(
             metavar="FOLDER",
             help="Where the checkpoint goes: config.json, preprocessor_config.json, "
             "model.safetensors, README.md, metrics.jsonl. Usable after the first epoch.",
         ),
     ],
     start: StartOptions,
-    files: options.CheckpointFiles,
+    files: CheckpointFiles,
     val_fraction: Annotated[
         float | None,
         options.INPUT.option(

@@ -19,7 +19,8 @@ from PIL import Image
 from cvt_cli.benchmark.model import find_model
 from cvt_cli.benchmark.network import Plan
 from cvt_cli.benchmark.pipeline import PipelinePlan
-from cvt_cli.cli.options import DecodeChoice, GlobalOptions, TuneChoice
+from cvt_cli.cli.compute_options import DecodeChoice, TuneChoice
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.inference.tuning import Tune
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.checkpoint.catalog import known_names
-from cvt_cli.cli import completion, options
+from cvt_cli.cli import completion
+from cvt_cli.cli.output_options import REPORT_FORMATS
 from cvt_cli.output.report_tables import FORMATS
 from tests.conftest import RunCvt
 
@@ -48,7 +49,7 @@ def test_lists() -> None:
 
 
 def test_formats_are_those_of_reports() -> None:
-    assert options.REPORT_FORMATS == FORMATS
+    assert REPORT_FORMATS == FORMATS
 
 
 @pytest.mark.parametrize(

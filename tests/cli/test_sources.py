@@ -20,7 +20,7 @@ from cvt_cli.records import as_written
 from tests.cli.test_failures import as_anybody
 from tests.conftest import RunCvt
 from tests.images.test_decode import png
-from tests.images.test_remote import Server, s3, server  # noqa: F401 (fixtures)
+from tests.images.test_network import Server, s3, server  # noqa: F401 (fixtures)
 from tests.photos import picture
 
 TinyCvt = Callable[..., Path]

@@ -50,7 +50,7 @@ from cvt_cli.system.cores import FEW, SPIN_COUNT
 from tests.cli.test_failures import check_line
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
-from tests.images.test_remote import s3  # noqa: F401 (fixture)
+from tests.images.test_network import s3  # noqa: F401 (fixture)
 from tests.photos import picture
 
 # Each of Ray's processes imports for seconds, and there are many of them.

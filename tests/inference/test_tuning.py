@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from cvt_cli.cli.options import Compute, TuneChoice
+from cvt_cli.cli.compute_options import Compute, TuneChoice
 from cvt_cli.inference import tuning
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.inference.tuning import LONG_RUN, Kind, Origin, Request, Tune, choose, fastest, pick
