@@ -7,7 +7,8 @@ from typing import Any
 from cvt_cli.benchmark.machine import Machine
 from cvt_cli.benchmark.model import RandomCheckpoint
 from cvt_cli.benchmark.network import Measurement, Plan
-from cvt_cli.benchmark.pipeline import MAX_IMAGES, STAGES, PipelineMeasurement, PipelinePlan
+from cvt_cli.benchmark.pipeline import MAX_IMAGES, PipelineMeasurement, PipelinePlan
+from cvt_cli.benchmark.stage_times import STAGES
 from cvt_cli.model.cost import count_cost
 from cvt_cli.output.report_tables import (
     Cell,

@@ -114,8 +114,8 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
     from cvt_cli.distributed.layout import Workers
     from cvt_cli.distributed.part_folder import PartFolder
     from cvt_cli.distributed.parts import parts_of
+    from cvt_cli.distributed.ray_job import RayJob
     from cvt_cli.distributed.resumption import left_of
-    from cvt_cli.distributed.stages import Job
     from cvt_cli.inference.classifier import describe, groups_of
     from cvt_cli.inference.labels import pick_indexes
     from cvt_cli.inference.scores import kind_of, record_shape
@@ -144,7 +144,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
     reader = _reader_for(checkpoint, wanted)
     with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
-            Job(
+            RayJob(
                 checkpoint=checkpoint,
                 device=compute.device,
                 dtype=compute.dtype,

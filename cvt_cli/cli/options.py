@@ -1,4 +1,4 @@
-"""What all options have to do with: the panels of --help, the global options, what was typed.
+"""The common ground of all options: panels of --help, global options, what was typed.
 
 The options that several subcommands share are in groups, by what they are about: `input_options`,
 `model_options`, `compute_options`, `output_options`. `cvt_cli.cli.groups` turns groups into what

@@ -38,7 +38,7 @@ def run_epochs(training: "Training", limit: "TimeLimit | None", quiet: bool) -> 
     """Train every epoch that is left, with a bar on a terminal and a line for each."""
     from tqdm import tqdm
 
-    from cvt_cli.training.loop import deferred_interrupts
+    from cvt_cli.system.signals import deferred_interrupts
 
     trainer = training.trainer
     with deferred_interrupts() as interrupted:

@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from cvt_cli import __version__
-from cvt_cli.distributed.layout import Layout, Workers, lay_out
-from cvt_cli.distributed.stages import RETRIES, WORKER_CPUS, Job, Shipped, settled
+from cvt_cli.distributed.layout import ClusterLayout, Workers, lay_out
+from cvt_cli.distributed.model_worker import RETRIES, WORKER_CPUS, settled
+from cvt_cli.distributed.ray_job import RayJob, Shipped
 from cvt_cli.errors import CvtError, ModelError, UsageError
 from cvt_cli.images.source import one_line
 from cvt_cli.inference.tuning import NEVER, Request
@@ -34,7 +35,7 @@ class Cluster:
 
     Attributes:
         ray: Ray itself, for those who have work for it.
-        model: a reference to the model, as `settle` puts it there: a `stages.Shipped`.
+        model: a reference to the model, as `settle` puts it there: a `ray_job.Shipped`.
 
     Raises:
         UsageError: if Ray is not installed, or nothing answers at the address.
@@ -79,7 +80,9 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.ray.shutdown()
 
-    def settle(self, job: Job, workers: Workers, wanted: Request = NEVER) -> tuple[Job, Layout]:
+    def settle(
+        self, job: RayJob, workers: Workers, wanted: Request = NEVER
+    ) -> tuple[RayJob, ClusterLayout]:
         """Decide what the job leaves open, by the machines that will run it.
 
         Args:

@@ -20,18 +20,11 @@ import pyarrow as pa
 
 from cvt_cli.distributed.collection import Collector
 from cvt_cli.distributed.connection import Cluster, unwrapped
-from cvt_cli.distributed.layout import Layout
+from cvt_cli.distributed.layout import ClusterLayout
+from cvt_cli.distributed.model_worker import RETRIES, WORKER_CPUS, Loads, ModelWorker
 from cvt_cli.distributed.parts import Part
-from cvt_cli.distributed.stages import (
-    DECODE_CPUS,
-    RETRIES,
-    WORKER_CPUS,
-    Job,
-    Loads,
-    Worker,
-    decode,
-    members,
-)
+from cvt_cli.distributed.ray_job import RayJob
+from cvt_cli.distributed.reading_task import DECODE_CPUS, decode_batches, member_names
 from cvt_cli.distributed.task_tables import Row, inputs_per_task, tables
 from cvt_cli.images.find import Search
 from cvt_cli.records import Record
@@ -44,9 +37,9 @@ LOST_INPUTS = 100
 def run(
     cluster: Cluster,
     parts: Sequence[Part],
-    job: Job,
+    job: RayJob,
     *,
-    layout: Layout,
+    layout: ClusterLayout,
     on_record: Callable[[Record], None],
     on_part: Callable[[Part], None],
 ) -> None:
@@ -88,7 +81,7 @@ def run(
 
 def _list_members(cluster: Cluster, parts: Sequence[Part], search: Search) -> None:
     """List the members of archives that were not read to their end."""
-    task = cluster.ray.remote(num_cpus=DECODE_CPUS, max_retries=RETRIES)(members)
+    task = cluster.ray.remote(num_cpus=DECODE_CPUS, max_retries=RETRIES)(member_names)
     folder = str(Path.cwd())
     asked = [task.remote(part.paths[0], search, folder) for part in parts]
     for part, answer in zip(parts, asked, strict=True):
@@ -100,9 +93,9 @@ def _list_members(cluster: Cluster, parts: Sequence[Part], search: Search) -> No
 def _stream(
     cluster: Cluster,
     rows: Sequence[Row],
-    job: Job,
+    job: RayJob,
     *,
-    layout: Layout,
+    layout: ClusterLayout,
     per_task: int,
     retries: int,
 ) -> Iterator[pa.Table]:
@@ -120,7 +113,7 @@ def _stream(
     loads = cluster.ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Loads)
     inputs: ray.data.Dataset = ray.data.from_arrow(list(tables(rows, per_task)))
     images = inputs.map_batches(
-        decode,
+        decode_batches,
         batch_size=None,
         batch_format="pyarrow",
         fn_kwargs={
@@ -135,7 +128,7 @@ def _stream(
         ray_remote_args_fn=lambda: {"max_retries": retries},
     )
     records = images.map_batches(
-        Worker,
+        ModelWorker,
         batch_size=batch_size,  # Ray requires it for actors with a GPU
         batch_format="pyarrow",
         zero_copy_batch=True,

@@ -24,7 +24,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ClusterLayout:
     """The layout of a job on a cluster: how many workers, and the resources of each."""
 
     fewest: int
@@ -44,7 +44,7 @@ class Layout:
         }
 
 
-def lay_out(nodes: Sequence[Mapping[str, float]], device: str, workers: Workers) -> Layout:
+def lay_out(nodes: Sequence[Mapping[str, float]], device: str, workers: Workers) -> ClusterLayout:
     """Spread the work over a cluster.
 
     Args:
@@ -70,4 +70,6 @@ def lay_out(nodes: Sequence[Mapping[str, float]], device: str, workers: Workers)
     suits = int(gpus / each) if each else max(1, core_count // CORES_PER_WORKER)
     most = workers.most or suits
     threads = max(1, min(core_count // most, int(max(node.get("CPU", 0) for node in nodes))))
-    return Layout(workers.fewest or most, most, each, threads, core_count)
+    return ClusterLayout(
+        fewest=workers.fewest or most, most=most, gpus=each, threads=threads, cores=core_count
+    )

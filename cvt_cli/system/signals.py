@@ -49,6 +49,26 @@ def interruptible() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def deferred_interrupts() -> Iterator[threading.Event]:
+    """Make Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
+    event = threading.Event()
+
+    def stop() -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    on_signal = once(stop)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield event
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 def act_if_stuck(act: Callable[[], None]) -> None:
     """Act in another thread on a signal for which no `once` handler runs within `STUCK_SECONDS`.
     Python runs handlers between two instructions of the main thread, and a product of large

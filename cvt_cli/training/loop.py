@@ -6,8 +6,6 @@ order and its augmentation from (seed, epoch), so that a resumed run equals an u
 
 import dataclasses
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.system.signals import once
 from cvt_cli.training.augment import Augmenter
 from cvt_cli.training.data import Images
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
@@ -380,23 +377,3 @@ def _precision(dtype: str, device: torch.device, few_tokens: bool) -> Iterator[N
                 yield
         finally:
             torch.backends.cudnn.benchmark = benchmark
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[threading.Event]:
-    """Make Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
-    event = threading.Event()
-
-    def stop() -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    on_signal = once(stop)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
-        yield event
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

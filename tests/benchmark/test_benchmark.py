@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvt_cli.benchmark import machine, network, pipeline
+from cvt_cli.benchmark import machine, network, pipeline, pipeline_runs, stage_times
 from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.benchmark_tables import benchmark_report
 from cvt_cli.benchmark.engines import Engine, _peer, baseline, check_baseline, ours
@@ -33,13 +33,9 @@ from cvt_cli.benchmark.network import (
     measure_peak,
     synthetic_images,
 )
-from cvt_cli.benchmark.pipeline import (
-    PipelineCase,
-    PipelineMeasurement,
-    PipelinePlan,
-    Stages,
-)
+from cvt_cli.benchmark.pipeline import PipelineCase, PipelineMeasurement, PipelinePlan
 from cvt_cli.benchmark.plot import plot
+from cvt_cli.benchmark.stage_times import StageTimes
 from cvt_cli.benchmark.statistics import (
     MIN_ROUNDS,
     ROUNDS,
@@ -169,9 +165,9 @@ def test_the_dead_work_of_cvt_13() -> None:
 
 
 def test_stages_on_a_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cvt_cli.benchmark.pipeline.cores", lambda: 2)
+    monkeypatch.setattr("cvt_cli.benchmark.stage_times.cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    stages = Stages(decode=0.02, preprocess=0.01, copy=0.001, model=0.069, write=0)
+    stages = StageTimes(decode=0.02, preprocess=0.01, copy=0.001, model=0.069, write=0)
     assert stages.limit(CPU) == pytest.approx(10)
     # One thread writes.
     assert replace(stages, write=0.05).limit(CPU) == pytest.approx(8)
@@ -181,14 +177,14 @@ def test_stages_on_a_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     # With one thread for the network, the other core decodes meanwhile.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert stages.limit(CPU) == pytest.approx(1 / 0.07)
-    slow_decode = Stages(decode=0.05, preprocess=0.01, copy=0.02, model=0.03, write=0)
+    slow_decode = StageTimes(decode=0.05, preprocess=0.01, copy=0.02, model=0.03, write=0)
     assert slow_decode.limit(torch.device("cuda")) == pytest.approx(1 / 0.06)
     assert slow_decode.bound_by(torch.device("cuda")) == "decode"
     slow_resize = replace(slow_decode, decode=0.01, preprocess=0.05)
     assert slow_resize.bound_by(torch.device("cuda")) == "preprocess"
     assert slow_resize.bound_by(CPU) == "preprocess"
     # In a group that is in the way though none of its stages is the slowest.
-    together = Stages(decode=0.03, preprocess=0.02, copy=0.01, model=0.04, write=0)
+    together = StageTimes(decode=0.03, preprocess=0.02, copy=0.01, model=0.04, write=0)
     assert together.bound_by(torch.device("cuda")) == "decode"
     # Decoding has both cores for as long as it takes, the network one for a little longer.
     assert together.bound_by(CPU) == "decode"
@@ -200,17 +196,17 @@ def test_stages_on_a_cpu_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_bounds_a_run_is_what_gains_most_where_it_goes(
     device: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cvt_cli.benchmark.pipeline.cores", lambda: 2)
+    monkeypatch.setattr("cvt_cli.benchmark.stage_times.cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     numbers = np.random.default_rng(threads).exponential(0.01, (50, 5))
-    for stages in (Stages(*map(float, row)) for row in numbers):
+    for stages in (StageTimes(*map(float, row)) for row in numbers):
         named = stages.bound_by(torch.device(device))
         gains = {
             name: replace(stages, **{name: 0.0}).limit(torch.device(device))
-            for name in pipeline.STAGES
+            for name in stage_times.STAGES
         }
         assert gains[named] == max(gains.values())
-    nothing = Stages(0, 0, 0, 0, 0)
+    nothing = StageTimes(0, 0, 0, 0, 0)
     assert nothing.limit(torch.device(device)) > 0
 
 
@@ -602,7 +598,7 @@ def test_the_table_of_a_run_from_files(checkpoint: Checkpoint) -> None:
     plan_ = PipelinePlan(
         *(checkpoint, Path("photos"), None, (2,), ("float32",), CPU, 1, True), with_peer=True
     )
-    stages = Stages(decode=0.5, preprocess=0.25, copy=0.125, model=1, write=0.125)
+    stages = StageTimes(decode=0.5, preprocess=0.25, copy=0.125, model=1, write=0.125)
     case = PipelineCase(2, "float32", 4, stages, [2], [8], Ratio(4, 3, 5, 6), 0.75)
     failed = PipelineCase(2, "float32", 4, error="out of memory")
     measurement = PipelineMeasurement(plan_, [case, failed], unreadable=3, left_out=True)
@@ -917,19 +913,19 @@ def test_figures_of_a_run_from_files(
         for index in range(4)
     ]
     classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=1)
-    stages = Stages(decode=0.5, preprocess=0.25, copy=0.125, model=1, write=0.125)
+    stages = StageTimes(decode=0.5, preprocess=0.25, copy=0.125, model=1, write=0.125)
 
-    def time_stages(*given: object) -> Stages:
+    def time_stages(*given: object) -> StageTimes:
         assert len(opened) == 2  # two batches to warm up
         assert given == (classifier, sources, 0.25)
         return stages
 
-    monkeypatch.setattr(pipeline, "_time_stages", time_stages)
+    monkeypatch.setattr(pipeline, "time_stages", time_stages)
     ours_ = TimedRun(clock, [4, 2, 1, 2], list("aabb"))
     peer = TimedRun(clock, [8, 8, 3, 8], list("abbb"))
     started: list[Any] = []
-    monkeypatch.setattr(pipeline, "_OurRun", lambda *_: ours_)
-    monkeypatch.setattr(pipeline, "_peer", lambda *given, **_: (started.append(given), peer)[1])
+    monkeypatch.setattr(pipeline, "OurRun", lambda *_: ours_)
+    monkeypatch.setattr(pipeline, "peer_run", lambda *given, **_: (started.append(given), peer)[1])
     common = (checkpoint, Path(), (32, 32), (1,), ("float32",), CPU, 0.5, False)
     measurement = PipelineMeasurement(PipelinePlan(*common, with_peer=True))
     case = pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
@@ -941,15 +937,15 @@ def test_figures_of_a_run_from_files(
     assert (found["images_per_second"], found["baseline_images_per_second"]) == (2, 0.5)
     assert (found["ratio"], found["ratio_min"], found["ratio_max"]) == (3, 2, 4)
     assert (found["rounds"], found["labels_agree"]) == (3, 0.75)
-    assert [found[f"{name}_ms"] for name in pipeline.STAGES] == [500, 250, 125, 1000, 125]
-    assert [found[f"{name}_share"] for name in pipeline.STAGES] == [
+    assert [found[f"{name}_ms"] for name in stage_times.STAGES] == [500, 250, 125, 1000, 125]
+    assert [found[f"{name}_share"] for name in stage_times.STAGES] == [
         *(0.25, 0.125, 0.0625, 0.5, 0.0625)
     ]
     limit = stages.limit(CPU)
     assert found["limit_images_per_second"] == limit
     assert found["limit_fraction"] == pytest.approx(2 / limit)
     alone = TimedRun(clock, [0.25], list("aabb"))
-    monkeypatch.setattr(pipeline, "_OurRun", lambda *_: alone)
+    monkeypatch.setattr(pipeline, "OurRun", lambda *_: alone)
     opened.clear()
     measurement = PipelineMeasurement(PipelinePlan(*common))
     case = pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
@@ -961,7 +957,7 @@ def test_figures_of_a_run_from_files(
 
     classifier.batch_size = 4
     errors = [RuntimeError("a bug"), MemoryError()]
-    monkeypatch.setattr(pipeline, "_time_stages", fill)
+    monkeypatch.setattr(pipeline, "time_stages", fill)
     found = measurement.record(
         pipeline._measure_case(measurement.plan, classifier, sources, dtype="float32")
     )
@@ -987,11 +983,11 @@ def test_a_stage_s_share_of_an_image(
         work()
         return [next(timings)]
 
-    monkeypatch.setattr(pipeline, "times", timed)
-    monkeypatch.setattr(pipeline, "SAMPLE", 2)
-    monkeypatch.setattr(pipeline, "PER_CORE", 0)
-    stages = pipeline._time_stages(classifier, sources, 10)
-    assert stages == Stages(decode=8, preprocess=4, copy=0.5, model=2, write=0.25)
+    monkeypatch.setattr(stage_times, "times", timed)
+    monkeypatch.setattr(stage_times, "SAMPLE", 2)
+    monkeypatch.setattr(stage_times, "PER_CORE", 0)
+    stages = stage_times.time_stages(classifier, sources, 10)
+    assert stages == StageTimes(decode=8, preprocess=4, copy=0.5, model=2, write=0.25)
     assert shares == [2] * 6
 
 
@@ -1017,8 +1013,8 @@ def test_the_network_is_timed_in_batches_as_full_as_those_of_the_run(
     monkeypatch.setattr(
         pipeline, "times", lambda work, *_, **__: (seen.append(-1), work(), [1.0])[2]
     )
-    monkeypatch.setattr(pipeline, "SAMPLE", 2)
-    stages = pipeline._time_stages(classifier, list(find([str(tmp_path)])), 10)
+    monkeypatch.setattr(stage_times, "SAMPLE", 2)
+    stages = stage_times.time_stages(classifier, list(find([str(tmp_path)])), 10)
     # Between the marks of what is timed; afterwards the sample, for records.
     assert seen[5:-2] == batches and seen[:5] == [-1] * 5
     assert stages.copy + stages.model == 1 / sum(batches)
@@ -1039,7 +1035,7 @@ def test_an_image_that_has_an_error_has_no_label(
         return logits
 
     monkeypatch.setattr(classifier, "_model", overflows)
-    run = pipeline._OurRun(classifier, list(find([str(tmp_path)])))
+    run = pipeline_runs.OurRun(classifier, list(find([str(tmp_path)])))
     run()
     assert [label is None for label in run.labels] == [False, True, False]
 
@@ -1049,7 +1045,7 @@ def test_the_peer_sees_what_we_see(scaled: bool, checkpoint: Checkpoint) -> None
     ours_ = checkpoint.with_image_size((48, 32)) if scaled else checkpoint
     image = picture(200, 150)
     pixels = torch.from_numpy(ours_.preprocessing.pixels(image).copy())[None]
-    theirs = pipeline._processor(ours_, scaled)(image, return_tensors="pt")["pixel_values"]
+    theirs = pipeline_runs._processor(ours_, scaled)(image, return_tensors="pt")["pixel_values"]
     # A pixel's rounding apart, where the resampling is done in another order.
     torch.testing.assert_close(theirs, ours_.preprocessing.normalize(pixels), atol=0.1, rtol=0)
 
@@ -1061,10 +1057,10 @@ def test_a_pass_of_the_peer(
         picture(seed=index).save(tmp_path / f"{index}.png")
     sources = list(find([str(tmp_path)]))
     classifier = Classifier(checkpoint, device="cpu", dtype="bfloat16", batch_size=2)
-    ours_ = pipeline._OurRun(classifier, sources)
+    ours_ = pipeline_runs.OurRun(classifier, sources)
     ours_()
-    monkeypatch.setattr(pipeline, "Apart", lambda make, *given, **named: make(*given, **named))
-    peer: Any = pipeline._peer(classifier, sources, False, threads=torch.get_num_threads())
+    monkeypatch.setattr(pipeline_runs, "Apart", lambda make, *given, **named: make(*given, **named))
+    peer: Any = pipeline_runs.peer_run(classifier, sources, False, threads=torch.get_num_threads())
     assert peer._pipeline.model.dtype == torch.bfloat16
     peer.run(True)
     assert len(peer.best_labels()) == 4

@@ -34,11 +34,13 @@ from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, CIFAR10_MODEL
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.cli.cluster import parse_workers
-from cvt_cli.distributed import execution, stages
+from cvt_cli.distributed import execution, reading_task
 from cvt_cli.distributed.collection import CHANGED, DIED, FAULTS, Collector
-from cvt_cli.distributed.layout import Layout, Workers, lay_out
+from cvt_cli.distributed.layout import ClusterLayout, Workers, lay_out
+from cvt_cli.distributed.model_worker import Loads, ModelWorker, _classifier
 from cvt_cli.distributed.parts import Part
-from cvt_cli.distributed.stages import Job, Loads, Shipped, Worker, _classifier, decode, members
+from cvt_cli.distributed.ray_job import RayJob, Shipped
+from cvt_cli.distributed.reading_task import decode_batches, member_names
 from cvt_cli.distributed.task_tables import RECORD_SCHEMA, inputs_per_task, tables
 from cvt_cli.errors import CvtError, NoTemporaryFiles, UsageError
 from cvt_cli.images.find import Search
@@ -330,7 +332,7 @@ def test_a_worker_and_a_node_that_are_lost(
     with run_cvt.start(*command) as process:
         wait_for(lambda: parts(labels), process)
         # The network's process, of which there are three, and one that decodes, if one does now.
-        decoding = processes(ray_folder, "ray::MapBatches(decode)")
+        decoding = processes(ray_folder, "ray::MapBatches(decode_batches)")
         for victim in (processes(ray_folder, "ray::MapWorker")[0], *decoding[:1]):
             os.kill(victim, signal.SIGKILL)
         cluster.remove_node(node, allow_graceful=False)
@@ -506,7 +508,7 @@ def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(resolve(CIFAR10_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     only = ("cat", "dog")
-    job = Job(
+    job = RayJob(
         checkpoint=checkpoint,
         device="cpu",
         dtype="bfloat16",
@@ -535,7 +537,7 @@ def test_what_a_worker_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_relative_names_are_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     save_tars(tmp_path / "tars", 1, 2)
-    names = members("00.tar", Search(), str(tmp_path / "tars"))
+    names = member_names("00.tar", Search(), str(tmp_path / "tars"))
     assert names == ["00.tar::./0000.png", "00.tar::./0001.png"]
 
 
@@ -546,15 +548,15 @@ def test_a_worker_starts_its_readers_once(cat: Path, monkeypatch: pytest.MonkeyP
         started.append(ReaderPool(*given, **named))
         return started[-1]
 
-    stages._end_readers()
-    monkeypatch.setattr(stages, "ReaderPool", start)
+    reading_task._end_readers()
+    monkeypatch.setattr(reading_task, "ReaderPool", start)
     monkeypatch.chdir(cat.parent)
     checkpoint = load(resolve(CIFAR10_MODEL))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
     (table,) = tables([(0, 0, cat.name, False)], 1)
 
     def fault() -> str | None:
-        (images,) = decode(
+        (images,) = decode_batches(
             table,
             reader=reader,
             search=Search(),
@@ -572,7 +574,7 @@ def test_a_worker_starts_its_readers_once(cat: Path, monkeypatch: pytest.MonkeyP
     assert fault() == "NoTemporaryFiles: no room"
     assert started[0]._closing
     assert fault() is None and len(started) == 2
-    stages._end_readers()
+    reading_task._end_readers()
 
 
 def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,9 +586,9 @@ def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.M
         **{"reader": reader, "search": Search(), "batch_size": 2, "columns": ()},
         "folder": str(cat.parent),
     }
-    (images,) = decode(table, **common, version=__version__)
+    (images,) = decode_batches(table, **common, version=__version__)
     assert images.column("pixels").null_count == 0
-    job = Job(
+    job = RayJob(
         checkpoint=checkpoint,
         device="cpu",
         dtype="float32",
@@ -599,9 +601,9 @@ def test_a_node_that_joins_with_another_version(cat: Path, monkeypatch: pytest.M
         search=Search(),
         offline=True,
     )
-    worker: Any = object.__new__(Worker)
+    worker: Any = object.__new__(ModelWorker)
     worker._job, worker._fault = replace(job, version="0.0.0"), None
-    for answer in (next(decode(table, **common, version="0.0.0")), worker(images)):
+    for answer in (next(decode_batches(table, **common, version="0.0.0")), worker(images)):
         assert [row["position"] for row in answer.to_pylist()] == [0, 1]
         for row in answer.to_pylist():
             assert f"has cvt {__version__}, the run is 0.0.0's" in row["fault"]
@@ -641,7 +643,7 @@ def run_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             cluster=None,  # type: ignore[arg-type]
             parts=[Part(0, list(map(str, range(count))))],
             job=job,
-            layout=Layout(1, 1, 0, 1, 4),
+            layout=ClusterLayout(1, 1, 0, 1, 4),
             on_record=lambda record: None,
             on_part=on_part,
         )
@@ -707,22 +709,22 @@ def test_what_went_wrong_before_is_not_why_it_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("nodes", "device", "workers", "expected"),
     [
-        ([(2, 0)], "auto", Workers(), Layout(1, 1, 0, 2, 2)),
-        ([(16, 0), (8, 0)], "cpu", Workers(), Layout(6, 6, 0, 4, 24)),
-        ([(4, 0), (4, 0)], "auto", Workers(1, 1), Layout(1, 1, 0, 4, 8)),
-        ([(4, 0), (2, 0)], "auto", Workers(2, 3), Layout(2, 3, 0, 2, 6)),
-        ([(2, 0)], "auto", Workers(4, 4), Layout(4, 4, 0, 1, 2)),
-        ([(8, 2), (8, 1), (4, 0)], "auto", Workers(), Layout(3, 3, 1, 6, 20)),
-        ([(8, 2)], "cuda", Workers(gpus=0.5), Layout(4, 4, 0.5, 2, 8)),
-        ([(8, 2)], "cpu", Workers(), Layout(2, 2, 0, 4, 8)),
-        ([(8, 2)], "auto", Workers(gpus=0), Layout(2, 2, 0, 4, 8)),
+        ([(2, 0)], "auto", Workers(), ClusterLayout(1, 1, 0, 2, 2)),
+        ([(16, 0), (8, 0)], "cpu", Workers(), ClusterLayout(6, 6, 0, 4, 24)),
+        ([(4, 0), (4, 0)], "auto", Workers(1, 1), ClusterLayout(1, 1, 0, 4, 8)),
+        ([(4, 0), (2, 0)], "auto", Workers(2, 3), ClusterLayout(2, 3, 0, 2, 6)),
+        ([(2, 0)], "auto", Workers(4, 4), ClusterLayout(4, 4, 0, 1, 2)),
+        ([(8, 2), (8, 1), (4, 0)], "auto", Workers(), ClusterLayout(3, 3, 1, 6, 20)),
+        ([(8, 2)], "cuda", Workers(gpus=0.5), ClusterLayout(4, 4, 0.5, 2, 8)),
+        ([(8, 2)], "cpu", Workers(), ClusterLayout(2, 2, 0, 4, 8)),
+        ([(8, 2)], "auto", Workers(gpus=0), ClusterLayout(2, 2, 0, 4, 8)),
         ([(8, 0)], "cuda", Workers(), "this cluster has no GPU"),
         ([(8, 1), (8, 1)], "auto", Workers(gpus=2), "no node of this cluster has 2 GPUs"),
         ([(0, 0)], "auto", Workers(), "this cluster has no CPU to work with"),
     ],
 )
 def test_the_layout_of_a_cluster(
-    nodes: list[tuple[int, int]], device: str, workers: Workers, expected: Layout | str
+    nodes: list[tuple[int, int]], device: str, workers: Workers, expected: ClusterLayout | str
 ) -> None:
     # A node that has none of something does not name it.
     resources = [
@@ -824,7 +826,7 @@ def test_workers_that_can_not_load_the_model_again(
     wait_for(lambda: not processes(ray_folder, "ray::Map"))  # those of other tests
     command = on_ray(*inputs, "-b", 16, "-o", labels, "--workers", 2, address=cluster.address)
     with run_cvt.start(*command) as process:
-        works = "ray::MapWorker(MapBatches(Worker)).submit"
+        works = "ray::MapWorker(MapBatches(ModelWorker)).submit"
         working: list[int] = []
         wait_for(lambda: working.extend(processes(ray_folder, works)) or working, process)
         victim = working[0]
@@ -861,7 +863,7 @@ GPU_JOB = """if True:
     from cvt_cli.distributed.parts import Part
     from cvt_cli.distributed import connection, execution
     from cvt_cli.distributed.layout import Workers
-    from cvt_cli.distributed.stages import Job
+    from cvt_cli.distributed.reading_task import RayJob
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.images.source import Search
 
@@ -870,7 +872,7 @@ GPU_JOB = """if True:
     address, *paths = sys.argv[1:]
     checkpoint = load(resolve("cvt-tiny-cifar10"))
     reader = ImageReader(checkpoint.config, checkpoint.preprocessing)
-    job = Job(
+    job = RayJob(
         checkpoint=checkpoint,
         device="cpu",
         dtype="float32",

@@ -301,7 +301,7 @@ def test_nothing_readable_is_an_error(dataset, tmp_path):
 # In a process of its own: signals that come at another moment would end it.
 INTERRUPTS = """
 import os, signal, time
-from cvt_cli.training.loop import deferred_interrupts
+from cvt_cli.system.signals import deferred_interrupts
 
 clock = 0.0
 time.monotonic = lambda: clock
