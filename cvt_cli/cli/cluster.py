@@ -21,13 +21,14 @@ from cvt_cli.errors import InputsError, Interrupted, UsageError
 from cvt_cli.images import find
 from cvt_cli.images.standard_input import STDIN
 from cvt_cli.output import FORMATS, writer_class
-from cvt_cli.records import Record
+from cvt_cli.records import Record, RecordShape
 from cvt_cli.system.text import counted, visible
 
 if TYPE_CHECKING:
     from cvt_cli.checkpoint.load import Checkpoint
     from cvt_cli.distributed.part_folder import PartFolder
     from cvt_cli.distributed.parts import Part
+    from cvt_cli.distributed.ray_job import RayJob
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.inference.tuning import Request
 
@@ -114,16 +115,15 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
     from cvt_cli.distributed.layout import Workers
     from cvt_cli.distributed.part_folder import PartFolder
     from cvt_cli.distributed.parts import parts_of
-    from cvt_cli.distributed.ray_job import RayJob
     from cvt_cli.distributed.resumption import left_of
-    from cvt_cli.inference.classifier import describe, groups_of
+    from cvt_cli.inference.conditions import Conditions
+    from cvt_cli.inference.label_groups import groups_of
     from cvt_cli.inference.labels import pick_indexes
     from cvt_cli.inference.scores import kind_of, record_shape
 
     images, output, scale = wanted.images, wanted.output, wanted.scale
-    model, compute = wanted.model, wanted.compute
     errors_file = _errors_file(target, images, output)
-    checkpoint = model.load(verify=True)
+    checkpoint = wanted.model.load(verify=True)
     indexes = tuple(pick_indexes(output.only, checkpoint))
     groups = groups_of(output.group_rows, checkpoint)
     answers = indexes or range(len(checkpoint.labels))
@@ -144,33 +144,20 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
     reader = _reader_for(checkpoint, wanted)
     with Cluster(scale.ray_address, settings.debug) as cluster, ExitStack() as stack:
         job, layout = cluster.settle(
-            RayJob(
-                checkpoint=checkpoint,
-                device=compute.device,
-                dtype=compute.dtype,
-                batch_size=compute.batch_size,
-                reader=reader,
-                only=indexes,
-                groups=output.group_rows,
-                top_k=shape.top_k,
-                threshold=output.threshold,
-                columns=shape.columns,
-                search=replace(images.search, image_timeout=wanted.reading.image_timeout),
-                offline=model.offline,
-            ),
+            _job(wanted, checkpoint, reader, only=indexes, shape=shape),
             Workers(*parse_workers(scale.workers), scale.gpus_per_worker),
             _form_wanted(wanted, folder.recorded() if output.resume else {}),
         )
-        description = describe(
-            checkpoint,
-            reader,
-            job.device,
+        conditions = Conditions(
+            checkpoint=checkpoint,
+            reader=reader,
+            device=job.device,
             dtype=job.dtype,
             batch_size=job.batch_size or 0,
             only=[checkpoint.labels[index] for index in indexes] or None,
             form=job.form,
-            digest=True,
-        ) | {
+        )
+        description = conditions.facts(digest=True) | {
             "top_k": shape.top_k,
             "threshold": output.threshold,
             "columns": list(shape.columns),
@@ -226,6 +213,34 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
     )
 
 
+def _job(
+    wanted: Classification,
+    checkpoint: "Checkpoint",
+    reader: "ImageReader",
+    *,
+    only: tuple[int, ...],
+    shape: RecordShape,
+) -> "RayJob":
+    """Make the job that workers get, with what it leaves to their machines still open."""
+    from cvt_cli.distributed.ray_job import RayJob
+
+    output, compute = wanted.output, wanted.compute
+    return RayJob(
+        checkpoint=checkpoint,
+        device=compute.device,
+        dtype=compute.dtype,
+        batch_size=compute.batch_size,
+        reader=reader,
+        only=only,
+        groups=output.group_rows,
+        top_k=shape.top_k,
+        threshold=output.threshold,
+        columns=shape.columns,
+        search=replace(wanted.images.search, image_timeout=wanted.reading.image_timeout),
+        offline=wanted.model.offline,
+    )
+
+
 def _reader_for(checkpoint: "Checkpoint", wanted: Classification) -> "ImageReader":
     from cvt_cli.images.decode import MAX_PIXELS
     from cvt_cli.images.reading import ImageReader
@@ -243,7 +258,7 @@ def _reader_for(checkpoint: "Checkpoint", wanted: Classification) -> "ImageReade
 
 def _form_wanted(wanted: Classification, recorded: Mapping[str, Any]) -> "Request":
     """Return how the form of the network is chosen: by the first worker, for all."""
-    from cvt_cli.inference.classifier import MAX_AUTO_BATCH_SIZE
+    from cvt_cli.inference.batch_size import MAX_AUTO_BATCH_SIZE
     from cvt_cli.inference.tuning import LONG_RUN, Request, Tune
 
     tune, form = Tune(wanted.compute.tune), recorded.get("form")

@@ -44,7 +44,7 @@ def settled(
     Args:
         wanted: how the form of the network is chosen.
     """
-    from cvt_cli.inference.classifier import auto_batch_size
+    from cvt_cli.inference.batch_size import auto_batch_size
     from cvt_cli.inference.devices import pick_device, pick_dtype
     from cvt_cli.inference.tuning import settle
 

@@ -57,7 +57,7 @@ class RayJob:
     @property
     def names(self) -> tuple[str, ...]:
         """Name of each class index: the label, or its group."""
-        from cvt_cli.inference.classifier import groups_of
+        from cvt_cli.inference.label_groups import groups_of
 
         groups = groups_of(self.groups, self.checkpoint)
         return self.checkpoint.labels if groups is None else groups.names

@@ -1,15 +1,10 @@
-"""The classifier: images become predictions in batches, with reading, copying and computing
-overlapped."""
+"""The classifier: images become predictions in batches, while others are read."""
 
 import copy
-import math
-import threading
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from concurrent.futures import Future
 from itertools import cycle
 from pathlib import Path
 from typing import Any, overload
@@ -20,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
-from cvt_cli.checkpoint.group_table import GroupedLabel, read_groups
+from cvt_cli.checkpoint.group_table import GroupedLabel
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.images.background import Colour
@@ -28,15 +23,15 @@ from cvt_cli.images.decode import MAX_PIXELS
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.inference.batch_size import auto_batch_size, usual_size
+from cvt_cli.inference.conditions import Conditions
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32
-from cvt_cli.inference.label_groups import LabelGroups, from_mapping
+from cvt_cli.inference.label_groups import groups_of
 from cvt_cli.inference.labels import pick_indexes
+from cvt_cli.inference.network_runner import NetworkRunner
 from cvt_cli.inference.scores import DEFAULT_TOP_K, kind_of, scores_of
-from cvt_cli.model.cost import count_cost
-from cvt_cli.model.cuda import with_kernels
 from cvt_cli.model.form import Form
 from cvt_cli.model.fused import FusedCvt
-from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
 from cvt_cli.records import Prediction, Record
 
@@ -45,12 +40,6 @@ NOT_FINITE = (
     "the network's scores are not numbers: NaN in its weights, or too large for its dtype, where "
     "--dtype float32 helps"
 )
-MAX_AUTO_BATCH_SIZE = 256
-# Bytes of a batch's activations: on a CPU as many as caches help with, on a GPU this share of its
-# memory.
-CPU_BATCH_BYTES = 160 * 10**6
-GPU_BATCH_SHARE = 1 / 8
-
 ImageLike = str | Path | Image.Image
 
 
@@ -106,7 +95,7 @@ class Classifier:
             no such label.
     """
 
-    def __init__(  # noqa: PLR0913 (public, by keyword)
+    def __init__(  # noqa: PLR0913 (public: callers name the few that they want)
         self,
         model: str | Checkpoint = DEFAULT_MODEL,
         *,
@@ -143,8 +132,7 @@ class Classifier:
             model = model.with_image_size(image_size)
         self.checkpoint = model
         self.score_kind = kind_of(model)
-        self.batch_size = batch_size or auto_batch_size(model, self.device)
-        self._usual_pixels = math.prod(usual_size(model))
+        batch_size = batch_size or auto_batch_size(model, self.device)
         self.max_pixels = max_pixels
         self.reader = ImageReader(
             model.config,
@@ -167,7 +155,7 @@ class Classifier:
         self._devices = ",".join(map(str, devices))
         if form is not None and form.threads is not None:
             torch.set_num_threads(form.threads)
-        self._use(FusedCvt(model.model().to(self.device, self.dtype), form))
+        self._use(FusedCvt(model.model().to(self.device, self.dtype), form), batch_size)
         self.replicas = [self]
         if self.device.type == "cuda":
             self.replicas.append(self._twin())
@@ -176,35 +164,34 @@ class Classifier:
                 model,
                 device=str(each),
                 dtype=str(self.dtype).removeprefix("torch."),
-                batch_size=self.batch_size,
+                batch_size=batch_size,
                 only=self.indexes if only else (),
                 groups=groups,
             ).replicas
 
-    def _use(self, network: FusedCvt) -> None:
-        self._network = network
-        self._model: Callable[[Tensor], Tensor] = network
-        self._features: Callable[[Tensor], Tensor] = network.forward_features
-        self._graphs: tuple[Graphed, ...] = ()
-        self._lock = threading.Lock()  # one thread at a time may use a graph and its stream
-        # Its thread waits for the network while records are written. The same one for all runs:
-        # cuDNN's plans for a shape belong to a thread, and take some 0.1 s to make.
-        self._pool = ThreadPoolExecutor(1, "network")
-        self._stream: torch.cuda.Stream | None = None
-        if self.device.type == "cuda":
-            faster = with_kernels(network)
-            self._graphs = (
-                Graphed(network, faster),
-                Graphed(network.forward_features, faster and faster.forward_features),
-            )
-            self._model, self._features = self._graphs
-            self._stream = torch.cuda.Stream(self.device)
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))  # for the weights
+    def _use(self, network: FusedCvt, batch_size: int) -> None:
+        self._runner = NetworkRunner(
+            network,
+            self.checkpoint.preprocessing,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=batch_size,
+            usual_size=usual_size(self.checkpoint),
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Images through the network at once, the same for all devices at first."""
+        return self._runner.batch_size
+
+    @batch_size.setter
+    def batch_size(self, count: int) -> None:
+        self._runner.batch_size = count
 
     @property
     def form(self) -> Form:
         """The form of the network."""
-        return self._network.form
+        return self._runner.network.form
 
     def use_form(self, form: Form) -> None:
         """Compute in another form from now on, on the CPU. The threads are those of the whole
@@ -223,13 +210,13 @@ class Classifier:
         network = FusedCvt(self.checkpoint.model().to(self.device, self.dtype), form)
         for each in self.replicas:
             if each.device.type == "cpu":
-                each._use(network)
+                each._use(network, each.batch_size)
 
     def _twin(self) -> "Classifier":
         """Make a copy with the same weights on the same device, on a stream of its own: while one
         computes, the other's batch is copied."""
         twin = copy.copy(self)
-        twin._use(self._network)
+        twin._use(self._runner.network, self.batch_size)
         return twin
 
     @property
@@ -243,19 +230,19 @@ class Classifier:
         return self.checkpoint.config.embed_dim[-1]
 
     def description(self, digest: bool = True) -> dict[str, object]:
-        """Return the facts that predictions depend on; see `describe`."""
-        return describe(
-            self.checkpoint,
-            self.reader,
-            self._devices,
+        """Return the facts that predictions depend on; see `Conditions.facts`."""
+        conditions = Conditions(
+            checkpoint=self.checkpoint,
+            reader=self.reader,
+            device=self._devices,
             dtype=str(self.dtype).removeprefix("torch."),
             batch_size=self.batch_size,
             only=[self.labels[index] for index in self.indexes]
             if len(self.indexes) < len(self.labels)
             else None,
             form=self.form if self.device.type == "cpu" else None,
-            digest=digest,
-        ) | {"groups": self.groups and self.groups.digest()}
+        )
+        return conditions.facts(digest=digest) | {"groups": self.groups and self.groups.digest()}
 
     @overload
     def __call__(self, images: Image.Image, top_k: int = ...) -> Record: ...
@@ -345,7 +332,9 @@ class Classifier:
         pending: deque[Future[list[Record]]] = deque()
         try:
             for batch, replica in zip(batches, cycle(self.replicas), strict=False):
-                pending.append(replica._pool.submit(lambda r, b: list(work(r, b)), replica, batch))
+                pending.append(
+                    replica._runner.thread.submit(lambda r, b: list(work(r, b)), replica, batch)
+                )
                 if len(pending) > len(self.replicas):
                     yield from pending.popleft().result()
             while pending:
@@ -419,7 +408,7 @@ class Classifier:
     ) -> Tensor:
         """Compute the row of one image: (1, width); (0, width) and an error in the image if the
         device's memory does not suffice."""
-        self._free_memory()
+        self._runner.free_memory()
         try:
             return compute(_pixels([image]))
         except RuntimeError as error:
@@ -437,7 +426,7 @@ class Classifier:
         Returns:
             (len(images), answers) float32 on the CPU; see `scores_of`.
         """
-        return self._through_network(images, len(self.answers), self._forward)
+        return self._runner.run(images, len(self.answers), self._forward)
 
     def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
         """Compute the vectors behind the labels: `Cvt.forward_features`.
@@ -448,95 +437,19 @@ class Classifier:
         Returns:
             (len(images), embedding_dim) float32 on the CPU.
         """
-        return self._through_network(images, self.embedding_dim, self._forward_features)
-
-    def _through_network(
-        self, images: Sequence[np.ndarray], width: int, forward: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Run batches (B, H, W, 3) uint8 through `forward`: returns (len(images), width)
-        float32."""
-        result = torch.empty(len(images), width)
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            by_size.setdefault(image.shape, []).append(index)
-        for size, indexes in by_size.items():
-            start, alone = 0, False
-            while start < len(indexes):
-                # A large image counts as several.
-                room = max(1, self.batch_size * self._usual_pixels // (size[0] * size[1]))
-                chunk = indexes[start : start + min(room, self.batch_size)]
-                # Pinned memory is copied to a GPU while Python goes on.
-                batch = torch.empty(
-                    (len(chunk), *size),
-                    dtype=torch.uint8,
-                    pin_memory=self.device.type == "cuda",
-                )
-                np.stack([images[index] for index in chunk], out=batch.numpy())
-                try:
-                    with self._on_stream(), recording if alone else nullcontext():
-                        result[chunk] = forward(batch)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    # The error's frames keep what the network had computed.
-                    problem = error.with_traceback(None)
-                else:
-                    start, alone = start + len(chunk), False
-                    continue
-                # The same once more, if it was graphs that took the room, or might be that
-                # another recorded: until that is done, torch gives no memory of its cache back.
-                if self._free_memory() or (self._graphs and not alone):
-                    alone = True
-                    continue
-                alone = False
-                if len(chunk) == 1:
-                    raise problem
-                self._halve_batch()
-        return result
-
-    @contextmanager
-    def _on_stream(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self._graphs:
-                stack.enter_context(self._lock)
-            if self._stream is not None:
-                # First the device: to leave a stream by itself opens a context on the first GPU.
-                stack.enter_context(torch.cuda.device(self.device))
-                stack.enter_context(torch.cuda.stream(self._stream))
-            yield
-
-    def _normalized(self, batch: Tensor) -> Tensor:
-        pixels = batch.to(self.device, non_blocking=True)
-        return self.checkpoint.preprocessing.normalize(pixels).to(self.dtype)
+        return self._runner.run(images, self.embedding_dim, self._forward_features)
 
     @torch.inference_mode()
     def _forward_features(self, batch: Tensor) -> Tensor:
-        return self._features(self._normalized(batch)).float().cpu()
+        return self._runner.features(self._runner.normalized(batch)).float().cpu()
 
     @torch.inference_mode()
     def _forward(self, batch: Tensor) -> Tensor:
-        logits = self._model(self._normalized(batch))
+        logits = self._runner.model(self._runner.normalized(batch))
         if len(self.indexes) < len(self.labels):
             logits = logits[:, self._columns]
         scores = scores_of(logits, self.score_kind).cpu()
         return scores if self.groups is None else self.groups.combine(scores, self.indexes)
-
-    def _halve_batch(self) -> None:
-        self.batch_size //= 2
-        # Always the same text, which Python shows only once.
-        warnings.warn(
-            "out of memory: continuing with smaller batches (a smaller --batch-size avoids this)",
-            stacklevel=2,
-        )
-
-    def _free_memory(self) -> bool:
-        """Free memory that can be spared, and tell whether CUDA graphs were dropped."""
-        with self._lock, recording:
-            stopped = [graphs.stop() for graphs in self._graphs]
-            if self.device.type == "cuda":
-                with torch.cuda.device(self.device):
-                    torch.cuda.empty_cache()
-        return any(stopped)
 
     def _predictions(self, scores: Tensor, top_k: int) -> list[tuple[Prediction, ...]]:
         scores, columns = scores.topk(min(top_k, len(self.answers)))
@@ -551,78 +464,3 @@ class Classifier:
 
 def _pixels(images: Iterable[DecodedImage]) -> list[np.ndarray]:
     return [image.pixels for image in images if image.pixels is not None]
-
-
-def describe(  # noqa: PLR0913 (by keyword)
-    checkpoint: Checkpoint,
-    reader: ImageReader,
-    device: str,
-    *,
-    dtype: str,
-    batch_size: int,
-    only: Sequence[str] | None,
-    form: Form | None,
-    digest: bool,
-) -> dict[str, object]:
-    """Return the facts that predictions depend on, for a run record.
-
-    Args:
-        only: the labels to choose from; None for all.
-        form: of the network; None for the only one, on a GPU.
-        digest: with the weights' SHA-256, for which all of them are read.
-    """
-    return {
-        "model": checkpoint.name,
-        "commit": checkpoint.files.commit,
-        "weights_sha256": checkpoint.files.weights_digest() if digest else None,
-        "activation": checkpoint.config.hidden_act,
-        "scores": str(kind_of(checkpoint)),
-        "preprocessing": checkpoint.preprocessing.to_dict(),
-        "device": device,
-        "dtype": dtype,
-        "decode": "exact" if reader.exact else "fast",
-        "background": reader.background and "#{:02x}{:02x}{:02x}".format(*reader.background),
-        "truncated": "accept" if reader.accept_truncated else "refuse",
-        "batch_size": batch_size,
-        "form": form and form.to_dict(),
-        "max_pixels": reader.max_pixels,
-        "labels": only,
-    }
-
-
-def groups_of(
-    groups: str | Path | Mapping[str, str] | Sequence[GroupedLabel] | None, checkpoint: Checkpoint
-) -> LabelGroups | None:
-    """Return the groups of a checkpoint's labels, as `Classifier` takes them; None for none.
-
-    Raises:
-        UsageError: as `read_groups` and `LabelGroups`.
-    """
-    if groups is None:
-        return None
-    if isinstance(groups, Mapping):
-        groups = from_mapping(groups)
-    elif isinstance(groups, str | Path):
-        groups = read_groups(str(groups))
-    return LabelGroups(checkpoint.labels, groups, kind_of(checkpoint))
-
-
-def auto_batch_size(checkpoint: Checkpoint, device: torch.device, share: float = 1.0) -> int:
-    """Choose a power of two whose activations fit. It is the same on every run on a machine, so
-    that an interrupted run can be resumed.
-
-    Args:
-        share: of a GPU's memory that is ours.
-    """
-    each = count_cost(checkpoint.config, usual_size(checkpoint)).peak_activation_bytes
-    room: float = CPU_BATCH_BYTES
-    if device.type == "cuda":
-        room = torch.cuda.get_device_properties(device).total_memory * GPU_BATCH_SHARE * share
-    fitting = min(MAX_AUTO_BATCH_SIZE, max(1, int(room / each)))
-    return 1 << (fitting.bit_length() - 1)
-
-
-def usual_size(checkpoint: Checkpoint) -> tuple[int, int]:
-    """Return (height, width) in pixels of the images in a batch; where the preprocessing leaves
-    each its own, of those that fill one."""
-    return checkpoint.preprocessing.image_size or (224, 224)

@@ -2,17 +2,21 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvt_cli.checkpoint.group_table import GroupedLabel
+from cvt_cli.checkpoint.group_table import GroupedLabel, read_groups
 from cvt_cli.checkpoint.imagenet import SYNSETS, class_names
 from cvt_cli.errors import UsageError
 from cvt_cli.inference.labels import LabelMatcher
+from cvt_cli.inference.scores import kind_of
 from cvt_cli.records import ScoreKind
 from cvt_cli.system.text import visible
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from cvt_cli.checkpoint.load import Checkpoint
 
 
 class LabelGroups:
@@ -142,3 +146,20 @@ def _find(row: GroupedLabel, matcher: LabelMatcher) -> int | None:
         f"{row.where}: {visible(row.label)}: {index}",
         hint=f"did you mean {visible(nearest[0])}?" if nearest else "",
     )
+
+
+def groups_of(
+    groups: str | Path | Mapping[str, str] | Sequence[GroupedLabel] | None, checkpoint: "Checkpoint"
+) -> LabelGroups | None:
+    """Return the groups of a checkpoint's labels, as `Classifier` takes them; None for none.
+
+    Raises:
+        UsageError: as `read_groups` and `LabelGroups`.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, Mapping):
+        groups = from_mapping(groups)
+    elif isinstance(groups, str | Path):
+        groups = read_groups(str(groups))
+    return LabelGroups(checkpoint.labels, groups, kind_of(checkpoint))

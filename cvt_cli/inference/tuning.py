@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from cvt_cli import __version__
-from cvt_cli.inference.classifier import Classifier, usual_size
+from cvt_cli.inference.batch_size import usual_size
+from cvt_cli.inference.classifier import Classifier
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.form import CHOICES, Form, StageForm

@@ -1008,7 +1008,7 @@ def test_the_network_is_timed_in_batches_as_full_as_those_of_the_run(
         picture(seed=index).save(tmp_path / f"{index}.jpg")
     classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=batch_size)
     seen: list[int] = []
-    model = classifier._model
+    model = classifier._runner.model
     monkeypatch.setattr(classifier, "_model", lambda x: (seen.append(len(x)), model(x))[1])
     monkeypatch.setattr(
         pipeline, "times", lambda work, *_, **__: (seen.append(-1), work(), [1.0])[2]
@@ -1027,7 +1027,7 @@ def test_an_image_that_has_an_error_has_no_label(
     for index in range(3):
         picture(seed=index).save(tmp_path / f"{index}.png")
     classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=3)
-    model = classifier._model
+    model = classifier._runner.model
 
     def overflows(x: torch.Tensor) -> torch.Tensor:
         logits = model(x)

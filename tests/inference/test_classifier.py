@@ -24,7 +24,7 @@ from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.find import Source, find
 from cvt_cli.images.reading import ImageReader
-from cvt_cli.inference.classifier import auto_batch_size, usual_size
+from cvt_cli.inference.batch_size import auto_batch_size, usual_size
 from cvt_cli.inference.devices import pick_device, pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.model.cost import count_cost
 from cvt_cli.model.form import Form
@@ -169,8 +169,8 @@ def test_who_stops_waits_neither_for_a_device_nor_for_an_input(folder: Path) -> 
         return value
 
     classify = classifier(folder, batch_size=1, device="cpu,cpu")
-    network = classify.replicas[1]._model
-    classify.replicas[1]._model = lambda x: network(slowly(x))
+    network = classify.replicas[1]._runner.model
+    classify.replicas[1]._runner.model = lambda x: network(slowly(x))
     hanging = Source("hanging", Opened(lambda: slowly(io.BytesIO())))
     for sources in [picture()] * 3, [picture(), hanging]:
         records = classify.classify(sources)
@@ -200,7 +200,7 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     two = classifier(folder, batch_size=2, device="cpu,cpu,cpu")
     seen: list[int] = []
     for index, replica in enumerate(two.replicas):
-        replica._model = Noting(replica._model, seen, index)
+        replica._runner.model = Noting(replica._runner.model, seen, index)
         replica._features = Noting(replica._features, seen, index)
     assert same(two(pictures), one(pictures))
     assert sorted(seen) == [0, 0, 1, 1, 2]
@@ -360,7 +360,7 @@ class SmallMemory(torch.nn.Module):
 def test_out_of_memory_halves_the_batch(room: int, folder: Path, pictures: list[str]) -> None:
     expected = classifier(folder)(pictures * 3)
     classify = classifier(folder, batch_size=8)
-    classify._model = memory = SmallMemory(classify._model, room)
+    classify._runner.model = memory = SmallMemory(classify._runner.model, room)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         found = classify(pictures * 3)
@@ -392,8 +392,8 @@ class SmallGraphs(Graphed):
 def test_graphs_go_before_the_batch_is_halved(folder: Path, pictures: list[str]) -> None:
     expected = classifier(folder)(pictures)
     classify = classifier(folder, batch_size=8)
-    graphs = SmallGraphs(classify._model)
-    classify._model, classify._graphs = graphs, (graphs,)
+    graphs = SmallGraphs(classify._runner.model)
+    classify._runner.model, classify._runner._graphs = graphs, (graphs,)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert same(classify(pictures), expected)
@@ -419,8 +419,8 @@ def test_no_memory_while_another_records_halves_nothing(folder: Path) -> None:
     pictures = [picture(seed=seed) for seed in range(12)]
     expected = classifier(folder)(pictures)
     classify = classifier(folder, batch_size=8)
-    graphs = OtherRecords(classify._model)
-    classify._model, classify._graphs = graphs, (graphs,)
+    graphs = OtherRecords(classify._runner.model)
+    classify._runner.model, classify._runner._graphs = graphs, (graphs,)
     began, end = threading.Event(), threading.Event()
 
     def record() -> None:
@@ -449,8 +449,8 @@ def test_a_network_has_one_thread_for_all_runs(folder: Path) -> None:
     classify = classifier(folder, batch_size=1, device="cpu,cpu")
     threads: dict[int, list[threading.Thread]] = {0: [], 1: []}
     for index, replica in enumerate(classify.replicas):
-        network = replica._model
-        replica._model = lambda x, of=threads[index], through=network: (
+        network = replica._runner.model
+        replica._runner.model = lambda x, of=threads[index], through=network: (
             of.append(threading.current_thread()),
             through(x),
         )[1]
@@ -479,8 +479,8 @@ def test_two_threads_may_use_one_classifier(folder: Path) -> None:
     pictures = [picture(seed=seed) for seed in range(8)]
     classify = classifier(folder, batch_size=2)
     expected = classify(pictures)
-    graphs = OnePlace(classify._model)
-    classify._model, classify._graphs = graphs, (graphs,)
+    graphs = OnePlace(classify._runner.model)
+    classify._runner.model, classify._runner._graphs = graphs, (graphs,)
     with ThreadPoolExecutor(2) as pool:
         there, back = pool.map(classify, (pictures, pictures[::-1]))
     assert same(there, expected)
@@ -604,9 +604,9 @@ def test_cuda_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_scores_that_are_no_numbers_are_an_error(folder: Path, pictures: list[str]) -> None:
     classify = classifier(folder)
-    network = classify._model
+    network = classify._runner.model
     expected = ["not numbers" if r.error is None else r.error for r in classify(pictures)]
-    classify._model = lambda x: network(x) * float("nan")
+    classify._runner.model = lambda x: network(x) * float("nan")
     features = classify._features
     classify._features = lambda x: features(x).index_fill(1, torch.tensor([3]), float("inf"))
     for found in classify(pictures), list(classify.embed(find(pictures))):
@@ -617,7 +617,7 @@ def test_scores_that_are_no_numbers_are_an_error(folder: Path, pictures: list[st
 def test_out_of_memory_for_one_image(folder: Path, pictures: list[str]) -> None:
     """Of a size that all have: it is not this image that is too large."""
     classify = classifier(folder, batch_size=2)
-    classify._model = SmallMemory(classify._model, 0)
+    classify._runner.model = SmallMemory(classify._runner.model, 0)
     with pytest.warns(UserWarning), pytest.raises(Exception, match="memory"):
         classify(pictures)
 
@@ -642,7 +642,7 @@ def test_an_image_too_large_for_the_memory_is_its_own_error(tiny_cvt: TinyCvt) -
     folder = tiny_cvt(processor=KEEPS_ASPECT)
     expected = classifier(folder)([images[0], images[2]])
     classify = classifier(folder, batch_size=4)
-    classify._model = FewPixels(classify._model, 32 * 100)
+    classify._runner.model = FewPixels(classify._runner.model, 32 * 100)
     classify._features = FewPixels(classify._features, 32 * 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the others' batches stay as they are
@@ -656,7 +656,7 @@ def test_an_image_too_large_for_the_memory_is_its_own_error(tiny_cvt: TinyCvt) -
 
 def test_large_images_go_through_the_network_a_few_at_a_time(tiny_cvt: TinyCvt) -> None:
     classify = classifier(tiny_cvt(processor=KEEPS_ASPECT), batch_size=4)
-    classify._model = memory = SmallMemory(classify._model, 4)
+    classify._runner.model = memory = SmallMemory(classify._runner.model, 4)
     classify([picture(32, 32)] * 5 + [picture(32, 5000)] * 3)
     assert memory.batches == [4, 1, 1, 1, 1]
 
@@ -682,7 +682,7 @@ def test_other_errors_of_the_device_are_not_taken_for_it(folder: Path, pictures:
             raise RuntimeError("the device fell off the bus")
 
     classify = classifier(folder)
-    classify._model = Broken()
+    classify._runner.model = Broken()
     with warnings.catch_warnings(), pytest.raises(RuntimeError, match="bus"):
         warnings.simplefilter("error")
         classify(pictures)
