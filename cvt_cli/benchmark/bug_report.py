@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cvt_cli.benchmark.machine import describe
+from cvt_cli.benchmark.machine import describe_machine
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL, bundled_names
 from cvt_cli.inference.devices import pick_device, pick_dtype
 from cvt_cli.output.report_tables import Column, Report, Section, si_unit
@@ -34,7 +34,7 @@ def diagnose() -> dict[str, Any]:
         A JSON value with `versions`, `machine`, `fast`, `cache`, `extras` and `environment`.
     """
     device = pick_device("auto")
-    machine = describe(device)
+    machine = describe_machine(device)
     versions = {**machine.versions, **{name: _version(name) for name in PACKAGES}}
     return {
         "versions": versions,

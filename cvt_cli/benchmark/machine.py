@@ -79,7 +79,7 @@ class Machine:
         }
 
 
-def describe(device: torch.device, peer: str | None = None) -> Machine:
+def describe_machine(device: torch.device, peer: str | None = None) -> Machine:
     """Describe this machine, and the versions of the software that is measured.
 
     Args:

@@ -164,7 +164,7 @@ def benchmark(
 
     # Torch is loaded only now that all that was typed makes sense.
     from cvt_cli.benchmark.engines import check_baseline
-    from cvt_cli.benchmark.machine import describe
+    from cvt_cli.benchmark.machine import describe_machine
     from cvt_cli.benchmark.model import find_model, pick_dtypes
     from cvt_cli.benchmark.network import Measurement, Plan
     from cvt_cli.benchmark.pipeline import PipelineMeasurement, PipelinePlan
@@ -220,7 +220,7 @@ def benchmark(
                 tune=Tune(cases.tune),
             )
         )
-    machine = describe(chosen, cases.baseline)
+    machine = describe_machine(chosen, cases.baseline)
     shown = sys.stderr.isatty() if progress is None else progress
     tell = say if shown and not context.obj.quiet else _say_nothing
     _write(measurement, machine, tell, format_=format_, output=report.output, plot=plot)

@@ -84,7 +84,7 @@ def _classify_on_ray(settings: GlobalOptions, wanted: Classification) -> None:
         if value is not None:
             raise UsageError(f"{name} is for --engine local")
     wanted.model.check_threshold(wanted.output.threshold)
-    cluster.run(settings, target, wanted)
+    cluster.classify_on_cluster(settings, target, wanted)
 
 
 def _classify_here(context: typer.Context, wanted: Classification) -> None:
@@ -176,7 +176,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     def sources() -> Iterator[Source]:
         return find(images.paths, search, shard=part, list_members=readers.members)
 
-    run.run(
+    run.write_records(
         context.obj,
         run.Sources(
             find=lambda: pruning.watch(sources()) if pruning is not None else sources(),

@@ -99,7 +99,7 @@ def check_device(device: str, gpus: float | None) -> None:
         raise UsageError(f"--device {device} and --gpus-per-worker {gpus:g} exclude each other")
 
 
-def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None:
+def classify_on_cluster(settings: GlobalOptions, target: Target, wanted: Classification) -> None:
     """Label the inputs on a cluster.
 
     Args:
@@ -184,7 +184,7 @@ def run(settings: GlobalOptions, target: Target, wanted: Classification) -> None
             return description | account.facts(outcome, layout.facts())
 
         try:
-            execution.run(
+            execution.fill_parts(
                 cluster,
                 parts,
                 job,

@@ -35,7 +35,7 @@ def list_of(*values: str) -> Complete:
     return complete
 
 
-def models(incomplete: str) -> list[str]:
+def complete_models(incomplete: str) -> list[str]:
     """Complete the name of a model: those that ship, the published ones, and the CvTs in the Hub's
     cache. The shell completes files."""
     names = dict.fromkeys([*known_names(), *cached_models()])
@@ -73,8 +73,8 @@ def _is_cvt(path: Path) -> bool:
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BY_OPTION: dict[str, Complete] = {
-    "--model": models,
-    "--download": models,
+    "--model": complete_models,
+    "--download": complete_models,
     "--format": one_of(*FORMATS),
     "--columns": list_of(*COLUMNS, THUMBNAIL),
     "--dtype": list_of(*_DTYPES),

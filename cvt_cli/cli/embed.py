@@ -137,7 +137,7 @@ def embed(
         found = find(images.paths, images.search, list_members=readers.members)
         return pruning.watch(found) if pruning is not None else found
 
-    run.run(
+    run.write_records(
         context.obj,
         run.Sources(
             find=sources,

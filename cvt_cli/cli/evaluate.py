@@ -139,8 +139,7 @@ def evaluate(
     Labels that the model does not have are reported, and not counted.
     """
     from cvt_cli.evaluation.evaluation_tables import evaluation_report, ranked_report
-    from cvt_cli.evaluation.metrics import TOP_K, from_csv, from_folders, match
-    from cvt_cli.evaluation.metrics import evaluate as compare
+    from cvt_cli.evaluation.metrics import TOP_K, compute_metrics, from_csv, from_folders, match
     from cvt_cli.evaluation.ranking import match_several, rank
     from cvt_cli.output.report_tables import write_report
 
@@ -186,7 +185,7 @@ def evaluate(
             finding, count, errors = ranked_report(ranked, run), ranked.count, ranked.errors
             result = f"mean average precision {ranked.mean_average_precision:.2%}"
         else:
-            compared = compare(records(), targets, classifier.names, unknown=unknown)
+            compared = compute_metrics(records(), targets, classifier.names, unknown=unknown)
             finding, count, errors = (
                 evaluation_report(compared, run),
                 compared.count,

@@ -92,7 +92,7 @@ def train_head(
     from cvt_cli.inference.devices import pick_device
     from cvt_cli.training.head import (
         check_classes,
-        embed,
+        embed_samples,
         feature_extractor,
         fit_head,
     )
@@ -128,7 +128,7 @@ def train_head(
     progress = Progress(how_shown(quiet, None), lambda: total)
     try:
         train, val = (
-            embed(classifier, samples, errors=errors, on_image=progress.add)
+            embed_samples(classifier, samples, errors=errors, on_image=progress.add)
             for samples in (dataset.train, dataset.val)
         )
     finally:

@@ -89,7 +89,7 @@ def inspect(
         list[str] | None,
         options.MODEL.argument(
             metavar="MODEL",
-            autocompletion=completion.models,
+            autocompletion=completion.complete_models,
             help="A CvT on the Hub, a folder or a file; two of them with --diff. "
             f"Default: $CVT_MODEL, or {DEFAULT_MODEL}.",
         ),

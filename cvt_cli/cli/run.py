@@ -57,7 +57,7 @@ class Sources:
     has_others: Callable[[], bool] = lambda: False
 
 
-def run(
+def write_records(
     settings: GlobalOptions,
     sources: Sources,
     process: Callable[[Iterator[Source]], Iterator[Record]],

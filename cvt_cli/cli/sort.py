@@ -89,7 +89,7 @@ def sort(
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder")
 
-    from cvt_cli.sorting.placing import Action, Sorter, Status
+    from cvt_cli.sorting.placing import Action, Sorter, SortStatus
 
     chosen = {
         Action.MOVE: placing.move,
@@ -105,16 +105,16 @@ def sort(
     try:
         for outcome in sorter.sort(with_checked_scores(document.records(), placing.min_score)):
             tally.add(outcome)
-            bar.add(outcome.status is Status.FAILED)
+            bar.add(outcome.status is SortStatus.FAILED)
             with bar.paused():
-                is_failed = outcome.status is Status.FAILED
+                is_failed = outcome.status is SortStatus.FAILED
                 for path, error in elsewhere.named(
                     outcome.path,
                     outcome.error if is_failed else None,
-                    is_there=outcome.status is not Status.LEFT,
+                    is_there=outcome.status is not SortStatus.LEFT,
                 ):
                     say(f"{path}: {error}")
-                if outcome.status is Status.DONE and dry_run:
+                if outcome.status is SortStatus.DONE and dry_run:
                     print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
     except KeyboardInterrupt:
         raise Interrupted(
@@ -147,12 +147,12 @@ class _Tally:
         self.new = 0
 
     def add(self, outcome: "Outcome") -> None:
-        from cvt_cli.sorting.placing import Status
+        from cvt_cli.sorting.placing import SortStatus
 
-        self._left += outcome.status is Status.LEFT
-        self.failed += outcome.status is Status.FAILED
+        self._left += outcome.status is SortStatus.LEFT
+        self.failed += outcome.status is SortStatus.FAILED
         if outcome.target is not None:
-            new = outcome.status is Status.DONE
+            new = outcome.status is SortStatus.DONE
             counts = self._folders.setdefault(outcome.folder, [0, 0])
             counts[0] += 1
             counts[1] += new

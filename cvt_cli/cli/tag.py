@@ -160,7 +160,7 @@ def tag(
         raise UsageError("--embed needs exiv2, which is not installed", hint=install_hint("tag"))
 
     from cvt_cli.tagging.sidecar import Naming
-    from cvt_cli.tagging.tagger import Status, Tagger
+    from cvt_cli.tagging.tagger import Tagger, TagStatus
 
     quiet, dry_run = context.obj.quiet, writing.dry_run
     tagger = Tagger(
@@ -177,17 +177,17 @@ def tag(
     try:
         for tagged in tagger.tag(with_checked_scores(document.records(), keywords.min_score)):
             tally.add(tagged)
-            is_failed = tagged.status is Status.FAILED
+            is_failed = tagged.status is TagStatus.FAILED
             bar.add(is_failed)
             error = tagged.error if is_failed else None
-            is_there = tagged.status is not Status.LEFT
+            is_there = tagged.status is not TagStatus.LEFT
             with bar.paused():
                 for path, reason in elsewhere.named(tagged.path, error, is_there=is_there):
                     say(f"{visible(path)}: {reason}")
                 if tally.is_new_kind(tagged) and not quiet:
                     kind = tally.kind(tagged)
                     say(f"{kind} files get a sidecar: {tagged.instead}")
-                if dry_run and tagged.status is Status.DONE:
+                if dry_run and tagged.status is TagStatus.DONE:
                     words = ", ".join(each.joined("/") for each in tagged.keywords) or "nothing"
                     print(f"{visible(str(tagged.target))}: {visible(words)}")
     except KeyboardInterrupt:

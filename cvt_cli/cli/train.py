@@ -25,7 +25,7 @@ from cvt_cli.cli.train_options import (
     RunOptions,
     StartOptions,
 )
-from cvt_cli.cli.train_progress import compile_network, fit_temperature, run_epochs
+from cvt_cli.cli.train_progress import calibrate, compile_network, run_epochs
 from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.records import masked
 from cvt_cli.system.text import counted
@@ -213,7 +213,7 @@ def train(
         if compute.compile_ and not trainer.is_done:
             compile_network(trainer, quiet)
         run_epochs(training, limit, quiet)
-        training.finish(fit_temperature(trainer, quiet) if run.calibrate else None)
+        training.finish(calibrate(trainer, quiet) if run.calibrate else None)
     except OSError as error:
         raise CvtError(f"{output}: {error.strerror or error}") from error
     print(output)

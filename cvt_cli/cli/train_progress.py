@@ -69,7 +69,7 @@ def run_epochs(training: "Training", limit: "TimeLimit | None", quiet: bool) -> 
                 name_errors(training.new_errors())
 
 
-def fit_temperature(trainer: "Trainer", quiet: bool) -> "TemperatureFit":
+def calibrate(trainer: "Trainer", quiet: bool) -> "TemperatureFit":
     """Find the temperature, and print its effect."""
     fit = trainer.fit_temperature()
     if not quiet:

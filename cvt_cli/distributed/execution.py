@@ -34,7 +34,7 @@ from cvt_cli.records import Record
 LOST_INPUTS = 100
 
 
-def run(
+def fill_parts(
     cluster: Cluster,
     parts: Sequence[Part],
     job: RayJob,
@@ -106,7 +106,7 @@ def _stream(
     batch_size = min(job.batch_size, per_task)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Lost inputs are retried: see `run`.
+    # Lost inputs are retried: see `fill_parts`.
     context.max_errored_blocks = -1
     height, width = job.checkpoint.preprocessing.image_size or (224, 224)
     context.target_max_block_size = 1 if batch_size == 1 else batch_size * height * width * 3

@@ -230,7 +230,7 @@ def find_labels(
     return {name: index for name, index in found.items() if isinstance(index, int)}, unknown
 
 
-def evaluate(
+def compute_metrics(
     records: Iterable[Record],
     targets: Sequence[int],
     labels: Sequence[str],

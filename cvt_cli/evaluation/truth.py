@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from cvt_cli.errors import UsageError
-from cvt_cli.evaluation.metrics import Evaluation, evaluate
+from cvt_cli.evaluation.metrics import Evaluation, compute_metrics
 from cvt_cli.records import Prediction, Record
 from cvt_cli.system.text import counted
 
@@ -53,7 +53,7 @@ def compare_rows(labels: Iterable[Record], truth: Iterable[Record]) -> Evaluatio
         | {NO_LABEL}
     )
     index = {name: number for number, name in enumerate(names)}
-    return evaluate(
+    return compute_metrics(
         (
             replace(
                 record,

@@ -200,7 +200,7 @@ def fastest(model: Cvt, images: Tensor, *, budget: float = BUDGET) -> Form:
                 forms = [form, *_alternatives(form, name, images.dtype)]
                 runs = [parts(build(form=each), x) for each in forms]
                 if time.perf_counter() < end and all(runs):
-                    form = forms[pick([run for run in runs if run is not None])]
+                    form = forms[pick_fastest([run for run in runs if run is not None])]
             stages.append(form)
             chain.append(build(form=form))
             x = _image(chain[-1], x)
@@ -208,7 +208,7 @@ def fastest(model: Cvt, images: Tensor, *, budget: float = BUDGET) -> Form:
     return Form(tuple(stages), threads)
 
 
-def pick(runs: Sequence[Callable[[], object]], wins_by: float = WINS_BY) -> int:
+def pick_fastest(runs: Sequence[Callable[[], object]], wins_by: float = WINS_BY) -> int:
     """Return the index of the fastest, by the medians of rounds in which all take turns. The first
     stays unless another wins clearly.
 
@@ -320,7 +320,7 @@ def _fastest_threads(chain: Sequence[FusedStage], images: Tensor) -> int:
             x = _image(stage, x)
 
     try:
-        return counts[pick([partial(run, each) for each in counts])]
+        return counts[pick_fastest([partial(run, each) for each in counts])]
     finally:
         torch.set_num_threads(usual)
 

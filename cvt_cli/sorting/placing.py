@@ -63,7 +63,7 @@ class Action(enum.Enum):
     SYMLINK = "symlink"
 
 
-class Status(enum.Enum):
+class SortStatus(enum.Enum):
     """The state of a record's file after sorting."""
 
     DONE = "done"
@@ -80,10 +80,10 @@ class Outcome:
         path: the file's, as the record has it.
         folder: the name of the label's folder; "" if there is none.
         target: where the file is now, or would be; None if nowhere.
-        error: why, for `Status.FAILED`.
+        error: why, for `SortStatus.FAILED`.
     """
 
-    status: Status
+    status: SortStatus
     path: str
     folder: str = ""
     target: Path | None = None
@@ -132,14 +132,14 @@ class Sorter:
         """
         for record in records:
             if record.error is not None:
-                yield Outcome(Status.LEFT, record.path)
+                yield Outcome(SortStatus.LEFT, record.path)
                 continue
             folder = self._folder_of(record)
             try:
                 status, target = self._place(record.path, folder)
                 yield Outcome(status, record.path, folder, target=target)
             except (ImageError, SortError) as error:
-                yield Outcome(Status.FAILED, record.path, folder, error=str(error))
+                yield Outcome(SortStatus.FAILED, record.path, folder, error=str(error))
             except (OSError, ValueError) as error:
                 reason = reason_of(error)
                 if isinstance(error, OSError) and error.errno in _FATAL:
@@ -147,7 +147,7 @@ class Sorter:
                         f"{self._folder / folder}: {reason}",
                         hint="fix that, then run the same command again to continue",
                     ) from None
-                yield Outcome(Status.FAILED, record.path, folder, error=reason)
+                yield Outcome(SortStatus.FAILED, record.path, folder, error=reason)
 
     def _folder_of(self, record: Record) -> str:
         best = record.predictions[0] if record.predictions else None
@@ -166,9 +166,9 @@ class Sorter:
             self._folders[best.label] = name
         return self._folders[best.label]
 
-    def _place(self, path: str, folder: str) -> tuple[Status, Path | None]:
+    def _place(self, path: str, folder: str) -> tuple[SortStatus, Path | None]:
         if (folder, path) in self._placed:
-            return Status.THERE, None
+            return SortStatus.THERE, None
         file = existing(path)
         inside = file is None and is_inside(path)
         if inside and self._action is not Action.COPY:
@@ -191,7 +191,7 @@ class Sorter:
                     self._take(folder, path, target)
                     if self._action is Action.MOVE and file is not None and not self._dry_run:
                         remove_moved(file, target)
-                    return Status.THERE, target
+                    return SortStatus.THERE, target
                 if file is None and not inside:
                     raise _gone(path)
                 if file is not None and not self._dry_run:
@@ -202,7 +202,7 @@ class Sorter:
                         # Another process was quicker.
                         continue
                 self._take(folder, path, target)
-                return Status.DONE, target
+                return SortStatus.DONE, target
         raise AssertionError("there is always another number")
 
     def _act(self, file: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from cvt_cli.tagging.xmp import TagError
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
-class Status(enum.Enum):
+class TagStatus(enum.Enum):
     """Results of tagging a picture."""
 
     DONE = "done"
@@ -38,11 +38,11 @@ class Tagged:
         path: as the record has it.
         target: the file that has the keywords; None if there is none.
         keywords: those that it has now.
-        error: why it has none, for `Status.FAILED`.
+        error: why it has none, for `TagStatus.FAILED`.
         instead: why a sidecar was written in place of the picture; "" where none was.
     """
 
-    status: Status
+    status: TagStatus
     path: str
     target: Path | None = None
     keywords: tuple[Keyword, ...] = ()
@@ -85,19 +85,19 @@ class Tagger:
             swept: set[Path] = set()
             for record in records:
                 if record.error is not None:
-                    yield Tagged(Status.LEFT, record.path)
+                    yield Tagged(TagStatus.LEFT, record.path)
                     continue
                 try:
                     yield self._tag(record, writer, swept)
                 except (TagError, ImageError) as error:
-                    yield Tagged(Status.FAILED, record.path, error=str(error))
+                    yield Tagged(TagStatus.FAILED, record.path, error=str(error))
                 except OSError as error:
                     if error.errno in _FATAL:
                         raise CvtError(
                             f"{record.path} can't be tagged: {reason_of(error)}",
                             hint="mend that; the same command does what is left",
                         ) from None
-                    yield Tagged(Status.FAILED, record.path, error=reason_of(error))
+                    yield Tagged(TagStatus.FAILED, record.path, error=reason_of(error))
 
     def _tag(self, record: Record, writer: PictureWriter | None, swept: set[Path]) -> Tagged:
         """Tag a picture.
@@ -118,7 +118,7 @@ class Tagger:
         if writer is not None:
             try:
                 changed = writer.tag(picture, keywords, self.model)
-                status = Status.DONE if changed else Status.THERE
+                status = TagStatus.DONE if changed else TagStatus.THERE
                 return Tagged(status, record.path, picture, keywords)
             except Unwritable as error:
                 instead = str(error)
@@ -126,7 +126,7 @@ class Tagger:
         changed = tag_sidecar(
             sidecar, keywords, self.model, keep_dates=self.keep_dates, dry_run=self.dry_run
         )
-        status = Status.DONE if changed else Status.THERE
+        status = TagStatus.DONE if changed else TagStatus.THERE
         return Tagged(status, record.path, sidecar, keywords, instead=instead)
 
 

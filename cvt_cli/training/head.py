@@ -137,7 +137,7 @@ class _Started(Checkpoint):
         return copy.deepcopy(self.network)
 
 
-def embed(
+def embed_samples(
     classifier: Classifier,
     samples: Sequence[Sample],
     *,
@@ -228,7 +228,7 @@ def fit_head(
     else:
         problems = [(_Problem(learn, num_classes, balanced), scaled(val))]
     trials = _search(problems)
-    best = pick(trials) if len(trials) > 1 else trials[0]
+    best = pick_trial(trials) if len(trials) > 1 else trials[0]
     problem = problems[0][0] if val is not None else _Problem(learn, num_classes, balanced)
     problem.solve(best.penalty, ITERATIONS)
     loss, right = problem.judge(learn)
@@ -267,7 +267,7 @@ def _folds(embedded: Embedded, seed: int) -> Iterator[Tensor]:
     yield from held_out[: 1 if len(embedded) > MANY_IMAGES else FOLDS]
 
 
-def pick(trials: Sequence[Trial]) -> Trial:
+def pick_trial(trials: Sequence[Trial]) -> Trial:
     """Return the trial of the least loss among those as accurate as any, but for one standard
     error: among few images one more or less that is right is chance."""
     most = max(trial.accuracy for trial in trials)
@@ -293,7 +293,7 @@ def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
     if not problems:  # one image a class: nothing to choose by
         return [Trial(DEFAULT_PENALTY, math.nan, math.nan, 0)]
     trials = {exponent: trial(exponent) for exponent in map(float, EXPONENTS)}
-    best = round(math.log10(pick(list(trials.values())).penalty))
+    best = round(math.log10(pick_trial(list(trials.values())).penalty))
     for exponent in (best + HALF_STEP, best - HALF_STEP):
         trials[exponent] = trial(exponent)
     return list(trials.values())

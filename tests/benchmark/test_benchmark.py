@@ -22,7 +22,7 @@ from cvt_cli.benchmark import machine, network, pipeline, pipeline_runs, stage_t
 from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.benchmark_tables import benchmark_report
 from cvt_cli.benchmark.engines import Engine, _peer, baseline, check_baseline, ours
-from cvt_cli.benchmark.machine import Machine, describe, peak_memory, reset_peak_memory
+from cvt_cli.benchmark.machine import Machine, describe_machine, peak_memory, reset_peak_memory
 from cvt_cli.benchmark.model import RandomCheckpoint, find_model, pick_dtypes
 from cvt_cli.benchmark.network import (
     Case,
@@ -733,7 +733,7 @@ def test_the_peak_and_the_machine() -> None:
     peak = measure_peak(CPU, torch.float32, 0.01)
     assert peak.tflops > 0
     assert "1024 × 1024" in peak.product
-    described = describe(CPU, "transformers")
+    described = describe_machine(CPU, "transformers")
     assert described.cores >= 1
     assert {"cvt", "torch", "transformers"} <= described.versions.keys()
     reset_peak_memory(CPU)
@@ -759,7 +759,7 @@ def test_what_linux_says_of_the_machine(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(machine, name, tmp_path / name)
     monkeypatch.setattr(os, "getloadavg", lambda: (1.004, 7.0, 8.0))
     monkeypatch.setattr(machine, "cores", lambda: 4)
-    found = describe(CPU)
+    found = describe_machine(CPU)
     assert (found.cpu, found.flags, found.load) == ("A Chip 9", ("avx2", "amx_tile"), 1)
     assert found.versions.keys() == {"cvt", "python", "torch"}
     assert not found.is_busy
@@ -770,7 +770,7 @@ def test_what_linux_says_of_the_machine(tmp_path: Path, monkeypatch: pytest.Monk
     for name in files:
         (tmp_path / name).unlink()
     assert (machine.total_memory(), machine.available_memory()) == (None, None)
-    assert describe(CPU).cpu
+    assert describe_machine(CPU).cpu
 
 
 def test_the_form_that_is_measured_is_used_and_said(

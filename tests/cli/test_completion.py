@@ -34,10 +34,10 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(tmp_path))
     cache(tmp_path / below)
-    assert completion.models("") == [*known_names(), "someone/cvt-food"]
-    assert completion.models("some") == ["someone/cvt-food"]
+    assert completion.complete_models("") == [*known_names(), "someone/cvt-food"]
+    assert completion.complete_models("some") == ["someone/cvt-food"]
     monkeypatch.setenv(variable, str(tmp_path / "none"))
-    assert completion.models("some") == []
+    assert completion.complete_models("some") == []
 
 
 def test_lists() -> None:

@@ -66,7 +66,7 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
 
 def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
     process = options.pop("process", lambda found: (record(each.path) for each in found))
-    run.run(
+    run.write_records(
         GlobalOptions(quiet=True),
         run.Sources(find=sources),
         process,

@@ -639,7 +639,7 @@ def run_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(execution, "_stream", stream)
         monkeypatch.setattr(execution, "_list_members", lambda *_: None)
         job: Any = SimpleNamespace(batch_size=16, names=("cat",), search=None)
-        execution.run(
+        execution.fill_parts(
             cluster=None,  # type: ignore[arg-type]
             parts=[Part(0, list(map(str, range(count))))],
             job=job,
@@ -890,7 +890,7 @@ GPU_JOB = """if True:
         assert signal.getsignal(signal.SIGTERM) is interrupted  # not Ray's
         job, layout = cluster.settle(job, Workers())
         layout = replace(layout, gpus=0.5)
-        execution.run(
+        execution.fill_parts(
             cluster,
             [Part(0, paths)],
             job,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cvt_cli.evaluation.evaluation_page import MOST_THUMBNAILS, keeps_thumbnail, write_page
 from cvt_cli.evaluation.judgements import Judgement, judgements_report, worst_first
-from cvt_cli.evaluation.metrics import UnknownLabel, evaluate
+from cvt_cli.evaluation.metrics import UnknownLabel, compute_metrics
 from cvt_cli.images.thumbnail import make_thumbnail
 from cvt_cli.output.report_tables import as_text
 from cvt_cli.records import Prediction, Record
@@ -46,7 +46,7 @@ def judged() -> list[Judgement]:
 def make_page(path: Path, judgements: list[Judgement]) -> None:
     records = [Record(each.path, each.predictions, each.error) for each in judgements]
     unknown = (UnknownLabel("<i>yeti", 3, "not one of the model's labels"),)
-    figures = evaluate(records, [each.truth for each in judgements], NAMES, unknown=unknown)
+    figures = compute_metrics(records, [each.truth for each in judgements], NAMES, unknown=unknown)
     write_page(path, figures, judgements, names=NAMES, run=RUN)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cvt_cli.errors import UsageError
 from cvt_cli.evaluation.evaluation_tables import evaluation_report
-from cvt_cli.evaluation.metrics import evaluate, from_csv, from_folders, match
+from cvt_cli.evaluation.metrics import compute_metrics, from_csv, from_folders, match
 from cvt_cli.output.report_tables import as_text
 from cvt_cli.records import Prediction, Record
 
@@ -25,7 +25,7 @@ def test_figures_by_hand():
         Record("bad.jpg", error="empty file"),
         record(2, 0.85, 3, 4, 5, 1),
     ]
-    result = evaluate(records, [0, 1, 0, 1, 2, 0], LABELS)
+    result = compute_metrics(records, [0, 1, 0, 1, 2, 0], LABELS)
     assert result.count == 5 and [each.path for each in result.errors] == ["bad.jpg"]
     assert result.top1 == pytest.approx(2 / 5)
     assert result.top5 == pytest.approx(4 / 5)
@@ -41,12 +41,12 @@ def test_figures_by_hand():
 
 
 def test_what_is_right_more_often_than_it_is_sure_is_calibrated_no_better():
-    assert evaluate([record(0, 0.35)] * 2, [0, 0], LABELS).ece == pytest.approx(0.65)
+    assert compute_metrics([record(0, 0.35)] * 2, [0, 0], LABELS).ece == pytest.approx(0.65)
 
 
 def test_what_is_confused_most_comes_first():
     records = [record(0, 0.5), record(1, 0.5), record(2, 0.5), record(2, 0.5)]
-    result = evaluate(records, [1, 0, 0, 0], LABELS)
+    result = compute_metrics(records, [1, 0, 0, 0], LABELS)
     pairs = [(each.label, each.predicted, each.count) for each in result.confusions]
     assert pairs == [("a", "c", 2), ("a", "b", 1), ("b", "a", 1)]
 
@@ -60,7 +60,7 @@ def test_of_many_labels_the_least_known_are_shown():
     # 60 labels have images; the last two are taken for those of no image, as are ten of the rest.
     targets = [*range(60), *range(10)]
     found = [*range(58), 60, 61, *range(60, 70)]
-    result = evaluate(map(best, found), targets, labels)
+    result = compute_metrics(map(best, found), targets, labels)
     text = as_text(evaluation_report(result, {}), "table")
     lines = [line.split("  ")[0] for line in text.splitlines()]
     start = lines.index("Labels of the lowest recall, of 70") + 2
@@ -70,18 +70,18 @@ def test_of_many_labels_the_least_known_are_shown():
 
 
 def test_perfect_and_certain_is_calibrated():
-    result = evaluate([record(1, 1.0)] * 3, [1] * 3, LABELS)
+    result = compute_metrics([record(1, 1.0)] * 3, [1] * 3, LABELS)
     assert (result.top1, result.top5, result.ece) == (1.0, 1.0, 0.0)
     assert result.confusions == ()
 
 
 def test_only_the_first_five_count():
-    assert evaluate([record(1, 0.9, 2, 3, 4, 5, 0)], [0], LABELS).top5 == 0.0
+    assert compute_metrics([record(1, 0.9, 2, 3, 4, 5, 0)], [0], LABELS).top5 == 0.0
 
 
 def test_nothing_readable():
     with pytest.raises(UsageError, match="none of 1 images could be read: empty file"):
-        evaluate([Record("bad.jpg", error="empty file")], [0], LABELS)
+        compute_metrics([Record("bad.jpg", error="empty file")], [0], LABELS)
 
 
 def make(folder, *names):

@@ -16,7 +16,16 @@ import torch
 from cvt_cli.cli.compute_options import Compute, TuneChoice
 from cvt_cli.inference import tuning
 from cvt_cli.inference.classifier import Classifier
-from cvt_cli.inference.tuning import LONG_RUN, Kind, Origin, Request, Tune, choose, fastest, pick
+from cvt_cli.inference.tuning import (
+    LONG_RUN,
+    Kind,
+    Origin,
+    Request,
+    Tune,
+    choose,
+    fastest,
+    pick_fastest,
+)
 from cvt_cli.model import fused
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.form import CHOICES, Form, StageForm
@@ -87,13 +96,13 @@ def chosen(tune: Tune, images: int | None = 10**6, **others: Any) -> tuple[Form,
     ],
 )
 def test_the_fastest_wins_if_clearly(seconds: tuple[float, ...], best: int, clock: Clock) -> None:
-    assert pick([clock(each) for each in seconds]) == best
+    assert pick_fastest([clock(each) for each in seconds]) == best
 
 
 def test_one_slow_round_decides_nothing(clock: Clock) -> None:
     slow = clock(1, 1, 1, 1, 1, 50, 1)  # type: ignore[call-arg]
-    assert pick([clock(1.2), slow]) == 1
-    assert pick([slow, clock(1)]) == 0
+    assert pick_fastest([clock(1.2), slow]) == 1
+    assert pick_fastest([slow, clock(1)]) == 0
 
 
 @cache
@@ -131,7 +140,7 @@ def test_the_measured_form_is_one_of_the_networks(
         timed.append(len(runs))
         return len(runs) - 1 if last else 0
 
-    monkeypatch.setattr(tuning, "pick", stand_in)
+    monkeypatch.setattr(tuning, "pick_fastest", stand_in)
     monkeypatch.setattr(tuning, "cores", lambda: 1)
     model = randomise(Cvt(tiny(**changes))).eval()
     assert isinstance(model, Cvt)
@@ -147,7 +156,7 @@ def test_the_measured_form_is_one_of_the_networks(
 
 
 def test_no_more_is_tried_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "pick", lambda runs: pytest.fail("tried"))
+    monkeypatch.setattr(tuning, "pick_fastest", lambda runs: pytest.fail("tried"))
     found = fastest(Cvt(tiny()).eval(), images(1, 3, 32, 32), budget=0)
     assert found == Form.usual(3, torch.device("cpu"), torch.float32)
 
@@ -161,7 +170,7 @@ def test_threads_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
             used.add(torch.get_num_threads())
         return len(runs) - 1
 
-    monkeypatch.setattr(tuning, "pick", stand_in)
+    monkeypatch.setattr(tuning, "pick_fastest", stand_in)
     monkeypatch.setattr(tuning, "cores", lambda: 3)
     torch.set_num_threads(2)
     assert fastest(Cvt(tiny()).eval(), images(1, 3, 32, 32)).threads == 3

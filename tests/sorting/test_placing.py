@@ -19,9 +19,9 @@ import cvt_cli.system.files
 from cvt_cli.errors import CvtError
 from cvt_cli.records import Prediction, Record
 from cvt_cli.sorting.folder_names import folder_name, numbered
-from cvt_cli.sorting.placing import Action, Outcome, Sorter, Status
+from cvt_cli.sorting.placing import Action, Outcome, Sorter, SortStatus
 
-DONE, THERE, LEFT, FAILED = Status.DONE, Status.THERE, Status.LEFT, Status.FAILED
+DONE, THERE, LEFT, FAILED = SortStatus.DONE, SortStatus.THERE, SortStatus.LEFT, SortStatus.FAILED
 
 
 def record(path: str, label: str = "cat", score: float = 0.9) -> Record:
@@ -48,7 +48,7 @@ def sort(
     return list(Sorter(Path("sorted"), action, **options).sort(records))
 
 
-def statuses(outcomes: Iterable[Outcome]) -> list[Status]:
+def statuses(outcomes: Iterable[Outcome]) -> list[SortStatus]:
     return [outcome.status for outcome in outcomes]
 
 

@@ -20,7 +20,7 @@ from cvt_cli.tagging.embedding import tag_picture
 from cvt_cli.tagging.keywords import Choice, Keyword, group_finder
 from cvt_cli.tagging.process import PictureWriter, Unwritable
 from cvt_cli.tagging.sidecar import tag_sidecar
-from cvt_cli.tagging.tagger import Status, Tagger
+from cvt_cli.tagging.tagger import Tagger, TagStatus
 from cvt_cli.tagging.xmp import Packet, TagError
 from tests.cli.test_failures import check_line
 from tests.conftest import RunCvt
@@ -373,7 +373,10 @@ def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
     left.write_text("half a file")
     os.utime(left, (0, 0))
     records = [Record("gone.png", error="x"), Record(str(tmp_path / "a.png"), ())]
-    assert [each.status for each in Tagger(choice=None).tag(records)] == [Status.LEFT, Status.THERE]
+    assert [each.status for each in Tagger(choice=None).tag(records)] == [
+        TagStatus.LEFT,
+        TagStatus.THERE,
+    ]
     assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
 
 

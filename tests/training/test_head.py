@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cvt_cli.training.head import Embedded, Trial, class_weights, fit_head, pick
+from cvt_cli.training.head import Embedded, Trial, class_weights, fit_head, pick_trial
 
 
 def clouds(counts, spread=1.0, seed=0, width=8):
@@ -42,7 +42,7 @@ def test_the_penalty_is_the_one_that_labels_other_images_best():
     train, val = clouds((6, 6), spread=3, width=64), clouds((400, 400), 3, seed=1, width=64)
     fit = fit_head(train, val, 2)
     assert fit.train_accuracy == 1 and fit.folds == 0
-    assert fit.best == pick(fit.trials)
+    assert fit.best == pick_trial(fit.trials)
     assert [t.penalty for t in fit.trials] == sorted((t.penalty for t in fit.trials), reverse=True)
     weakest = fit.trials[-1]
     assert fit.best.penalty > weakest.penalty and fit.best.loss < weakest.loss
@@ -78,7 +78,7 @@ def test_classes_count_alike():
 
 def test_of_equally_accurate_penalties_the_one_whose_scores_suit_best():
     trials = [Trial(10.0, 1.0, 0.80, 100), Trial(0.1, 0.5, 0.78, 100), Trial(0.001, 0.4, 0.7, 100)]
-    assert pick(trials).penalty == 0.1
+    assert pick_trial(trials).penalty == 0.1
     # Of many images two points are no chance.
     many = [Trial(each.penalty, each.loss, each.accuracy, 10_000) for each in trials]
-    assert pick(many).penalty == 10
+    assert pick_trial(many).penalty == 10
