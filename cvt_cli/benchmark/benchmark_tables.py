@@ -183,7 +183,7 @@ def _header(
     note = ""
     if machine.is_busy:
         note = f"This machine was busy at the start (load {machine.load}): figures may be low."
-    return Section(title, (Column(width=HEADER_WIDTH), Column(wraps=True)), rows, note)
+    return Section(title, (Column(width=HEADER_WIDTH), Column(wraps=True)), rows, note=note)
 
 
 def _machine_rows(machine: Machine) -> list[tuple[str, str]]:
@@ -253,7 +253,7 @@ def _latencies(records: Sequence[dict[str, Any]], plan: Plan, width: int | None)
         else "the whole process's, libraries included"
     )
     note = f"{LATENCY} Memory: {memory}, at most. About {plan.duration:g} s a case."
-    return Section("Network alone", columns, rows, _folded(note, width))
+    return Section("Network alone", columns, rows, note=_folded(note, width))
 
 
 def _turns(records: Sequence[dict[str, Any]], plan: Plan, width: int | None) -> Section:
@@ -285,7 +285,7 @@ def _turns(records: Sequence[dict[str, Any]], plan: Plan, width: int | None) -> 
     note = TURNS.format(peer)
     if isinstance(plan.checkpoint, RandomCheckpoint) and set(plan.dtypes) - {"float32"}:
         note += f" {ROUNDING}"
-    return Section(f"Beside {peer}", columns, rows, _folded(note, width))
+    return Section(f"Beside {peer}", columns, rows, note=_folded(note, width))
 
 
 def _rates(records: Sequence[dict[str, Any]], plan: PipelinePlan, width: int | None) -> Section:
@@ -316,7 +316,7 @@ def _rates(records: Sequence[dict[str, Any]], plan: PipelinePlan, width: int | N
         else "readers, device and output beside each other, the slowest counts"
     )
     note = STAGES_NOTE.format(cores(), limit)
-    return Section("From files", columns, rows, _folded(note, width))
+    return Section("From files", columns, rows, note=_folded(note, width))
 
 
 def _pipeline_turns(records: Sequence[dict[str, Any]], width: int | None) -> Section:
@@ -343,7 +343,7 @@ def _pipeline_turns(records: Sequence[dict[str, Any]], width: int | None) -> Sec
         "Pillow. Ratio: its time / ours, the median of all rounds (least to greatest). Labels: "
         "images for which both have the same best label."
     )
-    return Section("Beside transformers", columns, rows, _folded(note, width))
+    return Section("Beside transformers", columns, rows, note=_folded(note, width))
 
 
 def _ratio(record: dict[str, Any]) -> tuple[str, str, str]:

@@ -291,7 +291,9 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
     dtype = DTYPES[case.dtype]
     free_memory(plan.device)  # the cache of the products that measured the peak
     if plan.device.type == "cpu" and not plan.compiled:
-        kind = Kind(plan.checkpoint.config, plan.image_size, case.batch_size, dtype)
+        kind = Kind(
+            plan.checkpoint.config, plan.image_size, batch_size=case.batch_size, dtype=dtype
+        )
         model = partial(_model, plan.checkpoint, dtype)
         case.form, case.form_by = choose(kind, model, Request(plan.tune))
     reset_peak_memory(plan.device)
@@ -332,7 +334,9 @@ def _compare(plan: Plan, case: Case, engine: Engine, *, images: Tensor) -> None:
         turns = take_turns(engine.run, peer.run, plan.duration)
         agree, difference = _check(engine, peer, plan, batch_size=case.batch_size)
     case.latency, theirs = (Latency.of([s for each in side for s in each]) for side in turns)
-    case.comparison = Comparison(theirs, Ratio.of(*turns), agree, difference)
+    case.comparison = Comparison(
+        theirs, Ratio.of(*turns), labels_agree=agree, logit_difference=difference
+    )
 
 
 def _check(engine: Engine, peer: Engine, plan: Plan, *, batch_size: int) -> tuple[float, float]:

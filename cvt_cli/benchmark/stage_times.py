@@ -131,7 +131,11 @@ def time_stages(classifier: Classifier, sources: list[Source], seconds: float) -
     scored = per_image(lambda: classifier.scores(pixels), len(pixels))
     records = list(classifier.classify(sample, TOP_K))
     return StageTimes(
-        decoded, both - decoded, copied, max(0.0, scored - copied), per_image(_writes(records))
+        decode=decoded,
+        preprocess=both - decoded,
+        copy=copied,
+        model=max(0.0, scored - copied),
+        write=per_image(_writes(records)),
     )
 
 

@@ -157,7 +157,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
         for layout in LAYOUTS:
             first = layout.first
             if name.endswith(first) and name[: -len(first)][-1:] in ("", "."):
-                yield _Network(path, name.removesuffix(first), content, layout)
+                yield _Network(path, name.removesuffix(first), container=content, layout=layout)
                 break
 
 

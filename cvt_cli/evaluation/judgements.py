@@ -31,7 +31,13 @@ class Judgement:
     @classmethod
     def of(cls, record: Record, truth: int) -> "Judgement":
         """Return the judgement of a record."""
-        return cls(record.path, truth, record.predictions, record.error, record.thumbnail)
+        return cls(
+            record.path,
+            truth,
+            record.predictions,
+            error=record.error,
+            thumbnail=record.thumbnail,
+        )
 
     @property
     def is_correct(self) -> bool:
@@ -78,4 +84,4 @@ def judgements_report(judgements: Sequence[Judgement], names: Sequence[str]) -> 
             each.error or "",
         )
         rows.append(dict(zip(HEADER, values, strict=True)))
-    return Report(rows, rows, lambda width: (), HEADER)
+    return Report(rows, rows, lambda width: (), header=HEADER)

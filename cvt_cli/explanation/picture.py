@@ -90,15 +90,20 @@ def _draw_panel(
     drawing = ImageDraw.Draw(canvas)
     top = MARGIN
     title = _fitted(drawing, explanation.label.label, _font(22), width=PANEL_WIDTH)
-    drawing.text((left, top), title, INK, _font(22))
+    drawing.text((left, top), title, fill=INK, font=_font(22))
     has_bars = explanation.score_kind.is_share
 
     def shown(score: float) -> str:
         return f"{score:.1%}" if has_bars else f"{score:.5g}"
 
-    drawing.text((left, top + 32), f"{method}, {shown(explanation.label.score)}", MUTED, _font(15))
     drawing.text(
-        (left, top + 52), _fitted(drawing, model, _font(15), width=PANEL_WIDTH), MUTED, _font(15)
+        (left, top + 32), f"{method}, {shown(explanation.label.score)}", fill=MUTED, font=_font(15)
+    )
+    drawing.text(
+        (left, top + 52),
+        _fitted(drawing, model, _font(15), width=PANEL_WIDTH),
+        fill=MUTED,
+        font=_font(15),
     )
     top += 86
     for prediction in explanation.predictions:
@@ -108,9 +113,13 @@ def _draw_panel(
             end = left + round(PANEL_WIDTH * prediction.score)
             drawing.rectangle((left, top, end, top + ROW_HEIGHT - 4), BAR)
         name = _fitted(drawing, prediction.label, _font(15), width=PANEL_WIDTH - 86)
-        drawing.text((left + 8, top + 4), name, INK, _font(15))
+        drawing.text((left + 8, top + 4), name, fill=INK, font=_font(15))
         drawing.text(
-            (left + PANEL_WIDTH - 8, top + 4), shown(prediction.score), INK, _font(15), "ra"
+            (left + PANEL_WIDTH - 8, top + 4),
+            shown(prediction.score),
+            fill=INK,
+            font=_font(15),
+            anchor="ra",
         )
         top += ROW_HEIGHT
     top += 16
@@ -118,8 +127,10 @@ def _draw_panel(
     # As the map looks over a medium grey.
     colors = COLORS(ramp)[..., :3] * 255 * OPACITY + 127 * (1 - OPACITY)
     canvas.paste(Image.fromarray(colors.astype(np.uint8)), (left, top))
-    drawing.text((left, top + BAR_WIDTH + 4), "nothing", MUTED, _font(14))
-    drawing.text((left + PANEL_WIDTH, top + BAR_WIDTH + 4), "most", MUTED, _font(14), "ra")
+    drawing.text((left, top + BAR_WIDTH + 4), "nothing", fill=MUTED, font=_font(14))
+    drawing.text(
+        (left + PANEL_WIDTH, top + BAR_WIDTH + 4), "most", fill=MUTED, font=_font(14), anchor="ra"
+    )
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

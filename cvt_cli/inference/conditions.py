@@ -11,7 +11,7 @@ from cvt_cli.model.form import Form
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What predictions depend on, beside the images.
+    """All that predictions depend on, beside the images.
 
     Attributes:
         device, dtype: by their names.

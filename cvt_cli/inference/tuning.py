@@ -157,7 +157,7 @@ def settle(classifier: Classifier, wanted: Request) -> Origin:
         return Origin.USUAL
     checkpoint = classifier.checkpoint
     size = usual_size(checkpoint)
-    kind = Kind(checkpoint.config, size, classifier.batch_size, classifier.dtype)
+    kind = Kind(checkpoint.config, size, batch_size=classifier.batch_size, dtype=classifier.dtype)
     form, origin = choose(kind, lambda: checkpoint.model().to(kind.dtype), wanted)
     classifier.use_form(form)
     return origin

@@ -193,7 +193,7 @@ def count_cost(
         counter.norm("norm", (batch_size, tokens, dim)),
         counter.linear("head", HEAD, (batch_size, dim), width=config.num_labels),
     )
-    return Cost(image_size, batch_size, dtype, stages, last)
+    return Cost(image_size, batch_size, dtype, stages=stages, last=last)
 
 
 def needed_macs(config: CvtConfig, image_size: tuple[int, int], batch_size: int = 1) -> int:
@@ -261,9 +261,9 @@ class _Counter:
         return StageCost(
             index,
             tokens,
-            config.depth[index],
-            tuple(embed),
-            tuple(block),
+            depth=config.depth[index],
+            embed=tuple(embed),
+            block=tuple(block),
             peak_bytes=self.peak(config, index, image_in, tokens=tokens),
         )
 
@@ -338,9 +338,10 @@ class _Counter:
         macs: int = 0,
     ) -> Layer:
         activation_bytes = math.prod(shape_out) * self.itemsize
-        return Layer(
-            name, kind, shape_in, shape_out, Total(parameters, buffers, macs, activation_bytes)
+        total = Total(
+            parameters=parameters, buffers=buffers, macs=macs, activation_bytes=activation_bytes
         )
+        return Layer(name, kind, shape_in, shape_out=shape_out, total=total)
 
     def peak(
         self, config: CvtConfig, stage: int, image_in: Shape, *, tokens: tuple[int, int]

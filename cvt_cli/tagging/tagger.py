@@ -119,7 +119,7 @@ class Tagger:
             try:
                 changed = writer.tag(picture, keywords, self.model)
                 status = TagStatus.DONE if changed else TagStatus.THERE
-                return Tagged(status, record.path, picture, keywords)
+                return Tagged(status, record.path, target=picture, keywords=keywords)
             except Unwritable as error:
                 instead = str(error)
         sidecar = sidecar_of(picture, self.naming)
@@ -127,7 +127,7 @@ class Tagger:
             sidecar, keywords, self.model, keep_dates=self.keep_dates, dry_run=self.dry_run
         )
         status = TagStatus.DONE if changed else TagStatus.THERE
-        return Tagged(status, record.path, sidecar, keywords, instead=instead)
+        return Tagged(status, record.path, target=sidecar, keywords=keywords, instead=instead)
 
 
 def _why_none(path: str) -> str:

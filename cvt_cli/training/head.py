@@ -288,10 +288,10 @@ def _search(problems: Sequence[tuple["_Problem", Embedded]]) -> list[Trial]:
             problem.solve(10.0**exponent, TRIAL_ITERATIONS)
             more_loss, more_right = problem.judge(held_out)
             loss, right, count = loss + more_loss, right + more_right, count + len(held_out)
-        return Trial(10.0**exponent, loss / count, right / count, count)
+        return Trial(10.0**exponent, loss=loss / count, accuracy=right / count, images=count)
 
     if not problems:  # one image a class: nothing to choose by
-        return [Trial(DEFAULT_PENALTY, math.nan, math.nan, 0)]
+        return [Trial(DEFAULT_PENALTY, loss=math.nan, accuracy=math.nan, images=0)]
     trials = {exponent: trial(exponent) for exponent in map(float, EXPONENTS)}
     best = round(math.log10(pick_trial(list(trials.values())).penalty))
     for exponent in (best + HALF_STEP, best - HALF_STEP):
