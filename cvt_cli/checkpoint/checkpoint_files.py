@@ -11,6 +11,7 @@ from typing import Any
 
 from cvt_cli.checkpoint.integrity import check_digest, sha256_of
 from cvt_cli.errors import ModelError
+from cvt_cli.system.text import MAX_QUOTED
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -29,7 +30,6 @@ WEIGHTS = (
 
 # Of a file of JSON. A million labels have half of it.
 MAX_JSON_BYTES = 2**26
-_MAX_NAME = 200  # characters of a name in a file that a message quotes
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -114,7 +114,7 @@ def with_shards(name: str, file: Path, locate: Callable[[str], Path | None]) -> 
             )
         path = locate(shard)
         if path is None or not os.path.isfile(path):
-            raise ModelError(f"{name}: {shard[:_MAX_NAME]}, listed in {file.name}, is missing")
+            raise ModelError(f"{name}: {shard[:MAX_QUOTED]}, listed in {file.name}, is missing")
         paths.append(path)
     return tuple(paths)
 

@@ -21,7 +21,7 @@ from cvt_cli.checkpoint.checkpoint_files import (
 from cvt_cli.checkpoint.integrity import damaged, is_damaged
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
-from cvt_cli.system.text import reason_of
+from cvt_cli.system.text import reason_of, short_reason
 
 _AGAIN = "what was fetched is kept: run the same command again"
 # Errors in writing a file.
@@ -203,12 +203,12 @@ class HubRepo:
         except errors.RevisionNotFoundError as error:
             raise ModelError(f"{self.repo} has no revision {self.revision}") from error
         except errors.HFValidationError as error:
-            raise ModelError(f"{self.repo}: not a Hub id: {_one_line(error)}") from error
+            raise ModelError(f"{self.repo}: not a Hub id: {short_reason(error)}") from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code
             raise ModelError(
                 f"{self.repo}: {filename} could not be fetched: the Hub answers {status} "
-                f"({_one_line(error.server_message or status)})",
+                f"({short_reason(error.server_message or status)})",
                 hint="log in again with `hf auth login`, or set HF_TOKEN to a valid token"
                 if status in (401, 403)
                 else _AGAIN,
@@ -227,7 +227,7 @@ class HubRepo:
 
     def _not_fetched(self, filename: str, error: Exception) -> ModelError:
         return ModelError(
-            f"{self.repo}: {filename} could not be fetched: {_one_line(error)}", hint=_AGAIN
+            f"{self.repo}: {filename} could not be fetched: {short_reason(error)}", hint=_AGAIN
         )
 
     def ask(self, filename: str) -> None:
@@ -245,7 +245,7 @@ class HubRepo:
             raise self._unreachable(filename, error) from error
 
     def _unreachable(self, filename: str, error: BaseException | None) -> ModelError:
-        why = "offline" if self.is_offline else f"the Hub can't be reached ({_one_line(error)})"
+        why = "offline" if self.is_offline else f"the Hub can't be reached ({short_reason(error)})"
         at = f"@{self.revision}" if self.revision else ""
         if self.refresh and isinstance(self.cached(filename), Path):
             return ModelError(
@@ -257,8 +257,3 @@ class HubRepo:
             hint=f"fetch it once with a network: `cvt models --download {self.repo}{at}`; "
             f"or use the model that ships with cvt: `--model {BUNDLED_MODEL}`",
         )
-
-
-def _one_line(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__

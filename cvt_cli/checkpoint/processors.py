@@ -22,6 +22,7 @@ from cvt_cli.images.preprocess import (
     SQUEEZE_FROM,
     Preprocessing,
 )
+from cvt_cli.system.text import MAX_QUOTED
 
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -35,7 +36,6 @@ BILINEAR, BICUBIC, LANCZOS = (
 # Without a type, Transformers takes the one for the model's architecture.
 TYPE_OF_CVT = "ConvNextImageProcessor"
 SUFFIX = "ImageProcessor"
-_MAX_NAME = 200  # characters, of a type
 
 Size = tuple[int, int] | int  # (height, width), or a shorter side, in pixels
 Values = Mapping[str, Any]
@@ -183,7 +183,7 @@ def _type_name(values: Values, config: Values) -> str:
         name = config.get("image_processor_type")
     if name is None:
         name = TYPE_OF_CVT
-    return str(name)[:_MAX_NAME].removesuffix("Fast").removesuffix("Pil")
+    return str(name)[:MAX_QUOTED].removesuffix("Fast").removesuffix("Pil")
 
 
 def _geometry(

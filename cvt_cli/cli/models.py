@@ -7,6 +7,7 @@ from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.model_options import RefreshOption, RevisionOption
 from cvt_cli.cli.output_options import ReportOptions
 from cvt_cli.errors import ModelError, UsageError
+from cvt_cli.system.text import short_reason
 
 if TYPE_CHECKING:
     from cvt_cli.output.report_tables import Report
@@ -103,7 +104,7 @@ def _found(text: str) -> "Report":
             )
     # Which error the client raises depends on its release: httpx's, requests' or OSError.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = short_reason(error)
         raise ModelError(
             f"the Hub can't be searched: {reason}", hint="`cvt models` lists the published ones"
         ) from error

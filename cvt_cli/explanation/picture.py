@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cvt_cli.explanation.maps import Explanation
-from cvt_cli.system.text import visible
+from cvt_cli.system.text import MAX_QUOTED, visible
 
 # Perceptually uniform: equal steps look equal, in print and to the colour-blind too.
 COLORS = matplotlib.colormaps["inferno"]
@@ -143,7 +143,7 @@ def _fitted(
     drawing: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont, *, width: int
 ) -> str:
     """Shorten a text to fit in one line."""
-    text = visible(text[:200])
+    text = visible(text[:MAX_QUOTED])
     if drawing.textlength(text, font) <= width:
         return text
     while text and drawing.textlength(text + "…", font) > width:

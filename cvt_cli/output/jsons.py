@@ -97,8 +97,8 @@ class PicturesJournal(JsonLinesJournal):
         return replace(record, thumbnail=base64.b64decode(encoded)) if encoded else record
 
 
-class JsonLinesWriter(JsonLinesJournal):
-    """Writes one line per record, as a document."""
+class JsonDocument:
+    """Reads a finished document, an array or lines."""
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
@@ -115,7 +115,11 @@ class JsonLinesWriter(JsonLinesJournal):
         return RecordShape(top_k, tuple(columns))
 
 
-class JsonWriter:
+class JsonLinesWriter(JsonDocument, JsonLinesJournal):
+    """Writes one line per record, as a document."""
+
+
+class JsonWriter(JsonDocument):
     """Writes one array of all records."""
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
@@ -154,20 +158,6 @@ class JsonWriter:
                     return
                 yield record, end + len(element)
             end += len(line)
-
-    @classmethod
-    def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
-        """Read the records of a finished document, with all facts in it; see `parse`."""
-        return parse(file)
-
-    @classmethod
-    def shape(cls, file: BinaryIO) -> RecordShape:
-        """Find the shape from all records, as each may differ."""
-        top_k, columns = 1, dict[str, None]()
-        for record in parse(file):
-            top_k = max(top_k, len(record.predictions))
-            columns |= dict.fromkeys(record.columns)
-        return RecordShape(top_k, tuple(columns))
 
 
 def parse(file: BinaryIO) -> Iterator[Record]:

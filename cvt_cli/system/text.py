@@ -4,6 +4,14 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import TextIO, cast
 
+# Characters of a foreign text that a message quotes, at most.
+MAX_QUOTED = 200
+
+
+def short_reason(error: object) -> str:
+    """Return the message of a foreign exception as one line, cut after `MAX_QUOTED` characters."""
+    return " ".join(str(error).split())[:MAX_QUOTED] or type(error).__name__
+
 
 def visible(text: str) -> str:
     """Escape control characters, so that a name can't control the terminal."""

@@ -72,6 +72,7 @@ def write_page(
     html = (here / "page.html").read_text("utf-8")
     page = report_page.page_template(html, style=style, script=script).render(
         name=path.stem,
+        subject="evaluation of",
         run=run,
         evaluation=evaluation,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import DictLoader, Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from cvt_cli import __version__
@@ -143,6 +143,7 @@ def _page(
     # Buffered, as a piece of a template is only a few characters.
     stream = page_template(template, style=style, script=script).stream(
         name=name,
+        subject="labels by",
         run=run,
         summary=summary,
         settings=settings,
@@ -161,9 +162,18 @@ def _storage_key(path: Path, run: Mapping[str, Any]) -> str:
 
 
 def page_template(html: str, *, style: str, script: str) -> Template:
-    """Return the template of a page that has this style and runs this script, by their hashes."""
+    """Return the template of a page that has this style and runs this script, by their hashes.
+
+    Args:
+        html: a template that includes `head.html`, which takes `name`, `run` and `subject`: what
+            the page is of the model in `run`.
+    """
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=DictLoader({"head.html": (files(__name__) / "head.html").read_text("utf-8")}),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["visible"] = lambda value: visible(str(value))
