@@ -23,6 +23,9 @@ from cvt_cli.model.cuda import with_kernels
 from cvt_cli.model.form import Form
 from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed
+from cvt_cli.model.memory import is_out_of_memory
+
+OUT_OF_MEMORY = "out of memory"
 
 
 class Engine(ABC):
@@ -303,3 +306,16 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def limit_of(error: Exception) -> str:
+    """Describe the limit of the machine that an engine ran into; raises any other error again."""
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and is_out_of_memory(error)
+    ):
+        return OUT_OF_MEMORY
+    if isinstance(error, NotImplementedError):
+        return "not supported on this device"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return "torch.compile: " + " ".join(str(error).split())[:150]
+    raise error

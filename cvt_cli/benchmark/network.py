@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvt_cli.benchmark.engines import Engine, baseline, free_memory, ours, synchronize
+from cvt_cli.benchmark.engines import OUT_OF_MEMORY, Engine, baseline, free_memory, limit_of, ours
 from cvt_cli.benchmark.machine import available_memory, peak_memory, reset_peak_memory
+from cvt_cli.benchmark.peak import Peak, measure_peak
 from cvt_cli.benchmark.statistics import Latency, Ratio, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.inference.devices import DTYPES
@@ -20,16 +21,10 @@ from cvt_cli.inference.tuning import Kind, Origin, Request, Tune, choose
 from cvt_cli.model.cost import count_cost, needed_macs
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.model.form import Form
-from cvt_cli.model.fused import Linear
-from cvt_cli.model.memory import is_out_of_memory
 
-OUT_OF_MEMORY = "out of memory"
 CHECKED_IMAGES = 8
 PEAK_SECONDS = 1.0
 WARM_UP = 0.1  # share of a case's duration
-# Sides of the square matrices that are multiplied to find the peak, within `PEAK_SECONDS`.
-PRODUCT_SIZES = {"cpu": (1024, 2048, 4096), "cuda": (2048, 4096, 8192), "mps": (1024, 2048, 4096)}
-
 Say = Callable[[str], None]
 
 
@@ -60,19 +55,6 @@ class Plan:
     def flops_per_image(self) -> int:
         """Necessary floating-point operations per image: two for each multiply-add."""
         return 2 * needed_macs(self.checkpoint.config, self.image_size)
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The rate of the fastest large matrix product.
-
-    Attributes:
-        tflops: 10^12 floating-point operations a second.
-        product: what computed it, and the shape.
-    """
-
-    tflops: float
-    product: str
 
 
 @dataclass
@@ -226,53 +208,6 @@ def ratio_record(ratio: Ratio | None) -> dict[str, float | int | None]:
     }
 
 
-def measure_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> Peak | None:
-    """Time the fastest product of two large square matrices: torch.matmul, and on a CPU oneDNN's
-    linear layer with packed weights, which its own library outruns on some processors.
-
-    Args:
-        seconds: for all; each size is tried at least once, as long as the memory holds it.
-
-    Returns:
-        None if the memory does not even hold the smallest.
-    """
-    best: Peak | None = None
-    sizes = PRODUCT_SIZES[device.type]
-    for size in sizes:
-        slowest = 0.0
-        try:
-            for name, product in _products(device, dtype, size):
-                product()
-                fastest = min(times(product, seconds / (2 * len(sizes))))
-                peak = Peak(2 * size**3 / fastest / 1e12, f"{name}, {size} × {size}")
-                best = peak if best is None else max(best, peak, key=lambda p: p.tflops)
-                slowest = max(slowest, fastest)
-        except (RuntimeError, MemoryError) as error:
-            if _reason(error) == OUT_OF_MEMORY:
-                break
-            raise
-        if slowest > seconds / 4:  # the next size takes eight times as long
-            break
-    return best
-
-
-def _products(
-    device: torch.device, dtype: torch.dtype, size: int
-) -> list[tuple[str, Callable[[], None]]]:
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-
-    @torch.inference_mode()
-    def run(product: Callable[[Tensor, Tensor], Tensor]) -> None:
-        product(a, b)
-        synchronize(device)
-
-    products: list[tuple[str, Callable[[], None]]] = [("torch.matmul", partial(run, torch.matmul))]
-    packed = Linear(b, None)
-    if packed.packed:
-        products.append(("oneDNN's packed linear", partial(run, lambda a, _: packed(a))))
-    return products
-
-
 def _measure_case(plan: Plan, batch_size: int, dtype: str, *, say: Say) -> Case:
     case = Case(batch_size, dtype)
     try:
@@ -282,7 +217,7 @@ def _measure_case(plan: Plan, batch_size: int, dtype: str, *, say: Say) -> Case:
             case.error = OUT_OF_MEMORY
     except (RuntimeError, MemoryError) as error:
         case.latency, case.comparison = None, None
-        case.error = _reason(error)
+        case.error = limit_of(error)
     return case
 
 
@@ -312,7 +247,7 @@ def _measure_ours(plan: Plan, case: Case, say: Say) -> None:
         try:
             _compare(plan, case, engine, images=images)
         except (RuntimeError, MemoryError) as error:
-            case.comparison, case.error = None, f"{plan.peer}: {_reason(error)}"
+            case.comparison, case.error = None, f"{plan.peer}: {limit_of(error)}"
     if case.comparison is None:
         if plan.peer is not None:  # after the except block, whose error refers to the peer
             free_memory(plan.device)
@@ -384,16 +319,3 @@ def _compile_anew() -> None:
 
     _dynamo.reset()
     config.force_disable_caches = True
-
-
-def _reason(error: Exception) -> str:
-    """Describe why there are no figures; raises errors that are not the machine's limits."""
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and is_out_of_memory(error)
-    ):
-        return OUT_OF_MEMORY
-    if isinstance(error, NotImplementedError):
-        return "not supported on this device"
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return "torch.compile: " + " ".join(str(error).split())[:150]
-    raise error

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from cvt_cli.benchmark.engines import free_memory
-from cvt_cli.benchmark.network import OUT_OF_MEMORY, Say, form_record, ratio_record
+from cvt_cli.benchmark.engines import OUT_OF_MEMORY, free_memory
+from cvt_cli.benchmark.network import Say, form_record, ratio_record
 from cvt_cli.benchmark.pipeline_runs import OurRun, peer_run
 from cvt_cli.benchmark.stage_times import STAGES, StageTimes, time_stages
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times

@@ -90,12 +90,8 @@ def train_head(
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
     from cvt_cli.inference.devices import pick_device
-    from cvt_cli.training.head import (
-        check_classes,
-        embed_samples,
-        feature_extractor,
-        fit_head,
-    )
+    from cvt_cli.training.features import check_classes, embed_samples, feature_extractor
+    from cvt_cli.training.head import fit_head
     from cvt_cli.training.start import from_checkpoint
     from cvt_cli.training.temperature import fit_temperature
     from cvt_cli.training.training_run import HeadRun, save_head

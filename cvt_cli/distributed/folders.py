@@ -10,7 +10,8 @@ from typing import BinaryIO, TypeVar
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.images.names import local_path
 from cvt_cli.images.source import one_line
-from cvt_cli.system.files import lock_handle, write_atomically
+from cvt_cli.system.files import write_atomically
+from cvt_cli.system.locks import lock_handle
 from cvt_cli.system.text import reason_of
 
 T = TypeVar("T")

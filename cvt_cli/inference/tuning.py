@@ -30,7 +30,8 @@ from cvt_cli.model.form import CHOICES, Form, StageForm
 from cvt_cli.model.fused import FusedStage
 from cvt_cli.model.processor import has_packed_linear
 from cvt_cli.system.cores import cores, processor
-from cvt_cli.system.files import lock, write_atomically
+from cvt_cli.system.files import write_atomically
+from cvt_cli.system.locks import lock
 from cvt_cli.system.text import reason_of
 
 # An alternative has to be so many times faster: less is noise, and reruns are to agree.

@@ -32,10 +32,7 @@ from cvt_cli.output.run_file import (
 from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.files import (
     check_file,
-    is_locked,
-    lock,
     make_parent,
-    open_itself,
     rename_new,
     replace,
     sweep,
@@ -44,6 +41,7 @@ from cvt_cli.system.files import (
     write_atomically,
 )
 from cvt_cli.system.json_text import parse_json
+from cvt_cli.system.locks import is_locked, lock, open_itself
 from cvt_cli.system.text import reason_of
 
 FSYNC_SECONDS = 5.0

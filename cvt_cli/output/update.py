@@ -24,7 +24,8 @@ from cvt_cli.output import (
 from cvt_cli.output.journal import Journal
 from cvt_cli.output.run_file import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
-from cvt_cli.system.files import check_name, lock, write_atomically
+from cvt_cli.system.files import check_name, write_atomically
+from cvt_cli.system.locks import lock
 
 
 def check_update(path: Path, writer_class: WriterClass) -> None:

@@ -16,23 +16,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cvt_cli.errors import UsageError
+from cvt_cli.system.locks import lock_handle, open_itself
 from cvt_cli.system.text import reason_of
 
 # Names of temporary files of `write_atomically`, with the machine's id.
 _TEMPORARY = re.compile(r"\.cvt-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
 _DAY = 86400.0
 _MOMENT = 1.0
-
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
 # Errors of a file system without hard links, or for a file that this user may not link to.
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 )
-
 TO_STDOUT = "leave --output out for standard output, and --format picks the form"
 _FILE_ONLY = "this goes to a file only"
 # Errors of file systems that can't flush a folder (SMB, FUSE, shared folders of virtual machines),
@@ -259,75 +257,6 @@ def new_beside(path: Path) -> Path:
     """Return a name in a file's folder that no other process uses and nobody can guess: on other
     machines, and in other containers, processes have the same numbers."""
     return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
-
-
-def lock(path: Path, flags: int = os.O_CREAT) -> BinaryIO:
-    """Lock a file that one process at a time may write, until the result is closed or the process
-    ends. Links are not followed.
-
-    Args:
-        flags: 0 for a file that is there, `O_CREAT` makes one where there is none, and with
-            `O_EXCL` one where there may be none.
-
-    Raises:
-        BlockingIOError: if another has it.
-        FileExistsError: if there is one, with `O_EXCL`.
-        OSError: if it can't be opened, or is a link.
-    """
-    held = os.fdopen(open_itself(path, os.O_WRONLY | os.O_APPEND | flags), "ab")
-    try:
-        if fcntl is None:
-            held.close()
-            try:
-                path.rename(path)  # fails on Windows if another process has it open
-            except PermissionError:
-                raise BlockingIOError from None
-        else:
-            lock_handle(held.fileno())
-            if not (path.exists() and os.path.samestat(os.fstat(held.fileno()), path.stat())):
-                raise BlockingIOError  # its owner has renamed or replaced it
-    except BaseException:
-        held.close()
-        raise
-    return held
-
-
-def open_itself(path: str | Path, flags: int) -> int:
-    """Open a file as `os.open` does, unless it is a link. Raises: OSError, if it is one."""
-    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):  # Windows
-        raise OSError(errno.ELOOP, "Is a link", str(path))
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        if os.path.islink(path) and error.errno != errno.EEXIST:
-            raise OSError(errno.ELOOP, "Is a link", str(path)) from None
-        raise
-
-
-def is_locked(path: Path) -> bool:
-    """Tell whether another process has locked an existing file. Raises OSError as `lock`."""
-    try:
-        lock(path, 0).close()
-    except BlockingIOError:
-        return True
-    return False
-
-
-def lock_handle(handle: int) -> None:
-    """Lock an open file or folder until it is closed. Does nothing on systems without such locks.
-
-    Raises:
-        BlockingIOError: if another process has it.
-    """
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # some network file systems have no locks: go on without
-        return
 
 
 def sync(handle: int) -> None:

@@ -24,15 +24,8 @@ from cvt_cli.benchmark.benchmark_tables import benchmark_report
 from cvt_cli.benchmark.engines import Engine, _peer, baseline, check_baseline, ours
 from cvt_cli.benchmark.machine import Machine, describe_machine, peak_memory, reset_peak_memory
 from cvt_cli.benchmark.model import RandomCheckpoint, find_model, pick_dtypes
-from cvt_cli.benchmark.network import (
-    Case,
-    Comparison,
-    Measurement,
-    Peak,
-    Plan,
-    measure_peak,
-    synthetic_images,
-)
+from cvt_cli.benchmark.network import Case, Comparison, Measurement, Plan, synthetic_images
+from cvt_cli.benchmark.peak import Peak, measure_peak
 from cvt_cli.benchmark.pipeline import PipelineCase, PipelineMeasurement, PipelinePlan
 from cvt_cli.benchmark.plot import plot
 from cvt_cli.benchmark.stage_times import StageTimes

@@ -11,14 +11,8 @@ import pytest
 
 import cvt_cli.system.files
 from cvt_cli.errors import UsageError
-from cvt_cli.system.files import (
-    check_file,
-    is_locked,
-    lock,
-    rename_new,
-    sweep,
-    write_atomically,
-)
+from cvt_cli.system.files import check_file, rename_new, sweep, write_atomically
+from cvt_cli.system.locks import is_locked, lock
 
 
 def test_two_processes_with_the_same_number_write_one_file(tmp_path: Path) -> None:

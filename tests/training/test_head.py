@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cvt_cli.training.head import Embedded, Trial, class_weights, fit_head, pick_trial
+from cvt_cli.training.features import Embedded
+from cvt_cli.training.head import Trial, class_weights, fit_head, pick_trial
 
 
 def clouds(counts, spread=1.0, seed=0, width=8):
