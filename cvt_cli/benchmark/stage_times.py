@@ -63,15 +63,15 @@ class StageTimes:
         return min(1 / slowest, available / max(work, 1e-12))
 
     def bound_by(self, device: torch.device) -> str:
-        """The stage without which the limit would be the greatest, one of `STAGES`; where that is
-        several, the longest of them."""
+        """Return the stage without which the limit would be the greatest, one of `STAGES`; where
+        that is several, the longest of them."""
         return max(
             STAGES,
             key=lambda name: (self.without(name).limit(device), getattr(self, name)),
         )
 
     def without(self, name: str) -> Self:
-        """The same, but that stage takes no time."""
+        """Return the same times, but with none for that stage."""
         return replace(self, **{name: 0.0})
 
     def _apart(self, device: torch.device) -> dict[str, float]:

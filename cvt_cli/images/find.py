@@ -303,7 +303,8 @@ class _Finder:
     def _archive(
         self, path: str, kind: str, place: Place, *, seekable: bool = True
     ) -> Iterator[Source]:
-        """
+        """List an archive, or yield it as one source.
+
         Args:
             seekable: it can be opened anywhere and often; else it is read once, as it comes.
         """

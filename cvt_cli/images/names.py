@@ -225,7 +225,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_marked_hidden(entry: os.DirEntry[str]) -> bool:
-    """Whether what was found in a folder is hidden, whatever it is called."""
+    """Tell whether what was found in a folder is hidden, whatever it is called."""
     if not MARKS_HIDDEN:
         return False
     marks: int = getattr(entry.stat(follow_symlinks=False), "st_file_attributes")  # noqa: B009

@@ -1002,9 +1002,9 @@ def test_the_network_is_timed_in_batches_as_full_as_those_of_the_run(
     classifier = Classifier(checkpoint, device="cpu", dtype="float32", batch_size=batch_size)
     seen: list[int] = []
     model = classifier._runner.model
-    monkeypatch.setattr(classifier, "_model", lambda x: (seen.append(len(x)), model(x))[1])
+    monkeypatch.setattr(classifier._runner, "model", lambda x: (seen.append(len(x)), model(x))[1])
     monkeypatch.setattr(
-        pipeline, "times", lambda work, *_, **__: (seen.append(-1), work(), [1.0])[2]
+        stage_times, "times", lambda work, *_, **__: (seen.append(-1), work(), [1.0])[2]
     )
     monkeypatch.setattr(stage_times, "SAMPLE", 2)
     stages = stage_times.time_stages(classifier, list(find([str(tmp_path)])), 10)
@@ -1027,7 +1027,7 @@ def test_an_image_that_has_an_error_has_no_label(
         logits[1] = float("inf")
         return logits
 
-    monkeypatch.setattr(classifier, "_model", overflows)
+    monkeypatch.setattr(classifier._runner, "model", overflows)
     run = pipeline_runs.OurRun(classifier, list(find([str(tmp_path)])))
     run()
     assert [label is None for label in run.labels] == [False, True, False]
