@@ -201,7 +201,7 @@ def test_several_devices_share_the_batches_and_keep_the_order(
     seen: list[int] = []
     for index, replica in enumerate(two.replicas):
         replica._runner.model = Noting(replica._runner.model, seen, index)
-        replica._features = Noting(replica._features, seen, index)
+        replica._runner.features = Noting(replica._runner.features, seen, index)
     assert same(two(pictures), one(pictures))
     assert sorted(seen) == [0, 0, 1, 1, 2]
     sources = list(find(pictures))
@@ -607,8 +607,8 @@ def test_scores_that_are_no_numbers_are_an_error(folder: Path, pictures: list[st
     network = classify._runner.model
     expected = ["not numbers" if r.error is None else r.error for r in classify(pictures)]
     classify._runner.model = lambda x: network(x) * float("nan")
-    features = classify._features
-    classify._features = lambda x: features(x).index_fill(1, torch.tensor([3]), float("inf"))
+    features = classify._runner.features
+    classify._runner.features = lambda x: features(x).index_fill(1, torch.tensor([3]), float("inf"))
     for found in classify(pictures), list(classify.embed(find(pictures))):
         assert not any(record.predictions or record.embedding for record in found)
         assert all(e in (r.error or "") for e, r in zip(expected, found, strict=True))
@@ -643,7 +643,7 @@ def test_an_image_too_large_for_the_memory_is_its_own_error(tiny_cvt: TinyCvt) -
     expected = classifier(folder)([images[0], images[2]])
     classify = classifier(folder, batch_size=4)
     classify._runner.model = FewPixels(classify._runner.model, 32 * 100)
-    classify._features = FewPixels(classify._features, 32 * 100)
+    classify._runner.features = FewPixels(classify._runner.features, 32 * 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the others' batches stay as they are
         found = classify(images)
