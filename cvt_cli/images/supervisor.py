@@ -293,7 +293,7 @@ class Supervisor:
             self._send(reader, items)
 
     def _must_wait(self) -> bool:
-        """Tell whether the next image, or one that is being read, is to be read while no other is."""
+        """Tell whether the next image, or one that is being read, is to be read alone."""
         sent = [lot.items[0].deaths for reader in self._readers for lot in reader.lots]
         with self._changed:
             following = self._pending[0].deaths if self._pending else 0
