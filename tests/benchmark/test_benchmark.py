@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvt_cli.benchmark import machine, network, pipeline, pipeline_runs, stage_times
+from cvt_cli.benchmark import peak as peaks
 from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.benchmark_tables import benchmark_report
 from cvt_cli.benchmark.engines import Engine, _peer, baseline, check_baseline, ours
@@ -369,7 +370,7 @@ def test_the_peak_is_the_fastest_product(
             found.append((name, product))
         return found
 
-    monkeypatch.setattr(network, "_products", products)
+    monkeypatch.setattr(peaks, "_products", products)
     peak = measure_peak(CPU, torch.float32, 0.2)
     assert (peak.product, sizes) == ("b, 2048 × 2048", [1024, 2048, 4096])
     assert peak.tflops == pytest.approx(2)
@@ -385,7 +386,7 @@ def test_the_peak_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None
             raise torch.OutOfMemoryError("CUDA out of memory")
         return [("a", lambda: None)]
 
-    monkeypatch.setattr(network, "_products", products)
+    monkeypatch.setattr(peaks, "_products", products)
     room = 2048
     peak = measure_peak(CPU, torch.float32, 0.01)
     assert peak is not None and peak.product.startswith("a, ")

@@ -225,7 +225,7 @@ def test_options_reach_the_search_and_the_model(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cvt_cli.inference.classifier.Classifier", classifier)
-    monkeypatch.setattr("cvt_cli.cli.options.share_cores", lambda: None)
+    monkeypatch.setattr("cvt_cli.cli.compute_options.share_cores", lambda: None)
     of_the_model = {
         "model": "someone/cvt",
         "revision": "v2",

@@ -587,7 +587,7 @@ def test_a_batch_has_its_share_of_a_gpu(folder: Path, monkeypatch: pytest.Monkey
     assert auto_batch_size(checkpoint, cuda) == 64
     assert auto_batch_size(checkpoint, cuda, 0.3) == 16
     for images, size in ((0.5, 1), (3.5, 2), (10**6, 256)):
-        monkeypatch.setattr("cvt_cli.inference.classifier.CPU_BATCH_BYTES", images * each)
+        monkeypatch.setattr("cvt_cli.inference.batch_size.CPU_BATCH_BYTES", images * each)
         assert auto_batch_size(checkpoint, torch.device("cpu")) == size
 
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import pytest
 
 import cvt_cli.system.files
+import cvt_cli.system.locks
 from cvt_cli.errors import UsageError
 from cvt_cli.system.files import check_file, rename_new, sweep, write_atomically
 from cvt_cli.system.locks import is_locked, lock
@@ -156,7 +157,8 @@ def test_a_file_that_another_has_put_in_its_place_is_not_locked(
 def test_a_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows, which renames no file that is open, even to its own name."""
     path = tmp_path / "file"
-    monkeypatch.setattr(cvt_cli.system.files, "fcntl", None)
+    for module in cvt_cli.system.files, cvt_cli.system.locks:
+        monkeypatch.setattr(module, "fcntl", None)
     lock(path).close()
     assert not is_locked(path)
     assert path.exists()
