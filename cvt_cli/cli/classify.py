@@ -104,15 +104,13 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     search = replace(images.search, exclude=(*images.search.exclude, *excluded))
     part = Shard.parse(scale.shard) if scale.shard is not None else Shard(1, 1)
     check_inputs(images.paths, search)
-    for target, name in targets:
-        sinks.check_target(
-            target,
-            writer_class(name),
-            images.paths,
-            resume=resume,
-            overwrite=overwrite,
-            update=output.update,
-        )
+    sinks.check_targets(
+        [(path, writer_class(name)) for path, name in targets],
+        images.paths,
+        resume=resume,
+        overwrite=overwrite,
+        update=output.update,
+    )
     if output.thumbnails and all(name != "xlsx" for _, name in targets):
         raise UsageError(
             "--columns thumbnail is for -o FILE.xlsx",

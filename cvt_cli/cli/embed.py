@@ -88,8 +88,8 @@ def embed(
     writer = embedding_writer_class(format_)
     check_inputs(images.paths, images.search)
     sinks.unfinished([path], resume and not (overwrite or update))
-    sinks.check_target(
-        path, writer, images.paths, resume=resume, overwrite=overwrite, update=update
+    sinks.check_targets(
+        [(path, writer)], images.paths, resume=resume, overwrite=overwrite, update=update
     )
     sinks.check_prune(output.prune, update)
     beside = _beside(path) if format_ == "npy" else ()

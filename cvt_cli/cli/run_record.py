@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ class RunRecord:
 
     def write(self, outcome: str, counts: Mapping[str, int], rate: float) -> None:
         """Write the whole record in place of the first one; `rate` is in images/s."""
-        end, seconds = datetime.now(UTC), time.monotonic() - self._start
+        seconds = time.monotonic() - self._start
+        end = self.start + timedelta(seconds=seconds)
         self._write(
             {
                 "outcome": outcome,

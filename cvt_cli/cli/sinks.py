@@ -18,42 +18,51 @@ from cvt_cli.output.journal import Journal, check_output, part_of, run_file_of
 from cvt_cli.output.run_file import Kept
 from cvt_cli.output.several_outputs import SeveralOutputs
 from cvt_cli.output.stream import StreamOutput
-from cvt_cli.output.update import Pruning, Update, UpdatedJournal, check_update
+from cvt_cli.output.update import Pruning, Update, UpdatedJournal, can_update, check_update
 from cvt_cli.records import RecordShape
 
 Sink = Journal | SeveralOutputs | StreamOutput | Update
 
 
-def check_target(
-    output: Path | None,
-    writer_class: WriterClass,
+def check_targets(
+    targets: Sequence[tuple[Path | None, WriterClass]],
     inputs: list[str],
     *,
     resume: bool,
     overwrite: bool,
     update: bool = False,
 ) -> None:
-    """Check, before anything is started, that the output can be written.
+    """Check, before anything is started, that the outputs can be written.
+
+    Args:
+        targets: each with its format; None for standard output.
 
     Raises:
-        UsageError: if it can't be, or would replace a file without --overwrite.
+        UsageError: if one can't be, or would replace a file without --overwrite.
     """
-    if output is None:
-        if resume or update:
-            raise UsageError(f"--{'resume' if resume else 'update'} needs --output")
-        if issubclass(writer_class, ConvertedWriter):
-            raise UsageError(
-                "this format can't be written to standard output", hint="--output names a file"
-            )
-        return
-    if update:
-        if resume or overwrite:
-            other = "--resume" if resume else "--overwrite"
-            raise UsageError(f"--update and {other} exclude each other")
-        check_update(output, writer_class)
-    # An update needs what others must not replace.
-    check_output(output, resume, overwrite or update)
-    check_not_an_input(output, inputs)
+    files = [(path, writer) for path, writer in targets if path is not None]
+    if not files:
+        _check_stdout(targets, resume=resume, update=update)
+    if update and (resume or overwrite):
+        other = "--resume" if resume else "--overwrite"
+        raise UsageError(f"--update and {other} exclude each other")
+    for path, writer in files:
+        if update:
+            check_update(path, writer)
+        # An update needs what others must not replace.
+        check_output(path, resume, overwrite or update, can_update=lambda: can_update(files))
+        check_not_an_input(path, inputs)
+
+
+def _check_stdout(
+    targets: Sequence[tuple[Path | None, WriterClass]], *, resume: bool, update: bool
+) -> None:
+    if resume or update:
+        raise UsageError(f"--{'resume' if resume else 'update'} needs --output")
+    if any(issubclass(writer, ConvertedWriter) for _, writer in targets):
+        raise UsageError(
+            "this format can't be written to standard output", hint="--output names a file"
+        )
 
 
 def check_prune(prune: bool, update: bool) -> None:

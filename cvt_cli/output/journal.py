@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -359,9 +359,22 @@ def run_file_of(path: Path) -> Path:
     return path.with_name(path.name + ".part.json")
 
 
-def check_output(path: Path, resume: bool, overwrite: bool) -> None:
-    """Check that an output can be written. Raises `UsageError` if not, or if an output or a journal
-    is there that would be replaced without --overwrite."""
+def check_output(
+    path: Path,
+    resume: bool,
+    overwrite: bool,
+    *,
+    can_update: Callable[[], bool] = lambda: False,
+) -> None:
+    """Check that an output can be written.
+
+    Args:
+        can_update: tells whether --update would do for a finished one.
+
+    Raises:
+        UsageError: if it can't be, or an output or a journal is there that would be replaced
+            without --overwrite.
+    """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     check_file(path, with_folder=True)
@@ -374,7 +387,7 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
     if overwrite:
         return
     if os.path.lexists(path) and not (resume and part_of(path).exists()):
-        raise _taken(path, resume)
+        raise _taken(path, resume, can_update())
     if part_of(path).exists() and not resume:
         with contextlib.suppress(OSError):  # this user may not look, but the file is there
             if is_locked(part_of(path)):
@@ -382,10 +395,9 @@ def check_output(path: Path, resume: bool, overwrite: bool) -> None:
         raise _interrupted(part_of(path))
 
 
-def _taken(path: Path, resume: bool) -> UsageError:
+def _taken(path: Path, resume: bool, can_update: bool = False) -> UsageError:
     is_there = "is finished" if resume else "exists"
-    # A page has no rows to keep.
-    update = "" if path.suffix == ".html" else "--update adds what is new, "
+    update = "--update adds what is new, " if can_update else ""
     return UsageError(f"{path} {is_there}", hint=f"{update}--overwrite replaces it")
 
 

@@ -45,6 +45,16 @@ def check_update(path: Path, writer_class: WriterClass) -> None:
         )
 
 
+def can_update(outputs: Sequence[tuple[Path, WriterClass]]) -> bool:
+    """Tell whether --update would take these outputs, each with its format."""
+    try:
+        for path, writer in outputs:
+            check_update(path, writer)
+    except UsageError:
+        return False
+    return True
+
+
 class UpdatedJournal(Journal):
     """A journal of the records that a finished output lacks.
 

@@ -30,7 +30,7 @@ from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.delimited import header, row_reader, score_text, shape_of
 from cvt_cli.output.jsons import PicturesJournal
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
-from cvt_cli.system.files import write_atomically
+from cvt_cli.system.files import temporary_folder, write_atomically
 
 # Rows of a sheet below its header; more rows go to the next sheet.
 ROWS_PER_SHEET = 2**20 - 1
@@ -72,16 +72,9 @@ class XlsxWriter(PicturesJournal):
         """
 
         def write(file: BinaryIO) -> None:
-            workbook = xlsxwriter.Workbook(file, {"constant_memory": True})
-            sheets = _Sheets(workbook, shape)
-            try:
-                sheets.write(records)
-            finally:
-                try:
-                    workbook.close()
-                except XlsxFileError as error:
-                    cause = error.args[0] if error.args else error
-                    raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
+            # The rows of a sheet wait in a file until it is closed.
+            with temporary_folder(path) as folder:
+                sheets = _written(file, records, shape, folder=folder)
             if sheets.without_picture:
                 warnings.warn(
                     f"{path}: pictures of the first {MOST_PICTURES:,} images; "
@@ -125,6 +118,27 @@ class XlsxWriter(PicturesJournal):
             names = next(rows, [])
             return replace(shape_of(names), thumbnails=THUMBNAIL in names)
         return shape_of([])
+
+
+def _written(
+    file: BinaryIO, records: Iterable[Record], shape: RecordShape, *, folder: Path
+) -> "_Sheets":
+    """Write a workbook.
+
+    Args:
+        folder: for temporary files.
+    """
+    workbook = xlsxwriter.Workbook(file, {"constant_memory": True, "tmpdir": str(folder)})
+    sheets = _Sheets(workbook, shape)
+    try:
+        sheets.write(records)
+    finally:
+        try:
+            workbook.close()
+        except XlsxFileError as error:
+            cause = error.args[0] if error.args else error
+            raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
+    return sheets
 
 
 class _Sheets:

@@ -7,10 +7,11 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +20,7 @@ from cvt_cli.errors import UsageError
 from cvt_cli.system.locks import lock_handle, open_itself
 from cvt_cli.system.text import reason_of
 
-# Names of temporary files of `write_atomically`, with the machine's id.
+# Names of what is temporary beside an output, with the machine's id.
 _TEMPORARY = re.compile(r"\.cvt-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
 _DAY = 86400.0
 _MOMENT = 1.0
@@ -122,7 +123,8 @@ def write_atomically(
         OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
             there; the old content is still there.
     """
-    beside = path.with_name(f".cvt-{_machine()}-{secrets.token_hex(8)}.tmp")
+    _sweep_once(os.path.abspath(path.parent))
+    beside = _temporary(path)
     try:
         mode = 0o600 if private else 0o666
         with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
@@ -143,30 +145,70 @@ def write_atomically(
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside a file, for what it takes to write that, gone when the context ends.
+
+    Raises:
+        OSError: if it can't be made.
+    """
+    folder = _temporary(path)
+    folder.mkdir(0o700)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if fcntl is not None:  # Windows can't open a folder
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            with contextlib.suppress(BlockingIOError):
+                lock_handle(handle)
+        yield folder
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside a file that `sweep` knows."""
+    return path.with_name(f".cvt-{_machine()}-{secrets.token_hex(8)}.tmp")
+
+
 def sweep(folder: Path) -> None:
-    """Delete temporary files that `write_atomically` left when its process was killed: those of
-    this machine at once, those of others after a day."""
+    """Delete temporary files and folders that `write_atomically` and `temporary_folder` left when
+    their process was killed: those of this machine at once, those of others after a day."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
+            if found is None or entry.is_symlink():
+                continue
             with contextlib.suppress(OSError):
-                if found and entry.is_file(follow_symlinks=False):
-                    old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY
-                    if old or (found[1] == _machine() and _is_left(entry.path)):
-                        os.unlink(entry.path)
+                is_left = _is_left(entry) if found[1] == _machine() else None
+                if is_left is None:
+                    is_left = time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY
+                if is_left and entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif is_left:
+                    os.unlink(entry.path)
 
 
-def _is_left(path: str) -> bool:
-    """Tell whether no process writes a file any more; False if that can't be known."""
+@cache
+def _sweep_once(folder: str) -> None:
+    """Sweep a folder the first time that this process writes there."""
+    sweep(Path(folder))
+
+
+def _is_left(entry: "os.DirEntry[str]") -> bool | None:
+    """Tell whether no process writes a file or folder any more; None if locks can't tell."""
     if fcntl is None:
-        return False
-    handle = open_itself(path, os.O_WRONLY)
+        return None
+    is_folder = entry.is_dir(follow_symlinks=False)
+    handle = open_itself(entry.path, os.O_RDONLY if is_folder else os.O_WRONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A file that is just being made is locked a moment later.
-        return time.time() - os.fstat(handle).st_ctime > _MOMENT
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
+    else:
+        # What is just being made is locked a moment later. The clock may have been set back since,
+        # so that the time may be one to come.
+        return abs(time.time() - os.fstat(handle).st_ctime) > _MOMENT
     finally:
         os.close(handle)
 

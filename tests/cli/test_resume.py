@@ -192,10 +192,12 @@ def test_ctrl_c_then_other_options_then_resumed(
     again = run_cvt(*command, "--resume", stdin=listed(images), expect=0)
     said = f"cvt: {output}: finished, nothing to resume; --overwrite does it again\n"
     assert again.stderr == said
-    # Another output is not left out for that.
+    # Another output is not left out for that, and a page can't be updated.
     report = tmp_path / "report.html"
     more = run_cvt(*command, "-o", report, "--resume", stdin=listed(images), expect=2)
-    assert f"{output} is finished; --update adds what is new, --overwrite" in more.stderr
+    assert (
+        f"{output} is finished; --overwrite replaces it" in more.stderr
+    )  # a page can't be updated
     assert output.read_bytes() == written(tmp_path, "csv", expected, {})
 
 

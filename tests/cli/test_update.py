@@ -171,6 +171,24 @@ def test_what_is_refused(run_cvt: RunCvt, tmp_path: Path, tiny_cvt: Callable[...
     check_line(run_cvt(*command, *model), 2, "a.csv can't be updated", "a.csv.run.json", "missing")
 
 
+def test_update_is_advised_where_it_would_do(run_cvt: RunCvt, tmp_path: Path) -> None:
+    make(tmp_path / "photos", "a.png")
+    run_cvt(*COMMAND, "photos", "-o", "a.csv", expect=0)
+    command = (*COMMAND, "photos", "-o", "a.csv")
+    update, overwrite = "--update adds what is new, ", "--overwrite replaces it"
+
+    def advised(*command: object) -> str:
+        return check_line(run_cvt(*command), 2, "a.csv exists").partition("exists")[2]
+
+    assert advised(*command) == f"; {update}{overwrite}"
+    assert advised(*command, "-o", "new.jsonl") == f"; {update}{overwrite}"
+    # A page can't be updated, and merge has no such option.
+    assert advised(*command, "-o", "b.html") == f"; {overwrite}"
+    assert advised("merge", "a.csv", "-o", "a.csv") == f"; {overwrite}"
+    (tmp_path / "a.csv.run.json").unlink()
+    assert advised(*command) == f"; {overwrite}"
+
+
 def test_limits_may_be_raised_by_resume(run_cvt: RunCvt, tmp_path: Path) -> None:
     make(tmp_path / "photos", "a.png", "b.png")
     command = (*COMMAND, "photos", "-o", "a.csv")

@@ -1,8 +1,10 @@
 """Spreadsheets, also those that a person has saved."""
 
 import io
+import os
 import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from cvt_cli.output import xlsx
 from cvt_cli.output.xlsx import XlsxWriter
 from cvt_cli.records import THUMBNAIL, Prediction, Record, RecordShape
+from cvt_cli.system import files
 from tests.cli.test_failures import check_line
 from tests.conftest import RunCvt
 from tests.photos import picture
@@ -74,6 +77,31 @@ def test_more_rows_than_a_sheet_holds(tmp_path: Path, monkeypatch: pytest.Monkey
     path = written(tmp_path / "a.xlsx", records(8))
     assert len(openpyxl.load_workbook(path).sheetnames) == 3
     assert read(path) == records(8)
+
+
+def test_a_killed_run_leaves_nothing_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves is beside the output, and gone after the next run."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "labels"
+    elsewhere.mkdir()
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    monkeypatch.setattr(files, "_MOMENT", -1.0)
+
+    def killed() -> Iterator[Record]:
+        yield from records()
+        os.kill(os.getpid(), 9)
+
+    process = os.fork()
+    if not process:
+        XlsxWriter.convert(killed(), folder / "a.xlsx", SHAPE, run={})
+    os.waitpid(process, 0)
+    assert not list(elsewhere.iterdir())
+    assert any(each.is_dir() and list(each.iterdir()) for each in folder.iterdir())
+    files._sweep_once.cache_clear()
+    written(folder / "a.xlsx", records())
+    assert list(folder.iterdir()) == [folder / "a.xlsx"]
 
 
 def test_a_text_that_no_cell_holds(tmp_path: Path) -> None:

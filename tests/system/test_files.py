@@ -12,7 +12,13 @@ import pytest
 import cvt_cli.system.files
 import cvt_cli.system.locks
 from cvt_cli.errors import UsageError
-from cvt_cli.system.files import check_file, rename_new, sweep, write_atomically
+from cvt_cli.system.files import (
+    check_file,
+    rename_new,
+    sweep,
+    temporary_folder,
+    write_atomically,
+)
 from cvt_cli.system.locks import is_locked, lock
 
 
@@ -231,3 +237,42 @@ def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
 
     write_atomically(path, write)
     assert set(tmp_path.iterdir()) == {path, *others}
+
+
+def test_a_folder_that_a_killed_process_left_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cvt_cli.system.files, "_MOMENT", -1.0)
+    process = os.fork()
+    if not process:
+        with temporary_folder(tmp_path / "labels.xlsx") as folder:
+            (folder / "rows").write_bytes(b"row")
+            os.kill(os.getpid(), 9)
+    os.waitpid(process, 0)
+    (left,) = tmp_path.iterdir()
+    assert (left / "rows").exists()
+    with temporary_folder(tmp_path / "labels.xlsx") as folder:
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [folder]
+        (folder / "rows").write_bytes(b"row")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shift", [-3 * 86400, 3 * 86400])
+def test_the_clock_may_be_set_meanwhile(
+    shift: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By days, in either direction: locks tell what is in use."""
+    left = cvt_cli.system.files._temporary(tmp_path / "file")
+    left.touch()
+    link = cvt_cli.system.files._temporary(tmp_path / "file")
+    link.symlink_to(tmp_path)
+
+    def write(file: BinaryIO) -> None:
+        (ours,) = set(tmp_path.iterdir()) - {left, link}
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + shift)
+        sweep(tmp_path)
+        assert set(tmp_path.iterdir()) == {ours, link}
+
+    write_atomically(tmp_path / "file", write)
