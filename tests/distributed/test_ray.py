@@ -570,9 +570,9 @@ def test_a_worker_starts_its_readers_once(cat: Path, monkeypatch: pytest.MonkeyP
 
     assert fault() is fault() is None and len(started) == 1
     # Readers that can't go on are replaced.
-    started[0].fail(NoTemporaryFiles("no room"))
+    started[0]._supervisor.fail(NoTemporaryFiles("no room"))
     assert fault() == "NoTemporaryFiles: no room"
-    assert started[0]._closing
+    assert started[0]._supervisor._closing
     assert fault() is None and len(started) == 2
     reading_task._end_readers()
 
@@ -863,7 +863,7 @@ GPU_JOB = """if True:
     from cvt_cli.distributed.parts import Part
     from cvt_cli.distributed import connection, execution
     from cvt_cli.distributed.layout import Workers
-    from cvt_cli.distributed.reading_task import RayJob
+    from cvt_cli.distributed.ray_job import RayJob
     from cvt_cli.images.reading import ImageReader
     from cvt_cli.images.source import Search
 
