@@ -314,8 +314,8 @@ def _evaluate_labels(
     """
     from cvt_cli.evaluation.evaluation_tables import evaluation_report
     from cvt_cli.evaluation.truth import compare_rows
+    from cvt_cli.output.read_back import read_rows
     from cvt_cli.output.report_tables import write_report
-    from cvt_cli.output.rows import read_rows
 
     typed = [
         option for name, option in options.typed_options(context).items() if name not in _WITH_TRUTH

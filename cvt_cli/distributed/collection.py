@@ -12,7 +12,7 @@ from cvt_cli.distributed.folders import KEPT
 from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.task_tables import Row
 from cvt_cli.errors import CvtError, ModelError, NoTemporaryFiles
-from cvt_cli.output.delimited import score_text
+from cvt_cli.output.csv_tsv import score_text
 from cvt_cli.records import Prediction, Record
 
 # Failures of whole batches before the first success, at most.

@@ -21,7 +21,7 @@ from cvt_cli.inference.devices import use_exact_float32
 from cvt_cli.inference.scores import kind_of, scores_of
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Block, Cvt, Stage
-from cvt_cli.output.delimited import score_text
+from cvt_cli.output.csv_tsv import score_text
 from cvt_cli.records import Prediction, ScoreKind
 
 # Steps between a grey picture and the real one; with Gauss-Legendre few are enough.

@@ -116,8 +116,8 @@ WriterClass = type[Writer]
 _WRITERS = {
     "table": ("cvt_cli.output.table", "TableWriter"),
     "plain": ("cvt_cli.output.plain", "PlainWriter"),
-    "csv": ("cvt_cli.output.delimited", "CsvWriter"),
-    "tsv": ("cvt_cli.output.delimited", "TsvWriter"),
+    "csv": ("cvt_cli.output.csv_tsv", "CsvWriter"),
+    "tsv": ("cvt_cli.output.csv_tsv", "TsvWriter"),
     "json": ("cvt_cli.output.jsons", "JsonWriter"),
     "jsonl": ("cvt_cli.output.jsons", "JsonLinesWriter"),
     "parquet": ("cvt_cli.output.parquet", "ParquetWriter"),

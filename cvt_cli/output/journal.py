@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import NO_SUMMARY, ConvertedWriter, WriterClass, open_text
-from cvt_cli.output.delimited import DelimitedWriter
+from cvt_cli.output.csv_tsv import DelimitedWriter
 from cvt_cli.output.run_file import (
     Kept,
     Stamp,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO, TextIO
 
-from cvt_cli.output.delimited import score_text
+from cvt_cli.output.csv_tsv import score_text
 from cvt_cli.records import (
     COLUMNS,
     THUMBNAIL,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvt_cli.output import NO_SUMMARY
-from cvt_cli.output.delimited import prediction_names, prediction_pairs, shape_of
+from cvt_cli.output.csv_tsv import prediction_names, prediction_pairs, shape_of
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written, check_types

@@ -4,7 +4,7 @@ that were asked for. An image without a label has its error behind them."""
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, TextIO
 
-from cvt_cli.output.delimited import column_text, score_text
+from cvt_cli.output.csv_tsv import column_text, score_text
 from cvt_cli.records import Record, RecordShape, as_written
 
 # Control characters are replaced: a name must neither break its line nor steer a terminal. Unusual

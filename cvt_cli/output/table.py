@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cvt_cli.output.delimited import column_text
+from cvt_cli.output.csv_tsv import column_text
 from cvt_cli.records import Prediction, Record, RecordShape, ScoreKind, as_written, short_label
 from cvt_cli.system.text import visible
 

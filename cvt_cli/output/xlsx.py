@@ -27,7 +27,7 @@ from PIL import Image
 from xlsxwriter.exceptions import XlsxFileError
 
 from cvt_cli.output import NO_SUMMARY
-from cvt_cli.output.delimited import header, row_reader, score_text, shape_of
+from cvt_cli.output.csv_tsv import header, row_reader, score_text, shape_of
 from cvt_cli.output.jsons import PicturesJournal
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
 from cvt_cli.system.files import temporary_folder, write_atomically

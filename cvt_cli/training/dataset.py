@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import Source, find
-from cvt_cli.output.rows import read_rows
+from cvt_cli.output.read_back import read_rows
 from cvt_cli.system.text import counted
 
 MIN_CLASSES = 2
