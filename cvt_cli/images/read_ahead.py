@@ -23,7 +23,7 @@ _HELD = 2**26
 
 
 class ReadAhead:
-    """The images of one call of `ReaderPool.batches`."""
+    """Reads the images of one call of `ReaderPool.batches`."""
 
     def __init__(
         self,

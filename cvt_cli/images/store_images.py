@@ -68,7 +68,7 @@ class Store:
             self._fs.retries = 1  # as in _options
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str, float, int]]:
-        """Another process connects anew."""
+        """Return the arguments, with which another process connects anew."""
         return Store, (self._url, self._timeout, self._max_bytes)
 
     def _is_s3(self) -> bool:

@@ -193,7 +193,7 @@ class _HeaderReader:
 
 
 def _check_pax(data: bytes) -> None:
-    """See that a pax header is one, `LENGTH KEY=VALUE` a line, in time that grows with its length.
+    """Check that a pax header is `LENGTH KEY=VALUE` a line, in time that grows with its length.
     tarfile takes the square of it where there are digits only (CVE-2024-6232).
 
     Raises:
