@@ -35,7 +35,14 @@ for _name in list(os.environ):
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
 
-from tests.fork_server import WITHOUT_BFLOAT16, ForkServer, take_bfloat16_away  # noqa: E402
+from tests.fork_server import (  # noqa: E402
+    OFTEN,
+    READING,
+    WITHOUT_BFLOAT16,
+    ForkServer,
+    reading_by,
+    take_bfloat16_away,
+)
 from tests.hub_server import HubServer  # noqa: E402
 from tests.photos import PHOTOS, make_photo, picture  # noqa: E402
 from tests.tiny import save_tiny  # noqa: E402
@@ -45,6 +52,7 @@ PASSED_ON = (
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR"),
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", WITHOUT_BFLOAT16),
 )
+USUAL_ENVIRONMENT = dict(os.environ)
 if os.environ.get(WITHOUT_BFLOAT16):
     take_bfloat16_away()
 
@@ -295,12 +303,34 @@ def run_python(tmp_path: Path, fork_server: ForkServer) -> Callable[..., "subpro
 
 
 @pytest.fixture(scope="session")
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """What forks for `run_cvt` in all tests of this process."""
-    usual = RunCvt(tmp_path_factory.mktemp("server"), NOWHERE)
-    server = ForkServer(usual.script, usual.env)
+def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """What forks for the starts of readers in all tests of this process."""
+    server = ForkServer(READING, RunCvt(tmp_path_factory.mktemp("readers"), NOWHERE).env)
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def fork_server(
+    tmp_path_factory: pytest.TempPathFactory, reader_server: ForkServer
+) -> Iterator[ForkServer]:
+    """What forks for `run_cvt` in all tests of this process."""
+    usual = RunCvt(tmp_path_factory.mktemp("server"), NOWHERE)
+    server = ForkServer(OFTEN, usual.env, usual.script, readers=reader_server)
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def forked_readers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Readers of pools in this process are forks, too, but in tests marked `real_start`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("real_start"):
+            forking = reading_by(
+                lambda: request.getfixturevalue("reader_server").address, USUAL_ENVIRONMENT
+            )
+            patch.setattr("cvt_cli.images.pool.subprocess", forking)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
-"""Starts the installed command many times for the price of one: a process that has imported what
-it needs, torch above all, forks for each start.
+"""Starts Python many times for the price of one: a process that has imported what it needs, torch
+above all, forks for each start.
 
-`ForkServer` is what tests use. Run as a program, this file is the server: it imports, computes
-nothing and starts no thread, and makes of each copy of itself what a new Python would be.
+`ForkServer` is what tests use: one for the installed command, one for the processes with which it
+reads images. Run as a program, this file is the server: it imports, computes nothing and starts no
+thread, and makes of each copy of itself what a new Python would be.
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -18,11 +20,10 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 # Read by the command each time that it runs, or when it imports what the server has not imported.
@@ -31,12 +32,16 @@ READ_LATE = frozenset(
     ("COLUMNS", "COMP_CWORD", "COMP_WORDS", "HOME", "LINES", "NO_COLOR", "TERM", "TMPDIR", "TZ")
 )
 READ_LATE_PREFIXES = ("_CVT_", "AWS_", "CVT_", "HF_", "HUGGING", "RAY_")
-# Imported by the server, where they are installed: what huggingface_hub needs among them.
+# Read by a reader's Python as it starts.
+READ_EARLY_PREFIXES = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_")
+# Imported for the command: what huggingface_hub needs among them.
 OFTEN = (
     *("torch", "numpy", "safetensors.torch", "jinja2", "typer._adapters", "rich.table"),
     *("cvt_cli.cli.app", "cvt_cli.inference.classifier", "cvt_cli.inspection.facts"),
     *("httpx", "httpx2", "anyio", "trio", "filelock", "yaml", "tqdm.auto", "attrs"),
 )
+# Imported for its readers, which begin by that; but torch, which they never need.
+READING = ("cvt_cli.images.worker", "pi_heif", "pillow_jxl", "rawpy")
 # A variable: tests run as on a processor without bfloat16.
 WITHOUT_BFLOAT16 = "TESTS_WITHOUT_BFLOAT16"
 # A request and a report: lengths of the descriptions, process ids and wait statuses.
@@ -44,24 +49,41 @@ NUMBER = struct.Struct("q")
 
 
 class ForkServer:
-    """Forks for starts of `script`.
+    """Forks for starts of Python.
 
     Args:
-        script: the installed command.
-        env: the environment that the server is started in, and the starts that it can make.
+        imports: the modules that it imports, where they are installed.
+        env: the environment that it is started in.
+        script: what is run where no code is given.
+        readers: what forks for the starts of the command's readers.
     """
 
-    def __init__(self, script: Path, env: Mapping[str, str]) -> None:
-        self.script = script
+    def __init__(
+        self,
+        imports: Collection[str],
+        env: Mapping[str, str],
+        script: Path | None = None,
+        *,
+        readers: "ForkServer | None" = None,
+    ) -> None:
         self._env = dict(env)
+        self._folder = tempfile.TemporaryDirectory(prefix="fork-")
+        self.address = f"{self._folder.name}/server"
         self._ours, theirs = socket.socketpair()
-        self._lock = threading.Lock()
-        with theirs:
+        with theirs, socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.address)
+            listening.listen(100)
+            what = {
+                "imports": list(imports),
+                "script": script and str(script),
+                "readers": readers and readers.address,
+                "sockets": [listening.fileno(), theirs.fileno()],
+            }
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), str(script)],
+                [sys.executable, __file__, json.dumps(what)],
                 # numpy's library starts threads as it is loaded.
                 env={**env, "OPENBLAS_NUM_THREADS": "1"},
-                pass_fds=[theirs.fileno()],
+                pass_fds=what["sockets"],
                 stdin=subprocess.DEVNULL,
                 cwd="/",
             )
@@ -82,41 +104,23 @@ class ForkServer:
         code: str | None = None,
         **options: Any,
     ) -> "Fork":
-        """Start the command, or this code as `python -c` does; `options` are `Popen`'s for streams
+        """Start the script, or this code as `python -c` does; `options` are `Popen`'s for streams
         and text."""
-        return Fork(self, code, arguments, env=env, cwd=cwd, **options)
-
-    def request(self, what: Mapping[str, Any], streams: Sequence[int]) -> tuple[int, socket.socket]:
-        """Have the server fork.
-
-        Returns:
-            The process id, and the socket on which its wait status comes.
-        """
-        ours, theirs = socket.socketpair()
-        description = json.dumps(what).encode()
-        with theirs, self._lock:
-            socket.send_fds(
-                self._ours, [NUMBER.pack(len(description))], [*streams, theirs.fileno()]
-            )
-            self._ours.sendall(description)
-        pid = ours.recv(NUMBER.size)
-        if not pid:
-            raise RuntimeError("the fork server has ended")
-        return NUMBER.unpack(pid)[0], ours
+        return Fork(self.address, code, arguments, env=env, cwd=cwd, **options)
 
     def close(self) -> None:
         """End it. What it has started goes on."""
         self._ours.close()
         self._process.wait()
+        self._folder.cleanup()
 
 
 class Fork(subprocess.Popen[Any]):
-    """A `Popen` of what the server started: a child of the server's, not of this process."""
+    """A `Popen` of what the server at an address starts: a child of the server's, not of this
+    process."""
 
-    def __init__(
-        self, server: ForkServer, code: str | None, *arguments: Any, **options: Any
-    ) -> None:
-        self._server, self._code = server, code
+    def __init__(self, address: str, code: str | None, *arguments: Any, **options: Any) -> None:
+        self._address, self._code = address, code
         super().__init__(*arguments, **options)
 
     def _execute_child(  # type: ignore[override]
@@ -125,7 +129,7 @@ class Fork(subprocess.Popen[Any]):
         executable: None,
         preexec_fn: None,
         close_fds: bool,
-        pass_fds: tuple[()],
+        pass_fds: tuple[int, ...],
         cwd: Path,
         env: Mapping[str, str],
         startupinfo: None,
@@ -146,8 +150,19 @@ class Fork(subprocess.Popen[Any]):
             "code": self._code,
             "env": dict(env),
             "cwd": os.fspath(cwd),
+            "files": [0, 1, 2, *pass_fds],
         }
-        self.pid, self._status = self._server.request(what, streams)
+        description = json.dumps(what).encode()
+        # On it come the process id, and its wait status in the end.
+        self._status = socket.socket(socket.AF_UNIX)
+        self._status.connect(self._address)
+        head = NUMBER.pack(len(description))
+        socket.send_fds(self._status, [head], [*streams, *pass_fds])
+        self._status.sendall(description)
+        pid = self._status.recv(NUMBER.size)
+        if not pid:
+            raise RuntimeError("the fork server has ended")
+        (self.pid,) = NUMBER.unpack(pid)
         self._child_created = True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -173,6 +188,21 @@ class Fork(subprocess.Popen[Any]):
         return self.returncode
 
 
+def reading_by(address: Callable[[], str], usual: Mapping[str, str]) -> SimpleNamespace:
+    """`subprocess` for `cvt_cli.images.pool`: its processes are forks of the server at that
+    address, where one is the same as a start, as in the usual environment."""
+
+    def start(command: Sequence[str], *, env: Mapping[str, str], **options: Any) -> Any:
+        changed = {name for name, _ in usual.items() ^ env.items()}
+        early = any(name.startswith(READ_EARLY_PREFIXES) for name in changed)
+        if early or command[:2] != [sys.executable, "-c"]:
+            return subprocess.Popen(command, env=env, **options)
+        code = command[2]
+        return Fork(address(), code, command[1:2], env=env, cwd=Path.cwd(), **options)
+
+    return SimpleNamespace(**{**vars(subprocess), "Popen": start})
+
+
 def take_bfloat16_away() -> None:
     """Have torch say of this processor that it is one without bfloat16."""
     import torch
@@ -185,24 +215,24 @@ def take_bfloat16_away() -> None:
         setattr(place, name, lambda: False)
 
 
-def _import() -> None:
-    """What most commands import, except what reads the environment as it is imported, as
+def _import(names: Sequence[str]) -> None:
+    """What is often imported, except what reads the environment as it is imported, as
     huggingface_hub and matplotlib do, and what starts threads."""
     import PIL.Image
 
-    for name in OFTEN:
+    for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     PIL.Image.init()
-    if os.environ.get(WITHOUT_BFLOAT16):
+    if os.environ.get(WITHOUT_BFLOAT16) and "torch" in sys.modules:
         take_bfloat16_away()
 
 
-def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Fork for each request until no more can come, which ends the process.
+def _serve(listening: socket.socket, alive: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Fork for each request until the other end of `alive` is closed, which ends the process.
 
     Returns:
-        In each fork, and only there: what was asked for and its standard streams.
+        In each fork, and only there: what was asked for and its open files.
     """
     running: dict[int, socket.socket] = {}
     # A child's end wakes us.
@@ -214,8 +244,8 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         each.setblocking(False)
     signal.set_wakeup_fd(ringer.fileno(), warn_on_full_buffer=False)
     selector = selectors.DefaultSelector()
-    selector.register(connection, selectors.EVENT_READ)
-    selector.register(bell, selectors.EVENT_READ)
+    for each in (listening, alive, bell):
+        selector.register(each, selectors.EVENT_READ)
     while True:
         ready = {key.fileobj for key, _ in selector.select()}
         if bell in ready:
@@ -226,17 +256,16 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
                 break
             # Nobody may be waiting for it.
             with running.pop(pid) as report, contextlib.suppress(OSError):
-                report.send(NUMBER.pack(status))
-        if connection not in ready:
-            continue
-        head, streams, *_ = socket.recv_fds(connection, NUMBER.size, 4)
-        if not head:
+                report.send(NUMBER.pack(status), socket.MSG_NOSIGNAL)
+        if alive in ready:
             sys.exit()
-        size = NUMBER.unpack(head)[0]
-        description = b""
-        while len(description) < size:
-            description += connection.recv(size - len(description))
-        report = socket.socket(fileno=streams.pop())
+        if listening not in ready:
+            continue
+        report, _ = listening.accept()
+        try:
+            what, files = _receive(report)
+        except EOFError:
+            continue
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         pid = os.fork()
         if not pid:
@@ -245,26 +274,46 @@ def _serve(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             selector.close()
-            for each in (connection, bell, ringer, report, *running.values()):
+            for each in (listening, alive, bell, ringer, report, *running.values()):
                 each.close()
-            return json.loads(description), streams
+            return what, files
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for stream in streams:
-            os.close(stream)
+        for file in files:
+            os.close(file)
         running[pid] = report
-        report.send(NUMBER.pack(pid))
+        with contextlib.suppress(OSError):
+            report.send(NUMBER.pack(pid), socket.MSG_NOSIGNAL)
 
 
-def _become(what: Mapping[str, Any], streams: Sequence[int]) -> ModuleType:
+def _receive(report: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """What is asked for, and its open files. Raises: EOFError, if who asked has ended."""
+    head, files, *_ = socket.recv_fds(report, NUMBER.size, 16)
+    size = NUMBER.unpack(head)[0] if head else 0
+    description = b""
+    while len(description) < size and (more := report.recv(size - len(description))):
+        description += more
+    if not head or len(description) < size:
+        for file in files:
+            os.close(file)
+        report.close()
+        raise EOFError
+    return json.loads(description), files
+
+
+def _become(what: Mapping[str, Any], files: Sequence[int]) -> ModuleType:
     """Make of this process what a new Python would be as it begins to run a script.
 
     Returns:
         The module of the script.
     """
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    for stream in streams:
-        os.close(stream)
+    # Out of the way of where they are wanted.
+    beyond = max(what["files"]) + 1
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, beyond) for file in files]
+    for file in files:
+        os.close(file)
+    for number, file in zip(what["files"], moved, strict=True):
+        os.dup2(file, number)
+        os.close(file)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old = getattr(sys, name)
         new = _text_stream(number, name, old.encoding, old.errors)
@@ -299,17 +348,25 @@ def _text_stream(number: int, name: str, encoding: str, errors: str) -> Any:
 
 
 if __name__ == "__main__":
-    _connection = socket.socket(fileno=int(sys.argv[1]))
-    _script = sys.argv[2]
-    sys.path[0] = str(Path(_script).parent)
-    _code = compile(Path(_script).read_bytes(), _script, "exec")
-    _import()
+    _about = json.loads(sys.argv[1])
+    _sockets = [socket.socket(fileno=number) for number in _about["sockets"]]
+    _script, _code = _about["script"], None
+    if _script is not None:
+        sys.path[0] = str(Path(_script).parent)
+        _code = compile(Path(_script).read_bytes(), _script, "exec")
+    else:
+        sys.path[0] = ""
+    _import(_about["imports"])
+    if _about["readers"] is not None and "cvt_cli.images.pool" in sys.modules:
+        _pool: Any = sys.modules["cvt_cli.images.pool"]
+        _pool.subprocess = reading_by(lambda: _about["readers"], dict(os.environ))
     if sys.platform == "linux":  # a fork has none of the other threads, and all of their locks
         assert len(os.listdir("/proc/self/task")) == 1
     gc.collect()
     gc.freeze()
-    _what, _streams = _serve(_connection)
-    _module = _become(_what, _streams)
+    _what, _files = _serve(*_sockets)
+    _module = _become(_what, _files)
     if _what["code"] is not None:
         _code = compile(_what["code"], "<string>", "exec")
+    assert _code is not None
     exec(_code, _module.__dict__)

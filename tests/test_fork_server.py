@@ -67,7 +67,7 @@ def about(tmp_path: Path) -> Any:
     script.chmod(0o755)
     run = RunCvt(tmp_path, "http://127.0.0.1:9")
     run.script = script
-    server = ForkServer(script, run.env)
+    server = ForkServer((), run.env, script)
     yield run, server
     server.close()
 

@@ -38,7 +38,10 @@ from tests.photos import Opened, picture
 from tests.places import Deadly, Hanging, Hungry, Telling
 from tests.raws import dng
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them"),
+    pytest.mark.real_start,
+]
 
 MOST_HIT = 3  # of 50 kills, one every 15 ms
 
