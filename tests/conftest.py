@@ -329,7 +329,7 @@ def forked_readers(request: pytest.FixtureRequest) -> Iterator[None]:
             forking = reading_by(
                 lambda: request.getfixturevalue("reader_server").address, USUAL_ENVIRONMENT
             )
-            patch.setattr("cvt_cli.images.pool.subprocess", forking)
+            patch.setattr("cvt_cli.images.reader_processes.subprocess", forking)
         yield
 
 

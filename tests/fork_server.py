@@ -41,7 +41,7 @@ OFTEN = (
     *("httpx", "httpx2", "anyio", "trio", "filelock", "yaml", "tqdm.auto", "attrs"),
 )
 # Imported for its readers, which begin by that; but torch, which they never need.
-READING = ("cvt_cli.images.worker", "pi_heif", "pillow_jxl", "rawpy")
+READING = ("cvt_cli.images.reader_server", "pi_heif", "pillow_jxl", "rawpy")
 # A variable: tests run as on a processor without bfloat16.
 WITHOUT_BFLOAT16 = "TESTS_WITHOUT_BFLOAT16"
 # A request and a report: lengths of the descriptions, process ids and wait statuses.
@@ -189,7 +189,7 @@ class Fork(subprocess.Popen[Any]):
 
 
 def reading_by(address: Callable[[], str], usual: Mapping[str, str]) -> SimpleNamespace:
-    """`subprocess` for `cvt_cli.images.pool`: its processes are forks of the server at that
+    """`subprocess` for `cvt_cli.images.reader_processes`: its processes are forks of the server at that
     address, where one is the same as a start, as in the usual environment."""
 
     def start(command: Sequence[str], *, env: Mapping[str, str], **options: Any) -> Any:
@@ -357,8 +357,8 @@ if __name__ == "__main__":
     else:
         sys.path[0] = ""
     _import(_about["imports"])
-    if _about["readers"] is not None and "cvt_cli.images.pool" in sys.modules:
-        _pool: Any = sys.modules["cvt_cli.images.pool"]
+    if _about["readers"] is not None and "cvt_cli.images.reader_processes" in sys.modules:
+        _pool: Any = sys.modules["cvt_cli.images.reader_processes"]
         _pool.subprocess = reading_by(lambda: _about["readers"], dict(os.environ))
     if sys.platform == "linux":  # a fork has none of the other threads, and all of their locks
         assert len(os.listdir("/proc/self/task")) == 1

@@ -88,10 +88,9 @@ class ReadAhead:
                 elif place.is_local:
                     ready.append(item)
                 elif isinstance(place, Bytes | Spooled):
-                    self._take_file(item)
-                    held += item.size
-                    if item.image is None:
+                    if self._take_file(item):
                         ready.append(item)
+                    held += item.size
                 else:
                     self._later(self._fetch, item)
             self._items.append(item)
@@ -109,20 +108,21 @@ class ReadAhead:
 
     def _fetch(self, item: Item) -> None:
         start = time.perf_counter()
-        self._take_file(item)
+        taken = self._take_file(item)
         item.fetched = time.perf_counter() - start
-        if item.image is None:
+        if taken:
             self._supervisor.submit([item])
 
-    def _take_file(self, item: Item) -> None:
-        """Get the bytes of a source that only this process can open."""
+    def _take_file(self, item: Item) -> bool:
+        """Get the bytes of a source that only this process can open, and tell whether there is
+        something to read: no reader may try to open it."""
         files: list[BinaryIO] = []
         error = None
         try:
             place = packed(item.source.place, files)
         except NoTemporaryFiles as problem:
             self._supervisor.fail(problem)
-            return
+            return False
         except ImageError as problem:
             error = in_words(problem)
         except OSError as problem:
@@ -135,3 +135,4 @@ class ReadAhead:
         elif isinstance(place, Bytes):
             item.source = replace(item.source, place=place)
             item.size = len(place.data)
+        return error is None
