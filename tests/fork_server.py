@@ -189,7 +189,7 @@ class Fork(subprocess.Popen[Any]):
 
 
 def reading_by(address: Callable[[], str], usual: Mapping[str, str]) -> SimpleNamespace:
-    """`subprocess` for `cvt_cli.images.reader_processes`: its processes are forks of the server at that
+    """`subprocess` for `images.reader_processes`: its processes are forks of the server at that
     address, where one is the same as a start, as in the usual environment."""
 
     def start(command: Sequence[str], *, env: Mapping[str, str], **options: Any) -> Any:
