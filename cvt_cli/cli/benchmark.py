@@ -17,9 +17,9 @@ from cvt_cli.cli.compute_options import (
     TuneOption,
     dtype_option,
 )
-from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.option_groups import Panel, grouped
 from cvt_cli.cli.output_options import ProgressOption, ReportOptions
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
 from cvt_cli.system.cores import share_cores

@@ -12,9 +12,9 @@ from cvt_cli.cli import cluster, run, sinks
 from cvt_cli.cli.classify_options import Classification, EngineChoice, Output, Scale
 from cvt_cli.cli.compute_options import Compute
 from cvt_cli.cli.errors_file import ErrorsFile
-from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.input_options import Input, Reading
 from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.run_record import check_run_record
 from cvt_cli.errors import UsageError

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cvt_cli.cli.groups import Panel
 from cvt_cli.cli.input_options import Input, Pictures
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.option_groups import Panel
 from cvt_cli.cli.options import PERFORMANCE
 from cvt_cli.errors import CvtError
 from cvt_cli.system.cores import share_cores

@@ -11,9 +11,9 @@ import typer
 from cvt_cli.cli import run, sinks
 from cvt_cli.cli.compute_options import ExactCompute
 from cvt_cli.cli.errors_file import ErrorsFile
-from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.input_options import Input, Reading
 from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.output_options import (
     ErrorsOption,
     OverwriteOption,

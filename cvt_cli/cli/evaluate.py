@@ -9,10 +9,10 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.compute_options import DecodeChoice, ExactCompute
-from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.input_options import Pictures, Reading
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.output_options import (
     REPORT_FORMATS,
     GroupsOption,

@@ -10,9 +10,9 @@ import typer
 
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
+from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.output_options import OverwriteOption
 from cvt_cli.errors import UsageError
 from cvt_cli.system.extras import install_hint

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cvt_cli.checkpoint.catalog import DEFAULT_MODEL
 from cvt_cli.cli import completion, options
 from cvt_cli.cli.compute_options import dtype_option
-from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.model_options import CheckpointFiles, ImageSizeOption
+from cvt_cli.cli.option_groups import Panel, grouped
 from cvt_cli.cli.output_options import ReportOptions
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.model.cost import BYTES_PER_VALUE

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.model_options import RefreshOption, RevisionOption
+from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.output_options import ReportOptions
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.system.text import short_reason

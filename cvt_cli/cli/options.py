@@ -1,7 +1,7 @@
 """The common ground of all options: panels of --help, global options, what was typed.
 
 The options that several subcommands share are in groups, by what they are about: `input_options`,
-`model_options`, `compute_options`, `output_options`. `cvt_cli.cli.groups` turns groups into what
+`model_options`, `compute_options`, `output_options`. `cvt_cli.cli.option_groups` turns groups into what
 Typer reads.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import typer
 
-from cvt_cli.cli.groups import Panel
+from cvt_cli.cli.option_groups import Panel
 
 INPUT = Panel("Input")
 MODEL = Panel("Model")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cvt_cli.cli.completion import one_of
-from cvt_cli.cli.groups import Panel
+from cvt_cli.cli.option_groups import Panel
 from cvt_cli.cli.options import OUTPUT
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvt_cli.cli.groups import Panel, grouped
 from cvt_cli.cli.labels_file import (
     NAMED_FAILURES,
     Elsewhere,
@@ -17,6 +16,7 @@ from cvt_cli.cli.labels_file import (
     with_checked_scores,
 )
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.option_groups import Panel, grouped
 from cvt_cli.cli.output_options import ProgressOption, read_groups_option
 from cvt_cli.cli.progress import Progress, how_shown
 from cvt_cli.errors import ExitCode, Interrupted, UsageError

@@ -9,11 +9,11 @@ import typer
 
 from cvt_cli.cli import options
 from cvt_cli.cli.compute_options import DeviceOption, dtype_option
-from cvt_cli.cli.groups import grouped
 from cvt_cli.cli.head_only import check_head_only, train_head
 from cvt_cli.cli.input_options import Pictures, Reading
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import CheckpointFiles
+from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.output_options import output_option
 from cvt_cli.cli.train_options import (
     CROPS,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cvt_cli.cli import options
-from cvt_cli.cli.groups import Panel
+from cvt_cli.cli.option_groups import Panel
 from cvt_cli.training.architectures import ARCHITECTURES, IMAGE_SIZES
 
 RUN = Panel("Run")

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from cvt_cli.cli import app
-from cvt_cli.cli.groups import grouped
+from cvt_cli.cli.option_groups import grouped
 
 
 @dataclass(frozen=True, kw_only=True)
