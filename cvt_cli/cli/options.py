@@ -1,8 +1,8 @@
 """The common ground of all options: panels of --help, global options, what was typed.
 
 The options that several subcommands share are in groups, by what they are about: `input_options`,
-`model_options`, `compute_options`, `output_options`. `cvt_cli.cli.option_groups` turns groups into what
-Typer reads.
+`model_options`, `compute_options`, `output_options`. `option_groups` turns groups into what Typer
+reads.
 """
 
 import re
