@@ -14,8 +14,9 @@ from cvt_cli.benchmark.stage_times import STAGES, StageTimes, time_stages
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.errors import InputsError
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import find
 from cvt_cli.images.pool import ReaderPool
+from cvt_cli.images.source import Source
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.inference.tuning import Origin, Request, Tune, settle
 from cvt_cli.model.form import Form

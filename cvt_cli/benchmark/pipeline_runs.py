@@ -10,7 +10,7 @@ from cvt_cli.benchmark.apart import Apart
 from cvt_cli.benchmark.baselines import import_baseline
 from cvt_cli.benchmark.engines import transformers_model
 from cvt_cli.checkpoint.load import Checkpoint
-from cvt_cli.images.find import Source
+from cvt_cli.images.source import Source
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import RecordShape

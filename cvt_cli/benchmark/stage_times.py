@@ -15,7 +15,7 @@ from cvt_cli.benchmark.engines import synchronize
 from cvt_cli.benchmark.pipeline_runs import TOP_K
 from cvt_cli.benchmark.statistics import percentile, times
 from cvt_cli.images.decode import decode
-from cvt_cli.images.find import Source
+from cvt_cli.images.source import Source
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.output.jsons import JsonLinesWriter
 from cvt_cli.records import Record, RecordShape

@@ -23,7 +23,8 @@ from cvt_cli.cli.option_groups import grouped
 from cvt_cli.cli.output_options import OverwriteOption, output_option
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import find
+from cvt_cli.images.source import Source
 from cvt_cli.records import as_written
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.files import check_file, check_folder, write_atomically

@@ -27,8 +27,8 @@ from cvt_cli.errors import (
     NoTemporaryFiles,
     UsageError,
 )
-from cvt_cli.images.find import Source
 from cvt_cli.images.remaining import remaining
+from cvt_cli.images.source import Source
 from cvt_cli.output.journal import Journal
 from cvt_cli.output.run_file import stamp_of
 from cvt_cli.output.several_outputs import SeveralOutputs

@@ -12,7 +12,7 @@ from typing import Any
 from cvt_cli import __version__
 from cvt_cli.cli.messages import say
 from cvt_cli.errors import Finished, UsageError
-from cvt_cli.images.find import IMAGE_SUFFIXES
+from cvt_cli.images.source import IMAGE_SUFFIXES
 from cvt_cli.output import ConvertedWriter, WriterClass, writer_class
 from cvt_cli.output.journal import Journal, check_output, part_of, run_file_of
 from cvt_cli.output.run_file import Kept

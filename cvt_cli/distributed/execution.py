@@ -26,7 +26,7 @@ from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.ray_job import RayJob
 from cvt_cli.distributed.reading_task import DECODE_CPUS, decode_batches, member_names
 from cvt_cli.distributed.task_tables import Row, inputs_per_task, tables
-from cvt_cli.images.find import Search
+from cvt_cli.images.source import Search
 from cvt_cli.records import Record
 
 # Lost inputs up to which each is retried by itself; more are first retried in groups, since each

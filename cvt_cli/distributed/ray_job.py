@@ -15,8 +15,8 @@ from cvt_cli.checkpoint.group_table import GroupedLabel
 from cvt_cli.checkpoint.load import Checkpoint
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import CvtError
-from cvt_cli.images.find import Search
 from cvt_cli.images.reading import ImageReader
+from cvt_cli.images.source import Search
 
 if TYPE_CHECKING:
     from cvt_cli.model.form import Form

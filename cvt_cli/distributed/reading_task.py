@@ -14,10 +14,10 @@ import pyarrow as pa
 from cvt_cli.distributed.ray_job import check_version
 from cvt_cli.distributed.task_tables import IMAGE_SCHEMA, NO_PATH
 from cvt_cli.errors import CvtError
-from cvt_cli.images.find import Lister, Search, find_named
+from cvt_cli.images.find import Lister, find_named
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
-from cvt_cli.images.source import Source, failing, one_line
+from cvt_cli.images.source import Search, Source, failing, one_line
 from cvt_cli.images.supervisor import BUDGET
 from cvt_cli.records import as_written
 from cvt_cli.system.cores import cores

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import Search, Source, find
+from cvt_cli.images.find import find
+from cvt_cli.images.source import Search, Source
 from cvt_cli.inference.calibration import Calibration
 from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.inference.labels import LabelMatcher

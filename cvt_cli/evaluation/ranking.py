@@ -12,7 +12,7 @@ from cvt_cli.evaluation.metrics import (
     UnknownLabel,
     find_labels,
 )
-from cvt_cli.images.find import Source
+from cvt_cli.images.source import Source
 from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.records import Record
 

@@ -31,18 +31,7 @@ from cvt_cli.images.source import (
 from cvt_cli.images.standard_input import OPEN_FILE, STDIN, PipedInput, open_stdin
 from cvt_cli.records import masked
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Search",
-    "Source",
-    "check_inputs",
-    "count_sources",
-    "find",
-    "find_named",
-]
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# In a folder, a .parquet file may as well be a table of labels.
-_NO_ARCHIVE = (None, "parquet")
 _EVERYTHING = Search()
 
 

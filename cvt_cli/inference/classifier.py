@@ -20,9 +20,10 @@ from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.images.background import Colour
 from cvt_cli.images.decode import MAX_PIXELS
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import find
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.images.source import Source
 from cvt_cli.inference.batch_size import auto_batch_size, usual_size
 from cvt_cli.inference.conditions import Conditions
 from cvt_cli.inference.devices import pick_devices, pick_dtype, use_exact_float32

@@ -21,9 +21,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
-from cvt_cli.images.find import Search, Source, find
+from cvt_cli.images.find import find
 from cvt_cli.images.names import existing
-from cvt_cli.images.source import kind_of_archive
+from cvt_cli.images.source import Search, Source, kind_of_archive
 from cvt_cli.images.standard_input import STDIN
 from cvt_cli.records import Record, short_label
 from cvt_cli.sorting.folder_names import (

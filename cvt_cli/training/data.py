@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cvt_cli.images.background import Colour
-from cvt_cli.images.find import Source
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.images.source import Source
 from cvt_cli.training.dataset import Sample
 
 CPU = torch.device("cpu")

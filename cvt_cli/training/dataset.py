@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import find
+from cvt_cli.images.source import Source
 from cvt_cli.output.read_back import read_rows
 from cvt_cli.system.text import counted
 

@@ -43,8 +43,9 @@ from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles
 from cvt_cli.checkpoint.load import Checkpoint, load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import CvtError, ModelError, UsageError
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import find
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.images.source import Source
 from cvt_cli.inference import tuning
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.inference.tuning import Tune

@@ -17,8 +17,7 @@ from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.progress import Shown, how_shown
 from cvt_cli.cli.run_record import RunRecord, check_run_record
 from cvt_cli.errors import Interrupted, UsageError
-from cvt_cli.images.find import Search, Source
-from cvt_cli.images.source import Bytes
+from cvt_cli.images.source import Bytes, Search, Source
 from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
 from cvt_cli.output.several_outputs import SeveralOutputs

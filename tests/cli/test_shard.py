@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.errors import UsageError
-from cvt_cli.images.find import Search, count_sources, find
+from cvt_cli.images.find import count_sources, find
 from cvt_cli.images.shard import Shard
+from cvt_cli.images.source import Search
 from cvt_cli.output import writer_class
 from tests.cli.test_failures import check_line
 from tests.conftest import RunCvt

@@ -43,9 +43,9 @@ from cvt_cli.distributed.ray_job import RayJob, Shipped
 from cvt_cli.distributed.reading_task import decode_batches, member_names
 from cvt_cli.distributed.task_tables import RECORD_SCHEMA, inputs_per_task, tables
 from cvt_cli.errors import CvtError, NoTemporaryFiles, UsageError
-from cvt_cli.images.find import Search
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import ImageReader
+from cvt_cli.images.source import Search
 from cvt_cli.output import writer_class
 from cvt_cli.records import Record
 from cvt_cli.system.cores import FEW, SPIN_COUNT

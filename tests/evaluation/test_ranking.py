@@ -8,7 +8,7 @@ import pytest
 from cvt_cli.errors import UsageError
 from cvt_cli.evaluation.metrics import LabelledSource, UnknownLabel
 from cvt_cli.evaluation.ranking import average_precision, match_several, rank
-from cvt_cli.images.find import Source
+from cvt_cli.images.source import Source
 from cvt_cli.records import Prediction, Record
 
 LABELS = ("cat", "dog", "newt")

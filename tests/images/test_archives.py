@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.find import Search, Source, count_sources, find
-from cvt_cli.images.source import kind_of_archive
+from cvt_cli.images.find import count_sources, find
+from cvt_cli.images.source import Search, Source, kind_of_archive
 from cvt_cli.images.zip_images import _zip64_extra
 
 MEMBERS = {"cat.jpg": b"cat" * 1000, "in/dog.PNG": b"dog" * 50_000, "in/deep/ü b.gif": b"x"}

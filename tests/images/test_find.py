@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from cvt_cli.errors import ImageError, UsageError
-from cvt_cli.images.find import IMAGE_SUFFIXES, Search, Source, check_inputs, count_sources, find
+from cvt_cli.images.find import check_inputs, count_sources, find
 from cvt_cli.images.formats import FORMATS, RAW_SUFFIXES
 from cvt_cli.images.remaining import remaining
-from cvt_cli.images.source import one_line
+from cvt_cli.images.source import IMAGE_SUFFIXES, Search, Source, one_line
 from tests.photos import picture
 
 

@@ -22,7 +22,8 @@ import pytest
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images import http_images, retries, store_images, web
-from cvt_cli.images.find import Search, Source, count_sources, find
+from cvt_cli.images.find import count_sources, find
+from cvt_cli.images.source import Search, Source
 from cvt_cli.images.spool import Spool
 from tests.images.test_archives import MEMBERS, make, random
 

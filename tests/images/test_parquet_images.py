@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.find import Search, count_sources, find
+from cvt_cli.images.find import count_sources, find
 from cvt_cli.images.parquet_images import _check_pages
 from cvt_cli.images.parquet_pages import pages
+from cvt_cli.images.source import Search
 
 pa = pytest.importorskip("pyarrow", reason="needs cvt-cli[parquet]")
 pq = pytest.importorskip("pyarrow.parquet")

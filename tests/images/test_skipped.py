@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cvt_cli.images.find import Search, count_sources, find
+from cvt_cli.images.find import count_sources, find
 from cvt_cli.images.formats import RAW_SUFFIXES
 from cvt_cli.images.pool import ReaderPool
-from cvt_cli.images.source import IMAGE_SUFFIXES
+from cvt_cli.images.source import IMAGE_SUFFIXES, Search
 from tests.photos import picture
 
 

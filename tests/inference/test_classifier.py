@@ -22,8 +22,9 @@ from cvt_cli import Classifier
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError, UsageError
-from cvt_cli.images.find import Source, find
+from cvt_cli.images.find import find
 from cvt_cli.images.reading import ImageReader
+from cvt_cli.images.source import Source
 from cvt_cli.inference.batch_size import auto_batch_size, usual_size
 from cvt_cli.inference.devices import pick_device, pick_devices, pick_dtype, use_exact_float32
 from cvt_cli.model.cost import count_cost
