@@ -160,7 +160,7 @@ class _Finder:
         counting: nobody is going to open what is found; raise `_Uncountable` where finding it
             takes as long as reading it.
         whole_archives: do not look into archives.
-        shard: whose sources are wanted. All of them have a key then.
+        shard: whose sources are wanted. All of them have a key then, unless it wants them all.
         list_members: as in `find`.
     """
 
@@ -203,7 +203,7 @@ class _Finder:
             yield from self._keyed(names.glob_root(path), self._pattern(path))
 
     def _keyed(self, root: str, stream: Iterator[Source]) -> Iterator[Source]:
-        if self._shard is None:
+        if self._shard is None or self._shard.is_whole:
             yield from stream
             return
         if root.lower().startswith("file://"):

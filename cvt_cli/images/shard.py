@@ -43,9 +43,14 @@ class Shard:
         match = _OF_A_RUN.fullmatch(description) if isinstance(description, str) else None
         return cls(int(match[1]), int(match[2])) if match else None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every input belongs to it."""
+        return self.of == 1
+
     def has(self, key: str) -> bool:
         """Tell whether an input with this key belongs to this job."""
-        return self.of == 1 or _hash(key) % self.of == self.number - 1
+        return self.is_whole or _hash(key) % self.of == self.number - 1
 
     def take(self, sources: Iterator[Source]) -> Iterator[Source]:
         """Yield this job's share of the sources, in order."""
@@ -57,7 +62,7 @@ class Shard:
 
     def __str__(self) -> str:
         # Earlier versions dealt by position; only their 1/1 means the same.
-        return "1/1" if self.of == 1 else f"{self.number}/{self.of} by path"
+        return "1/1" if self.is_whole else f"{self.number}/{self.of} by path"
 
 
 def key_of(root: str, path: str) -> str:

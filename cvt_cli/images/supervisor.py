@@ -335,7 +335,8 @@ class Supervisor:
                 else:
                     item.file.seek(0)
                     place = Bytes(item.file.read())
-            sources.append(replace(item.source, place=place))
+            moved = place is not item.source.place
+            sources.append(replace(item.source, place=place) if moved else item.source)
         try:
             if reader.task != task.number:
                 reader.connection.send(task)

@@ -22,6 +22,9 @@ class DelimitedWriter:
     """Writes `path,label,score,label_2,score_2,…,error`."""
 
     delimiter = ","
+    # What a cell holds only between quotes. The csv module does not quote a bare carriage return,
+    # which its own reader then refuses.
+    to_quote = re.compile('[,"\r\n]')
     line_end = "\r\n"
 
     def __init__(self, stream: TextIO, shape: RecordShape, started: bool = False) -> None:
@@ -82,14 +85,11 @@ class DelimitedWriter:
             return shape_of(next(rows, []))
 
     def _write_row(self, cells: Iterable[object]) -> None:
-        row = self.delimiter.join(self._quoted(str(cell)) for cell in cells)
+        row = self.delimiter.join(map(self._quoted, map(str, cells)))
         self._stream.write(row + self.line_end)
 
     def _quoted(self, cell: str) -> str:
-        # The csv module does not quote a bare carriage return, which its own reader then refuses.
-        if any(character in cell for character in (self.delimiter, '"', "\r", "\n")):
-            return '"' + cell.replace('"', '""') + '"'
-        return cell
+        return '"' + cell.replace('"', '""') + '"' if self.to_quote.search(cell) else cell
 
 
 def column_text(value: float | str | None) -> str:
@@ -116,6 +116,7 @@ class TsvWriter(DelimitedWriter):
     """Writes tab-separated values."""
 
     delimiter = "\t"
+    to_quote = re.compile('[\t"\r\n]')
     line_end = "\n"
 
 
