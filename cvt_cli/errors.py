@@ -29,6 +29,11 @@ class CvtError(Exception):
         self.hint = hint
 
 
+class Remark(UserWarning):
+    """Something worth knowing that asks nothing of anybody: shown on a terminal, not in logs, which
+    cron mails."""
+
+
 class Finished(CvtError):
     """Nothing is left for --resume to do: no failure, because schedulers repeat commands."""
 

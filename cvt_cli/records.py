@@ -134,7 +134,7 @@ def check_types(record: Record) -> None:
         and all(type(each) in (int, float) and abs(each) <= float_info.max for each in numbers)
         and all(type(each) is int and abs(each) < _LARGEST for each in whole)
     ):
-        raise ValueError("it holds what is not a record of `cvt classify`")
+        raise ValueError("it holds something other than records of `cvt classify`")
     for each in record.predictions:
         if not is_text(each.label):
             raise ValueError("a label is not Unicode text")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 
 from cvt_cli.cli.app import app
@@ -131,3 +132,69 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith(("http", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Each command line of `cvt` on the pages: page and line, without what other commands do."""
+    found = []
+    for page in PAGES:
+        if page in (REFERENCE, CHINESE):
+            continue
+        for block in blocks(page):
+            for line in block.splitlines():
+                parts = map(str.strip, re.split(r"&&|\|\s|;\s", line.removeprefix("$ ")))
+                found += [
+                    (page.name, each)
+                    for each in parts
+                    if re.match(r"(\S*/)?cvt (?!…|.*--help)", each)
+                ]
+    return found
+
+
+def test_commands_on_the_pages_parse() -> None:
+    """Each names a command, and options and values that it takes."""
+    group: Any = get_command(app)
+    lines = command_lines()
+    assert len(lines) > 50
+    for page, line in lines:
+        words = shlex.split(line, comments=True)
+        words = [each for each in words if not re.match(r"\d?>|…", each)]
+        flags = ("-q",)
+        start = next(i for i, word in enumerate(words[1:], 1) if word not in flags)
+        name, arguments = words[start], words[start + 1 :]
+        context = group.make_context("cvt", [name], resilient_parsing=True)
+        command = group.get_command(context, name)
+        assert command is not None, f"{page}: {line}"
+        try:
+            command.make_context(name, arguments, parent=context)
+        except Exception as error:
+            raise AssertionError(f"{page}: {line}: {error}") from error
+
+
+def words_alone(text: str) -> list[str]:
+    """The words of a document: figures, which depend on data and machine, left out."""
+    return [each for each in _STYLE.sub("", text).split() if not re.search(r"\d|^–$", each)]
+
+
+def test_the_evaluation_that_docs_show(run_cvt: RunCvt, tmp_path: Path) -> None:
+    """With a picture for each label in place of the 10,000."""
+    ((line, output),) = shown("cvt evaluate", ROOT / "docs/training.md")
+    labels = re.findall(r"^([a-z]+) +1000 ", output, re.MULTILINE)
+    assert len(labels) == 10
+    for index, label in enumerate(labels):
+        folder = tmp_path / "cifar10/test" / label
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (25 * index, 99, 200)).save(folder / "a.png")
+    done = run_cvt(*shlex.split(line)[1:], tty=True, no_color=True, columns=104, expect=0)
+    wanted, found = (text.partition("Most confused")[0] for text in (output, done.stdout))
+    assert words_alone(found) == words_alone(wanted)
+
+
+def test_the_benchmark_that_the_readme_shows(run_cvt: RunCvt) -> None:
+    """Its columns, with a smaller network."""
+    ((line, output),) = shown("cvt benchmark")
+    smaller = ("--model", "cvt-tiny-cifar10", "--duration", "0.05", "--tune", "never")
+    done = run_cvt(*shlex.split(line)[1:], *smaller, tty=True, no_color=True, columns=120, expect=0)
+    header = words_alone(output.partition("…")[2].strip().splitlines()[0])
+    lines = [words_alone(each) for each in done.stdout.splitlines()]
+    assert any(each == header for each in lines), done.stdout

@@ -274,23 +274,29 @@ def check_baseline(
     config = checkpoint.config
     if name == "transformers":
         if set(config.qkv_projection_method) != {"dw_bn"}:
-            raise UsageError("transformers runs no projection but dw_bn: no baseline for this CvT")
+            raise UsageError(
+                "transformers supports dw_bn projections only: it can't be the baseline here"
+            )
         if config.hidden_act != "gelu":
             raise UsageError(
-                f"transformers runs no {config.hidden_act}: no baseline for this CvT",
-                hint="--activation gelu makes them the same network",
+                f"transformers has no {config.hidden_act}: it can't be the baseline here",
+                hint="--activation gelu makes both the same network",
             )
         if any(depth <= stage for stage, depth in enumerate(config.depth)):
-            raise UsageError("transformers builds another network of this CvT: no baseline for it")
+            raise UsageError(
+                "transformers builds a different network here: it can't be the baseline"
+            )
         return
     if device.type != "cpu":
         raise UsageError(
-            f"--baseline {name} is a comparison on the CPU, not on {device}", hint="--device cpu"
+            f"--baseline {name} compares on the CPU, not on {device}", hint="--device cpu"
         )
     known = {"onnxruntime": ["float32"], "openvino": list(DTYPES)}[name]
     for dtype in dtypes:
         if dtype not in known:
-            raise UsageError(f"--baseline {name} has no {dtype}", hint=f"--dtype {','.join(known)}")
+            raise UsageError(
+                f"--baseline {name} does not support {dtype}", hint=f"--dtype {','.join(known)}"
+            )
 
 
 def synchronize(device: torch.device) -> None:

@@ -53,7 +53,7 @@ def _random(entry: CatalogEntry, hidden_act: str | None) -> RandomCheckpoint:
     config = entry.config
     if hidden_act is not None:
         config = replace(config, hidden_act=hidden_act)
-    labels = tuple(f"class {index}" for index in range(config.num_labels))
+    labels = tuple(f"LABEL_{index}" for index in range(config.num_labels))
     files = ResolvedFiles(entry.name, None, None, weights=())
     return RandomCheckpoint(files, config, labels, preprocessing=entry.preprocessing)
 

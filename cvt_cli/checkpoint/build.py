@@ -62,8 +62,8 @@ def build(name: str, config: CvtConfig, weights: "dict[str, torch.Tensor]") -> "
         for what, keys in (
             ("missing", missing),
             ("left over", left_over),
-            ("of another shape", other_shape),
-            ("not of floating point", no_number),
+            ("of a different shape", other_shape),
+            ("not floating-point", no_number),
         )
         if keys
     ]

@@ -164,6 +164,6 @@ def check_for_pointer(name: str, path: Path) -> None:
         return  # reading it reports the error
     if start == _LFS:
         raise ModelError(
-            f"{name}: {path} is a Git LFS pointer, not the file that it stands for",
-            hint="`git lfs pull` in its folder fetches that",
+            f"{name}: {path} is a Git LFS pointer, not the file itself",
+            hint="run `git lfs pull` in its folder",
         )

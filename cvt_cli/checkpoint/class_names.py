@@ -60,7 +60,7 @@ def _from_json(path: Path, text: str) -> list[str]:
         if isinstance(values, Mapping):
             indexed = {int(index): _name(value) for index, value in values.items()}
             if sorted(indexed) != list(range(len(values))):
-                raise ValueError("not every class index from 0 on")
+                raise ValueError("class indexes must run from 0 without gaps")
             return [indexed[index] for index in range(len(indexed))]
         return [_name(value) for value in values]
     except (TypeError, ValueError):

@@ -141,7 +141,7 @@ class HubRepo:
         if self.is_offline:
             raise damaged(self.repo, path)
         warnings.warn(
-            f"{self.repo}: {filename} in the cache was damaged; it is fetched again", stacklevel=2
+            f"{self.repo}: {filename} in the cache was damaged; fetching it again", stacklevel=2
         )
         path = self.fetch(filename, anew=True)
         if path is not None and is_damaged(path, thoroughly=True):
@@ -249,11 +249,11 @@ class HubRepo:
         at = f"@{self.revision}" if self.revision else ""
         if self.refresh and isinstance(self.cached(filename), Path):
             return ModelError(
-                f"{self.repo}{at}: can't ask for a newer commit: {why}",
-                hint="without --refresh the one in the cache is used",
+                f"{self.repo}{at}: can't check for a newer commit: {why}",
+                hint="without --refresh, cvt uses the one in the cache",
             )
         return ModelError(
             f"{self.repo}{at}: {filename} is not in the cache, and {why}",
-            hint=f"fetch it once with a network: `cvt models --download {self.repo}{at}`; "
+            hint=f"download it once while online: `cvt models --download {self.repo}{at}`; "
             f"or use the model that ships with cvt: `--model {BUNDLED_MODEL}`",
         )

@@ -91,8 +91,8 @@ class Checkpoint:
             times = macs / needed_macs(self.config, usual)
             if times > MANY_TIMES:
                 warnings.warn(
-                    f"{' × '.join(map(str, size))} pixels: {macs / 1e9:,.0f} GMACs an image, "
-                    f"{times:,.0f} times those of {' × '.join(map(str, usual))}",
+                    f"{' × '.join(map(str, size))} pixels: {macs / 1e9:,.0f} GMACs per image, "
+                    f"{times:,.0f} times as many as at {' × '.join(map(str, usual))}",
                     stacklevel=2,
                 )
         return replace(self, preprocessing=self.preprocessing.scaled_to(size))
@@ -171,8 +171,8 @@ def load(
         return replace(checkpoint, config=config)
     if checkpoint.layout == TRANSFORMERS.name and checkpoint.config.hidden_act != "gelu":
         warnings.warn(
-            f"{files.name}: computed with QuickGELU, as its config.json says; Transformers always "
-            "computes GELU, and gives other scores (--activation gelu does so here)",
+            f"{files.name}: using QuickGELU, as its config.json says; transformers always uses "
+            "GELU and gives different scores (--activation gelu matches it)",
             stacklevel=2,
         )
     return checkpoint
@@ -279,8 +279,8 @@ def _from_weights_alone(files: ResolvedFiles, needs_labels: bool) -> Checkpoint:
         assumed += ["the labels of ImageNet-1k"] if needs_labels else []
     if assumed:
         warnings.warn(
-            f"{files.name} has no configuration beside it; assumed: {'; '.join(assumed)}. A "
-            "config.json there, or the authors' YAML file, is read",
+            f"{files.name} has no configuration beside it; assuming {'; '.join(assumed)}. To "
+            "set these, put a config.json or the authors' YAML file beside it",
             stacklevel=2,
         )
     return Checkpoint(
@@ -306,7 +306,7 @@ def _has_head(weights: Mapping[str, Any]) -> bool:
 
 def _check_channels(name: str, config: CvtConfig) -> None:
     if config.num_channels != CHANNELS:
-        raise ModelError(f"{name}: its images have {config.num_channels} channels, not RGB's 3")
+        raise ModelError(f"{name}: it takes images of {config.num_channels} channels, not RGB's 3")
 
 
 def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -325,7 +325,7 @@ def _labels(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     if not all(label is None or is_text(label) for label in named.values()):
         raise ModelError(f"{name}: id2label has a label that is not Unicode text")
     return tuple(
-        f"class {index}" if label is None else label
+        _unnamed(index) if label is None else label
         for index, label in ((index, named.get(index)) for index in range(max(named) + 1))
     )
 
@@ -339,7 +339,12 @@ def _label(value: object) -> str | None:
 
 
 def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"class {index}" for index in range(count))
+    return tuple(map(_unnamed, range(count)))
+
+
+def _unnamed(index: int) -> str:
+    """Name a class that has no label as Transformers does."""
+    return f"LABEL_{index}"
 
 
 def _count_labels(files: ResolvedFiles, values: Mapping[str, Any]) -> int:

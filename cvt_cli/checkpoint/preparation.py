@@ -32,8 +32,8 @@ def preprocessing_of(files: ResolvedFiles, config: Mapping[str, Any]) -> Preproc
     if path is None:
         size, source = _image_size_of(files)
         warnings.warn(
-            f"{files.name} has no preprocessor_config.json: assumed are {size} × {size} pixels "
-            f"({source}), prepared as for the published models",
+            f"{files.name} has no preprocessor_config.json: assuming {size} × {size} pixels "
+            f"({source}), preprocessed as for the published models",
             stacklevel=2,
         )
         return Preprocessing.convnext(size)

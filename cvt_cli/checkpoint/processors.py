@@ -149,7 +149,7 @@ def read_processor(values: Values, config: Values | None = None) -> Preprocessin
     kind = TYPES.get(name.removesuffix(SUFFIX)) if name.endswith(SUFFIX) else None
     if kind is None:
         names = ", ".join(TYPES)
-        raise ValueError(f"images for a {name} can't be prepared; supported are those of {names}")
+        raise ValueError(f"{name} is not supported; supported: {names}")
     if name == f"CLIP{SUFFIX}" and values.get("use_square_size"):  # a key of KOSMOS-2 alone
         values = {**values, "size": [224, 224]}
     resize_to, shortest_edge, crop, resample = _geometry(kind, values)

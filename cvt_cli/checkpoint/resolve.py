@@ -137,7 +137,7 @@ def _if_file(path: Path) -> Path | None:
 def _from_file(name: str, path: Path) -> ResolvedFiles:
     if path.suffix.lower() == ".pt2":
         raise ModelError(
-            f"{name}: a program of torch.export, not a file of weights; refused",
+            f"{name}: a torch.export program, not a file of weights: refused",
             hint="save the weights: torch.save(model.state_dict(), 'weights.pth')",
         )
     if not _is_weights(path.name):

@@ -91,7 +91,7 @@ def read_weights(files: ResolvedFiles) -> Weights:
         tensors, left_out = _split(network, list(_networks(content)))
     for key, value in tensors.items():
         if not _is_plain(value):
-            raise ModelError(f"{files.name}: {key} is no plain tensor of numbers")
+            raise ModelError(f"{files.name}: {key} is not a plain tensor of numbers")
     return Weights(tensors, layout, left_out)
 
 
@@ -130,8 +130,8 @@ def state_dict(files: ResolvedFiles) -> "dict[str, torch.Tensor]":
     weights = read_weights(files)
     if weights.left_out:
         warnings.warn(
-            f"{files.name}: left out, as no part of the network: "
-            f"{counted(len(weights.left_out), 'tensor')} ({first_of(list(weights.left_out))})",
+            f"{files.name}: ignoring {counted(len(weights.left_out), 'tensor')} "
+            f"outside the network ({first_of(list(weights.left_out))})",
             stacklevel=2,
         )
     return weights.tensors

@@ -18,7 +18,7 @@ from cvt_cli.cli import hints
 from cvt_cli.cli.help import Command, Group
 from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import GlobalOptions
-from cvt_cli.errors import CvtError, ExitCode, Finished, UsageError
+from cvt_cli.errors import CvtError, ExitCode, Finished, Remark, UsageError
 from cvt_cli.records import masked
 from cvt_cli.system.signals import act_if_stuck, once
 from cvt_cli.system.stderr import open_stderr
@@ -30,7 +30,8 @@ app = typer.Typer(
     name="cvt",
     cls=Group,
     help="Classify image files with CvT, the convolutional vision transformer.",
-    epilog=f"Start with: cvt classify cat.jpg. Without a network: --model {BUNDLED_MODEL}.",
+    epilog="[bold]Start with[/]\n\ncvt classify cat.jpg\n\n"
+    f"cvt classify cat.jpg --model {BUNDLED_MODEL}   # needs no network",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -83,14 +84,21 @@ def _global_options(
         os.getcwd()
     except FileNotFoundError:  # in which some of torch's libraries end the process
         gone = "the current folder has been deleted"
-        raise UsageError(gone, hint="cd to one that is there") from None
+        raise UsageError(gone, hint="cd to one that exists") from None
     # Read when huggingface_hub is imported. What it would warn of, our error says in one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    warnings.showwarning = _show_warning
     if quiet:
         warnings.simplefilter("ignore")
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if not issubclass(category, Remark):
+        say(f"warning: {message}")
+    elif sys.stderr.isatty():
+        say(str(message))
 
 
 def main() -> NoReturn:
@@ -156,7 +164,7 @@ def _end_in_order() -> None:
 
 
 def _end_at_once() -> None:
-    say("interrupted within a long computation; what was written before is kept")
+    say("interrupted during a long computation; what was already written is kept")
     os._exit(ExitCode.INTERRUPTED)
 
 
@@ -191,8 +199,8 @@ def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
     if _is_of_a_library(error):
         return (
             f"a library can't be loaded: {error}",
-            "there is too little memory (ulimit -v), its package has to be installed anew, or it "
-            "needs another: torch on Windows Microsoft's Visual C++ Redistributable",
+            "check the memory limit (ulimit -v) and reinstall its package; on Windows torch needs "
+            "Microsoft's Visual C++ Redistributable",
             ExitCode.RUN_FAILED,
         )
     if _is_out_of_memory(error):
@@ -206,8 +214,8 @@ def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
         return message, hint, ExitCode.USAGE
     return (
         f"{type(error).__name__}: {error}",
-        "this is a bug in cvt: run it again with --debug and report what that shows, with what "
-        "`cvt doctor` prints",
+        "this is a bug in cvt: please report it, with the output of the same command with --debug "
+        "and of `cvt doctor`",
         ExitCode.RUN_FAILED,
     )
 

@@ -96,7 +96,7 @@ class Cases:
         dtype_option(
             MEASURE,
             metavar="DTYPE,...",
-            help="Compute in auto, float32, bfloat16, float16.",
+            help="Precision: auto, float32, bfloat16 or float16.",
         ),
     ] = "auto"
     duration: Annotated[
@@ -180,8 +180,8 @@ def benchmark(
         check_baseline(cases.baseline, checkpoint, chosen, dtypes=dtypes)
         if from_files and (size or checkpoint.preprocessing.image_size) is None:
             raise UsageError(
-                f"{checkpoint.name} leaves the size of its input open: {cases.baseline} makes no "
-                "batches of such images",
+                f"{checkpoint.name} has no fixed input size: {cases.baseline} can't batch its "
+                "images",
                 hint="--image-size gives all images one size",
             )
     input_size = size or checkpoint.preprocessing.image_size or DEFAULT_IMAGE_SIZE
@@ -268,11 +268,11 @@ def _check(cases: Cases, decode: DecodeChoice, plot: Path | None) -> None:
         raise UsageError(f"--images {cases.images}: no such folder")
     if cases.compiled or plot is not None:
         option = "--compile" if cases.compiled else "--plot"
-        raise UsageError(f"{option} is for the network alone: leave --images out")
+        raise UsageError(f"{option} measures the network alone: leave --images out")
     if cases.baseline not in (None, "transformers"):
         raise UsageError(
-            f"--baseline {cases.baseline} runs the network alone",
-            hint="with --images there is transformers",
+            f"--baseline {cases.baseline} measures the network alone",
+            hint="with --images: --baseline transformers",
         )
 
 
@@ -284,7 +284,7 @@ def _parse_batch_sizes(text: str) -> tuple[int, ...]:
         if not (is_number and int(digits)):
             raise UsageError(
                 f"{part.strip()!r}: not a batch size",
-                hint=f"whole numbers from 1, with commas between: {BATCH_SIZES}",
+                hint=f"whole numbers from 1, separated by commas: {BATCH_SIZES}",
             )
         sizes.append(int(digits))
     return tuple(dict.fromkeys(sizes))

@@ -82,7 +82,7 @@ def _classify_on_ray(settings: GlobalOptions, wanted: Classification) -> None:
         ("--prune", wanted.output.prune or None),
     ):
         if value is not None:
-            raise UsageError(f"{name} is for --engine local")
+            raise UsageError(f"{name} needs --engine local")
     wanted.model.check_threshold(wanted.output.threshold)
     cluster.classify_on_cluster(settings, target, wanted)
 
@@ -91,7 +91,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     images, output, scale = wanted.images, wanted.output, wanted.scale
     if scale.workers is not None or scale.gpus_per_worker is not None:
         name = "--workers" if scale.workers is not None else "--gpus-per-worker"
-        raise UsageError(f"{name} is for --engine ray")
+        raise UsageError(f"{name} needs --engine ray")
     paths = _check_paths(output.outputs)
     resume, overwrite = output.resume, output.overwrite
     targets = _pick_targets(
@@ -113,8 +113,8 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
     )
     if output.thumbnails and all(name != "xlsx" for _, name in targets):
         raise UsageError(
-            "--columns thumbnail is for -o FILE.xlsx",
-            hint="a report, -o report.html, shows every image, too",
+            "--columns thumbnail needs -o FILE.xlsx",
+            hint="-o report.html shows every image too",
         )
     sinks.check_prune(output.prune, output.update)
     check_run_record(output.run_record, paths, images.paths, overwrite=overwrite)

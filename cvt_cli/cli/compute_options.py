@@ -1,17 +1,17 @@
 """Options for how images go through the network."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cvt_cli.cli.input_options import Input, Pictures
-from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
 from cvt_cli.cli.option_groups import Panel
 from cvt_cli.cli.options import PERFORMANCE
-from cvt_cli.errors import CvtError
+from cvt_cli.errors import CvtError, Remark
 from cvt_cli.system.cores import share_cores
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[
     str,
-    dtype_option(PERFORMANCE, help="Compute in auto, float32, bfloat16 or float16."),
+    dtype_option(PERFORMANCE, help="Precision: auto, float32, bfloat16 or float16."),
 ]
 
 
@@ -64,8 +64,8 @@ TuneOption = Annotated[
     TuneChoice,
     PERFORMANCE.option(
         "--tune",
-        help="Measure which form of the network is the fastest on this CPU. auto: for a long run, "
-        "once; kept in the cache. never: the usual form. now: again.",
+        help="Measure which form of the network is fastest on this CPU. auto: once, in a long run, "
+        "and keep it in the cache. never: use the default form. now: measure again.",
     ),
 ]
 
@@ -159,7 +159,7 @@ class Compute:
         recorded: Mapping[str, Any] | None = None,
     ) -> None:
         """Give the classifier the form of the network for its run; where that was measured now,
-        say so. A run of one batch pays nothing for it.
+        say so on a terminal. A run of one batch pays nothing for it.
 
         Args:
             count: counts the images of the run, up to so many; None if nobody knows.
@@ -184,7 +184,11 @@ class Compute:
         origin = settle(classifier, Request(Tune(self.tune), counted, recorded))
         if origin is Origin.MEASURED:
             seconds = time.perf_counter() - before
-            say(f"the fastest form here, measured in {seconds:.1f} s: {classifier.form}")
+            warnings.warn(
+                f"fastest form of the network here, measured in {seconds:.1f} s: {classifier.form}",
+                Remark,
+                stacklevel=2,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

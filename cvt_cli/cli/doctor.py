@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cvt_cli.cli.output_options import OutputOption, OverwriteOption, ReportFormatOption
+from cvt_cli.cli.output_options import OutputOption, ReplaceOption, ReportFormatOption
 
 if TYPE_CHECKING:
     from cvt_cli.output.report_tables import Report
@@ -19,7 +19,7 @@ cvt doctor --format json | jq .extras
 def doctor(
     format_: ReportFormatOption = None,
     output: OutputOption = None,
-    overwrite: OverwriteOption = False,
+    overwrite: ReplaceOption = False,
 ) -> None:
     """Show versions, devices, what is fast here, the cache, and which extras are installed.
 

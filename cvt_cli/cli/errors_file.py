@@ -1,12 +1,12 @@
 """The file that `--errors` names: a list of the inputs that could not be read."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.cli.messages import say
+from cvt_cli.cli.name_list import encoded_name
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output.journal import part_of
@@ -57,26 +57,19 @@ class ErrorsFile:
         Raises:
             CvtError: if it can't be written.
         """
-        end = b"\0" if self.null else b"\n"
-        names = [os.fsencode(_as_found(path)) for path, _ in failed]
-        listed = [name for name in names if self.null or not re.search(rb"\n|\r\Z", name)]
+        names = [encoded_name(path, self.null) for path, _ in failed]
+        listed = [name for name in names if name is not None]
         if left_out := len(names) - len(listed):
             say(
                 f"warning: {self.path}: {counted(left_out, 'name')} with a line break left out; "
-                "--null has room for them"
+                "with --null they fit"
             )
         try:
             # Passwords and signatures of addresses are in it, so that --files-from can use them.
             write_atomically(
                 self.path,
-                lambda file: file.writelines(name + end for name in listed),
+                lambda file: file.writelines(listed),
                 private=True,
             )
         except OSError as error:
             raise CvtError(f"{self.path} can't be written: {reason_of(error)}") from None
-
-
-def _as_found(path: str) -> str:
-    """Return a file's name on the disk: a record shows bytes that are not text as escapes."""
-    unescaped = re.sub(r"\\ud[c-f][0-9a-f]{2}", lambda found: chr(int(found[0][2:], 16)), path)
-    return path if unescaped == path or os.path.lexists(path) else unescaped

@@ -322,7 +322,8 @@ def _evaluate_labels(
     ]
     if typed:
         raise UsageError(
-            f"--truth has no use for {', '.join(typed)}", hint="it measures labels, not a model"
+            f"--truth can't be combined with {', '.join(typed)}",
+            hint="it measures labels and runs no model",
         )
     format_ = report.pick_format()
     compared = compare_rows(read_rows(labels), read_rows(truth))

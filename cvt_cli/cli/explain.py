@@ -20,7 +20,7 @@ from cvt_cli.cli.input_options import Pictures, Reading
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
 from cvt_cli.cli.option_groups import grouped
-from cvt_cli.cli.output_options import OverwriteOption, output_option
+from cvt_cli.cli.output_options import ReplaceOption, output_option
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, ExitCode, ImageError, UsageError
 from cvt_cli.images.find import find
@@ -103,7 +103,7 @@ class ExplanationOptions:
             help="picture, or json for the raw map. Default: by the suffix of --output.",
         ),
     ] = None
-    overwrite: OverwriteOption = False
+    overwrite: ReplaceOption = False
 
 
 @grouped
@@ -135,8 +135,8 @@ def explain(
     if output is not None:
         if len(first) > 1 and not is_folder:
             raise UsageError(
-                f"{output} is one file, and there are several images",
-                hint="name a folder, without a suffix",
+                f"{output} is one file, but there are several images",
+                hint="name a folder: no suffix",
             )
         _check_output(output, inputs, is_folder=is_folder, overwrite=explanation.overwrite)
     _check_packages(format_, explanation.method)

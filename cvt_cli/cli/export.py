@@ -13,7 +13,7 @@ from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.model_options import ModelOptions
 from cvt_cli.cli.option_groups import grouped
-from cvt_cli.cli.output_options import OverwriteOption
+from cvt_cli.cli.output_options import ReplaceOption
 from cvt_cli.errors import UsageError
 from cvt_cli.system.extras import install_hint
 from cvt_cli.system.files import write_atomically
@@ -62,7 +62,7 @@ def export(
             " a torch.export program. It appears complete or not at all.",
         ),
     ],
-    overwrite: OverwriteOption = False,
+    overwrite: ReplaceOption = False,
 ) -> None:
     """Export a model as ONNX or as a torch.export program, with its labels and preprocessing.
 

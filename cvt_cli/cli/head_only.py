@@ -47,21 +47,27 @@ def check_head_only(context: typer.Context, head_only: bool, class_weights: str)
     typed = options.typed_options(context)
     if class_weights not in CLASS_WEIGHTS:
         raise UsageError(
-            f"--class-weights {class_weights}: no such kind",
+            f"--class-weights {class_weights}: no such choice",
             hint=f"one of {', '.join(CLASS_WEIGHTS)}",
         )
     if not head_only:
         if "class_weights" in typed:
-            raise UsageError("--class-weights is for --head-only")
+            raise UsageError("--class-weights needs --head-only")
         return
     if "arch" in typed:
         raise UsageError(
             "--head-only needs a trained network, not --arch", hint="--model names one"
         )
+    if "resume" in typed:
+        raise UsageError(
+            "--head-only has nothing to resume: it writes nothing until it is done, in about the "
+            "time of `cvt embed`",
+            hint="run it again without --resume",
+        )
     refused = [option for name, option in typed.items() if name not in _OPTIONS]
     if refused:
         raise UsageError(
-            f"--head-only has no use for {', '.join(refused)}",
+            f"--head-only can't be combined with {', '.join(refused)}",
             hint="it trains the last layer alone, without epochs or augmentation",
         )
 
@@ -186,9 +192,7 @@ def name_errors(errors: list[tuple[str, str]]) -> None:
 
 def _tell_data(dataset: "Dataset", origin: str, balanced: bool) -> None:
     held_out = (
-        f"{len(dataset.val)} to validate on"
-        if dataset.val
-        else "none to validate on but by cross-validation"
+        f"{len(dataset.val)} to validate on" if dataset.val else "validated by cross-validation"
     )
     say(
         f"{len(dataset.train)} images to train on, {held_out}, {len(dataset.labels)} labels; "
@@ -198,15 +202,15 @@ def _tell_data(dataset: "Dataset", origin: str, balanced: bool) -> None:
     least, most = min(counts.values()), max(counts.values())
     if balanced and most > UNEVEN * least:
         say(
-            f"labels have {least} to {most} images and count alike; "
-            "--class-weights none lets each image count alike"
+            f"labels have {least} to {most} images but count equally; "
+            "--class-weights none counts every image equally"
         )
 
 
 def _tell(fit: "HeadFit", calibration: "TemperatureFit | None", seconds: float) -> None:
     best = fit.best
     if math.isnan(best.accuracy):
-        judged = "chosen by nothing: one image a label"
+        judged = "not compared: one image per label"
     else:
         judged = f"{'cross-validation' if fit.folds else 'validation'} {best.accuracy:.2%}"
     say(

@@ -84,7 +84,7 @@ def for_option(name: str, context: Any) -> str:
     """
     for word in sys.argv[1:]:
         if word.startswith(name) and os.path.lexists(word):  # as of a shell's `*.jpg`
-            return f"the file of that name is ./{word}, or comes after --"
+            return f"for the file of that name, write ./{word} or put it after --"
     if context is None:
         return ""
     command = context.command
@@ -96,7 +96,7 @@ def for_option(name: str, context: Any) -> str:
             if name in _options(command.get_command(context, each), context)
         ]
         if holders:
-            return f"it goes behind the command: cvt {holders[0]} … {name} …"
+            return f"it goes after the command: cvt {holders[0]} … {name} …"
     if name in SYNONYMS:
         meant = SYNONYMS[name]
         return f"did you mean {meant}?" if not here or meant.split()[0] in here else ""

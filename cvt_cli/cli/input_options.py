@@ -143,7 +143,7 @@ class Input(_PictureRules):
             "--max-pixels",
             min=1,
             metavar="N",
-            help="Refuse images with more pixels, before decoding. Default: 178956970, "
+            help="Refuse images with more pixels, before decoding. Default: 179 million, "
             "Pillow's limit.",
         ),
     ] = None
@@ -153,7 +153,8 @@ class Input(_PictureRules):
             "--max-bytes",
             min=1,
             metavar="N",
-            help="Refuse files, downloads and archive members with more bytes.",
+            show_default=False,
+            help="Refuse files, downloads and archive members with more bytes. Default: 2 GiB.",
         ),
     ] = MAX_BYTES
 

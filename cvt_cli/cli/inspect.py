@@ -157,9 +157,7 @@ def _check(models: list[str], show: ShowOptions) -> None:
     """Check that what was asked for can be shown together. Raises `UsageError` if not."""
     details = show.layers or show.weights
     if sum((show.labels, details, show.diff, show.compare)) > 1:
-        raise UsageError(
-            "--labels, --diff and --compare each stand alone; --layers and --weights go together"
-        )
+        raise UsageError("--labels, --diff and --compare can't be combined with other views")
     if show.plot is not None and not show.compare:
         raise UsageError("--plot needs --compare")
     if show.diff and len(models) != COMPARED:

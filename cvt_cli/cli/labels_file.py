@@ -94,11 +94,12 @@ class Elsewhere:
         if self._missing == 1:
             raise InputsError(f"{path}: no such file", hint=_FROM.format(labels))
         raise InputsError(
-            f"none of the {self._missing} files is here, as {path}", hint=_FROM.format(labels)
+            f"none of the {self._missing} files exists here, for example {path}",
+            hint=_FROM.format(labels),
         )
 
 
-_FROM = "the paths in {} are as seen from the folder where cvt classify ran: cd there"
+_FROM = "the paths in {} are relative to the folder where cvt classify ran: cd there"
 
 
 class LabelsFile:

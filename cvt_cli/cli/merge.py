@@ -12,7 +12,7 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.merge_inputs import all_records, check_set, list_parts, survey_of
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.output_options import OverwriteOption, format_option, output_option
+from cvt_cli.cli.output_options import ReplaceOption, format_option, output_option
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output import ROW_FORMATS, ConvertedWriter, check_format, format_of_file, writer_class
 from cvt_cli.output.journal import check_output
@@ -64,7 +64,7 @@ def merge(
             help="Merge even if shards are missing or come from different runs.",
         ),
     ] = False,
-    overwrite: OverwriteOption = False,
+    overwrite: ReplaceOption = False,
 ) -> None:
     """Merge the parts or shards that cvt classify wrote into one file.
 
@@ -98,7 +98,7 @@ def merge(
         shape = RecordShape(max(shape.top_k, own.top_k), tuple(columns), thumbnails=pictures)
     named = Counter(part.place for part in parts)
     for part in {part.place: part for part in parts if named[part.place] > 1}.values():
-        warnings.warn(f"{part.name} is named twice: so are its records", stacklevel=1)
+        warnings.warn(f"{part.name} is named twice, which would repeat its records", stacklevel=1)
     if not partial:
         check_set({part.place: part for part in parts}.values())
     survey = survey_of(parts)

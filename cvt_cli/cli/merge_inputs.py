@@ -105,7 +105,7 @@ def check_set(parts: Collection[_Part]) -> None:
     there: dict[int, _Part] = {}
     for part, run, shard in shards:
         if shard is None:
-            raise UsageError(f"{part.name} is no shard, as {first.name} is", hint=hint)
+            raise UsageError(f"{first.name} is a shard, {part.name} is not", hint=hint)
         other = difference(_without_place(first_run), _without_place(run), later=True)
         if shard.of != first_shard.of:
             other = "number of shards", what_differs(first_shard.of, shard.of)
@@ -199,8 +199,8 @@ def all_records(parts: Sequence[_Part], facts: tuple[str, ...]) -> Iterator[Reco
                 other = begun.setdefault(record.path, part)
                 if other.place != part.place:
                     warnings.warn(
-                        f"{part.name} starts with the image that {other.name} begins with: "
-                        "are all its records there twice?",
+                        f"{part.name} starts with the same image as {other.name}: "
+                        "are its records there twice?",
                         stacklevel=1,
                     )
             yield _with_kind(record) if "scores" in facts and record.predictions else record
@@ -237,9 +237,7 @@ def list_parts(where: str) -> list[_Part]:
         if name.endswith(suffixes) and name != RUN and not _is_run_record(folder, name)
     ]
     if not found:
-        raise UsageError(
-            f"{where}: no files of records there", hint=f"they end in {', '.join(suffixes)}"
-        )
+        raise UsageError(f"{where}: no files of records", hint=f"they end in {', '.join(suffixes)}")
     return [_Part(folder, where, name) for name in sorted(found, key=_by_number)]
 
 

@@ -9,8 +9,12 @@ from cvt_cli.system.text import visible
 
 
 def say(message: str) -> None:
-    """Print a message as one line on stderr, whatever characters it has."""
-    print(f"cvt: {shown(message)}", file=sys.stderr)
+    """Print a message on stderr, whatever characters it has: as one line in logs, wrapped between
+    words on a terminal."""
+    if sys.stderr.isatty():
+        _print_wrapped("cvt: ", message, indent="     ")
+    else:
+        print(f"cvt: {shown(message)}", file=sys.stderr)
 
 
 def shown(message: str) -> str:
@@ -24,15 +28,18 @@ def report(message: str, hint: str = "") -> None:
     if not sys.stderr.isatty():
         say(f"error: {message}; {hint}" if hint else f"error: {message}")
         return
-    width = max(40, shutil.get_terminal_size().columns)
     for start, text in (("cvt: error: ", message), ("  hint: ", hint)):
         if text:
-            lines = textwrap.wrap(
-                shown(text),
-                width,
-                initial_indent=start,
-                subsequent_indent=" " * len(start),
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            print("\n".join(lines), file=sys.stderr)
+            _print_wrapped(start, text, indent=" " * len(start))
+
+
+def _print_wrapped(start: str, text: str, *, indent: str) -> None:
+    lines = textwrap.wrap(
+        shown(text),
+        max(40, shutil.get_terminal_size().columns),
+        initial_indent=start,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    print("\n".join(lines), file=sys.stderr)

@@ -74,6 +74,9 @@ OverwriteOption = Annotated[
         "--overwrite", help="Replace existing files, or restart an interrupted --output."
     ),
 ]
+ReplaceOption = Annotated[
+    bool, OUTPUT.option("--overwrite", help="Replace files that are there already.")
+]
 RunRecordOption = Annotated[
     Path | None,
     OUTPUT.option(
@@ -127,7 +130,7 @@ class ReportOptions:
 
     format_: ReportFormatOption = None
     output: OutputOption = None
-    overwrite: OverwriteOption = False
+    overwrite: ReplaceOption = False
 
     def pick_format(self) -> str:
         """Return the requested format, or else that of the file's suffix.

@@ -170,7 +170,7 @@ def _interrupted(count: int, sink: Sink) -> Interrupted:
     parts = " and ".join(f"{path}.part" for path in sink.paths)
     keep = "keep" if len(sink.paths) > 1 else "keeps"
     option = "--update" if isinstance(sink, Update) else "--resume"
-    kept = f"; {parts} {keep} them: {option} goes on" if parts else ""
+    kept = f"; {parts} {keep} them: {option} continues" if parts else ""
     return Interrupted(f"interrupted after {counted(count, 'input')}{kept}")
 
 
@@ -268,7 +268,7 @@ class _Tally:
         if self._first is None:
             return InputsError("there is no input", hint=outcome)
         path, reason = self._first
-        of = f"none of {self.new} inputs could be read, as " if self.new > 1 else ""
+        of = f"none of {self.new} inputs could be read, for example " if self.new > 1 else ""
         return InputsError(f"{of}{visible(path)}: {reason}", hint=outcome)
 
     def counts(self) -> dict[str, int]:
@@ -312,6 +312,7 @@ def sum_up(
             more = errors - NAMED_FAILURES
             unnamed = f", {more} of them not named here" if failed and more > 0 else ""
             of = counted(count + kept, "input")
-            say(f"{errors} of {of} could not be read{unnamed}; each has its error in the output")
+            where = "each has its error" if errors > 1 else "its error is"
+            say(f"{errors} of {of} could not be read{unnamed}; {where} in the output")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)

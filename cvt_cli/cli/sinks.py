@@ -68,7 +68,7 @@ def _check_stdout(
 def check_prune(prune: bool, update: bool) -> None:
     """Raise `UsageError` for --prune without --update."""
     if prune and not update:
-        raise UsageError("--prune is for --update")
+        raise UsageError("--prune needs --update")
 
 
 def check_not_an_input(output: Path, inputs: list[str]) -> None:

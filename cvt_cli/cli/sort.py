@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from cvt_cli.cli.labels_file import (
     LabelsFormatOption,
     with_checked_scores,
 )
+from cvt_cli.cli.look_first import OrderOptions, print_order
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.option_groups import Panel, grouped
 from cvt_cli.cli.output_options import ProgressOption
@@ -35,6 +36,8 @@ cvt sort labels.csv sorted/ --dry-run
 cvt sort labels.csv sorted/ --link --min-score 0.3
 
 cvt classify photos/ -f jsonl | grep -v blurred | cvt sort - sorted/ --format jsonl
+
+cvt sort features.parquet --order diverse --first 100 > look.txt
 """
 
 ACTIONS = Panel("What is done")
@@ -67,13 +70,14 @@ def sort(
     *,
     labels: LabelsArgument,
     folder: Annotated[
-        Path,
+        Path | None,
         options.OUTPUT.argument(
             metavar="DIR",
             help="Where the folders go: one per label, and _uncertain for files without one.",
         ),
-    ],
+    ] = None,
     placing: Placing,
+    wanted: OrderOptions,
     format_: LabelsFormatOption = None,
     progress: ProgressOption = None,
 ) -> None:
@@ -81,7 +85,14 @@ def sort(
 
     The default is to copy. Nothing is overwritten: a file whose name is taken gets a number. Files
     that could not be classified stay where they are. Run it again to continue.
+
+    --order sorts the list instead: which pictures to look at first.
     """
+    _check_mode(folder, placing, wanted)
+    if wanted.order is not None:
+        print_order(labels, format_, wanted, quiet=context.obj.quiet)
+        return
+    assert folder is not None
     if placing.move + placing.link + placing.symlink > 1:
         raise UsageError("--move, --link and --symlink exclude each other")
     document = LabelsFile(labels, format_)
@@ -133,6 +144,30 @@ def sort(
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
+def _check_mode(folder: Path | None, placing: Placing, wanted: OrderOptions) -> None:
+    """Raise `UsageError` where options of --order and of folders are mixed, or neither is named."""
+    ordering, placed = (
+        [
+            "--" + each.name.replace("_", "-")
+            for each in fields(group)
+            if getattr(group, each.name) != each.default
+        ]
+        for group in (wanted, placing)
+    )
+    if wanted.order is None:
+        if ordering:
+            raise UsageError(f"{ordering[0]} needs --order")
+        if folder is None:
+            raise UsageError(
+                "no folder to sort into is named", hint="cvt sort LABELS DIR, or use --order"
+            )
+        return
+    if folder is not None:
+        raise UsageError("--order prints a list and sorts into no folder", hint="leave DIR out")
+    if placed:
+        raise UsageError(f"--order can't be combined with {', '.join(placed)}")
+
+
 _PAST = {"copy": "copied", "move": "moved", "link": "linked", "symlink": "linked"}
 
 
@@ -162,7 +197,7 @@ class _Tally:
         text = f"{counted(self.new, 'file')} into {counted(len(self._folders), 'folder')}"
         there = sum(files - new for files, new in self._folders.values())
         if there:
-            text += f"; {there} were there"
+            text += f"; {there} already there"
         if self._left:
             text += f"; {self._left} without a result stay where they are"
         if self.failed:

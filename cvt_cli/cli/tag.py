@@ -49,7 +49,9 @@ class Keywords:
 
     top_k: Annotated[
         int | None,
-        KEYWORDS.option("--top-k", "-k", min=1, help="Labels of each picture, at most. Default: 1"),
+        KEYWORDS.option(
+            "--top-k", "-k", min=1, help="Labels of each picture, at most. Default: 1."
+        ),
     ] = None
     min_score: Annotated[
         float | None,
@@ -114,7 +116,7 @@ class Writing:
             "--sidecar",
             metavar="PROGRAM",
             help="darktable: IMG_1.jpg.xmp, which digiKam reads too. lightroom: IMG_1.xmp, of raw "
-            "files alone. Default: darktable",
+            "files alone. Default: darktable.",
         ),
     ] = None
     embed: Annotated[
@@ -192,7 +194,8 @@ def tag(
                     print(f"{visible(str(tagged.target))}: {visible(words)}")
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted after {counted(tally.done, 'file')}; the same command does what is left"
+            f"interrupted after {counted(tally.done, 'file')}; run the same command again to "
+            "continue"
         ) from None
     finally:
         bar.close()
@@ -239,7 +242,7 @@ class _Tally:
     def in_words(self) -> str:
         text = counted(self.done, "picture")
         if there := self._counts["there"]:
-            text += f"; {there} were as they should be"
+            text += f"; {there} already up to date"
         if left := self._counts["left"]:
             text += f"; {left} without a result stay as they are"
         if self.failed:

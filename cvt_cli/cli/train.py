@@ -62,7 +62,7 @@ class TrainCompute(Reading, Pictures):
         str,
         dtype_option(
             options.PERFORMANCE,
-            help="Compute matrix products in auto, bfloat16 or float32. auto: bfloat16 where "
+            help="Precision of matrix products: auto, bfloat16 or float32. auto: bfloat16 where "
             "the device has it.",
         ),
     ] = "auto"
@@ -209,7 +209,7 @@ def train(
                 f"{'a new last layer' if network.new_head else 'its last layer kept'}"
             )
             if run.resume:
-                say(f"going on after epoch {trainer.epochs_done} of {trainer.settings.epochs}")
+                say(f"continuing after epoch {trainer.epochs_done} of {trainer.settings.epochs}")
         if compute.compile_ and not trainer.is_done:
             compile_network(trainer, quiet)
         run_epochs(training, limit, quiet)
@@ -225,7 +225,7 @@ def _check_options(
     dtype, _ = compute.dtype, compute.background_colour
     if (start.model is None) == (start.arch is None):
         raise UsageError(
-            "--model or --arch says what to start from: one of them",
+            "name what to start from: either --model or --arch",
             hint="--model microsoft/cvt-13 fine-tunes, --arch cvt-tiny starts from random weights",
         )
     if start.arch is not None and start.arch not in ARCHITECTURES:
@@ -252,7 +252,7 @@ def _fast_dtype(device: "torch.device") -> str:
 
 def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | None) -> None:
     if resume and overwrite:
-        raise UsageError("--resume goes on and --overwrite starts over: one of them")
+        raise UsageError("--resume and --overwrite exclude each other")
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: not a folder")
     if not output.is_dir() or overwrite or not any(output.iterdir()):
@@ -260,7 +260,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | 
     if not resume:
         raise UsageError(
             f"{output}: not empty",
-            hint="--resume goes on with a training that was interrupted, --overwrite starts over",
+            hint="--resume continues an interrupted training, --overwrite starts over",
         )
     if not (output / "training.pt").is_file():
         if all((output / name).is_file() for name in ("metrics.jsonl", "model.safetensors")):
@@ -268,9 +268,9 @@ def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | 
                 done = sum(1 for _ in lines)
             if epochs is not None and epochs > done:
                 raise UsageError(
-                    f"{output} is finished after {counted(done, 'epoch')}, and what it would take "
-                    "to go on is gone",
-                    hint=f"train on in another folder with --model {output}",
+                    f"{output} is finished after {counted(done, 'epoch')}, and its training "
+                    "state is gone",
+                    hint=f"continue in another folder with --model {output}",
                 )
             raise Finished(str(output))
         raise UsageError(

@@ -18,7 +18,7 @@ from cvt_cli.records import Prediction, Record
 # Failures of whole batches before the first success, at most.
 FAULTS = 20
 DIED = "its worker died each time it was tried: out of memory, or a fault in a library"
-CHANGED = "the archive is another one each time it is read"
+CHANGED = "the archive differs each time it is read"
 
 
 class Collector:

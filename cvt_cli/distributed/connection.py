@@ -70,7 +70,7 @@ class Cluster:
             )
         except Exception as error:
             where = f"no Ray cluster at {address}" if address else "Ray does not start here"
-            hint = "`ray status` on a node of it tells how it is" if address else ""
+            hint = "run `ray status` on one of its nodes" if address else ""
             raise UsageError(f"{where}: {one_line(error)[:300].rstrip('.')}", hint=hint) from error
         signal.signal(signal.SIGTERM, before)  # Ray has installed its own
 
@@ -177,7 +177,7 @@ def _check_address(address: str) -> None:
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"{address}: no address of a cluster", hint="auto, or host:port")
+        raise UsageError(f"{address}: not the address of a cluster", hint="auto, or host:port")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:

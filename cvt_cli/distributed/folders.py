@@ -16,7 +16,7 @@ from cvt_cli.system.text import reason_of
 
 T = TypeVar("T")
 
-KEPT = "parts that are whole are kept: mend that, then the same command with --resume"
+KEPT = "finished parts are kept: fix that, then run the same command with --resume"
 
 
 class LocalFolder:

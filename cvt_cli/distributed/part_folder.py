@@ -80,7 +80,7 @@ class PartFolder:
             )
         if RUN not in names and any(map(_PART.fullmatch, names)) and not overwrite:
             raise UsageError(
-                f"{self.where} holds parts, and no {RUN} that says of which run",
+                f"{self.where} holds parts but no {RUN}, which says of which run",
                 hint="--overwrite replaces them",
             )
         if names and not any(map(_is_ours, names)):

@@ -39,10 +39,12 @@ def compare_rows(labels: Iterable[Record], truth: Iterable[Record]) -> Evaluatio
     missing = len(right) - len({record.path for record in judged})
     if not judged:
         raise UsageError(
-            "no image is in both files", hint="their paths have to be written in the same way"
+            "no image is in both files", hint="paths must be written the same way in both"
         )
     if unknown:
-        warnings.warn(f"{counted(unknown, 'label')} without a right one: not counted", stacklevel=2)
+        warnings.warn(
+            f"{counted(unknown, 'label')} without a right label: not counted", stacklevel=2
+        )
     if missing:
         warnings.warn(
             f"{counted(missing, 'image')} of the right labels not among these: not counted",

@@ -118,8 +118,7 @@ class Explainer:
     def __init__(self, checkpoint: Checkpoint, method: Method, device: torch.device) -> None:
         if method is Method.ATTENTION and not checkpoint.config.cls_token[-1]:
             raise UsageError(
-                f"{checkpoint.name} has no class token in its last stage, whose attention could "
-                "be shown",
+                f"{checkpoint.name} has no class token in its last stage, so no attention to show",
                 hint="--method gradcam",
             )
         self.checkpoint = checkpoint

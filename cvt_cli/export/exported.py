@@ -78,7 +78,8 @@ def to_onnx(checkpoint: Checkpoint, images: Tensor, *, dynamic_batch: bool = Tru
     size = sum(value.numel() for value in model.state_dict().values()) * 4
     if size > MOST_ONNX_BYTES:
         raise UsageError(
-            f"{checkpoint.name} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds 2",
+            f"{checkpoint.name} has {size / 2**30:.1f} GiB of weights, and an ONNX file holds "
+            "2 at most",
             hint="-o model.pt2 has no such limit",
         )
     program = program_of(model, images, dynamic_batch=dynamic_batch)
@@ -176,7 +177,7 @@ def check(
             raise CvtError(
                 f"the exported network gives other logits than {checkpoint.name}: off by "
                 f"{difference:.3g} in a batch of {count}; nothing was written",
-                hint="other versions of torch and onnxscript may export it rightly",
+                hint="other versions of torch and onnxscript may export it correctly",
             )
         largest = max(largest, difference)
     return largest

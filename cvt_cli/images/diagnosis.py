@@ -102,7 +102,7 @@ def unidentified(file: BinaryIO) -> str:
         return "empty file"
     if b"\0" not in start and _is_text(start):
         is_svg = b"<svg" in start
-        return "SVG is no photograph: convert it to PNG" if is_svg else "text, not an image"
+        return "SVG is not supported: convert it to PNG" if is_svg else "text, not an image"
     if (name := _name_of(start)) is not None:
         return _unsupported(name, _kind_of(name, file)) or broken(
             name, _why_no_png(file) if name == "PNG" else ""

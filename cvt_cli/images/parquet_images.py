@@ -99,7 +99,7 @@ def _check_pages(file: BinaryIO, group: Any, column: str) -> int:
             if max(page.packed, page.unpacked) > limit:
                 raise ImageError(
                     f"a page of {page.unpacked} bytes, more than the limit of {limit}",
-                    hint="write it anew with smaller pages",
+                    hint="rewrite it with smaller pages",
                 )
             total += page.unpacked
     return total

@@ -85,7 +85,11 @@ class Skipped:
         """Return the warnings at the end, one line each."""
         parts = []
         if count := self._by_suffix.total():
-            files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+            files = (
+                "1 file that is not an image"
+                if count == 1
+                else f"{count} files that are not images"
+            )
             kinds = (_kind(*each) for each in _by_kind(self._by_suffix))
             parts.append(f"skipped {files}: {_listed(kinds)}")
         if self._junk:

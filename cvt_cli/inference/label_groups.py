@@ -44,7 +44,7 @@ class LabelGroups:
         self, labels: Sequence[str], rows: Iterable[GroupedLabel], kind: ScoreKind
     ) -> None:
         if kind is ScoreKind.RAW:
-            raise UsageError("--groups: the scores of this model are raw: they have no sum")
+            raise UsageError("--groups: the scores of this model are raw and can't be added up")
         self._kind = kind
         groups = _group_of_each(labels, rows)
         own = set(groups.values())

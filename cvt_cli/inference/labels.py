@@ -205,7 +205,7 @@ def _pick(name: str, matcher: LabelMatcher, checkpoint: Checkpoint, *, option: s
     nearest = ",".join(matcher.nearest(name, SUGGESTED if option == "--labels" else 1))
     hint = f"did you mean {option} {shlex.quote(nearest)}? " if nearest else ""
     raise UsageError(
-        f"{visible(name)}: {model} knows no such label", hint=hint + _listing(checkpoint)
+        f"{visible(name)}: {model} has no such label", hint=hint + _listing(checkpoint)
     )
 
 

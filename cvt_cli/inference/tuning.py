@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cvt_cli import __version__
+from cvt_cli.errors import Remark
 from cvt_cli.inference.batch_size import usual_size
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.model.config import CvtConfig
@@ -346,7 +347,7 @@ def read(key: Mapping[str, Any], kind: Kind) -> Form | None:
 
 
 def keep(key: Mapping[str, Any], form: Form) -> None:
-    """Keep what was measured. Where that can't be, later runs measure again, which is said."""
+    """Keep what was measured. Where that can't be, later runs measure again: a `Remark`."""
     path = _file_of(key)
     text = json.dumps({"key": key, "form": form.to_dict()}, indent=2) + "\n"
     try:
@@ -354,8 +355,9 @@ def keep(key: Mapping[str, Any], form: Form) -> None:
         write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         warnings.warn(
-            f"what was measured can't be kept for later runs: {path.parent}: {reason_of(error)}; "
-            "--tune never does without",
+            f"the measurement can't be kept for later runs in {path.parent}: {reason_of(error)}; "
+            "--tune never does not measure",
+            Remark,
             stacklevel=2,
         )
 

@@ -209,7 +209,7 @@ def _rows(file: BinaryIO, delimiter: str) -> Iterator[Iterator[list[str]]]:
     except csv.Error as error:
         raise ValueError(str(error)) from None
     except UnicodeDecodeError:
-        raise ValueError('it is not UTF-8; a spreadsheet saves it so as "CSV UTF-8"') from None
+        raise ValueError('it is not UTF-8; in a spreadsheet, save it as "CSV UTF-8"') from None
     finally:
         text.detach()
         if buffered is not file:

@@ -29,4 +29,4 @@ class EmbeddingJournal(JsonLinesJournal):
             embedding = None if encoded is None else tuple(array("f", b64decode(encoded)))
             return Record(values["path"], error=values["error"], embedding=embedding)
         except (KeyError, TypeError):
-            raise ValueError("it holds what is not a record of `cvt embed`") from None
+            raise ValueError("it holds something other than records of `cvt embed`") from None

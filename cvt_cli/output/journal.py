@@ -307,7 +307,7 @@ class Journal:
         if before.pop(_UPDATES, False) and not self._updates:
             raise UsageError(
                 f"{self.part} has only what {self.path.name} lacks",
-                hint="--update goes on with it, --overwrite starts over",
+                hint="--update continues it, --overwrite starts over",
             )
         if not self._updates and not self._replaces and os.path.lexists(self.path):
             raise UsageError(
@@ -381,7 +381,7 @@ def check_output(
     check_file(part_of(path), with_folder=True)
     if os.path.islink(part_of(path)):
         raise UsageError(
-            f"{part_of(path)} is a link, and the records would go there until the end",
+            f"{part_of(path)} is a link, through which nothing is written",
             hint="delete it, or name another --output",
         )
     if overwrite:
@@ -410,5 +410,6 @@ def _interrupted(part: Path) -> UsageError:
 
 def _busy(part: Path) -> UsageError:
     return UsageError(
-        f"{part} is being written by another run", hint="wait for its end, or name another --output"
+        f"{part} is being written by another run",
+        hint="wait for it to finish, or name another --output",
     )

@@ -225,4 +225,4 @@ def parse_record(values: Any) -> Record:
         check_types(record)
         return record
     except (AttributeError, KeyError, TypeError):
-        raise ValueError("it holds what is not a record of `cvt classify`") from None
+        raise ValueError("it holds something other than records of `cvt classify`") from None

@@ -229,9 +229,7 @@ class _Sheets:
     def _text(self, column: int, text: str, style: Any = None) -> None:
         # Not `write`, which would make "=1+1" a formula and "007" a number.
         if len(text) > _MAX_TEXT or self._sheet.write_string(self._row, column, text, style):
-            raise OSError(
-                errno.EFBIG, f"a cell holds no text of more than {_MAX_TEXT:,} characters"
-            )
+            raise OSError(errno.EFBIG, f"a cell holds at most {_MAX_TEXT:,} characters")
         self._widths[column] = max(self._widths[column], len(text))
 
     def _number(self, column: int, value: float, style: Any = None) -> None:

@@ -32,8 +32,8 @@ except ImportError:  # Windows
 _NO_LINKS = frozenset(
     {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 )
-TO_STDOUT = "leave --output out for standard output, and --format picks the form"
-_FILE_ONLY = "this goes to a file only"
+TO_STDOUT = "for standard output, leave --output out and choose the form with --format"
+_FILE_ONLY = "this can only be written to a file"
 # Errors of file systems that can't flush a folder (SMB, FUSE, shared folders of virtual machines),
 # or for a folder that this user may not read.
 _NO_FOLDER_SYNC = frozenset(

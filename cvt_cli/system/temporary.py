@@ -32,5 +32,5 @@ def writing_temporary_files() -> Iterator[None]:
         folder = tempfile.tempdir or "any folder"
         raise NoTemporaryFiles(
             f"temporary files can't be written in {folder}: {reason_of(error)}",
-            hint="make room there, or have TMPDIR name another folder",
+            hint="make room there, or set TMPDIR to another folder",
         ) from None

@@ -100,7 +100,7 @@ def _packet(image: Any) -> Packet:
     try:
         return Packet(image.xmpPacket().encode("utf-8", "surrogateescape"))
     except UnicodeDecodeError:
-        raise TagError("the XMP that is there is broken: it is not UTF-8") from None
+        raise TagError("the XMP in it is broken: it is not UTF-8") from None
 
 
 def _check(before: bytes, after: bytes, suffix: str, *, keywords: Sequence[Keyword]) -> None:
@@ -111,7 +111,7 @@ def _check(before: bytes, after: bytes, suffix: str, *, keywords: Sequence[Keywo
     """
     image = _opened(after, suffix)
     if set(_packet(image).added(SUBJECT)) - {each.flat for each in keywords}:
-        raise TagError("exiv2 did not write what it should")
+        raise TagError("exiv2 wrote something else")
     if image.mimeType() == "image/jpeg" and _scans(before) != _scans(after):
         raise TagError("exiv2 would change its pixels")
 

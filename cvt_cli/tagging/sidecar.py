@@ -49,7 +49,7 @@ def check_own(path: Path) -> os.stat_result | None:
     except OSError as error:
         raise TagError(f"{path.name}: {reason_of(error)}") from None
     if stat.S_ISLNK(found.st_mode):
-        raise TagError(f"{path.name} is a link, which is not written through")
+        raise TagError(f"{path.name} is a link, and links are not written through")
     if not stat.S_ISREG(found.st_mode):
         raise TagError(f"{path.name} is not a regular file")
     if not found.st_mode & 0o222 or not os.access(path, os.W_OK):

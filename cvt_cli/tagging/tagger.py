@@ -95,7 +95,7 @@ class Tagger:
                     if error.errno in _FATAL:
                         raise CvtError(
                             f"{record.path} can't be tagged: {reason_of(error)}",
-                            hint="mend that; the same command does what is left",
+                            hint="fix that, then run the same command again to continue",
                         ) from None
                     yield Tagged(TagStatus.FAILED, record.path, error=reason_of(error))
 

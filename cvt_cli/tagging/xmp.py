@@ -95,7 +95,7 @@ class Packet:
         self._root = _new() if data is None or not data.strip(b"\0 \t\r\n") else _parse(data)
         rdf = self._root if self._root.tag == f"{{{RDF}}}RDF" else self._root.find(f"{{{RDF}}}RDF")
         if rdf is None:
-            raise TagError("the XMP that is there is broken: it has no rdf:RDF")
+            raise TagError("the XMP in it is broken: it has no rdf:RDF")
         self._rdf = rdf
         self._mine: dict[Field, list[str]] = {}
 
@@ -135,7 +135,7 @@ class Packet:
         try:
             text = ET.tostring(self._root, encoding="unicode")
         except RecursionError:
-            raise TagError("the XMP that is there is nested too deeply") from None
+            raise TagError("the XMP in it is nested too deeply") from None
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode()
 
     def _find(self, namespace: str, name: str) -> list[ET.Element]:
@@ -278,14 +278,14 @@ def _new() -> ET.Element:
 def _parse(data: bytes) -> ET.Element:
     """Read a packet, with its comments. Raises: TagError."""
     if len(data) > MAX_BYTES:
-        raise TagError(f"the XMP that is there has more than {MAX_BYTES >> 20} MB")
+        raise TagError(f"the XMP in it has more than {MAX_BYTES >> 20} MB")
     utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = data.decode("utf-16" if utf_16 else "utf-8-sig").strip("\0 \t\r\n\ufeff")
     except UnicodeDecodeError:
-        raise TagError("the XMP that is there is broken: it is not UTF-8") from None
+        raise TagError("the XMP in it is broken: it is not UTF-8") from None
     if _FORBIDDEN.search(text):
-        raise TagError("the XMP that is there has declarations that no XMP has")
+        raise TagError("the XMP in it has declarations (a DTD), which XMP never has")
     _keep_prefixes(text)
     text = re.sub(r"\A<\?xml[^>]*\?>", "", text)
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True, insert_pis=True))
@@ -293,7 +293,7 @@ def _parse(data: bytes) -> ET.Element:
         parser.feed(text)
         root: ET.Element = parser.close()
     except (ET.ParseError, ValueError) as error:
-        raise TagError(f"the XMP that is there is broken: {error}") from None
+        raise TagError(f"the XMP in it is broken: {error}") from None
     return root
 
 

@@ -64,8 +64,8 @@ def find_dataset(
     if len(classes) < MIN_CLASSES:
         raise UsageError(
             f"{folder if whole else train_folder}: {len(classes) or 'no'} "
-            f"class{'' if len(classes) == 1 else 'es'}, two are the least to tell apart",
-            hint="a class is a sub-folder with its images, named by its label",
+            f"class{'' if len(classes) == 1 else 'es'}, at least two are needed",
+            hint="each class is a sub-folder of images, named by its label",
         )
     labels = tuple(classes)
     samples = [

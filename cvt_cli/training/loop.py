@@ -253,7 +253,7 @@ class Trainer:
             if not math.isfinite(loss):
                 raise CvtError(
                     f"the loss is {loss} in epoch {self.epochs_done + 1}",
-                    hint="a lower --lr may help; --resume goes on from the last epoch",
+                    hint="a lower --lr may help; --resume continues from the last epoch",
                 )
             images = max(1, self._images)
             self._progress = EpochProgress(self._images, loss / images, right / images)
@@ -328,7 +328,7 @@ class Trainer:
             name = differing[0]
             raise UsageError(
                 f"the interrupted run had {name} = {before.get(name)}, not {now[name]}",
-                hint="--resume takes the options that the run began with; --overwrite starts over",
+                hint="use the same options, or start over with --overwrite",
             )
         if state["samples"] != len(self._train.samples):
             raise UsageError(
@@ -341,7 +341,7 @@ class Trainer:
         except RuntimeError:
             raise UsageError(
                 "the interrupted run trained another architecture",
-                hint="--resume takes the options that the run began with; --overwrite starts over",
+                hint="use the same options, or start over with --overwrite",
             ) from None
         self.average.restore(state["average"], state["average_updates"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -68,7 +68,7 @@ TINY = CvtConfig(embed_dim=(16, 32, 64), num_heads=(1, 1, 1), depth=(1, 2, 3), n
 
 def tiny_checkpoint() -> RandomCheckpoint:
     files = ResolvedFiles("tiny", None, None, ())
-    labels = tuple(f"class {index}" for index in range(5))
+    labels = tuple(f"LABEL_{index}" for index in range(5))
     return RandomCheckpoint(files, TINY, labels, Preprocessing.convnext(64))
 
 
@@ -516,7 +516,7 @@ def test_openvino_computes_the_same_for_every_shape() -> None:
         ("transformers", {"depth": (1, 1, 3)}, "cpu", "float32", "another network"),
         (
             *("transformers", {"qkv_projection_method": ("dw_bn", "dw_bn", "avg")}),
-            *("cpu", "float32", "no projection but dw_bn"),
+            *("cpu", "float32", "dw_bn projections only"),
         ),
         ("openvino", {"hidden_act": "quick_gelu"}, "cpu", "float32,bfloat16,float16", ""),
         ("openvino", {}, "cuda", "float32", "on the CPU, not on cuda"),

@@ -79,6 +79,6 @@ def test_an_input_that_costs_a_hundred_times_as_much_is_warned_of(checkpoint):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         checkpoint.with_image_size((256, 256))  # 15 GMACs are soon done
-    words = r"^1024 × 512 pixels: 7\d\d GMACs an image, 1\d,\d{3} times those of 32 × 32$"
+    words = r"^1024 × 512 pixels: 7\d\d GMACs per image, 1\d,\d{3} times as many as at 32 × 32$"
     with pytest.warns(UserWarning, match=words):
         checkpoint.with_image_size((1024, 512))

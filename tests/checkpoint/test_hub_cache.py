@@ -72,7 +72,7 @@ def test_a_damaged_file_is_fetched_again(
 
     error = failure(REPO, offline=True)
     assert f"{name} is damaged" in str(error) and "--refresh" in error.hint
-    with pytest.warns(UserWarning, match=f"{name} in the cache was damaged; it is fetched again"):
+    with pytest.warns(UserWarning, match=f"{name} in the cache was damaged; fetching it again"):
         assert resolve(REPO, refresh=refresh) == found
     assert local_hub.fetched() == [name]
     assert file_of(found, name).read_bytes() == whole

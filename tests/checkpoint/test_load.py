@@ -100,7 +100,7 @@ def test_the_microsoft_layout(nesting: str | None, prefix: str, tmp_path: Path) 
             module.activation = QuickGelu()
     with torch.inference_mode():
         torch.testing.assert_close(logits, model(IMAGES).logits, rtol=0, atol=1e-5)
-    assert checkpoint.labels == tuple(f"class {i}" for i in range(5))
+    assert checkpoint.labels == tuple(f"LABEL_{i}" for i in range(5))
     assert checkpoint.config.num_heads == (1, 1, 2)
     assert checkpoint.preprocessing == Preprocessing.convnext(224)
 
@@ -152,7 +152,7 @@ def test_the_activation_can_be_overridden(tiny_cvt: TinyCvt, expected: torch.Ten
     with torch.inference_mode():
         assert (checkpoint.model()(IMAGES) - expected).abs().max() > 1e-3
     edit(folder / "config.json", hidden_act="quick_gelu")
-    with pytest.warns(UserWarning, match="Transformers always computes GELU"):
+    with pytest.warns(UserWarning, match="transformers always uses GELU"):
         assert open_model(folder)[0].config.hidden_act == "quick_gelu"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -174,7 +174,7 @@ def test_json_that_an_editor_has_marked_as_utf_8(tiny_cvt: TinyCvt) -> None:
 def test_gaps_in_the_labels(tiny_cvt: TinyCvt) -> None:
     folder = tiny_cvt()
     edit(folder / "config.json", id2label={"0": "a", "2": "c", "4": None, "3": 7})
-    assert open_model(folder)[0].labels == ("a", "class 1", "c", "7", "class 4")
+    assert open_model(folder)[0].labels == ("a", "LABEL_1", "c", "7", "LABEL_4")
 
 
 @pytest.mark.parametrize("id2label", [None, {}])
@@ -182,7 +182,7 @@ def test_no_labels(id2label: Any, tiny_cvt: TinyCvt) -> None:
     folder = tiny_cvt()
     edit(folder / "config.json", id2label=id2label, num_labels=3)
     # The weights know better than `num_labels`.
-    assert open_model(folder)[0].labels == tuple(f"class {i}" for i in range(5))
+    assert open_model(folder)[0].labels == tuple(f"LABEL_{i}" for i in range(5))
     for count, labels in ((3, 3), (0, 2), (-1, 2), (2**21, 2), ("3", 2)):
         edit(folder / "config.json", num_labels=count)
         assert len(load(resolve(str(folder), weights=False)).labels) == labels
@@ -294,7 +294,7 @@ def test_a_wrong_preprocessor_is_named(tiny_cvt: TinyCvt) -> None:
         ({"depth": [1, 2, 2]}, "left over"),
         ({"num_channels": 1}, "1 channels"),
         ({"num_channels": 10**9}, "channels"),
-        ({"kernel_qkv": [5, 5, 5], "padding_q": [2, 2, 2]}, "of another shape"),
+        ({"kernel_qkv": [5, 5, 5], "padding_q": [2, 2, 2]}, "of a different shape"),
         ({"cls_token": [False, False, False]}, "left over (stages.2.cls_token)"),
         ({"qkv_bias": [True, True, False]}, "left over"),
         ({"hidden_act": "relu"}, "hidden_act"),
@@ -478,7 +478,7 @@ def test_a_tensor_of_any_size_out_of_one_number(tmp_path: Path) -> None:
     weights["head.weight"] = torch.zeros(1, 1).expand(10**9, 64)
     weights["head.bias"] = torch.zeros(1).expand(10**9)
     torch.save(weights, tmp_path / "x.pth")
-    assert "head.weight is no plain tensor" in str(failure(tmp_path / "x.pth"))
+    assert "head.weight is not a plain tensor" in str(failure(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("content", [[], "text", 5, None, {}, {"model": 5}, {"state_dict": {}}])

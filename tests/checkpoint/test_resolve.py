@@ -287,7 +287,7 @@ def test_refresh_without_the_hub(
     found = resolve(REPO)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOWHERE_TEMPLATE)
     error = failure(REPO, refresh=True)
-    assert "can't ask for a newer commit: the Hub can't be reached" in str(error)
+    assert "can't check for a newer commit: the Hub can't be reached" in str(error)
     assert resolve(REPO) == found
 
 

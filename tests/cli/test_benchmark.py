@@ -123,7 +123,7 @@ def test_pictures_of_any_size_beside_transformers(tiny_cvt: MakeCvt, run_cvt: Ru
     refused = run_cvt(
         "benchmark", "-m", model, "--images", ".", "--baseline", "transformers", expect=2
     )
-    check_refusal(refused, "makes no batches of such images; --image-size")
+    check_refusal(refused, "can't batch its images; --image-size")
 
 
 def test_random_weights_and_no_request(hub: HubServer, run_cvt: RunCvt) -> None:
@@ -156,7 +156,7 @@ def test_a_batch_that_does_not_fit_is_a_row(tiny_cvt: MakeCvt, run_cvt: RunCvt) 
         (("--images", ".", "--compile"), "leave --images out"),
         (("--decode", "exact"), "needs --images"),
         (("--baseline", "tensorflow"), "tensorflow: no such baseline; one of transformers"),
-        (("--images", ".", "--baseline", "openvino"), "runs the network alone"),
+        (("--images", ".", "--baseline", "openvino"), "measures the network alone"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

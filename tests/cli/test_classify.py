@@ -84,7 +84,7 @@ def test_every_format_says_the_same(run_cvt: RunCvt, model: Path, cat: Path) -> 
         texts[name] = done.stdout
         assert done.stderr.splitlines() == [
             "cvt: gone.jpg: no such file",
-            "cvt: 1 of 2 inputs could not be read; each has its error in the output",
+            "cvt: 1 of 2 inputs could not be read; its error is in the output",
         ]
     records = json.loads(texts["json"])
     good, bad = records
@@ -239,7 +239,7 @@ def test_models_from_the_hub(run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt,
 def test_other_layouts(layout: str, run_cvt: RunCvt, tiny_cvt: TinyCvt, cat: Path) -> None:
     path = tiny_cvt(layout)
     record = run_cvt("classify", cat, "-m", path, "-f", "json", expect=0).json()[0]
-    wanted = {f"class {i}" for i in range(5)} if layout == "microsoft" else set(LABELS)
+    wanted = {f"LABEL_{i}" for i in range(5)} if layout == "microsoft" else set(LABELS)
     assert {prediction["label"] for prediction in record["predictions"]} == wanted
 
 

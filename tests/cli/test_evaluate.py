@@ -215,6 +215,6 @@ def test_labels_by_corrections_without_a_model(run_cvt, tmp_path):
     assert (found["count"], found["top1"]) == (2, 0.5)
     assert found["run"] == {"labels": "labels.csv", "truth": "corrections.csv"}
     failed = run_cvt(*arguments, "--model", "x", "--device", "cpu", expect=2)
-    assert "--truth has no use for --model, --device" in failed.stderr
+    assert "--truth can't be combined with --model, --device" in failed.stderr
     failed = run_cvt("evaluate", "labels.csv", "--truth", "gone.csv", expect=2)
     assert "gone.csv can't be read" in failed.stderr

@@ -70,7 +70,7 @@ def test_a_program_of_torch_keeps_quick_gelu(run_cvt, tmp_path):
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     known = json.loads(extra["metadata.json"])
     assert known["activation"] == "quick_gelu" and len(json.loads(known["labels"])) == 5
-    with pytest.warns(UserWarning, match="assumed"):
+    with pytest.warns(UserWarning, match="assuming"):
         checkpoint = load(resolve(str(weights)))
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

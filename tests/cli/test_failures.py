@@ -65,7 +65,7 @@ LONG = "x" * 300
         ("classify cat.jpg -o -", ["-: no name for a file", "leave --output out", "--format"]),
         ("classify cat.jpg -o - --format csv", ["-: no name for a file"]),
         ("evaluate . -o -", ["-: no name for a file", "leave --output out"]),
-        ("embed cat.jpg -o -", ["-: no name for a file", "to a file only"]),
+        ("embed cat.jpg -o -", ["-: no name for a file", "only be written to a file"]),
         ("explain cat.jpg -o -", ["-: no name for a folder"]),
         ("classify cat.jpg --engine ray -o -", ["one --output, a folder"]),
         ("classify cat.jpg -o ..", [".. is a folder"]),
@@ -79,8 +79,8 @@ LONG = "x" * 300
         ("classify ./cat.jpg -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
         ("classify . -o cat.jpg --format csv --overwrite", ["one of the inputs"]),
         ("classify cat.jpg --columns widht", ["widht: no such column", "width"]),
-        ("classify cat.jpg --gpus-per-worker 1", ["--gpus-per-worker is for --engine ray"]),
-        ("classify cat.jpg --workers 2", ["--workers is for --engine ray"]),
+        ("classify cat.jpg --gpus-per-worker 1", ["--gpus-per-worker needs --engine ray"]),
+        ("classify cat.jpg --workers 2", ["--workers needs --engine ray"]),
         (f"classify cat.jpg -o {LONG}.csv", ["can't be written: file name too long"]),
         ("classify cat.jpg -o cat.jpg/x.csv", ["can't be written: not a directory"]),
         (f"classify cat.jpg --run-record {LONG}", ["can't be written: file name too long"]),
@@ -141,7 +141,7 @@ def test_a_name_that_looks_like_an_option(run_cvt: RunCvt, cat: Path) -> None:
     for name in ("-dash.jpg", "--dashes.jpg"):
         cat.rename(cat.parent / name)
         done = run_cvt("classify", "other.jpg", name)
-        check_line(done, 2, "(see cvt classify --help)", f"is ./{name}, or comes after --")
+        check_line(done, 2, "(see cvt classify --help)", f"write ./{name} or put it after --")
         for names in ((f"./{name}",), ("--", name)):
             run_cvt("classify", "-m", "cvt-tiny-cifar10", *names, expect=0)
         (cat.parent / name).rename(cat)
@@ -455,7 +455,7 @@ def test_unreadable_inputs(run_cvt: RunCvt, tiny_cvt: TinyCvt, bad_inputs: dict[
     failed = sum(map(bool, bad_inputs.values()))
     assert done.returncode == 1
     skipped, *named, total = done.stderr.splitlines()
-    assert skipped == "cvt: warning: skipped 1 file that is no image: .txt 1"
+    assert skipped == "cvt: warning: skipped 1 file that is not an image: .txt 1"
     bad = [f"cvt: {name}: " for name, word in bad_inputs.items() if word]
     assert len(named) == 5
     assert all(line.startswith(start) for line, start in zip(named, bad, strict=False))
@@ -563,7 +563,7 @@ def test_interrupted_with_an_output_file(run_cvt: RunCvt, tiny_cvt: TinyCvt, man
     assert process.returncode == 130
     assert out == ""
     assert not (folder / "x.jsonl").exists()
-    assert "x.jsonl.part keeps them: --resume goes on" in err
+    assert "x.jsonl.part keeps them: --resume continues" in err
     assert all(json.loads(line)["error"] is None for line in part.read_text().splitlines())
     assert json.loads((folder / "run.json").read_text())["outcome"] == "interrupted"
 

@@ -50,7 +50,7 @@ def test_versions(run_cvt: RunCvt) -> None:
         (["predict"], "did you mean `cvt classify`?"),
         (["clasify"], "did you mean `cvt classify`?"),
         (["zebra"], "no such command: zebra (see cvt --help)\n"),
-        (["--model", "x", "classify"], "it goes behind the command: cvt classify … --model …"),
+        (["--model", "x", "classify"], "it goes after the command: cvt classify … --model …"),
         (["classify", "--json"], "did you mean --format json?"),
         (["classify", "--force"], "did you mean --overwrite?"),
         (["classify", "--recursve"], "did you mean --recursive?"),

@@ -143,7 +143,7 @@ def test_parts_that_begin_alike_are_said(labels: Path, run_cvt: RunCvt, tmp_path
     done = run_cvt("merge", "own", "-o", "own/all.csv", expect=0)
     assert "warning" not in done.stderr
     done = run_cvt("merge", "own", "-o", "x.csv", expect=0)
-    said = "own/part-2.csv starts with the image that own/all.csv begins with: are all its records"
+    said = "own/part-2.csv starts with the same image as own/all.csv: are its records"
     assert said in done.stderr.splitlines()[0]
 
 

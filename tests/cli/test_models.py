@@ -67,7 +67,7 @@ def test_damaged_weights_are_not_computed_with_where_their_digest_is_recorded(
     flipped[-2] ^= 0x40  # of an exponent
     weights.resolve().write_bytes(flipped)
     done = run_cvt(*options, "-o", "labels.jsonl", expect=0)
-    assert "model.safetensors in the cache was damaged; it is fetched again" in done.stderr
+    assert "model.safetensors in the cache was damaged; fetching it again" in done.stderr
     assert (cat.parent / "labels.jsonl").read_text() == expected
     assert weights.read_bytes() == whole
 

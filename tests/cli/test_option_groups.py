@@ -74,7 +74,16 @@ def test_an_option_is_the_same_in_every_command() -> None:
     """But for those of one name that mean another thing in another command."""
     own = {
         *("--batch-size", "--compile", "--device", "--dtype", "--format", "--image-size"),
-        *("--groups", "--labels", "--min-score", "--model", "--output", "--overwrite", "--plot"),
+        *(
+            "--groups",
+            "--labels",
+            "--min-score",
+            "--model",
+            "--null",
+            "--output",
+            "--overwrite",
+            "--plot",
+        ),
         *("--resume", "--top-k"),
     }
     ways: dict[str, set[Any]] = {}

@@ -71,7 +71,7 @@ def test_alone_and_with_another_format(tmp_path: Path, model: Path, run_cvt: Run
     named = run_cvt("classify", "photos", "-m", model, "-o", "a.csv", "-o", "a.csv", expect=2)
     assert "a.csv is named twice" in named.stderr
     piped = run_cvt("classify", "photos", "-m", model, "--format", "html", expect=2)
-    assert "--output names a file" in piped.stderr
+    assert "name a file with --output" in piped.stderr
 
 
 @pytest.mark.slow

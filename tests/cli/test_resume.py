@@ -168,7 +168,7 @@ def test_ctrl_c_then_other_options_then_resumed(
     count, said = stop(run_cvt, command, images[:12], part, signal.SIGINT)
     assert (
         said
-        == f"cvt: error: interrupted after {count} inputs; {part} keeps them: --resume goes on\n"
+        == f"cvt: error: interrupted after {count} inputs; {part} keeps them: --resume continues\n"
     )
 
     before = part.read_bytes()
@@ -304,7 +304,7 @@ def test_a_run_record_that_cannot_be_written_hides_nothing(
             said = process.stderr.read()
             assert process.wait() == code
         assert "run.json can't be written" in said
-        assert ("the output is whole" if closed else "--resume goes on") in said
+        assert ("the output is whole" if closed else "--resume continues") in said
         assert output.exists() == closed
         folder.mkdir()
 
@@ -346,7 +346,7 @@ def test_a_resumed_run_computes_in_the_same_form(
         return run.get("run", run)["form"]
 
     first = run_cvt(*arguments(model, whole, "--tune", "now"), stdin=listed(images), expect=1)
-    assert "cvt: the fastest form here, measured in " in first.stderr
+    assert "form" not in first.stderr  # nobody has to act on it, and cron mails all that is said
     (cache,) = (run_cvt.hf_home / "cvt" / "forms").iterdir()
     known = json.loads(cache.read_text())
     assert form_of(tmp_path / "whole.jsonl.run.json") == known["form"]

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import typer
 
-from cvt_cli.cli import run
+from cvt_cli.cli import app, run
+from cvt_cli.cli.messages import say
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.progress import Shown, how_shown
 from cvt_cli.cli.run_record import RunRecord, check_run_record
-from cvt_cli.errors import Interrupted, UsageError
+from cvt_cli.errors import Interrupted, Remark, UsageError
 from cvt_cli.images.source import Bytes, Search, Source
 from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
@@ -154,6 +155,31 @@ def test_how_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {how_shown(True, each) for each in (None, False, True)} == {Shown.NOTHING}
         shown = [how_shown(False, each) for each in (None, False, True)]
         assert shown == [Shown.BAR if terminal else Shown.LINES, Shown.NOTHING, Shown.BAR]
+
+
+def test_remarks_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (False, True):
+        stderr = io.StringIO()
+        monkeypatch.setattr(stderr, "isatty", lambda: terminal)  # noqa: B023
+        monkeypatch.setattr("sys.stderr", stderr)
+        for category in (UserWarning, Remark):
+            app._show_warning(category("so it is"), category, "a.py", 1)
+        assert stderr.getvalue() == "cvt: warning: so it is\n" + "cvt: so it is\n" * terminal
+
+
+def test_messages_are_wrapped_on_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In logs each is a line. A path is never cut, so that it can be copied."""
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "photos/" + 50 * "x"
+    for terminal in (False, True):
+        stderr = io.StringIO()
+        monkeypatch.setattr(stderr, "isatty", lambda: terminal)  # noqa: B023
+        monkeypatch.setattr("sys.stderr", stderr)
+        say(f"{path}: copied 9 files into 9 folders; 1 without a result stays")
+        lines = stderr.getvalue().splitlines()
+        assert lines[0].startswith("cvt: ") and len(lines) == (3 if terminal else 1)
+        assert path in lines[0]
+        assert all(len(line) <= 40 for line in lines if path not in line) or not terminal
 
 
 def test_several_outputs_end_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ def test_a_job_that_never_ran_is_missed(run_cvt: RunCvt, photos: Path, tmp_path:
     run_cvt(*COMMAND, photos, "--shard", "2/4", "-o", labels / "2.csv", "--overwrite")
     check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "2.csv", "another number of shards")
     run_cvt(*COMMAND, photos, "-o", labels / "2.csv", "--overwrite", expect=1)
-    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "2.csv is no shard, as")
+    check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "2.csv is not")
     for suffix in ("", ".run.json"):
         (labels / f"2.csv{suffix}").write_bytes((labels / f"1.csv{suffix}").read_bytes())
     check_line(run_cvt("merge", labels, "-o", "x.csv"), 2, "are the same shard, 1 of 3")

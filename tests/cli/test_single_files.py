@@ -27,7 +27,7 @@ def test_a_network_is_chosen_and_named(run_cvt: RunCvt, cat: Path) -> None:
     )
     assert {each["label"] for each in named.json()[0]["predictions"]} == set(names)
     assert named.stderr.count("warning:") == 1
-    assert "assumed: heads 1, 1, 2;" in named.stderr and "config.json" in named.stderr
+    assert "assuming heads 1, 1, 2;" in named.stderr and "config.json" in named.stderr
     found = run_cvt("inspect", *options[1:], "-f", "json", expect=0).json()
     found = found[0] if isinstance(found, list) else found
     assert (found["layout"], found["activation"]) == ("Microsoft", "quick_gelu")

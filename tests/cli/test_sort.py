@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
 from cvt_cli.cli import sort as module
 from cvt_cli.cli.options import GlobalOptions
@@ -238,3 +239,64 @@ def test_a_missing_file_before_a_record_without_a_result(run_cvt: RunCvt, tmp_pa
     (tmp_path / "labels.csv").write_text(rows)
     done = run_cvt("sort", "labels.csv", "sorted", expect=1)
     assert done.stderr.startswith("cvt: error: gone.png: no such file; the paths in labels.csv")
+
+
+def test_what_to_look_at_first(run_cvt: RunCvt, tmp_path: Path, records: list[Record]) -> None:
+    save(tmp_path / "labels.csv", records)
+    done = run_cvt("sort", "labels.csv", "--order", "uncertain", expect=0)
+    assert done.stdout == "".join(f"photos/{i}.jpg\n" for i in (3, 2, 1, 0))
+    assert done.stderr == "" and not (tmp_path / "sorted").exists()
+    save(tmp_path / "corrections.csv", [record("photos/2.jpg", "dog")])
+    options = ("--order", "uncertain", "--labelled", "corrections.csv", "--first", 2)
+    text = (tmp_path / "labels.csv").read_bytes()
+    done = run_cvt("sort", "-", "-f", "csv", "-0", *options, stdin=text, expect=0)
+    assert done.stdout == "photos/3.jpg\0photos/1.jpg\0"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_the_most_different_first(
+    run_cvt: RunCvt, tiny_cvt: Any, tmp_path: Path, suffix: str
+) -> None:
+    """Embed, order, and look at those."""
+    for name, colour in (("a", 0), ("b", 3), ("c", 255), ("new\nline", 128)):
+        Image.new("RGB", (32, 32), (colour, 90, 255 - colour)).save(tmp_path / f"{name}.png")
+    (tmp_path / "d.png").write_text("no image")
+    run_cvt("embed", ".", "-m", tiny_cvt(), "-o", f"x.{suffix}", expect=1)
+    done = run_cvt("sort", f"x.{suffix}", "--order", "diverse", expect=0)
+    paths = done.stdout.splitlines()
+    assert (
+        sorted(paths) == ["./a.png", "./b.png", "./c.png"]
+        and "1 name with a line break" in done.stderr
+    )
+    save(tmp_path / "known.csv", [record("./a.png", "dark")])
+    options = ("--order", "diverse", "--labelled", "known.csv", "--first", 1)
+    done = run_cvt("sort", f"x.{suffix}", *options, expect=0)
+    assert done.stdout == "./c.png\n"  # b is like a
+    listed = ("classify", "-m", tiny_cvt(), "--files-from", "-", "-o", "labels.csv")
+    run_cvt(*listed, stdin=done.stdout.encode(), expect=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("labels.csv", "no folder to sort into is named; cvt sort LABELS DIR, or use --order"),
+        ("labels.csv sorted --first 3", "--first needs --order"),
+        ("labels.csv sorted --order uncertain", "sorts into no folder; leave DIR out"),
+        ("labels.csv --order uncertain --move -n", "can't be combined with --move, --dry-run"),
+        ("labels.csv --order diverse", "the suffix names no format; one of .parquet .npy"),
+        ("labels.csv --order diverse -f csv", "reads no csv; the output of `cvt embed`"),
+        ("- --order diverse", "embeddings can't be read from standard input"),
+        ("missing.npy --order diverse", "missing.npy can't be read: no such file"),
+        ("labels.parquet --order diverse", "it has no columns `path`, `embedding` and `error`"),
+        ("raw.jsonl --order uncertain", "raw.jsonl can't be ordered: the values of a regression"),
+    ],
+)
+def test_an_order_that_can_not_be(
+    run_cvt: RunCvt, tmp_path: Path, records: list[Record], options: str, words: str
+) -> None:
+    for suffix in ("csv", "parquet"):
+        save(tmp_path / f"labels.{suffix}", records)
+    row = {"path": "a.jpg", "predictions": [{"label": "x", "score": 3.5, "index": 0}]}
+    (tmp_path / "raw.jsonl").write_text(json.dumps({**row, "error": None, "scores": "raw"}))
+    failed = run_cvt("sort", *options.split(), expect=2)
+    assert words in failed.stderr and failed.stderr.count("\n") == 1 and not failed.stdout

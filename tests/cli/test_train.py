@@ -55,7 +55,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(run_cvt, tmp_
     saved = len(metrics(killed))
     assert 2 <= saved < 6 and (killed / "training.pt").exists()
     done = run_cvt(*options, "-o", killed, "--resume", expect=0)
-    assert f"going on after epoch {saved} of 6" in done.stderr
+    assert f"continuing after epoch {saved} of 6" in done.stderr
     whole = tmp_path / "whole"
     assert metrics(killed) == metrics(whole)
     weights = "model.safetensors"
@@ -129,7 +129,7 @@ def test_transformers_reads_the_result_with_equal_logits(run_cvt, tmp_path):
         (("--arch", "cvt-tiny", "--crop", "square"), "square: no such crop; one of auto, padded"),
         (("--arch", "cvt-tiny", "--dtype", "int8"), "int8: no such dtype"),
         (("--arch", "cvt-tiny", "--mixup", 0.7, "--cutmix", 0.7), "their sum is at most 1"),
-        (("--arch", "cvt-tiny", "--resume", "--overwrite"), "--resume goes on and --overwrite"),
+        (("--arch", "cvt-tiny", "--resume", "--overwrite"), "--resume and --overwrite exclude"),
         (("--arch", "cvt-tiny"), "data: no such folder"),
     ],
 )
@@ -144,7 +144,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(run_cvt, tmp_path, options, 
     [
         (lambda data: (data / "train" / "none").mkdir(), "train/none: a class without images"),
         (lambda data: (data / "val" / "square").rename(data / "val" / "oval"), "named oval"),
-        (lambda data: (data / "train" / "square").rename(data / "x"), "1 class, two are the least"),
+        (lambda data: (data / "train" / "square").rename(data / "x"), "1 class, at least two"),
     ],
 )
 def test_data_that_can_not_be_trained_on_is_refused(run_cvt, tmp_path, damage, message):
@@ -172,7 +172,7 @@ def test_a_folder_with_files_needs_a_word(run_cvt, tmp_path):
     assert "out: finished, nothing to resume" in done.stderr
     more = ("--epochs", 3, "--resume")
     done = run_cvt("train", data, "-o", "out", *FROM_SCRATCH, *more, expect=2)
-    assert "out is finished after 2 epochs, and what it would take to go on" in done.stderr
+    assert "out is finished after 2 epochs, and its training state is gone" in done.stderr
     assert "--model out" in done.stderr
 
 

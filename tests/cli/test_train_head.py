@@ -27,7 +27,7 @@ def test_five_images_a_label_are_enough_and_training_goes_on_from_there(run_cvt,
     data = save_shapes(tmp_path / "data", ("circle", "square", "bar"), count=5)
     done = run_cvt("train", data, "-o", "mine", *HEAD_ONLY, expect=0)
     assert done.stdout == "mine\n"
-    assert "15 images to train on, none to validate on but by cross-validation" in done.stderr
+    assert "15 images to train on, validated by cross-validation" in done.stderr
     assert "the last layer alone" in done.stderr
     mine = tmp_path / "mine"
     (metrics,) = map(json.loads, (mine / "metrics.jsonl").read_text().splitlines())
@@ -96,7 +96,7 @@ def test_validation_images_choose_and_what_can_not_be_read_is_named(run_cvt, tmp
     done = run_cvt("train", data, "-o", "mine", *HEAD_ONLY, "--calibrate", expect=0)
     assert "13 images to train on, 12 to validate on" in done.stderr
     assert "circle/broken.png" in done.stderr and "1 image could not be read" in done.stderr
-    assert "labels have 4 to 9 images and count alike" in done.stderr
+    assert "labels have 4 to 9 images but count equally" in done.stderr
     metrics = json.loads((tmp_path / "mine" / "metrics.jsonl").read_text())
     assert metrics["val_accuracy"] > 0.8 and metrics["unreadable"] == 1
     assert metrics["penalty"] in [each["penalty"] for each in metrics["tried"]]
@@ -115,14 +115,14 @@ def test_validation_images_choose_and_what_can_not_be_read_is_named(run_cvt, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((*HEAD_ONLY, "--epochs", 3), "--head-only has no use for --epochs"),
-        ((*HEAD_ONLY, "--cutmix", 0.5, "--no-flip"), "has no use for --flip, --cutmix"),
-        ((*HEAD_ONLY, "--resume"), "has no use for --resume"),
-        ((*HEAD_ONLY, "--compile", "--lr", 0.1), "has no use for --lr, --compile"),
-        ((*HEAD_ONLY, "--class-weights", "some"), "some: no such kind; one of balanced, none"),
+        ((*HEAD_ONLY, "--epochs", 3), "--head-only can't be combined with --epochs"),
+        ((*HEAD_ONLY, "--cutmix", 0.5, "--no-flip"), "combined with --flip, --cutmix"),
+        ((*HEAD_ONLY, "--resume"), "--head-only has nothing to resume"),
+        ((*HEAD_ONLY, "--compile", "--lr", 0.1), "combined with --lr, --compile"),
+        ((*HEAD_ONLY, "--class-weights", "some"), "some: no such choice; one of balanced, none"),
         (("--head-only", "--arch", "cvt-tiny"), "needs a trained network, not --arch"),
-        (("--head-only",), "--model or --arch says what to start from"),
-        (("--model", CIFAR10_MODEL, "--class-weights", "none"), "is for --head-only"),
+        (("--head-only",), "name what to start from"),
+        (("--model", CIFAR10_MODEL, "--class-weights", "none"), "needs --head-only"),
         ((*HEAD_ONLY, "--calibrate"), "--calibrate needs validation images"),
     ],
 )

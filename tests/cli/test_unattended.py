@@ -56,7 +56,9 @@ def test_a_folder_that_is_filled_later(run_cvt: RunCvt, tmp_path: Path) -> None:
     (tmp_path / "inbox" / "bad.png").write_text("no image")
     (tmp_path / "inbox" / "worse.png").write_text("no image")
     broken = run_cvt(*command)
-    check_line(broken, 1, "none of 2 inputs could be read, as inbox/bad.png: text, not an image")
+    check_line(
+        broken, 1, "none of 2 inputs could be read, for example inbox/bad.png: text, not an image"
+    )
     assert names(tmp_path) == {"inbox", "run.json"}
     make(tmp_path / "inbox", "a.png")
     run_cvt(*command, expect=1)
@@ -157,7 +159,7 @@ def test_which_inputs_failed_and_a_list_of_them(run_cvt: RunCvt, tmp_path: Path)
     command = (*COMMAND, "-o", "a.csv", "--errors", "failed.txt")
     done = run_cvt(*command, "photos", "photos/gone.png", expect=1)
     said = done.stderr.splitlines()
-    assert "warning: failed.txt: 1 name with a line break left out; --null" in said[0]
+    assert "warning: failed.txt: 1 name with a line break left out; with --null" in said[0]
     assert said[1] == "cvt: a.csv: 8 inputs, " + said[1].split(", ")[1]
     assert said[2:7] == [
         *(f"cvt: photos/bad {number}.png: text, not an image" for number in range(4)),
@@ -226,8 +228,12 @@ def test_the_folder_of_an_output_is_made(run_cvt: RunCvt, tmp_path: Path) -> Non
 def test_labels_that_are_sorted_from_another_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
     rows = "".join(f"photos/{n}.png,cat,0.9,\n" for n in range(30))
     (tmp_path / "labels.csv").write_text("path,label,score,error\n" + rows)
-    said = check_line(run_cvt("sort", "labels.csv", "sorted"), 1, "none of the 30 files is here")
-    assert "as photos/0.png; the paths in labels.csv are as seen from the folder where" in said
+    said = check_line(
+        run_cvt("sort", "labels.csv", "sorted"), 1, "none of the 30 files exists here"
+    )
+    assert (
+        "for example photos/0.png; the paths in labels.csv are relative to the folder where" in said
+    )
     make(tmp_path / "photos", "2.png")
     some = run_cvt("sort", "labels.csv", "sorted", expect=1)
     assert "cvt: photos/0.png: no such file" in some.stderr.splitlines()

@@ -164,7 +164,7 @@ def test_what_is_refused(run_cvt: RunCvt, tmp_path: Path, tiny_cvt: Callable[...
     run_cvt(*command, *model, "-b", 2, "--max-pixels", 10**6, expect=0)
     for arguments, words in (
         (("classify", "photos", *model, "--update"), "--update needs --output"),
-        (("classify", "photos", *model, "-o", "x.csv", "--prune"), "--prune is for --update"),
+        (("classify", "photos", *model, "-o", "x.csv", "--prune"), "--prune needs --update"),
     ):
         check_line(run_cvt(*arguments), 2, words)
     (tmp_path / "a.csv.run.json").unlink()
@@ -218,7 +218,7 @@ def test_a_killed_update_is_not_taken_for_a_whole_run(run_cvt: RunCvt, tmp_path:
             time.sleep(0.02)
         process.kill()
     assert (tmp_path / "a.csv").read_bytes() == before
-    check_line(run_cvt(*command, "--resume", stdin=b"photos/b.png\n"), 2, "--update goes on")
+    check_line(run_cvt(*command, "--resume", stdin=b"photos/b.png\n"), 2, "--update continues")
     assert (tmp_path / "a.csv").read_bytes() == before
     done = run_cvt(*command, "--update", stdin=b"photos/b.png\nphotos/a.png\n", expect=0)
     assert "2 inputs: 1 kept, 1 new, 0 changed" in done.stderr

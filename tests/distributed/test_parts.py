@@ -349,7 +349,7 @@ def test_files_of_others_are_neither_taken_nor_deleted(where: str) -> None:
 def test_parts_of_an_unknown_run(where: str) -> None:
     folder(where).write(filled(0, ["a"]), SETTINGS)
     for resume in (False, True):
-        with pytest.raises(UsageError, match=r"holds parts, and no _run\.json"):
+        with pytest.raises(UsageError, match=r"holds parts but no _run\.json"):
             folder(where).check_free(resume, False)
     folder(where).check_free(False, True)
 

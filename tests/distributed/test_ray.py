@@ -841,7 +841,7 @@ def test_workers_that_can_not_load_the_model_again(
     said = "".join(line for line in said.splitlines(keepends=True) if "images/s" not in line)
     assert said == (
         "cvt: error: no worker can load the model any more: each dies of it, out of memory or by a "
-        "fault in a library; parts that are whole are kept: mend that, then the same command with "
+        "fault in a library; finished parts are kept: fix that, then run the same command with "
         "--resume\n"
     )
     # The other one did all but what waited for it, at most two tables; then neither can begin.
@@ -965,11 +965,11 @@ def test_workers_with_a_gpu(
         ("cat.jpg -o full", ["full is not empty"]),
         ("cat.jpg -o done", ["done holds the labels of a run", "--overwrite"]),
         ("cat.jpg -o shards", ["shards is not empty", "a folder of its own"]),
-        ("cat.jpg -o parts", ["parts holds parts, and no _run.json", "--overwrite"]),
-        ("cat.jpg -o parts --resume", ["parts holds parts, and no _run.json", "--overwrite"]),
+        ("cat.jpg -o parts", ["parts holds parts but no _run.json", "--overwrite"]),
+        ("cat.jpg -o parts --resume", ["parts holds parts but no _run.json", "--overwrite"]),
         ("cat.jpg -o half", ["half holds a run that was interrupted", "--resume", "--overwrite"]),
         ("cat.jpg -o labels --ray-address ray://127.0.0.1:10001", ["Ray Client", "auto"]),
-        ("cat.jpg -o labels --ray-address nonsense", ["nonsense: no address", "host:port"]),
+        ("cat.jpg -o labels --ray-address nonsense", ["nonsense: not the address", "host:port"]),
         (f"cat.jpg -o labels --ray-address {'x' * 70}:1", ["no Ray cluster at xxx"]),
         ("cat.jpg -o labels --ray-address 127.0.0.1:1", ["connection refused", "ray start"]),
     ],
@@ -1014,8 +1014,8 @@ def test_numbers_of_workers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--workers 2", ["--workers is for --engine ray"]),
-        ("--gpus-per-worker 1", ["--gpus-per-worker is for --engine ray"]),
+        ("--workers 2", ["--workers needs --engine ray"]),
+        ("--gpus-per-worker 1", ["--gpus-per-worker needs --engine ray"]),
         ("-o s3://bucket/labels", ["s3://bucket/labels", "--engine ray"]),
         ("--engine spark", ["spark"]),
     ],

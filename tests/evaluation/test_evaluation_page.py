@@ -85,7 +85,7 @@ def test_wrong_ones_first_and_a_matrix_to_click(tmp_path: Path, browser: Browser
     assert [each.rpartition("/")[2] for each in browser.requests()] == ["evaluation.html"]
 
 
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("width", [320, 1200])
 def test_nothing_is_wider_than_the_window(tmp_path: Path, browser: Browser, width: int) -> None:
     make_page(tmp_path / "evaluation.html", judged())
     browser.open(tmp_path / "evaluation.html", width=width)

@@ -101,7 +101,7 @@ BMP_HEADER = "a BMP of a kind that is not supported: Unsupported BMP header type
             "a broken PPM: maxval must be greater than 0 and less than 65536",
         ),
         (b"8BPS" + bytes(40), "a broken PSD"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is no photograph: convert it to PNG"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not supported: convert it to PNG"),
     ],
 )
 def test_what_it_plainly_is_is_named(data: bytes, words: str) -> None:

@@ -51,13 +51,13 @@ def test_files_that_are_no_images_are_counted_by_suffix(here: Path) -> None:
     assert paths == ["p/a.jpg", "q"]  # q has no image, and says so
     (line,) = said
     assert line == (
-        "skipped 6 files that are no images: .CR2 3 (cvt-cli[raw]), .MP4 2, no suffix 1"
+        "skipped 6 files that are not images: .CR2 3 (cvt-cli[raw]), .MP4 2, no suffix 1"
     )
 
 
 def test_one_file(here: Path) -> None:
     make(here, "p/a.jpg", "p/v.mp4")
-    assert searched("p")[1] == ["skipped 1 file that is no image: .mp4 1"]
+    assert searched("p")[1] == ["skipped 1 file that is not an image: .mp4 1"]
     assert searched("p", include=("*.jpg",))[1] == []
     assert searched("p", exclude=("*.mp4",))[1] == []
     make(here, *(f"p/{n}.t{n}" for n in range(12)))
@@ -79,7 +79,7 @@ def test_what_nas_and_trash_leave(here: Path) -> None:
     ]
     paths, said = searched("p", default_excludes=False)
     assert len(paths) == 7
-    assert said == ["skipped 1 file that is no image: .db 1"]
+    assert said == ["skipped 1 file that is not an image: .db 1"]
 
 
 def test_named_outright_it_is_read(here: Path) -> None:
@@ -126,7 +126,7 @@ def test_what_an_archive_holds_beside_images(here: Path, kind: str, in_a_process
     )
     format_ = {"zip": "zip", "tar": "tar", "tar.gz": "gztar"}[kind]
     shutil.make_archive("a", format_, "p")
-    left = ["skipped 3 files that are no images: .mp4 2, .xcf 1; left out @eaDir 1"]
+    left = ["skipped 3 files that are not images: .mp4 2, .xcf 1; left out @eaDir 1"]
     with ExitStack() as stack, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pool = stack.enter_context(ReaderPool(1)) if in_a_process else None
@@ -144,7 +144,7 @@ def test_the_command_says_it_and_resume_knows(
     picture().save("p/b.jpf", "JPEG2000")
     model = tiny_cvt()
     done = run_cvt("classify", "p", "-m", model, expect=0)
-    assert done.stderr.count("skipped 1 file that is no image: .mp4 1; left out @eaDir 1") == 1
+    assert done.stderr.count("skipped 1 file that is not an image: .mp4 1; left out @eaDir 1") == 1
     assert run_cvt("-q", "classify", "p", "-m", model, expect=0).stderr == ""
     run_cvt("classify", "p", "-m", model, "-o", "o.csv", "--run-record", "r.json", expect=0)
     assert '"default_excludes": true' in Path("r.json").read_text()

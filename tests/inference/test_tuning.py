@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cvt_cli.cli.compute_options import Compute, TuneChoice
+from cvt_cli.errors import Remark
 from cvt_cli.inference import tuning
 from cvt_cli.inference.classifier import Classifier
 from cvt_cli.inference.tuning import (
@@ -243,10 +244,10 @@ def test_a_corrupt_file_is_measured_again(
 
 def test_a_cache_that_can_not_be_written(forms: Path, measured: list[tuple[int, ...]]) -> None:
     forms.write_text("a file")
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(Remark) as said:
         assert chosen(Tune.AUTO) == (ODD, Origin.MEASURED)
     (line,) = said
-    assert "can't be kept for later runs" in str(line.message)
+    assert "can't be kept for later runs in" in str(line.message)
 
 
 def test_two_that_measure_the_same_wait_for_each_other(
@@ -353,14 +354,15 @@ def test_what_was_measured_is_said(
     tiny_cvt: Callable[..., Path],
     forms: Path,
     measured: list[tuple[int, ...]],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for expected in (1, 0):
         classifier = Classifier(str(tiny_cvt()), device="cpu", dtype="float32", batch_size=2)
-        Compute(batch_size=2).settle(classifier, lambda most: most)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            Compute(batch_size=2).settle(classifier, lambda most: most)
         assert classifier.form == ODD
-        said = capsys.readouterr().err
-        assert said.count("the fastest form here, measured in ") == said.count("\n") == expected
+        assert [each.category for each in said] == [Remark] * expected
+        assert all("fastest form of the network here, measured in" in str(w.message) for w in said)
     assert "attention sdpa, activation apart, linear plain, convolution channels_first, 1" in str(
         ODD
     )

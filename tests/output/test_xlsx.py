@@ -220,9 +220,9 @@ def test_a_column_of_pictures(run_cvt: RunCvt, tmp_path: Path) -> None:
 
     check_line(run_cvt(*command, "width", "--update"), 2, "a.xlsx", "another thumbnails")
     refused = run_cvt("classify", "photos", *model, "-o", "c.csv", "--columns", "thumbnail")
-    check_line(refused, 2, "--columns thumbnail is for -o FILE.xlsx", "report.html")
+    check_line(refused, 2, "--columns thumbnail needs -o FILE.xlsx", "report.html")
     refused = run_cvt(
         *("classify", "photos", *model, "-o", "parts", "--columns", "thumbnail"),
         *("--engine", "ray"),
     )
-    check_line(refused, 2, "--columns thumbnail is for --engine local")
+    check_line(refused, 2, "--columns thumbnail needs --engine local")

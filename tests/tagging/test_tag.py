@@ -214,7 +214,7 @@ def test_another_run_and_none(run_cvt: RunCvt, tmp_path: Path) -> None:
     run_cvt(*command, "--keep-dates", expect=0)
     content = {name: (tmp_path / name).read_bytes() for name in names}
     again = run_cvt(*command, expect=0)
-    assert "tagged 0 pictures; 10 were as they should be" in again.stderr
+    assert "tagged 0 pictures; 10 already up to date" in again.stderr
     assert {name: (tmp_path / name).read_bytes() for name in names} == content
     labels(tmp_path / "l.csv", {name: [("mine", 0.9), ("dog", 0.6)] for name in names})
     run_cvt(*command, "-k", 2, expect=0)
@@ -449,7 +449,7 @@ def test_what_can_not_be_tagged(run_cvt: RunCvt, tmp_path: Path) -> None:
     ]
     assert keywords(tmp_path / "b.xmp") == ["cat"]
     labels(tmp_path / "elsewhere.csv", {f"photos/{n}.jpg": cat for n in range(30)})
-    check_line(run_cvt("tag", "elsewhere.csv"), 1, "none of the 30 files is here", "cd there")
+    check_line(run_cvt("tag", "elsewhere.csv"), 1, "none of the 30 files exists here", "cd there")
     for arguments, words in (
         (("l.csv", "--remove", "--prefix", "a"), "--remove and --prefix exclude each other"),
         (("l.csv", "--sidecar", "x"), "--sidecar x: darktable or lightroom"),

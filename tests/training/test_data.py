@@ -68,7 +68,7 @@ def test_a_fraction_of_few_images_leaves_some_to_train_on(tmp_path):
     [
         (lambda d: (d / "train" / "empty").mkdir(), "train/empty: a class without images"),
         (lambda d: save_shapes(d / "val", ["bar"]), "training has no class named bar"),
-        (lambda d: (d / "train" / "square").rename(d / "gone"), "1 class, two are the least"),
+        (lambda d: (d / "train" / "square").rename(d / "gone"), "1 class, at least two"),
         (lambda d: (d / "val").rename(d / "other"), "no val/ or test/ beside train/"),
         (lambda d: (d / "train").rename(d / "other"), "has no train/ and val/"),
     ],
