@@ -13,7 +13,7 @@ def labelled(path: str, *scores: float, kind: str = "softmax") -> Record:
 
 
 def test_margins() -> None:
-    assert margin(labelled("a", 0.6, 0.4)) == pytest.approx(0.2)
+    assert margin(labelled("a", 0.6, 0.3, 0.1)) == pytest.approx(0.3)
     assert margin(labelled("a", 0.6)) == pytest.approx(0.6)  # -k 1: the least sure first
     assert margin(labelled("a")) == -1  # none reached the threshold
     assert margin(labelled("a", 0.9, 0.45, 0.1, kind="sigmoid")) == pytest.approx(0.05)
