@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.cli.messages import say
-from cvt_cli.cli.name_list import encoded_name
+from cvt_cli.cli.name_line import encoded_name
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, UsageError
 from cvt_cli.output.journal import part_of

@@ -42,12 +42,10 @@ def compare_rows(labels: Iterable[Record], truth: Iterable[Record]) -> Evaluatio
             "no image is in both files", hint="paths must be written the same way in both"
         )
     if unknown:
-        warnings.warn(
-            f"{counted(unknown, 'label')} without a right label: not counted", stacklevel=2
-        )
+        warnings.warn(f"no right label for {counted(unknown, 'image')}: not counted", stacklevel=2)
     if missing:
         warnings.warn(
-            f"{counted(missing, 'image')} of the right labels not among these: not counted",
+            f"{counted(missing, 'image')} with a right label but no other: not counted",
             stacklevel=2,
         )
     names = sorted(

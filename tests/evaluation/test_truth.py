@@ -25,8 +25,8 @@ def test_paths_are_matched_and_the_rest_is_said():
     with pytest.warns(UserWarning) as warned:
         found = compare_rows(labels, truth)
     said = [str(each.message) for each in warned]
-    assert said[0].startswith("1 label without a right one")
-    assert said[1].startswith("1 image of the right labels not among these")
+    assert said[0].startswith("no right label for 1 image")
+    assert said[1].startswith("1 image with a right label but no other")
     assert (found.count, found.top1, found.top5) == (4, 0.25, 0.5)
     assert [each.path for each in found.errors] == ["e"]
     pairs = {(each.label, each.predicted) for each in found.confusions}
