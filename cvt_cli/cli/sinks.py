@@ -61,7 +61,7 @@ def _check_stdout(
         raise UsageError(f"--{'resume' if resume else 'update'} needs --output")
     if any(issubclass(writer, ConvertedWriter) for _, writer in targets):
         raise UsageError(
-            "this format can't be written to standard output", hint="--output names a file"
+            "this format can't be written to standard output", hint="name a file with --output"
         )
 
 
