@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, cast
 
-from cvt_cli.cli.groups import Panel
 from cvt_cli.cli.labels_file import STDIN, LabelsFile
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.name_line import encoded_name
+from cvt_cli.cli.option_groups import Panel
 from cvt_cli.errors import UsageError
 from cvt_cli.output import (
     EMBEDDING_FORMATS,
