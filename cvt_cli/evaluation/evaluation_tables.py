@@ -39,18 +39,7 @@ def evaluation_report(evaluation: Evaluation, run: Mapping[str, Any]) -> Report:
     Args:
         run: what the figures were measured with.
     """
-    labels = [
-        {
-            "label": figures.label,
-            "index": figures.index,
-            "count": figures.count,
-            "predicted": figures.predicted,
-            "correct": figures.correct,
-            "precision": figures.precision,
-            "recall": figures.recall,
-        }
-        for figures in evaluation.labels
-    ]
+    labels = [_label_values(each) for each in evaluation.labels]
     document = {
         "count": evaluation.count,
         "top1": evaluation.top1,
@@ -58,13 +47,34 @@ def evaluation_report(evaluation: Evaluation, run: Mapping[str, Any]) -> Report:
         "ece": evaluation.ece,
         "labels": labels,
         "confusions": [asdict(confusion) for confusion in evaluation.confusions],
+        **_left_out(evaluation),
+        "run": dict(run),
+    }
+    return Report(document, labels, lambda width: list(_sections(evaluation)))
+
+
+def _label_values(figures: LabelFigures, **own: float | None) -> dict[str, str | float | None]:
+    """Return the figures of a label as JSON has them, with those of its kind of evaluation."""
+    return {
+        "label": figures.label,
+        "index": figures.index,
+        "count": figures.count,
+        **own,
+        "predicted": figures.predicted,
+        "correct": figures.correct,
+        "precision": figures.precision,
+        "recall": figures.recall,
+    }
+
+
+def _left_out(evaluation: Evaluation | RankedEvaluation) -> dict[str, list[dict[str, Any]]]:
+    """Return what is not in the figures: images with labels unknown to the model, and errors."""
+    return {
         "unknown": [asdict(unknown) for unknown in evaluation.unknown],
         "errors": [
             {"path": as_written(record.path), "error": record.error} for record in evaluation.errors
         ],
-        "run": dict(run),
     }
-    return Report(document, labels, lambda width: list(_sections(evaluation)))
 
 
 def _sections(evaluation: Evaluation) -> Iterator[Section]:
@@ -95,26 +105,13 @@ def _sections(evaluation: Evaluation) -> Iterator[Section]:
 def ranked_report(evaluation: RankedEvaluation, run: Mapping[str, Any]) -> Report:
     """Build the report of an evaluation of several labels at once."""
     labels = [
-        {
-            "label": figures.label,
-            "index": figures.index,
-            "count": figures.count,
-            "average_precision": figures.average_precision,
-            "predicted": figures.predicted,
-            "correct": figures.correct,
-            "precision": figures.precision,
-            "recall": figures.recall,
-        }
-        for figures in evaluation.labels
+        _label_values(each, average_precision=each.average_precision) for each in evaluation.labels
     ]
     document = {
         "count": evaluation.count,
         "mean_average_precision": evaluation.mean_average_precision,
         "labels": labels,
-        "unknown": [asdict(unknown) for unknown in evaluation.unknown],
-        "errors": [
-            {"path": as_written(record.path), "error": record.error} for record in evaluation.errors
-        ],
+        **_left_out(evaluation),
         "run": dict(run),
     }
     return Report(document, labels, lambda width: list(_ranked_sections(evaluation)))
