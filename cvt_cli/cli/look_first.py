@@ -98,7 +98,7 @@ def print_order(labels: str, format_: str | None, wanted: OrderOptions, *, quiet
 
 
 def _paths_in(path: Path) -> set[str]:
-    from cvt_cli.output.rows import read_rows
+    from cvt_cli.output.read_back import read_rows
 
     return {as_written(each.path) for each in read_rows(path) if each.error is None}
 
