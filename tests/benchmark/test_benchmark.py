@@ -513,7 +513,7 @@ def test_openvino_computes_the_same_for_every_shape() -> None:
     [
         ("transformers", {}, "cuda", "bfloat16", ""),
         ("transformers", {"hidden_act": "quick_gelu"}, "cpu", "float32", "no quick_gelu"),
-        ("transformers", {"depth": (1, 1, 3)}, "cpu", "float32", "another network"),
+        ("transformers", {"depth": (1, 1, 3)}, "cpu", "float32", "different network"),
         (
             *("transformers", {"qkv_projection_method": ("dw_bn", "dw_bn", "avg")}),
             *("cpu", "float32", "dw_bn projections only"),

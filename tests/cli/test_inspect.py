@@ -387,7 +387,7 @@ def test_plot_without_matplotlib(run_cvt: RunCvt) -> None:
         (["-o", "broken/config.json"], 2, "exists; --overwrite"),
         (["a", "b"], 2, "one model at a time"),
         (["a", "--diff"], 2, "two models, not 1"),
-        (["--labels", "--compare"], 2, "each stand alone"),
+        (["--labels", "--compare"], 2, "combined with other views"),
         (["--plot", "a.png"], 2, "needs --compare"),
         (["--compare", "--plot", "a.gif"], 2, "not a picture"),
         (["--offline", "--labels"], 3, "and offline"),

@@ -119,7 +119,7 @@ def test_what_a_spreadsheet_has_saved(text: str, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ("path,label,score,error\ncaf\u00e9.jpg,cat,0.5,\n".encode("cp1252"), "it is not UTF-8; a"),
+        ("path,label,score,error\ncaf\u00e9.jpg,cat,0.5,\n".encode("cp1252"), "not UTF-8; in"),
         (b"path,label,score,error\na.jpg,cat,much,\n", "row 2: 'much' is no score"),
         (b"a;b\n1;2\n", "it has no columns"),
     ],

@@ -128,5 +128,5 @@ def test_an_object_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_another_file_is_refused(document: bytes) -> None:
-    with pytest.raises(ValueError, match=r"JSON|not a record|cut off|nested|utf-8"):
+    with pytest.raises(ValueError, match=r"JSON|other than records|cut off|nested|utf-8"):
         list(parse(io.BytesIO(document)))

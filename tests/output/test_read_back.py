@@ -44,7 +44,7 @@ def prediction(**changes: object) -> dict[str, Any]:
 def test_wrong_types(record: dict[str, Any], format_: str) -> None:
     for read in ("documents", "read"):
         text = json.dumps(record) if format_ == "jsonl" else f"[\n  {json.dumps(record)}\n]"
-        with pytest.raises(ValueError, match=r"not a record|not Unicode text"):
+        with pytest.raises(ValueError, match=r"other than records|not Unicode text"):
             list(getattr(writer_class(format_), read)(io.BytesIO(text.encode() + b"\n")))
 
 
@@ -61,7 +61,7 @@ def test_wrong_types_in_parquet() -> None:
         file = io.BytesIO()
         columns = {"path": ["a"], "label": ["x"], "score": [0.5], "error": ["x"], column: values}
         pq.write_table(pa.table(columns), file)
-        with pytest.raises(ValueError, match="not a record"):
+        with pytest.raises(ValueError, match="other than records"):
             list(writer_class("parquet").documents(file))  # type: ignore[attr-defined]
 
 
