@@ -146,12 +146,14 @@ class RunCvt:
         *arguments: object,
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
+        first: str = "",
         **options: Any,
     ) -> subprocess.Popen[str]:
         """Start the command and leave it running, for tests that interrupt it or feed it.
 
         Its three streams are text pipes unless `options` for `Popen` say otherwise. A value of
-        None in `env` takes a variable away.
+        None in `env` takes a variable away. Its process runs the code `first`, to be another
+        user's, say, before it is the command.
         """
         wanted = {
             name: value for name, value in {**self.env, **(env or {})}.items() if value is not None
@@ -161,9 +163,14 @@ class RunCvt:
         text = {"encoding": "utf-8", "errors": "surrogateescape"}
         options = {**text, **streams, **options}
         if self.server and self.server.can_start(wanted, options):
-            return self.server.start(command, wanted, cwd or self.cwd, **options)
-        # What runs the tests in the background may have had them ignore Ctrl-C.
-        options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+            return self.server.start(command, wanted, cwd or self.cwd, first=first, **options)
+
+        def before() -> None:
+            # What runs the tests in the background may have had them ignore Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            exec(first, {})
+
+        options.setdefault("preexec_fn", before)
         return subprocess.Popen(command, env=wanted, cwd=cwd or self.cwd, **options)
 
     def __call__(

@@ -29,7 +29,10 @@ from typing import Any
 # Read by the command each time that it runs, or when it imports what the server has not imported.
 # All others may have been read by the server, or by its Python, as it started.
 READ_LATE = frozenset(
-    ("COLUMNS", "COMP_CWORD", "COMP_WORDS", "HOME", "LINES", "NO_COLOR", "TERM", "TMPDIR", "TZ")
+    {
+        *("COLUMNS", "COMP_CWORD", "COMP_WORDS", "HOME", "LINES", "NO_COLOR", "TERM", "TMPDIR"),
+        *("PYTHONDONTWRITEBYTECODE", "TZ"),
+    }
 )
 READ_LATE_PREFIXES = ("_CVT_", "AWS_", "CVT_", "HF_", "HUGGING", "RAY_")
 # Read by a reader's Python as it starts.
@@ -102,11 +105,13 @@ class ForkServer:
         env: Mapping[str, str],
         cwd: Path,
         code: str | None = None,
+        *,
+        first: str = "",
         **options: Any,
     ) -> "Fork":
         """Start the script, or this code as `python -c` does; `options` are `Popen`'s for streams
-        and text."""
-        return Fork(self.address, code, arguments, env=env, cwd=cwd, **options)
+        and text. `first` is code in place of its `preexec_fn`."""
+        return Fork(self.address, code, arguments, first=first, env=env, cwd=cwd, **options)
 
     def close(self) -> None:
         """End it. What it has started goes on."""
@@ -119,8 +124,10 @@ class Fork(subprocess.Popen[Any]):
     """A `Popen` of what the server at an address starts: a child of the server's, not of this
     process."""
 
-    def __init__(self, address: str, code: str | None, *arguments: Any, **options: Any) -> None:
-        self._address, self._code = address, code
+    def __init__(
+        self, address: str, code: str | None, *arguments: Any, first: str = "", **options: Any
+    ) -> None:
+        self._address, self._code, self._first = address, code, first
         super().__init__(*arguments, **options)
 
     def _execute_child(  # type: ignore[override]
@@ -148,6 +155,7 @@ class Fork(subprocess.Popen[Any]):
         what = {
             "arguments": [os.fsdecode(argument) for argument in args],
             "code": self._code,
+            "first": self._first,
             "env": dict(env),
             "cwd": os.fspath(cwd),
             "files": [0, 1, 2, *pass_fds],
@@ -314,16 +322,21 @@ def _become(what: Mapping[str, Any], files: Sequence[int]) -> ModuleType:
     for number, file in zip(what["files"], moved, strict=True):
         os.dup2(file, number)
         os.close(file)
+    os.environ.clear()
+    os.environ.update(what["env"])
+    time.tzset()
+    tempfile.tempdir = None
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    os.chdir(what["cwd"])
+    if what["first"]:
+        exec(what["first"], {})
+        if _processes in sys.modules:  # which those that it starts inherit
+            vars(sys.modules[_processes])["subprocess"] = subprocess
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old = getattr(sys, name)
         new = _text_stream(number, name, old.encoding, old.errors)
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
-    os.environ.clear()
-    os.environ.update(what["env"])
-    time.tzset()
-    tempfile.tempdir = None
-    os.chdir(what["cwd"])
     sys.argv = what["arguments"]
     module = ModuleType("__main__")
     module.__builtins__ = __builtins__  # type: ignore[attr-defined]
@@ -336,9 +349,12 @@ def _become(what: Mapping[str, Any], files: Sequence[int]) -> ModuleType:
 
 
 def _text_stream(number: int, name: str, encoding: str, errors: str) -> Any:
-    """A standard stream as Python opens it."""
+    """A standard stream as Python opens it; None if it is closed."""
     mode = "w" if number else "r"
-    binary: Any = open(number, f"{mode}b", closefd=False)  # noqa: SIM115
+    try:
+        binary: Any = open(number, f"{mode}b", closefd=False)  # noqa: SIM115
+    except OSError:
+        return None
     stream: Any = io.TextIOWrapper(
         binary, encoding, errors, "\n", line_buffering=number == 2 or binary.isatty()
     )
@@ -357,9 +373,10 @@ if __name__ == "__main__":
     else:
         sys.path[0] = ""
     _import(_about["imports"])
-    if _about["readers"] is not None and "cvt_cli.images.reader_processes" in sys.modules:
-        _pool: Any = sys.modules["cvt_cli.images.reader_processes"]
-        _pool.subprocess = reading_by(lambda: _about["readers"], dict(os.environ))
+    _processes = "cvt_cli.images.reader_processes"
+    if _about["readers"] is not None and _processes in sys.modules:
+        _forking = reading_by(lambda: _about["readers"], dict(os.environ))
+        vars(sys.modules[_processes])["subprocess"] = _forking
     if sys.platform == "linux":  # a fork has none of the other threads, and all of their locks
         assert len(os.listdir("/proc/self/task")) == 1
     gc.collect()

@@ -113,3 +113,18 @@ def test_what_a_fork_can_not_be_is_started(starts: tuple[RunCvt, RunCvt]) -> Non
     without = {name: value for name, value in forked.env.items() if name != "OMP_NUM_THREADS"}
     assert not server.can_start(without, {})
     assert not server.can_start(forked.env, {"preexec_fn": os.getpid})
+
+
+def test_runs_first_what_is_to_be_run_first(tmp_path: Path) -> None:
+    run = RunCvt(tmp_path, "http://127.0.0.1:9")
+    run.script = tmp_path / "about"
+    about = "import os, sys; print(os.getpgrp() == os.getpid(), os.getcwd(), sys.stdin)"
+    run.script.write_text(f"#!{sys.executable}\n{about}")
+    run.script.chmod(0o755)
+    server = ForkServer((), run.env, run.script)
+    first = "import os; os.setsid(); os.chdir('..'); os.close(0)"
+    said = []
+    for run.server in (None, server):
+        said.append(run.start(first=first).communicate()[0])
+    server.close()
+    assert said == [f"True {tmp_path.parent} None\n"] * 2

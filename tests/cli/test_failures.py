@@ -1,6 +1,5 @@
 """Each failure is one clear line on stderr and an exit code, through the installed command."""
 
-import ctypes
 import errno
 import json
 import os
@@ -119,7 +118,7 @@ def test_a_current_folder_that_is_gone(run_cvt: RunCvt, cat: Path) -> None:
     (cat.parent / "gone").mkdir()
     process = run_cvt.start(
         *("classify", cat, "-m", "cvt-tiny-cifar10"),
-        preexec_fn=lambda: (os.chdir("gone"), os.rmdir("../gone")),
+        first="import os; os.chdir('gone'); os.rmdir('../gone')",
     )
     out, err = process.communicate(timeout=300)
     done = Completed(process.args, process.returncode, out, err)
@@ -148,12 +147,21 @@ def test_a_name_that_looks_like_an_option(run_cvt: RunCvt, cat: Path) -> None:
     check_line(run_cvt("classify", "-dash.jpg"), 2, "(see cvt classify --help)")
 
 
-def as_anybody() -> None:
-    """Root without its leave to open everything, for a process that is about to start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if os.geteuid() == 0:
-        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+# Root without its leave to open everything, CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: neither what
+# runs this nor what it starts.
+AS_ANYBODY = """
+import ctypes, os
+
+if os.geteuid() == 0:
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):
+        assert libc.prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP
+    version, held = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(version, held) == 0
+    for kind in (0, 1):  # effective and permitted
+        held[kind] &= ~0b110
+    assert libc.capset(version, held) == 0
+"""
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,7 @@ def test_a_folder_that_is_not_for_this_user(
 ) -> None:
     (cat.parent / "private").mkdir(mode=mode)
     (cat.parent / "labels.csv").write_text("path,label,score,error\ncat.jpg,cat,0.5,\n")
-    process = run_cvt.start(*arguments.split(), preexec_fn=as_anybody)
+    process = run_cvt.start(*arguments.split(), first=AS_ANYBODY)
     out, err = process.communicate(timeout=300)
     done = Completed(process.args, process.returncode, out, err)
     check_line(done, 2, "private", "permission denied")
@@ -197,7 +205,7 @@ def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: P
             *("-m", "cvt-tiny-cifar10", "-o", "x.json"),
             # Python would cut its own caches of modules, too.
             env={"PYTHONDONTWRITEBYTECODE": "1"},
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
+            first="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))",
         )
         out, err = process.communicate(timeout=300)
         done = Completed(process.args, process.returncode, out, err)
@@ -586,7 +594,7 @@ def test_ctrl_c_is_not_for_what_runs_in_the_background(
     """A shell's `cvt … &` within a script."""
     process = run_cvt.start(
         *("classify", "-", "-m", tiny_cvt(), "-o", "x.jsonl"),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        first="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
     )
     with process:
         wait_for(run_cvt.cwd / "x.jsonl.part", 0, process)
@@ -637,7 +645,7 @@ def test_no_message_is_worth_a_run(
     os.close(ours)
     process = run_cvt.start(
         "classify", cat, cat, "missing.jpg", "-m", tiny_cvt(), "-o", "x.csv", "--progress",
-        stderr=theirs, env={"PYTHONUNBUFFERED": "1" if gone == "reader" else ""},
+        stderr=theirs, env={"PYTHONUNBUFFERED": "1"} if gone == "reader" else {},
     )  # fmt: skip
     os.close(theirs)
     assert process.communicate(timeout=300) == ("", None)
@@ -660,7 +668,7 @@ def test_a_stream_that_is_closed(
     """As by `>&-`: the next file that is opened would get its number."""
     process = run_cvt.start(
         *("classify", cat, *(["-"] if closed == 0 else []), "-m", tiny_cvt(), "-o", "x.csv"),
-        preexec_fn=lambda: os.close(closed),
+        first=f"import os; os.close({closed})",
     )
     out, err = process.communicate(timeout=300)
     assert process.returncode == (1 if closed == 0 else 0), err
@@ -676,7 +684,7 @@ def test_a_stream_that_is_closed(
     "arguments", ["classify cat.jpg -m cvt-tiny-cifar10", "models", "--version", "--help"]
 )
 def test_results_for_a_closed_standard_output(arguments: str, run_cvt: RunCvt, cat: Path) -> None:
-    process = run_cvt.start(*arguments.split(), preexec_fn=lambda: os.close(1))
+    process = run_cvt.start(*arguments.split(), first="import os; os.close(1)")
     _, err = process.communicate(timeout=300)
     said = "cvt: error: can't write: standard output is closed\n"
     assert (process.returncode, err) == (4, said)

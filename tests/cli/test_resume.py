@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -225,7 +224,7 @@ def test_a_full_disk(
         encoding=None,
         errors=None,
         env={"PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        first=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))",
     )
     out, said = process.communicate(listed(images), timeout=120)
     assert process.returncode == 4

@@ -19,7 +19,7 @@ from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.output import open_text, writer_class
 from cvt_cli.output.journal import Journal
 from cvt_cli.records import Prediction, Record, RecordShape
-from tests.cli.test_failures import as_anybody
+from tests.cli.test_failures import AS_ANYBODY
 from tests.conftest import RunCvt
 
 SHAPE = RecordShape(top_k=2)
@@ -216,7 +216,7 @@ def test_a_folder_that_is_not_for_this_user_is_named(
     save(tmp_path / "labels.csv", records)
     (tmp_path / "sorted/cat").mkdir(parents=True)
     (tmp_path / "sorted/cat").chmod(0o500)
-    process = run_cvt.start("sort", "labels.csv", "sorted", preexec_fn=as_anybody)
+    process = run_cvt.start("sort", "labels.csv", "sorted", first=AS_ANYBODY)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.count("sorted/cat can't be written: permission denied\n") == 2
@@ -224,7 +224,7 @@ def test_a_folder_that_is_not_for_this_user_is_named(
     (tmp_path / "sorted/cat").chmod(0o700)
     shutil.rmtree(tmp_path / "sorted/dog")
     (tmp_path / "sorted").chmod(0o500)
-    process = run_cvt.start("sort", "labels.csv", "sorted", preexec_fn=as_anybody)
+    process = run_cvt.start("sort", "labels.csv", "sorted", first=AS_ANYBODY)
     _, err = process.communicate(timeout=300)
     (tmp_path / "sorted").chmod(0o700)
     assert (process.returncode, err) == (

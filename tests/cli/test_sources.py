@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cvt_cli.records import as_written
-from tests.cli.test_failures import as_anybody
+from tests.cli.test_failures import AS_ANYBODY
 from tests.conftest import RunCvt
 from tests.images.test_decode import png
 from tests.images.test_network import Server, s3, server  # noqa: F401 (fixtures)
@@ -212,7 +212,7 @@ def test_a_folder_that_a_pattern_can_not_search(
         (folder / "p" / name).mkdir(parents=True)
         (folder / "p" / name / "a.jpg").write_bytes(jpeg())
     (folder / "p/q").chmod(0)
-    process = run_cvt.start("classify", pattern, "-m", "cvt-tiny-cifar10", preexec_fn=as_anybody)
+    process = run_cvt.start("classify", pattern, "-m", "cvt-tiny-cifar10", first=AS_ANYBODY)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     lines = out.splitlines()
@@ -250,7 +250,7 @@ def test_what_is_said_of_a_list(folder: Path, run_cvt: RunCvt, model: Path) -> N
 def test_standard_input_that_is_closed(run_cvt: RunCvt) -> None:
     process = run_cvt.start(
         *("classify", "--files-from", "-", "-m", "cvt-tiny-cifar10"),
-        preexec_fn=lambda: os.close(0),
+        first="import os; os.close(0)",
     )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2
