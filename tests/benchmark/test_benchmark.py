@@ -521,7 +521,7 @@ def test_openvino_computes_the_same_for_every_shape() -> None:
         ("openvino", {"hidden_act": "quick_gelu"}, "cpu", "float32,bfloat16,float16", ""),
         ("openvino", {}, "cuda", "float32", "on the CPU, not on cuda"),
         ("onnxruntime", {"depth": (1, 1, 1)}, "cpu", "float32", ""),
-        ("onnxruntime", {}, "cpu", "float32,bfloat16", "no bfloat16"),
+        ("onnxruntime", {}, "cpu", "float32,bfloat16", "does not support bfloat16"),
     ],
 )
 def test_what_a_peer_can_run(
