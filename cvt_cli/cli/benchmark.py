@@ -156,7 +156,7 @@ def benchmark(
     format_ = report.pick_format()
     check_new(plot, report.overwrite, instead="name a picture")
     if plot is not None:
-        from cvt_cli.inspection.families import check_plot_file
+        from cvt_cli.cli.plot_file import check_plot_file
 
         check_plot_file(plot)
     if cases.baseline is not None:

@@ -115,7 +115,7 @@ def classify_on_cluster(settings: GlobalOptions, target: Target, wanted: Classif
     from cvt_cli.distributed.layout import Workers
     from cvt_cli.distributed.part_folder import PartFolder
     from cvt_cli.distributed.parts import parts_of
-    from cvt_cli.distributed.resumption import left_of
+    from cvt_cli.distributed.parts_left import left_of
     from cvt_cli.inference.conditions import Conditions
     from cvt_cli.inference.label_groups import groups_of
     from cvt_cli.inference.labels import pick_indexes

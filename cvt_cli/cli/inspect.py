@@ -116,7 +116,7 @@ def inspect(
     format_ = report.pick_format()
     check_new(show.plot, report.overwrite, instead="name a picture")
     if show.plot is not None:
-        from cvt_cli.inspection.families import check_plot_file
+        from cvt_cli.cli.plot_file import check_plot_file
 
         check_plot_file(show.plot)
 

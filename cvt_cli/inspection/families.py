@@ -2,18 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from cvt_cli.checkpoint.catalog import PUBLISHED
-from cvt_cli.errors import UsageError
 from cvt_cli.model.cost import Cost, count_cost
-from cvt_cli.system.extras import install_hint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 CVT_PAPER = "arXiv 2103.15808"
 COUNTED = "counted"
 
@@ -146,26 +142,12 @@ def counted_row(name: str, cost: Cost) -> Row:
     )
 
 
-def check_plot_file(path: Path) -> None:
-    """Check that a plot can be drawn, before anything else is done.
-
-    Raises:
-        UsageError: if matplotlib is missing, or the suffix is none of `PLOT_SUFFIXES`.
-    """
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"{path}: not a picture", hint=f"one of {', '.join(PLOT_SUFFIXES)}")
-    try:
-        import matplotlib as _  # noqa: F401
-    except ImportError:
-        raise UsageError("--plot needs matplotlib", hint=install_hint("plot")) from None
-
-
 def plot_families(rows: Iterable[Row], file: BinaryIO, format_: str) -> None:
     """Draw accuracy over multiply-adds, the paper's claim as a picture. Rows without accuracy are
     left out; a hollow mark is a model that was pre-trained on more than ImageNet-1k.
 
     Args:
-        format_: one of `PLOT_SUFFIXES`.
+        format_: a suffix that matplotlib knows.
 
     Raises:
         OSError: if the disk is full.

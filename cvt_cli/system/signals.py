@@ -1,4 +1,7 @@
-"""Signals that end the run: Ctrl-C, SIGTERM."""
+"""Ways to take Ctrl-C and SIGTERM: later, once, or in the middle of foreign code.
+
+What a run then keeps and says is in `cli/run.py`, its exit code in `cli/app.py`.
+"""
 
 import math
 import signal

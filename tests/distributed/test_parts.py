@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from cvt_cli.distributed.folders import open_folder
 from cvt_cli.distributed.part_folder import RUN, SUCCESS, PartFolder
 from cvt_cli.distributed.parts import Part, parts_of
-from cvt_cli.distributed.resumption import _inputs, known_inputs, left_of
+from cvt_cli.distributed.parts_left import _inputs, known_inputs, left_of
 from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.images.source import Bytes, Source, failing
 from cvt_cli.output import writer_class

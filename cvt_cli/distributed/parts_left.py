@@ -1,4 +1,4 @@
-"""Resumption: what an interrupted run still has to do."""
+"""The parts that an interrupted run on a cluster has left to do."""
 
 import re
 import warnings

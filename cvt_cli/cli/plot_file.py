@@ -1,0 +1,22 @@
+"""The file of `--plot`, checked before anything is computed."""
+
+from pathlib import Path
+
+from cvt_cli.errors import UsageError
+from cvt_cli.system.extras import install_hint
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def check_plot_file(path: Path) -> None:
+    """Check that a plot can be drawn, before anything else is done.
+
+    Raises:
+        UsageError: if matplotlib is missing, or the suffix is none of `PLOT_SUFFIXES`.
+    """
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"{path}: not a picture", hint=f"one of {', '.join(PLOT_SUFFIXES)}")
+    try:
+        import matplotlib as _  # noqa: F401
+    except ImportError:
+        raise UsageError("--plot needs matplotlib", hint=install_hint("plot")) from None
