@@ -1,25 +1,14 @@
 """Images in a Parquet file, which datasets keep as a column of encoded bytes."""
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.parquet_pages import pages
+from cvt_cli.images.parquet_pages import LIMITS, ROWS_OF_ANY_FILE, check_pages
 from cvt_cli.images.source import BOMB_RATIO, Bytes, Place, Source, bomb, failing, too_large
 from cvt_cli.images.spool import CHUNK, IN_MEMORY, Spool, Spooled
 from cvt_cli.system.extras import install_hint
 
-# Of a page, packed or not, in bytes. pyarrow puts a thousand images in each; a dictionary is in
-# memory beside them, and has a MiB where nobody says otherwise.
-MAX_PAGE = 2**29
-MAX_DICTIONARY = 2**27
-# Pages of photographs hardly shrink, but for small ones.
-_SMALL_PAGE = 2**22
-# Rows may be empty, and take next to no bytes.
-_ROWS_OF_ANY_FILE = 2**20
-# Of the file's description of itself: bytes of a text, and members of a list.
-_MAX_FOOTER = 2**26
-_MAX_CONTAINER = 2**18
 # Rows that are read at once.
 ROWS = 16
 # Bytes of a column in a row group, above which rows are read one by one: a dictionary may turn one
@@ -54,17 +43,17 @@ def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]
             file,
             pre_buffer=False,
             buffer_size=CHUNK,
-            thrift_string_size_limit=_MAX_FOOTER,
-            thrift_container_size_limit=_MAX_CONTAINER,
+            **LIMITS,
         ) as parquet,
     ):
         size = file.seek(0, 2)
         metadata, column = parquet.metadata, _column(parquet.schema_arrow)
-        if metadata.num_rows > max(_ROWS_OF_ANY_FILE, size):
+        if metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
             raise bomb()
         row = expanded = 0
         for group in range(parquet.num_row_groups):
-            rows = ROWS if _check_pages(file, metadata.row_group(group), column) <= SMALL else 1
+            sizes = check_pages(file, metadata.row_group(group), column.__eq__)
+            rows = ROWS if sizes.unpacked <= SMALL else 1
             for batch in parquet.iter_batches(rows, row_groups=[group], columns=[column]):
                 expanded += batch.nbytes
                 if expanded > max(max_bytes, BOMB_RATIO * size):
@@ -72,37 +61,6 @@ def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]
                 for value in batch.column(0):
                     yield _member(f"{path}::{row}", value, max_bytes)
                     row += 1
-
-
-def _check_pages(file: BinaryIO, group: Any, column: str) -> int:
-    """Return the bytes of a column in a row group, unpacked. Nothing is unpacked for it.
-
-    Raises:
-        ImageError: if a page takes far more memory than any photograph.
-    """
-    chunks = (group.column(index) for index in range(group.num_columns))
-    total = 0
-    for chunk in chunks:
-        if chunk.path_in_schema != column:
-            continue
-        # A store's client would fetch all of it twice; the memory of the process is limited.
-        if hasattr(file, "fs"):
-            total += chunk.total_uncompressed_size
-            continue
-        start = chunk.data_page_offset
-        if chunk.has_dictionary_page:
-            start = min(start, chunk.dictionary_page_offset)
-        for page in pages(file, start, chunk.total_compressed_size):
-            if page.unpacked > max(_SMALL_PAGE, BOMB_RATIO * page.packed):
-                raise bomb()
-            limit = MAX_DICTIONARY if page.is_dictionary else MAX_PAGE
-            if max(page.packed, page.unpacked) > limit:
-                raise ImageError(
-                    f"a page of {page.unpacked} bytes, more than the limit of {limit}",
-                    hint="rewrite it with smaller pages",
-                )
-            total += page.unpacked
-    return total
 
 
 def _column(schema: Any) -> str:

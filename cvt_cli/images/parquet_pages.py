@@ -5,9 +5,27 @@ own metadata says of a column chunk need not be true. The headers are in Thrift'
 of which this reads what it takes to find two numbers and the next header.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
+
+from cvt_cli.errors import ImageError
+from cvt_cli.images.source import BOMB_RATIO, bomb
+
+# Of a page, packed or not, in bytes. pyarrow puts a thousand images in each; a dictionary is in
+# memory beside them, and has a MiB where nobody says otherwise.
+MAX_PAGE = 2**29
+MAX_DICTIONARY = 2**27
+# Pages of photographs hardly shrink, but for small ones.
+_SMALL_PAGE = 2**22
+# Values of a page that takes next to no bytes, as one of nulls does.
+_VALUES_OF_ANY_PAGE = 2**22
+# Rows may be empty, and take next to no bytes.
+ROWS_OF_ANY_FILE = 2**20
+# Of the file's description of itself: bytes of a text, and members of a list.
+LIMITS = {"thrift_string_size_limit": 2**26, "thrift_container_size_limit": 2**18}
+# Bytes of a store's object that are fetched at once.
+_PIECE = 2**14
 
 # Of fields in fields, and of fields in a header.
 _MAX_DEPTH = 8
@@ -19,6 +37,8 @@ _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _M
 _INTEGERS = (_I16, _I32, _I64)
 # Numbers of the fields of a `PageHeader`.
 _TYPE, _UNPACKED, _PACKED = 1, 2, 3
+_OF_DATA, _OF_DATA_2 = 5, 8  # structs, of which this is a field:
+_COUNT = 1
 _DICTIONARY = 2  # a type of page
 
 
@@ -28,12 +48,99 @@ class Page:
 
     Attributes:
         packed, unpacked: bytes of its content in the file, and in memory.
+        values: of data, nulls included.
         is_dictionary: it has the values that others refer to.
     """
 
     packed: int
     unpacked: int
+    values: int
     is_dictionary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The size of columns in memory.
+
+    Attributes:
+        unpacked: bytes of their pages.
+        dictionaries: bytes of those with values that others refer to; a row has at most so many
+            from them.
+    """
+
+    unpacked: int
+    dictionaries: int
+
+
+def check_pages(file: BinaryIO, group: Any, is_wanted: Callable[[str], bool]) -> Sizes:
+    """Check the pages of a row group, of which nothing is unpacked for it.
+
+    Args:
+        file: seekable; it is left anywhere.
+        group: pyarrow's description of the row group.
+        is_wanted: tells whether a column is to be read, by its path in the schema.
+
+    Raises:
+        ImageError: if a page takes far more memory than any of photographs or their labels.
+        ValueError: if these are no pages.
+    """
+    if hasattr(file, "fs"):  # a store's client would fetch all of it
+        file = cast(BinaryIO, _Pieces(file))
+    unpacked = dictionaries = 0
+    for chunk in (group.column(index) for index in range(group.num_columns)):
+        if not is_wanted(chunk.path_in_schema):
+            continue
+        start = chunk.data_page_offset
+        if chunk.has_dictionary_page:
+            start = min(start, chunk.dictionary_page_offset)
+        for page in pages(file, start, chunk.total_compressed_size):
+            _check(page)
+            unpacked += page.unpacked
+            dictionaries += page.unpacked if page.is_dictionary else 0
+    return Sizes(unpacked, dictionaries)
+
+
+def _check(page: Page) -> None:
+    if page.unpacked > max(_SMALL_PAGE, BOMB_RATIO * page.packed):
+        raise bomb()
+    if page.values > max(_VALUES_OF_ANY_PAGE, BOMB_RATIO * page.packed):
+        raise bomb()
+    limit = MAX_DICTIONARY if page.is_dictionary else MAX_PAGE
+    if max(page.packed, page.unpacked) > limit:
+        raise ImageError(
+            f"a page of {page.unpacked} bytes, more than the limit of {limit}",
+            hint="rewrite it with smaller pages",
+        )
+
+
+class _Pieces:
+    """A file object that fetches small pieces of a store's object.
+
+    Args:
+        file: as fsspec opens it.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._piece, self._start, self._at = b"", 0, 0
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (self._at if whence else 0)
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        if not self._start <= self._at <= self._start + len(self._piece) - size:
+            end = min(self._at + max(size, _PIECE), self._file.size)
+            if self._at >= end:
+                return b""
+            self._piece = self._file.fs.cat_file(self._file.path, start=self._at, end=end)
+            self._start = self._at
+        data = self._piece[self._at - self._start :][:size]
+        self._at += len(data)
+        return data
 
 
 def pages(file: BinaryIO, start: int, size: int) -> Iterator[Page]:
@@ -54,7 +161,9 @@ def pages(file: BinaryIO, start: int, size: int) -> Iterator[Page]:
         packed, unpacked = fields.get(_PACKED, -1), fields.get(_UNPACKED, -1)
         if packed < 0 or unpacked < 0:
             raise ValueError("a page without a size")
-        yield Page(packed, unpacked, fields.get(_TYPE) == _DICTIONARY)
+        values = max(fields.get(_OF_DATA, 0), fields.get(_OF_DATA_2, 0))
+        is_dictionary = fields.get(_TYPE) == _DICTIONARY
+        yield Page(packed, unpacked, values, is_dictionary=is_dictionary)
         at = file.tell() + packed
 
 
@@ -66,7 +175,8 @@ class _Header:
         self._fields = 0
 
     def struct(self, depth: int = 0) -> dict[int, int]:
-        """Return the integers among the fields by number; the others are skipped."""
+        """Return the integers among the fields by number, and for a struct the first integer in it;
+        the others are skipped."""
         found: dict[int, int] = {}
         number = 0
         while kind := (head := self._byte()) & 15:
@@ -76,11 +186,13 @@ class _Header:
             number = number + (head >> 4) if head >> 4 else self._integer()
             if kind in _INTEGERS:
                 found[number] = self._integer()
+            elif kind == _STRUCT:
+                found[number] = self.struct(depth + 1).get(_COUNT, 0)
             else:
-                self._skip(kind, depth)
+                self._skip(kind)
         return found
 
-    def _skip(self, kind: int, depth: int) -> None:
+    def _skip(self, kind: int) -> None:
         if kind in (_TRUE, _FALSE):
             return
         if kind in (_BYTE, _DOUBLE):
@@ -89,8 +201,6 @@ class _Header:
             self._varint()
         elif kind == _BINARY:
             self._file.seek(self._varint(), 1)
-        elif kind == _STRUCT:
-            self.struct(depth + 1)
         else:
             # No header of a page has lists, sets or maps.
             raise ValueError("not the header of a page")

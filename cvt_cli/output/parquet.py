@@ -1,5 +1,6 @@
 """Parquet, written by pyarrow. It can't be appended to, so the journal is in JSON Lines."""
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cvt_cli.errors import ImageError
+from cvt_cli.images.parquet_pages import LIMITS, ROWS_OF_ANY_FILE, check_pages
+from cvt_cli.images.source import BOMB_RATIO, bomb
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.csv_tsv import prediction_names, prediction_pairs, shape_of
 from cvt_cli.output.embeddings import EmbeddingJournal
@@ -23,6 +27,9 @@ ROWS_PER_GROUP = 2**15
 EMBEDDINGS_PER_GROUP = 2**12
 # Records that are Python objects at a time.
 CHUNK = 1024
+# Bytes that the records of a file may take in memory, however small it is; and those of one batch.
+_ANY_FILE = 2**28
+_AT_ONCE = 2**27
 # Key in the file's metadata of the description of the run, as JSON.
 METADATA_KEY = "cvt"
 
@@ -71,7 +78,7 @@ class ParquetWriter(JsonLinesWriter):
         pairs = prediction_pairs(present)
         facts = [name for name in facts if name in present]
         names = ["path", "error", *(name for pair in pairs for name in pair), *facts]
-        for batch in _batches(parquet, [name for name in names if name in present]):
+        for batch in _batches(file, parquet, [name for name in names if name in present]):
             for row in batch.to_pylist():
                 predictions = tuple(
                     Prediction(row[label], row[score], -1)
@@ -124,7 +131,7 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
             parquet = _parquet(file)
             if not {"path", "embedding", "error"} <= set(parquet.schema_arrow.names):
                 raise ValueError("it has no columns `path`, `embedding` and `error`")
-            for batch in _batches(parquet, ["path", "embedding", "error"]):
+            for batch in _batches(file, parquet, ["path", "embedding", "error"]):
                 for row in batch.to_pylist():
                     numbers = row["embedding"]
                     vector = None if numbers is None else tuple(numbers)
@@ -143,12 +150,36 @@ def run_of(file: BinaryIO) -> dict[str, Any] | None:
 
 def _parquet(file: BinaryIO) -> pq.ParquetFile:
     with _telling("it is no Parquet file"):
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(file, **LIMITS)
 
 
-def _batches(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    file: BinaryIO, parquet: pq.ParquetFile, columns: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of these columns, as long as they take no more memory than any labels.
+
+    Raises:
+        ValueError: if they take more, or the file is damaged.
+    """
     with _telling("it is damaged"):
-        yield from parquet.iter_batches(CHUNK, columns=columns)
+        size = file.seek(0, io.SEEK_END)
+        most = max(_ANY_FILE, BOMB_RATIO * size)
+        if parquet.metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
+            raise bomb()
+        for group in range(parquet.num_row_groups):
+            sizes = check_pages(
+                file,
+                parquet.metadata.row_group(group),
+                lambda path: path.partition(".")[0] in columns,
+            )
+            rows = _AT_ONCE // max(1, sizes.dictionaries)
+            for batch in parquet.iter_batches(
+                max(1, min(CHUNK, rows)), row_groups=[group], columns=columns
+            ):
+                most -= batch.nbytes
+                if most < 0:
+                    raise bomb()
+                yield batch
 
 
 @contextmanager
@@ -158,6 +189,8 @@ def _telling(reason: str) -> Iterator[None]:
         yield
     except pa.ArrowException:
         raise ValueError(reason) from None
+    except ImageError as error:
+        raise ValueError(str(error)) from None
     except OSError as error:
         if error.errno is not None:  # of the disk
             raise

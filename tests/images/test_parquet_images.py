@@ -9,8 +9,7 @@ from PIL import Image
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.find import count_sources, find
-from cvt_cli.images.parquet_images import _check_pages
-from cvt_cli.images.parquet_pages import pages
+from cvt_cli.images.parquet_pages import check_pages, pages
 from cvt_cli.images.source import Search
 
 pa = pytest.importorskip("pyarrow", reason="needs cvt-cli[parquet]")
@@ -124,7 +123,7 @@ def test_what_the_metadata_says_of_a_chunk_is_not_believed(tmp_path):
     lying = SimpleNamespace(**facts, total_uncompressed_size=1)
     group = SimpleNamespace(num_columns=1, column=lambda index: lying)
     with open(path, "rb") as file, pytest.raises(ImageError, match="decompression bomb"):
-        _check_pages(file, group, "image")
+        check_pages(file, group, "image".__eq__)
 
 
 def test_one_image_in_endless_rows(tmp_path):
@@ -149,7 +148,7 @@ def test_rows_without_end_take_no_time(tmp_path):
 
 
 def test_a_page_that_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("cvt_cli.images.parquet_images.MAX_PAGE", 2**20)
+    monkeypatch.setattr("cvt_cli.images.parquet_pages.MAX_PAGE", 2**20)
     rows = [os.urandom(2**21)]
     path = write(tmp_path / "a.parquet", {"image": rows}, use_dictionary=False, compression="none")
     (source,) = find([path])

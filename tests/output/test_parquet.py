@@ -117,6 +117,55 @@ def test_embeddings_are_a_fixed_size_list(tmp_path: Path) -> None:
     assert table.column("error").to_pylist() == [None, "broken\nbadly", None]
 
 
+def one_label(path: Path, size: int, rows: int) -> Path:
+    """Rows that all have the same label, in a dictionary."""
+    labels = pa.DictionaryArray.from_arrays(
+        pa.array([0] * rows, pa.int32()), pa.array(["x" * size], pa.string())
+    )
+    table = pa.table({"path": list(map(str, range(rows))), "label": labels, "score": [0.5] * rows})
+    options = {"compression": "zstd", "store_schema": False, "write_statistics": False}
+    pq.write_table(table, path, dictionary_pagesize_limit=2**30, **options)
+    return path
+
+
+def peak_while_refused(path: Path) -> int:
+    """Return how much more of pyarrow's memory was ever in use than before."""
+    pools = pa.default_memory_pool(), pa.system_memory_pool()
+    before = [pool.max_memory() for pool in pools]
+    with path.open("rb") as file, pytest.raises(ValueError, match="decompression bomb"):
+        for _ in ParquetWriter.documents(file):
+            pass
+    return sum(pool.max_memory() for pool in pools) - sum(before)
+
+
+def test_labels_that_expand_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before a large one is unpacked, and when many of a small one take too much."""
+    assert peak_while_refused(one_label(tmp_path / "a.parquet", 40 * 2**20, 2)) < 2**22
+    monkeypatch.setattr(parquet, "_ANY_FILE", 2**26)
+    monkeypatch.setattr(parquet, "_AT_ONCE", 2**22)
+    many = one_label(tmp_path / "b.parquet", 2**20, 1000)
+    assert many.stat().st_size < 2**16
+    assert peak_while_refused(many) < 2**25
+    with many.open("rb") as file:
+        assert len(next(ParquetWriter.documents(file)).predictions[0].label) == 2**20
+
+
+def test_rows_without_end(tmp_path: Path) -> None:
+    columns = {name: pa.nulls(2 * 2**20, pa.string()) for name in ("path", "label", "score")}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    peak_while_refused(tmp_path / "a.parquet")
+
+
+def test_one_embedding_without_end(tmp_path: Path) -> None:
+    """A few bytes may stand for millions of equal numbers."""
+    path = tmp_path / "a.parquet"
+    zeros = pa.array([np.zeros(5 * 2**20, np.float32)])
+    pq.write_table(pa.table({"path": ["a"], "embedding": zeros, "error": [""]}), path)
+    assert path.stat().st_size < 2**16
+    with pytest.raises(ValueError, match="decompression bomb"):
+        list(ParquetEmbeddingWriter.embeddings(path))
+
+
 def test_numpy_has_a_row_for_every_input(tmp_path: Path) -> None:
     path = tmp_path / "features.npy"
     NpyWriter.convert(embeddings(), path, RecordShape(0, embedding_dim=4), run=RUN)
