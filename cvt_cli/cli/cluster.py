@@ -2,6 +2,7 @@
 
 import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,9 +20,10 @@ from cvt_cli.cli.run import NAMED_FAILURES, sum_up
 from cvt_cli.cli.run_record import command, versions
 from cvt_cli.errors import InputsError, Interrupted, UsageError
 from cvt_cli.images import find
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.standard_input import STDIN
 from cvt_cli.output import FORMATS, writer_class
-from cvt_cli.records import Record, RecordShape
+from cvt_cli.records import Record, RecordShape, as_written
 from cvt_cli.system.text import counted, visible
 
 if TYPE_CHECKING:
@@ -114,7 +116,6 @@ def classify_on_cluster(settings: GlobalOptions, target: Target, wanted: Classif
     from cvt_cli.distributed.connection import Cluster
     from cvt_cli.distributed.layout import Workers
     from cvt_cli.distributed.part_folder import PartFolder
-    from cvt_cli.distributed.parts import parts_of
     from cvt_cli.distributed.parts_left import left_of
     from cvt_cli.inference.conditions import Conditions
     from cvt_cli.inference.label_groups import groups_of
@@ -166,7 +167,7 @@ def classify_on_cluster(settings: GlobalOptions, target: Target, wanted: Classif
             "version": __version__,
             "groups": groups and groups.digest(),
         }
-        all_parts = list(parts_of(find.find(images.paths, images.search, True), PART_INPUTS))
+        all_parts, skipped = _find_parts(images)
         _check_left(all_parts, f"nothing is written to {target.folder}", errors_file)
         stack.enter_context(folder.held())
         folder.begin(description, output.resume, output.overwrite)
@@ -193,7 +194,7 @@ def classify_on_cluster(settings: GlobalOptions, target: Target, wanted: Classif
                 on_part=lambda part: folder.write(part, description),
             )
             done = facts("finished")
-            _finish(folder, done, errors_file)
+            _finish(folder, done, errors_file, parts=all_parts, skipped=skipped)
         except KeyboardInterrupt:
             done = facts("interrupted")
             folder.write_run(done)
@@ -279,6 +280,15 @@ def _errors_file(target: Target, images: Input, output: Output) -> ErrorsFile | 
     return file
 
 
+def _find_parts(images: Input) -> tuple[list["Part"], Skipped]:
+    """Deal all inputs into parts, and count what is left out of folders."""
+    from cvt_cli.distributed.parts import parts_of
+
+    skipped = Skipped()
+    found = find.find(images.paths, images.search, True, skipped=skipped)
+    return list(parts_of(found, PART_INPUTS)), skipped
+
+
 def _check_left(parts: Sequence["Part"], hint: str, errors_file: ErrorsFile | None) -> None:
     """Check that there is something to read. Raises `InputsError` if not."""
     if any(part.is_archive or part.missing() for part in parts):
@@ -290,18 +300,55 @@ def _check_left(parts: Sequence["Part"], hint: str, errors_file: ErrorsFile | No
     _nothing_read(failed, hint)
 
 
-def _finish(folder: "PartFolder", done: Mapping[str, Any], errors_file: ErrorsFile | None) -> None:
-    """Mark the folder of parts as finished.
+def _finish(
+    folder: "PartFolder",
+    done: Mapping[str, Any],
+    errors_file: ErrorsFile | None,
+    *,
+    parts: Sequence["Part"],
+    skipped: Skipped,
+) -> None:
+    """Mark the folder of parts as finished, and warn of the files that were left out.
+
+    Args:
+        parts: all of the run.
+        skipped: in folders; those in archives are counted with their parts.
 
     Raises:
         InputsError: if no input could be read. No part is kept then.
     """
+    for part in parts:
+        skipped.add(part.skipped)
+    for line in skipped.in_words():
+        warnings.warn(line, stacklevel=2)
     failed = folder.failed()
     if errors_file is not None:
-        errors_file.write(failed)
+        errors_file.write(_as_named(failed, parts))
     if done["counts"]["errors"] == done["counts"]["inputs"]:
         _nothing_read(failed, folder.give_up())
     folder.finish(done)
+
+
+def _as_named(failed: Sequence[tuple[str, str]], parts: Sequence["Part"]) -> list[tuple[str, str]]:
+    """Return path and error with whole addresses, with their passwords and signatures, which
+    records lack."""
+    # A member of an archive is named after that.
+    ends = {path: [found.start() for found in re.finditer("::|$", path)] for path, _ in failed}
+    heads = {path[:end] for path, its in ends.items() if "://" in path for end in its}
+    whole = {
+        shown: path
+        for part in parts
+        for path in part.paths
+        if "://" in path and (shown := as_written(path)) in heads
+    }
+
+    def named(path: str) -> str:
+        for end in ends[path]:
+            if path[:end] in whole:
+                return whole[path[:end]] + path[end:]
+        return path
+
+    return [(named(path), error) for path, error in failed]
 
 
 def _nothing_read(failed: Sequence[tuple[str, str]], hint: str) -> NoReturn:

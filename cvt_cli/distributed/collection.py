@@ -12,6 +12,7 @@ from cvt_cli.distributed.folders import KEPT
 from cvt_cli.distributed.parts import Part
 from cvt_cli.distributed.task_tables import Row
 from cvt_cli.errors import CvtError, ModelError, NoTemporaryFiles
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.output.csv_tsv import score_text
 from cvt_cli.records import Prediction, Record
 
@@ -87,6 +88,7 @@ class Collector:
             return
         if row["members"] is not None:
             part.size = row["members"]
+            part.skipped = Skipped.from_json(row["columns"])
         elif row["fault"] is not None:
             self._faults[row["part"], row["position"]] = row["fault"]
         else:

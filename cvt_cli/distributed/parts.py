@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import Source
 from cvt_cli.records import Record, as_written
 
@@ -22,6 +23,8 @@ class Part:
         self.records: dict[int, Record] = {}
         # Names of the images in an archive, if they had to be listed.
         self.members: list[str] | None = None
+        # Other files in an archive, once it was read.
+        self.skipped = Skipped()
         # Number of records; unknown for an archive until it was read.
         self.size = None if is_archive else len(paths)
 

@@ -17,6 +17,7 @@ from cvt_cli.errors import CvtError
 from cvt_cli.images.find import Lister, find_named
 from cvt_cli.images.pool import ReaderPool
 from cvt_cli.images.reading import DecodedImage, ImageReader
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import Search, Source, failing, one_line
 from cvt_cli.images.supervisor import BUDGET
 from cvt_cli.records import as_written
@@ -66,7 +67,8 @@ def decode_batches(
     try:
         check_version(version)
         readers = _readers(search.image_timeout)
-        sources = _sources(rows, search, places, list_members=readers.members)
+        skipped = Skipped()
+        sources = _sources(rows, search, places, list_members=readers.members, skipped=skipped)
         for batch in readers.batches(reader, sources, batch_size, columns=columns):
             yield pa.Table.from_pylist(
                 [_image_row(*places[done + i], image) for i, image in enumerate(batch)],
@@ -75,7 +77,8 @@ def decode_batches(
             done += len(batch)
         if rows[0]["position"] is None:
             size = {"part": rows[0]["part"], "path": NO_PATH, "members": done}
-            yield pa.Table.from_pylist([size], IMAGE_SCHEMA)
+            end = {**size, "columns": skipped.to_json()}
+            yield pa.Table.from_pylist([end], IMAGE_SCHEMA)
     # Decoding handles errors of images; other errors are the machine's, or ours.
     except Exception as error:
         if isinstance(error, CvtError):  # it may be theirs
@@ -92,8 +95,10 @@ def _sources(
     places: list[tuple[int, int]],
     *,
     list_members: Lister,
+    skipped: Skipped,
 ) -> Iterator[Source]:
-    """Yield the sources that a task reads. Appends part and position of each to `places`."""
+    """Yield the sources that a task reads. Appends part and position of each to `places`, and
+    counts what an archive has besides."""
     if not rows[0]["archive"]:
         for row in rows:
             path = os.fsdecode(row["path"])
@@ -103,7 +108,7 @@ def _sources(
     part, path = rows[0]["part"], os.fsdecode(rows[0]["path"])
     wanted = {row["position"] for row in rows if row["position"] is not None}
     end = max(wanted) + 1 if wanted else None
-    found = find_named(path, search, list_members=list_members)
+    found = find_named(path, search, list_members=list_members, skipped=skipped)
     for position, source in enumerate(islice(found, end)):
         if not wanted or position in wanted:
             places.append((part, position))

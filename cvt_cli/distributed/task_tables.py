@@ -22,7 +22,8 @@ INPUT_SCHEMA = pa.schema(
 )
 # An input to do: a row of `INPUT_SCHEMA`.
 Row = tuple[int, int | None, str, bool]
-# One row says how many members an archive has: its `members` is not null.
+# One row says how many members an archive has: its `members` is not null, and its `columns` counts
+# the files that are no images; see `Skipped`.
 IMAGE_SCHEMA = pa.schema(
     [
         ("part", pa.int64()),

@@ -17,6 +17,7 @@ from cvt_cli.images import names
 from cvt_cli.images.folder_walk import FolderWalk, local_file
 from cvt_cli.images.name_list import list_start, read_names, why_no_list
 from cvt_cli.images.shard import Shard, key_of
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import (
     IMAGE_SUFFIXES,
     Filter,
@@ -59,6 +60,7 @@ def find(
     *,
     shard: Shard | None = None,
     list_members: Lister | None = None,
+    skipped: Skipped | None = None,
 ) -> Iterator[Source]:
     """Find the images behind the inputs, and yield them in order, as they are found.
 
@@ -81,20 +83,35 @@ def find(
         shard: only what is dealt to it. An archive that can only be read from end to end is dealt
             whole, and is not opened if it is another's.
         list_members: lists archives; None for this process itself.
+        skipped: counts what is left out, for the caller to tell; None for a warning at the end.
     """
     inputs = tuple(inputs)
-    finder = _Finder(search, whole_archives=whole_archives, shard=shard, list_members=list_members)
+    finder = _Finder(
+        search,
+        whole_archives=whole_archives,
+        shard=shard,
+        list_members=list_members,
+        skipped=skipped,
+    )
     stream = finder.all(inputs)
     stream = _once(stream, tell=True) if _may_repeat(inputs, search) else stream
     return shard.take(stream) if shard is not None else stream
 
 
 def find_named(
-    path: str, search: Search = _EVERYTHING, *, list_members: Lister | None = None
+    path: str,
+    search: Search = _EVERYTHING,
+    *,
+    list_members: Lister | None = None,
+    skipped: Skipped | None = None,
 ) -> Iterator[Source]:
     """Find one of the sources of an earlier `find` again, maybe on another machine: the file of
-    exactly that name, or the images in that archive."""
-    return _Finder(search, list_members=list_members).named(path)
+    exactly that name, or the images in that archive.
+
+    Args:
+        list_members, skipped: as in `find`.
+    """
+    return _Finder(search, list_members=list_members, skipped=skipped).named(path)
 
 
 def count_sources(
@@ -161,7 +178,7 @@ class _Finder:
             takes as long as reading it.
         whole_archives: do not look into archives.
         shard: whose sources are wanted. All of them have a key then, unless it wants them all.
-        list_members: as in `find`.
+        list_members, skipped: as in `find`.
     """
 
     def __init__(
@@ -172,6 +189,7 @@ class _Finder:
         *,
         shard: Shard | None = None,
         list_members: Lister | None = None,
+        skipped: Skipped | None = None,
     ) -> None:
         self._search = search
         self._counting = counting
@@ -180,6 +198,9 @@ class _Finder:
         self._list_members = list_members
         self._root = ""  # the keys of sources are relative to it
         self._filter = Filter(search)
+        self._is_told = not counting and skipped is None
+        if skipped is not None:
+            self._filter.skipped = skipped
         self._walk = FolderWalk(search, self._filter, counting=counting)
 
     def all(self, inputs: Sequence[str]) -> Iterator[Source]:
@@ -187,7 +208,7 @@ class _Finder:
             yield from self._typed(path)
         if self._search.files_from is not None:
             yield from self._listed(self._search.files_from)
-        if not self._counting:
+        if self._is_told:
             for line in self._filter.skipped.in_words():
                 warnings.warn(line, stacklevel=2)
 
@@ -269,16 +290,19 @@ class _Finder:
         elif address and not os.path.lexists(path):
             yield from self._remote(path, address[1].lower())
         elif os.path.isdir(path):
-            reason = self._filter.without_images("a folder")
-            yield from _or_failing(self._walk.walk(path), path, reason)
-            if self._walk.passed_over and not self._counting:
-                warnings.warn(
-                    f"{path} contains archives, which are skipped: to read them, name them, like "
-                    f"{self._walk.passed_over}",
-                    stacklevel=2,
-                )
+            yield from self._folder(path, self._walk.walk(path))
         else:
             yield from self._file(path)
+
+    def _folder(self, path: str, walk: Iterator[Source]) -> Iterator[Source]:
+        self._walk.passed_over = ""
+        yield from _or_failing(walk, path, self._filter.without_images("a folder"))
+        if self._walk.passed_over and not self._counting:
+            warnings.warn(
+                f"{masked(path)} contains archives, which are skipped: to read them, name them, "
+                f"like {self._walk.passed_over}",
+                stacklevel=2,
+            )
 
     def _file(self, path: str) -> Iterator[Source]:
         kind = kind_of_archive(path)
@@ -376,8 +400,8 @@ class _Finder:
             yield from self._archive(url, kind, StoreStream(store), seekable=False)
         # Asking for each of many photographs whether it is a folder would take too long.
         elif not url.lower().endswith(IMAGE_SUFFIXES) and (url.endswith("/") or store.is_folder()):
-            reason = self._filter.without_images("a folder")
-            yield from _or_failing(store.walk(self._filter, self._search.recursive), url, reason)
+            walk = store.walk(self._filter, self._search.recursive, self._walk)
+            yield from self._folder(url, walk)
         else:
             yield Source(url, StoreFile(store, store.path))
 

@@ -27,13 +27,14 @@ class FolderWalk:
         counting: nobody is going to open what is found, nor is told of what is left out.
 
     Attributes:
+        is_counting: as `counting`.
         passed_over: an archive that the latest walk has passed over; empty for none.
     """
 
     def __init__(self, search: Search, wanted: Filter, *, counting: bool) -> None:
         self._search = search
         self._filter = wanted
-        self._counting = counting
+        self.is_counting = counting
         self.passed_over = ""
 
     def walk(self, top: str) -> Iterator[Source]:
@@ -82,7 +83,7 @@ class FolderWalk:
         except OSError as problem:
             error = problem
         found.sort()
-        if not self._counting:
+        if not self.is_counting:
             self._filter.skipped.add_pairs([name for name in found if name not in folders])
         for name in found:
             path = os.path.join(folder, name)
@@ -92,22 +93,30 @@ class FolderWalk:
 
     def _wants(self, entry: os.DirEntry[str], relative: str) -> bool:
         """Tell whether to take a file, and note why not."""
-        name = entry.name
-        if self._filter.wants_file(name, relative):
+        if self._filter.wants_file(entry.name, relative):
             return True
+        self.note(entry.path, entry.name, relative)
+        return False
+
+    def note(self, path: str, name: str, relative: str) -> None:
+        """Count a file that is left out, by the reason.
+
+        Args:
+            relative: its path below what is searched, with slashes.
+        """
         is_archive = kind_of_archive(name) not in _NO_ARCHIVE
         if is_archive and self._filter.wants_folder(name, relative):
-            self.passed_over = entry.path
+            self.passed_over = path
         elif self._filter.is_junk(name):
-            self.leave(entry.path)
-        elif not is_archive and not self._counting and self._filter.is_unknown(name, relative):
+            self.leave(path)
+        elif not is_archive and not self.is_counting and self._filter.is_unknown(name, relative):
             self._filter.skipped.add_file(name)
-        return False
 
     def leave(self, path: str, is_folder: bool = False) -> None:
         """Count what is left out for its name only."""
-        if not self._counting:
-            self._filter.skipped.add_junk(path, is_folder)
+        if not self.is_counting:
+            files = sum(len(names) for *_, names in os.walk(path)) if is_folder else 1
+            self._filter.skipped.add_junk(path, files)
 
 
 def local_file(path: str, search: Search) -> Source:

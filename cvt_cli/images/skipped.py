@@ -1,5 +1,6 @@
 """Files that a search of folders leaves out, and the warnings about them."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -49,13 +50,12 @@ class Skipped:
         """Count a file that is not an image, by its suffix."""
         self._by_suffix[os.path.splitext(name)[1]] += 1
 
-    def add_junk(self, path: str, is_folder: bool = False) -> None:
-        """Count a file or folder that is left out for its name."""
+    def add_junk(self, path: str, files: int = 1) -> None:
+        """Count a file, or the files in a folder, that is left out for its name."""
         if path in self._left:  # a pattern may find it more than once
             return
         self._left.add(path)
         name = os.path.basename(path)
-        files = sum(len(names) for *_, names in os.walk(path)) if is_folder else 1
         if files:
             self._junk[name] += files
 
@@ -67,6 +67,17 @@ class Skipped:
         """Count what another search has counted."""
         self._by_suffix += other._by_suffix
         self._junk += other._junk
+
+    def to_json(self) -> str:
+        """Return what `add` takes of it, for another machine."""
+        return json.dumps([self._by_suffix, self._junk])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Skipped":
+        """Read what `to_json` returns."""
+        skipped = cls()
+        skipped._by_suffix, skipped._junk = map(Counter, json.loads(text))
+        return skipped
 
     def add_pairs(self, names: list[str]) -> None:
         """Count the pictures of a folder that are to be read both as a raw file and as another."""

@@ -5,10 +5,12 @@ A server may send anything, late or never: size and time are bounded.
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images.folder_walk import FolderWalk
 from cvt_cli.images.retries import T, with_retries
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import Spool
@@ -107,9 +109,13 @@ class Store:
         found: list[str] = self._try(lambda: self._fs.glob(self.path))
         return sorted(path for path in found if not path.rsplit("/", 1)[-1].startswith("."))
 
-    def walk(self, wanted: Filter, recursive: bool) -> Iterator[Source]:
+    def walk(self, wanted: Filter, recursive: bool, left_out: FolderWalk) -> Iterator[Source]:
         """Yield the images below this address, sorted within each folder. A folder that can't be
-        listed is a `Source` that fails."""
+        listed is a `Source` that fails.
+
+        Args:
+            left_out: counts what is left out.
+        """
         top = self.path.rstrip("/")
         folders = [top]
         while folders:
@@ -119,16 +125,29 @@ class Store:
             except ImageError as error:
                 yield failing(self._url if folder == top else self.url(folder), error)
                 continue
-            inner = []
+            inner, images = [], []
             for path, is_folder in entries:
                 name = path.rsplit("/", 1)[-1]
                 relative = path.removeprefix(top).lstrip("/")
                 if not is_folder:
                     if wanted.wants_file(name, relative):
+                        images.append(name)
                         yield self.source(path)
+                    else:
+                        left_out.note(self.url(path), name, relative)
                 elif recursive and wanted.wants_folder(name, relative):
                     inner.append(path)
+                elif recursive and wanted.is_junk(name) and not left_out.is_counting:
+                    wanted.skipped.add_junk(self.url(path), self._count(path))
+            if not left_out.is_counting:
+                wanted.skipped.add_pairs(images)
             folders += reversed(inner)
+
+    def _count(self, folder: str) -> int:
+        """Count the files below a folder; 0 if it can't be listed."""
+        with suppress(ImageError):
+            return self._try(lambda: len(self._fs.find(folder)))
+        return 0
 
     def source(self, path: str) -> Source:
         """Return one file of this store as a source."""

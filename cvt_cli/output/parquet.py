@@ -187,7 +187,7 @@ def _telling(reason: str) -> Iterator[None]:
     """Turn the many kinds of errors that pyarrow raises for a broken file into ValueError."""
     try:
         yield
-    except pa.ArrowException:
+    except (pa.ArrowException, ValueError):  # pages without sizes are the latter
         raise ValueError(reason) from None
     except ImageError as error:
         raise ValueError(str(error)) from None

@@ -223,13 +223,16 @@ def test_the_local_engines_records_byte_for_byte(
         with tarfile.open(tmp_path / name, mode) as archive:
             for member in ("0002.png", "0003.png", "0007.png"):
                 archive.add(photos / member, f"in/{member}")
+            archive.add(photos / "0003.png", "notes.txt")
+    (photos / "more.txt").touch()
     # The weights of a folder's model are sent to the workers.
     model = shutil.copytree(BUNDLED_FOLDER / CIFAR10_MODEL, tmp_path / "model")
     # Several labels at once: the parts name the scores, and keep all that reach the threshold.
     config = json.loads((model / "config.json").read_text())
     several = config | {"problem_type": "multi_label_classification"}
     (model / "config.json").write_text(json.dumps(several))
-    inputs = ("photos", "a.tar", "none.png", "b.tar.gz")
+    secret = "http://me:secret@127.0.0.1:9/x.jpg"  # nobody answers there
+    inputs = ("photos", "a.tar", "none.png", "b.tar.gz", secret)
     options = (
         "--columns",
         "width,sha256,index",
@@ -249,30 +252,37 @@ def test_the_local_engines_records_byte_for_byte(
         "float32",
         *ALONE,
     )
-    run_cvt("classify", *inputs, *options, "-o", "local.csv", "--errors", "local.txt", expect=1)
+    here = run_cvt(
+        "classify", *inputs, *options, "-o", "local.csv", "--errors", "local.txt", expect=1
+    )
+    (skipped,) = [line for line in here.stderr.splitlines() if "skipped" in line]
+    assert skipped.endswith("skipped 3 files that are not images: .txt 3")
 
     # More workers than cores: decoding must go on beside them.
     more = ("--workers", 4, "--engine", "ray", "--ray-address", cluster.address)
     more += ("--errors", "failed.txt")
     done = run_cvt("classify", *inputs, *options, *more, "-o", "labels/", expect=1, timeout=TIMEOUT)
-    first, *named, second = done.stderr.splitlines()
-    assert len(named) == 5  # and no warning
-    assert first.startswith("cvt: labels/: 21 inputs, ")
-    assert second.startswith("cvt: 5 of 21 inputs could not be read")
+    warned, first, *named, second = done.stderr.splitlines()
+    assert warned == skipped
+    assert len(named) == 5  # and no other warning
+    assert first.startswith("cvt: labels/: 22 inputs, ")
+    assert second.startswith("cvt: 6 of 22 inputs could not be read")
     assert {path.name for path in (tmp_path / "labels").iterdir()} == {
         "_SUCCESS",
         "_run.json",
-        *(f"part-{number:06}.csv" for number in range(4)),
+        *(f"part-{number:06}.csv" for number in range(5)),
     }
     run = json.loads((tmp_path / "labels/_run.json").read_text())
     assert (run["outcome"], run["scores"], run["top_k"]) == ("finished", "sigmoid", 6)
-    assert run["counts"] == {"inputs": 21, "errors": 5, "done_before": 0}
+    assert run["counts"] == {"inputs": 22, "errors": 6, "done_before": 0}
     assert (run["model"], run["dtype"], run["batch_size"]) == (str(model), "float32", 1)
     assert (run["engine"]["name"], run["engine"]["workers"]) == ("ray", 4)
 
     run_cvt("merge", "labels", "-o", "merged.csv", expect=0)
     assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "local.csv").read_bytes()
     assert (tmp_path / "failed.txt").read_bytes() == (tmp_path / "local.txt").read_bytes()
+    assert secret in (tmp_path / "failed.txt").read_text()
+    assert "secret" not in (tmp_path / "merged.csv").read_text()
 
     # Where nothing can be read nothing is replaced.
     before = {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()}

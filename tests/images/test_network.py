@@ -4,12 +4,14 @@ import base64
 import contextlib
 import http.client
 import io
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ import pytest
 from cvt_cli.errors import ImageError
 from cvt_cli.images import http_images, retries, store_images, web
 from cvt_cli.images.find import count_sources, find
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import Search, Source
 from cvt_cli.images.spool import Spool
 from tests.images.test_archives import MEMBERS, make, random
@@ -633,6 +636,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         objects |= {"photos/": b"", "photos/empty.jpg": b"", "photos/n.txt": b"", "a.zip": b""}
         objects["a.zip"] = archive.getvalue()
         objects["large.jpg"] = random(1) * 500
+        objects |= {"left/" + name: b"x" for name in ("a.CR9", "b.CR9", "c.mp4", ".hidden.txt")}
+        objects |= {"left/in/" + name: b"x" for name in ("x.jpg", "y.zip", "Thumbs.db")}
+        objects |= {"left/@eaDir/" + name: b"x" for name in ("1.jpg", "deep/2.jpg")}
         for name, data in [("", b""), *objects.items()]:
             connection.request("PUT", f"/bucket/{name}", data)
             assert connection.getresponse().read() is not None
@@ -658,6 +664,45 @@ def test_s3(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fetch("s3://nobucket/none/", timeout=20) == "no such file"
     (source,) = find([f"{s3}/a.zip"])
     assert (source.path, result(source)) == (f"{s3}/a.zip::x.jpg", b"in a zip")
+
+
+def test_what_a_folder_of_s3_leaves_out_is_said(s3: str) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = [source.path for source in find([f"{s3}/left/"])]
+        skipped = Skipped()
+        assert list(find([f"{s3}/left"], skipped=skipped))
+    assert found == [f"{s3}/left/in/x.jpg"]
+    folder, files, again = (str(each.message) for each in said)
+    assert folder == (
+        f"{s3}/left/ contains archives, which are skipped: to read them, name them, like "
+        f"{s3}/left/in/y.zip"
+    )
+    assert files == (
+        "skipped 3 files that are not images: .CR9 2, .mp4 1; left out @eaDir 2, Thumbs.db 1 "
+        "(--no-default-excludes takes them)"
+    )
+    assert "contains archives" in again  # and the counts are the caller's
+    assert list(Skipped.from_json(skipped.to_json()).in_words()) == [files]
+
+
+def test_parquet_in_s3_is_checked_before_it_is_unpacked(s3: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs cvt-cli[parquet]")
+    from tests.images.test_parquet_images import one_value, write
+
+    store = http.client.HTTPConnection(os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"))
+
+    def put(name: str, path: str) -> None:
+        store.request("PUT", f"/bucket/{name}", Path(path).read_bytes())
+        assert store.getresponse().read() is not None
+
+    rows = [random(seed) for seed in range(40)]
+    options = {"row_group_size": 15, "data_page_size": 2**12, "write_batch_size": 2}
+    put("good.parquet", write(tmp_path / "a.parquet", {"image": rows}, **options))
+    put("bomb.parquet", one_value(tmp_path / "b.parquet", 50 * 2**20, 16, compression="zstd"))
+    assert [result(source) for source in find([f"{s3}/good.parquet"])] == rows
+    (source,) = find([f"{s3}/bomb.parquet"])
+    assert "decompression bomb" in str(result(source))
 
 
 def test_s3_that_stalls(s3: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
