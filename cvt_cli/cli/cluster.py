@@ -194,7 +194,7 @@ def classify_on_cluster(settings: GlobalOptions, target: Target, wanted: Classif
                 on_part=lambda part: folder.write(part, description),
             )
             done = facts("finished")
-            _finish(folder, done, errors_file, parts=all_parts, skipped=skipped)
+            _finish(folder, done, errors_file, parts=all_parts, read=parts, skipped=skipped)
         except KeyboardInterrupt:
             done = facts("interrupted")
             folder.write_run(done)
@@ -306,18 +306,20 @@ def _finish(
     errors_file: ErrorsFile | None,
     *,
     parts: Sequence["Part"],
+    read: Sequence["Part"],
     skipped: Skipped,
 ) -> None:
     """Mark the folder of parts as finished, and warn of the files that were left out.
 
     Args:
         parts: all of the run.
-        skipped: in folders; those in archives are counted with their parts.
+        read: those that this run has read, which count what is left out of archives.
+        skipped: what is left out of folders.
 
     Raises:
         InputsError: if no input could be read. No part is kept then.
     """
-    for part in parts:
+    for part in read:
         skipped.add(part.skipped)
     for line in skipped.in_words():
         warnings.warn(line, stacklevel=2)

@@ -260,7 +260,7 @@ def test_the_local_engines_records_byte_for_byte(
 
     # More workers than cores: decoding must go on beside them.
     more = ("--workers", 4, "--engine", "ray", "--ray-address", cluster.address)
-    more += ("--errors", "failed.txt")
+    more += ("--errors", "failed.txt", "--no-progress")
     done = run_cvt("classify", *inputs, *options, *more, "-o", "labels/", expect=1, timeout=TIMEOUT)
     warned, first, *named, second = done.stderr.splitlines()
     assert warned == skipped
