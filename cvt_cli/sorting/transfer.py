@@ -9,7 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cvt_cli.errors import CvtError
-from cvt_cli.system.files import new_beside, rename_new, sync, sync_folder, unlink_renamed
+from cvt_cli.system.files import (
+    keep_from_sweeps,
+    new_beside,
+    rename_new,
+    sweep_once,
+    sync,
+    sync_folder,
+    temporary_name,
+    unlink_renamed,
+)
 
 CHUNK_BYTES = 2**20
 
@@ -22,6 +31,7 @@ def copy_file(file: Path, target: Path) -> None:
     """Copy a file, with its times and permissions, safely on the disk."""
     with _beside(target) as copy:
         with file.open("rb") as source, copy.open("xb") as out:
+            keep_from_sweeps(out)
             shutil.copyfileobj(source, out, CHUNK_BYTES)
         rename_new(copy, target)
     _copy_times(file, target)
@@ -48,16 +58,17 @@ def _move_across(file: Path, target: Path) -> None:
     with _beside(target) as copy:
         digest = hashlib.sha256()
         with file.open("rb") as source, copy.open("xb") as out:
+            keep_from_sweeps(out)
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 out.write(chunk)
             out.flush()
             sync(out.fileno())
-        with copy.open("rb") as written:
-            if hasattr(os, "posix_fadvise"):
-                # The copy is read back from the disk, not from the cache.
-                os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            verified = hashlib.file_digest(written, "sha256").digest() == digest.digest()
+            with copy.open("rb") as written:
+                if hasattr(os, "posix_fadvise"):
+                    # The copy is read back from the disk, not from the cache.
+                    os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                verified = hashlib.file_digest(written, "sha256").digest() == digest.digest()
         after = file.stat()
         if not verified:
             raise SortError("its copy differs from it: left where it is")
@@ -102,8 +113,9 @@ def remove_moved(file: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Make a temporary file in the folder of the target, gone when the context ends."""
-    path = new_beside(target)
+    """Name a temporary file in the folder of the target, gone when the context ends."""
+    sweep_once(os.path.abspath(target.parent))
+    path = temporary_name(target)
     try:
         yield path
     finally:

@@ -123,14 +123,12 @@ def write_atomically(
         OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
             there; the old content is still there.
     """
-    _sweep_once(os.path.abspath(path.parent))
-    beside = _temporary(path)
+    sweep_once(os.path.abspath(path.parent))
+    beside = temporary_name(path)
     try:
         mode = 0o600 if private else 0o666
         with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            # `sweep` leaves it alone as long as it is locked.
-            with contextlib.suppress(BlockingIOError):
-                lock_handle(file.fileno())
+            keep_from_sweeps(file)
             write(file)
             file.flush()
             sync(file.fileno())
@@ -152,7 +150,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: if it can't be made.
     """
-    folder = _temporary(path)
+    folder = temporary_name(path)
     folder.mkdir(0o700)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -164,14 +162,20 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """Return a name beside a file that `sweep` knows."""
     return path.with_name(f".cvt-{_machine()}-{secrets.token_hex(8)}.tmp")
 
 
+def keep_from_sweeps(file: BinaryIO) -> None:
+    """Lock a new temporary file, which `sweep` leaves alone until it is closed."""
+    with contextlib.suppress(BlockingIOError):
+        lock_handle(file.fileno())
+
+
 def sweep(folder: Path) -> None:
-    """Delete temporary files and folders that `write_atomically` and `temporary_folder` left when
-    their process was killed: those of this machine at once, those of others after a day."""
+    """Delete temporary files and folders, those with a `temporary_name`, that were left when their
+    process was killed: those of this machine at once, those of others after a day."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
@@ -188,7 +192,7 @@ def sweep(folder: Path) -> None:
 
 
 @cache
-def _sweep_once(folder: str) -> None:
+def sweep_once(folder: str) -> None:
     """Sweep a folder the first time that this process writes there."""
     sweep(Path(folder))
 

@@ -99,7 +99,7 @@ def test_a_killed_run_leaves_nothing_elsewhere(
     os.waitpid(process, 0)
     assert not list(elsewhere.iterdir())
     assert any(each.is_dir() and list(each.iterdir()) for each in folder.iterdir())
-    files._sweep_once.cache_clear()
+    files.sweep_once.cache_clear()
     written(folder / "a.xlsx", records())
     assert list(folder.iterdir()) == [folder / "a.xlsx"]
 

@@ -9,7 +9,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -649,10 +649,36 @@ def test_a_planted_temporary_name_is_not_written_through(
     monkeypatch.setattr(cvt_cli.system.files.secrets, "token_hex", lambda size: "0" * 2 * size)
     write("victim", "precious")
     Path("sorted/cat").mkdir(parents=True)
-    Path("sorted/cat/.cvt-0000000000000000.tmp").symlink_to(here / "victim")
+    cvt_cli.system.files.temporary_name(Path("sorted/cat/x.jpg")).symlink_to(here / "victim")
     assert statuses(sort(XS[:1], action)) == [DONE]
     assert Path("victim").read_text() == "precious"
     assert list(tree().values()) == ["A"]
+
+
+@pytest.mark.parametrize(("action", "disk"), [(Action.COPY, "same"), (Action.MOVE, "other")])
+def test_a_copy_that_a_killed_run_left_is_deleted(
+    here: Path,
+    action: Action,
+    disk: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if disk == "other":
+        request.getfixturevalue("other_disk")
+    monkeypatch.setattr(cvt_cli.system.files, "_MOMENT", -1.0)
+    folder = here / "sorted/cat"
+    folder.mkdir(parents=True)
+    cvt_cli.system.files.temporary_name(folder / "x.jpg").write_text("hal")
+    done = cvt_cli.sorting.transfer.keep_from_sweeps
+
+    def locked(file: BinaryIO) -> None:
+        done(file)
+        cvt_cli.system.files.sweep(folder)  # by another process, meanwhile
+        assert [each.name for each in folder.iterdir()] == [Path(file.name).name]
+
+    monkeypatch.setattr(cvt_cli.sorting.transfer, "keep_from_sweeps", locked)
+    assert statuses(sort(XS[:1], action)) == [DONE]
+    assert [each.name for each in folder.iterdir()] == ["x.jpg"]
 
 
 # Archives

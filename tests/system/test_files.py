@@ -263,9 +263,9 @@ def test_the_clock_may_be_set_meanwhile(
     shift: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By days, in either direction: locks tell what is in use."""
-    left = cvt_cli.system.files._temporary(tmp_path / "file")
+    left = cvt_cli.system.files.temporary_name(tmp_path / "file")
     left.touch()
-    link = cvt_cli.system.files._temporary(tmp_path / "file")
+    link = cvt_cli.system.files.temporary_name(tmp_path / "file")
     link.symlink_to(tmp_path)
 
     def write(file: BinaryIO) -> None:
