@@ -13,8 +13,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
-from zipfile import BadZipFile
+from typing import Any, BinaryIO, TypeVar
+from zipfile import BadZipFile, ZipFile
 
 import openpyxl
 import xlsxwriter
@@ -26,6 +26,7 @@ from openpyxl.utils.exceptions import InvalidFileException
 from PIL import Image
 from xlsxwriter.exceptions import XlsxFileError
 
+from cvt_cli.images.source import BOMB_RATIO, bomb
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.csv_tsv import header, row_reader, score_text, shape_of
 from cvt_cli.output.jsons import PicturesJournal
@@ -34,6 +35,8 @@ from cvt_cli.system.files import temporary_folder, write_atomically
 
 # Rows of a sheet below its header; more rows go to the next sheet.
 ROWS_PER_SHEET = 2**20 - 1
+# Bytes that a file may hold unpacked, however small it is.
+_ANY_FILE = 2**28
 # Characters of a cell, at most.
 _MAX_TEXT = 32_767
 # Width of a column in characters, at most: longer texts are wider than a screen.
@@ -43,6 +46,7 @@ MOST_PICTURES = 5_000
 # Pixels of a picture's longer side, and of what is around it.
 _PICTURE = 120
 _MARGIN = 3
+T = TypeVar("T")
 # "Move and size with cells".
 _WITH_CELLS = 1
 
@@ -241,15 +245,35 @@ class _Sheets:
 
 
 def _sheets(file: BinaryIO) -> Iterator[tuple[Iterator[list[str]], Any]]:
-    """Yield the rows of each sheet, as texts, and the sheet."""
+    """Yield the rows of each sheet, as texts, and the sheet.
+
+    Raises:
+        ValueError: if it is no such file, or holds more than any.
+    """
     try:
+        with ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(_ANY_FILE, BOMB_RATIO * file.seek(0, io.SEEK_END)):
+            raise ValueError(str(bomb()))
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, OSError) as error:
         raise ValueError(f"it is no .xlsx file: {error}") from None
     for sheet in workbook.worksheets:
         sheet.reset_dimensions()  # as other programs may store wrong ones
-        rows = sheet.iter_rows(values_only=True)
+        rows = _counted(sheet.iter_rows(values_only=True))
         yield ([_as_text(value) for value in row] for row in rows), sheet
+
+
+def _counted(rows: Iterator[T]) -> Iterator[T]:
+    """Pass on the rows of a sheet. openpyxl makes empty ones up to whatever number a row has.
+
+    Raises:
+        ValueError: if there are more than a sheet has.
+    """
+    for number, row in enumerate(rows):
+        if number > ROWS_PER_SHEET:
+            raise ValueError(f"a sheet of more than {ROWS_PER_SHEET + 1:,} rows")
+        yield row
 
 
 def _pictures(sheet: Any) -> dict[int, bytes]:

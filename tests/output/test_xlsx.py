@@ -133,6 +133,23 @@ def test_what_is_no_spreadsheet(content: bytes) -> None:
         list(XlsxWriter.documents(io.BytesIO(content)))
 
 
+def test_what_expands_without_end(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.xlsx", records(2))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    changes = {
+        "expands more than 200-fold": {"xl/more.bin": bytes(2**28 + 1)},
+        "more than 1,048,576 rows": {sheet: members[sheet].replace(b'r="2"', b'r="999999999"')},
+    }
+    for reason, changed in changes.items():
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in (members | changed).items():
+                archive.writestr(name, content)
+        with pytest.raises(ValueError, match=reason):
+            read(path)
+
+
 def test_classify_merge_and_sort(run_cvt: RunCvt, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in range(2):
