@@ -296,7 +296,7 @@ def _check_left(parts: Sequence["Part"], hint: str, errors_file: ErrorsFile | No
     records = (record for part in parts for record in part.in_order())
     failed = [(record.path, record.error or "") for record in records]
     if errors_file is not None:
-        errors_file.write(failed)
+        errors_file.write(_as_named(failed, parts))
     _nothing_read(failed, hint)
 
 

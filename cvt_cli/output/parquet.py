@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.parquet_pages import LIMITS, ROWS_OF_ANY_FILE, check_pages
-from cvt_cli.images.source import BOMB_RATIO, bomb
+from cvt_cli.images.source import bomb
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.csv_tsv import prediction_names, prediction_pairs, shape_of
 from cvt_cli.output.embeddings import EmbeddingJournal
 from cvt_cli.output.jsons import JsonLinesWriter
+from cvt_cli.output.read_back import most_unpacked
 from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, as_written, check_types
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.json_text import parse_json
@@ -27,8 +28,7 @@ ROWS_PER_GROUP = 2**15
 EMBEDDINGS_PER_GROUP = 2**12
 # Records that are Python objects at a time.
 CHUNK = 1024
-# Bytes that the records of a file may take in memory, however small it is; and those of one batch.
-_ANY_FILE = 2**28
+# Bytes that the records of one batch may take in memory.
 _AT_ONCE = 2**27
 # Key in the file's metadata of the description of the run, as JSON.
 METADATA_KEY = "cvt"
@@ -163,7 +163,7 @@ def _batches(
     """
     with _telling("it is damaged"):
         size = file.seek(0, io.SEEK_END)
-        most = max(_ANY_FILE, BOMB_RATIO * size)
+        most = most_unpacked(size)
         if parquet.metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
             raise bomb()
         for group in range(parquet.num_row_groups):

@@ -4,9 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
+from cvt_cli.images.source import BOMB_RATIO
 from cvt_cli.output import ROW_FORMATS, RowWriter, format_of_file, writer_class
 from cvt_cli.records import Record
 from cvt_cli.system.text import reason_of
+
+# Bytes that the records of a file may take unpacked, however small it is.
+_ANY_FILE = 2**28
+
+
+def most_unpacked(size: int) -> int:
+    """Return the bytes that the records in a file of so many may take unpacked."""
+    return max(_ANY_FILE, BOMB_RATIO * size)
 
 
 def read_rows(path: Path) -> Iterator[Record]:

@@ -26,17 +26,16 @@ from openpyxl.utils.exceptions import InvalidFileException
 from PIL import Image
 from xlsxwriter.exceptions import XlsxFileError
 
-from cvt_cli.images.source import BOMB_RATIO, bomb
+from cvt_cli.images.source import bomb
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.csv_tsv import header, row_reader, score_text, shape_of
 from cvt_cli.output.jsons import PicturesJournal
+from cvt_cli.output.read_back import most_unpacked
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
 from cvt_cli.system.files import temporary_folder, write_atomically
 
 # Rows of a sheet below its header; more rows go to the next sheet.
 ROWS_PER_SHEET = 2**20 - 1
-# Bytes that a file may hold unpacked, however small it is.
-_ANY_FILE = 2**28
 # Characters of a cell, at most.
 _MAX_TEXT = 32_767
 # Width of a column in characters, at most: longer texts are wider than a screen.
@@ -253,7 +252,7 @@ def _sheets(file: BinaryIO) -> Iterator[tuple[Iterator[list[str]], Any]]:
     try:
         with ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > max(_ANY_FILE, BOMB_RATIO * file.seek(0, io.SEEK_END)):
+        if unpacked > most_unpacked(file.seek(0, io.SEEK_END)):
             raise ValueError(str(bomb()))
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
     except (BadZipFile, InvalidFileException, KeyError, OSError) as error:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import cvt_cli.system.files
-from cvt_cli.output import parquet
+from cvt_cli.output import parquet, read_back
 from cvt_cli.output.npy import NpyWriter
 from cvt_cli.output.parquet import ParquetEmbeddingWriter, ParquetWriter
 from cvt_cli.records import Prediction, Record, RecordShape
@@ -141,7 +141,7 @@ def peak_while_refused(path: Path) -> int:
 def test_labels_that_expand_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before a large one is unpacked, and when many of a small one take too much."""
     assert peak_while_refused(one_label(tmp_path / "a.parquet", 40 * 2**20, 2)) < 2**22
-    monkeypatch.setattr(parquet, "_ANY_FILE", 2**26)
+    monkeypatch.setattr(read_back, "_ANY_FILE", 2**26)
     monkeypatch.setattr(parquet, "_AT_ONCE", 2**22)
     many = one_label(tmp_path / "b.parquet", 2**20, 1000)
     assert many.stat().st_size < 2**16

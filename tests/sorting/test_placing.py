@@ -606,6 +606,15 @@ def test_a_full_disk_ends_the_run(here: Path, number: int, monkeypatch: pytest.M
 # Two jobs at once
 
 
+@pytest.fixture(params=[Action.COPY, Action.MOVE])
+def copying(request: pytest.FixtureRequest) -> Action:
+    """What writes a copy: to copy, and to move to another disk."""
+    if request.param is Action.MOVE:
+        request.getfixturevalue("other_disk")
+    action: Action = request.param
+    return action
+
+
 @pytest.mark.parametrize(
     ("action", "disk"),
     [(Action.COPY, "same"), (Action.MOVE, "other"), (Action.COPY, "without links")],
@@ -636,35 +645,21 @@ def test_two_jobs_with_the_same_process_number(
     assert tree() == {"cat/x.jpg": "B", "cat/x-2.jpg": "A"}
 
 
-@pytest.mark.parametrize(("action", "disk"), [(Action.COPY, "same"), (Action.MOVE, "other")])
 def test_a_planted_temporary_name_is_not_written_through(
-    here: Path,
-    action: Action,
-    disk: str,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path, copying: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if disk == "other":
-        request.getfixturevalue("other_disk")
     monkeypatch.setattr(cvt_cli.system.files.secrets, "token_hex", lambda size: "0" * 2 * size)
     write("victim", "precious")
     Path("sorted/cat").mkdir(parents=True)
     cvt_cli.system.files.temporary_name(Path("sorted/cat/x.jpg")).symlink_to(here / "victim")
-    assert statuses(sort(XS[:1], action)) == [DONE]
+    assert statuses(sort(XS[:1], copying)) == [DONE]
     assert Path("victim").read_text() == "precious"
     assert list(tree().values()) == ["A"]
 
 
-@pytest.mark.parametrize(("action", "disk"), [(Action.COPY, "same"), (Action.MOVE, "other")])
 def test_a_copy_that_a_killed_run_left_is_deleted(
-    here: Path,
-    action: Action,
-    disk: str,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    here: Path, copying: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if disk == "other":
-        request.getfixturevalue("other_disk")
     monkeypatch.setattr(cvt_cli.system.files, "_MOMENT", -1.0)
     folder = here / "sorted/cat"
     folder.mkdir(parents=True)
@@ -677,7 +672,7 @@ def test_a_copy_that_a_killed_run_left_is_deleted(
         assert [each.name for each in folder.iterdir()] == [Path(file.name).name]
 
     monkeypatch.setattr(cvt_cli.sorting.transfer, "keep_from_sweeps", locked)
-    assert statuses(sort(XS[:1], action)) == [DONE]
+    assert statuses(sort(XS[:1], copying)) == [DONE]
     assert [each.name for each in folder.iterdir()] == ["x.jpg"]
 
 
