@@ -17,6 +17,24 @@ RESULT = {
     "model.safetensors",
     "preprocessor_config.json",
 }
+# Every epoch is saved, however long that takes; the process ends in the second batch of the third.
+KILLED_IN_THE_THIRD_EPOCH = """
+import os, signal
+from cvt_cli.training import training_run
+from cvt_cli.training.loop import Trainer
+
+training_run.SAVING_SHARE = float("inf")
+step = Trainer._step
+
+def killing_step(self, *batch):
+    step(self, *batch)
+    if self.epochs_done == 2:
+        self.steps_of_the_third = getattr(self, "steps_of_the_third", 0) + 1
+        if self.steps_of_the_third == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+Trainer._step = killing_step
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -42,20 +60,15 @@ def wait_for(condition, seconds=300):
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_ends_as_one_that_was_not(run_cvt, tmp_path):
     data = save_split(tmp_path / "data", train=40)
-    options = ("train", data, *FROM_SCRATCH, "--epochs", 6, "--rand-augment", 5, "--cutmix", 0.2)
+    options = ("train", data, *FROM_SCRATCH, "--epochs", 4, "--rand-augment", 5, "--cutmix", 0.2)
     run_cvt(*options, "-o", "whole", expect=0)
     killed = tmp_path / "killed"
-    process = run_cvt.start(*options, "-o", killed)
-    log = killed / "metrics.jsonl"
-    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 2)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.communicate()
-    saved = len(metrics(killed))
-    assert 2 <= saved < 6 and (killed / "training.pt").exists()
+    process = run_cvt.start(*options, "-o", killed, first=KILLED_IN_THE_THIRD_EPOCH)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert len(metrics(killed)) == 2 and (killed / "training.pt").exists()
     done = run_cvt(*options, "-o", killed, "--resume", expect=0)
-    assert f"continuing after epoch {saved} of 6" in done.stderr
+    assert "continuing after epoch 2 of 4" in done.stderr
     whole = tmp_path / "whole"
     assert metrics(killed) == metrics(whole)
     weights = "model.safetensors"
