@@ -63,31 +63,43 @@ class FolderWalk:
 
     def _entries(self, folder: str, relative: str = "") -> Iterator[Source | tuple[str, str]]:
         """Return the wanted files of a folder, and the path and name of the folders in it."""
-        found: list[str] = []
+        inside = os.path.join(folder, "")
         folders: set[str] = set()
-        error = None
-        try:
+
+        def found() -> Iterator[str]:
             with os.scandir(folder) as scan:
                 for entry in scan:
                     if names.is_marked_hidden(entry):
                         continue
                     if not names.is_folder(entry):
                         if self._wants(entry, relative + entry.name):
-                            found.append(entry.name)
+                            yield entry.name
                     elif self._search.recursive and not self._filter.is_hidden(entry.name):
                         if self._filter.is_junk(entry.name):
                             self.leave(entry.path, is_folder=True)
                         else:
                             folders.add(entry.name)
-                            found.append(entry.name)
+                            yield entry.name
+
+        def entry_of(name: str) -> Source | tuple[str, str]:
+            path = inside + name
+            return (path, name) if name in folders else local_file(path, self._search)
+
+        error = None
+        listed: list[str] = []
+        try:
+            if self.is_counting:
+                # In any order: who counts may stop long before the end of a large folder.
+                for name in found():
+                    yield entry_of(name)
+            else:
+                listed.extend(found())
         except OSError as problem:
             error = problem
-        found.sort()
-        if not self.is_counting:
-            self._filter.skipped.add_pairs([name for name in found if name not in folders])
-        for name in found:
-            path = os.path.join(folder, name)
-            yield (path, name) if name in folders else local_file(path, self._search)
+        listed.sort()
+        self._filter.skipped.add_pairs([name for name in listed if name not in folders])
+        for name in listed:
+            yield entry_of(name)
         if error is not None:
             yield failing(folder, os_reason(error))
 

@@ -81,7 +81,9 @@ class Skipped:
 
     def add_pairs(self, names: list[str]) -> None:
         """Count the pictures of a folder that are to be read both as a raw file and as another."""
-        raw = set(formats.raw_suffixes())
+        raw = formats.raw_suffixes()
+        if not any(name.lower().endswith(raw) for name in names):
+            return
         split = [(*os.path.splitext(name), name) for name in names]
         raws = {stem.lower(): name for stem, suffix, name in split if suffix.lower() in raw}
         if not raws:

@@ -198,7 +198,7 @@ class Filter:
         """
         if self.is_hidden(name) or self.is_junk(name) or _matches(self._exclude, name, relative):
             return False
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+        if name.lower().endswith(IMAGE_SUFFIXES):
             return self._all or _matches(self._include, name, relative)
         return _matches(self._include_with_suffix, name, relative)
 
@@ -223,7 +223,7 @@ class Filter:
         return (
             not self.is_hidden(name)
             and not self.is_junk(name)
-            and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES
+            and not name.lower().endswith(IMAGE_SUFFIXES)
             and not _matches(self._exclude, name, relative)
             and (self._all or _matches(self._include, name, relative))
         )
