@@ -14,6 +14,7 @@ import sys
 import tempfile
 import termios
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ PASSED_ON = (
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", WITHOUT_BFLOAT16),
 )
 USUAL_ENVIRONMENT = dict(os.environ)
+
+# The files whose tests take longest, in order: of several processes each begins with one of them,
+# so that none still has one to do when the others are done. Ray's take a process's whole time.
+LONGEST = (
+    "tests/distributed/test_ray.py",
+    "tests/cli/test_train.py",
+    "tests/benchmark/test_benchmark.py",
+    "tests/test_docs.py",
+    "tests/model/test_cvt.py",
+    "tests/cli/test_benchmark.py",
+    "tests/cli/test_export.py",
+    "tests/cli/test_inspect.py",
+    "tests/cli/test_classify.py",
+    "tests/cli/test_update.py",
+)
 if os.environ.get(WITHOUT_BFLOAT16):
     take_bfloat16_away()
 
@@ -68,10 +84,21 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     cluster above all."""
     if config.getoption("numprocesses", None) and config.getoption("dist") == "no":
         config.option.dist = "loadfile"
+        config.option.loadscopereorder = False  # `LONGEST` orders them
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `cuda` run where torch has a CUDA device."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put `LONGEST` first in the processes of xdist, then files of many tests. Tests marked `cuda`
+    run where torch has a CUDA device."""
+    if hasattr(config, "workerinput"):
+        files = [item.nodeid.partition("::")[0] for item in items]
+        sizes = Counter(files)
+        first = {file: place - len(LONGEST) for place, file in enumerate(LONGEST)}
+        places = {
+            id(item): (first.get(file, 0), -sizes[file], file)
+            for item, file in zip(items, files, strict=True)
+        }
+        items.sort(key=lambda item: places[id(item)])
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

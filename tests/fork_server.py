@@ -39,7 +39,8 @@ READ_LATE_PREFIXES = ("_CVT_", "AWS_", "CVT_", "HF_", "HUGGING", "RAY_")
 READ_EARLY_PREFIXES = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_")
 # Imported for the command: what huggingface_hub needs among them.
 OFTEN = (
-    *("torch", "numpy", "safetensors.torch", "jinja2", "typer._adapters", "rich.table"),
+    *("torch", "torch._dynamo", "numpy", "safetensors.torch", "jinja2", "typer._adapters"),
+    *("rich.table",),
     *("cvt_cli.cli.app", "cvt_cli.inference.classifier", "cvt_cli.inspection.facts"),
     *("httpx", "httpx2", "anyio", "trio", "filelock", "yaml", "tqdm.auto", "attrs"),
 )

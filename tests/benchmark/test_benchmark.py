@@ -59,6 +59,7 @@ from cvt_cli.output.report_tables import as_text, si_unit
 from cvt_cli.system.cores import SPIN_COUNT, share_cores
 from tests.inference.test_tuning import ODD
 from tests.model.test_cost import ARCHITECTURES
+from tests.odd import Odd
 from tests.photos import Opened, picture
 from tests.tiny import KEEPS_ASPECT
 
@@ -627,30 +628,6 @@ def test_the_picture_shows_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ours_, theirs) == ([[2, 8], [50, 100]], [[8], [250]])
     shaded = {tuple(each) for each in latency.collections[0].get_paths()[0].vertices.tolist()}
     assert shaded == {(2, 50), (2, 0.07 * 1e3), (8, 100), (8, 400)}
-
-
-class Odd:
-    def __init__(self, fails: bool = False) -> None:
-        if fails:
-            raise torch.OutOfMemoryError("no more")
-
-    def process(self) -> int:
-        return os.getpid()
-
-    def spins(self) -> str | None:
-        return os.environ.get(SPIN_COUNT)
-
-    def fail(self) -> None:
-        raise ValueError("seven", 7)
-
-    def fail_oddly(self) -> None:
-        error = ValueError("odd")
-        error.add_note("")
-        error.function = lambda: None  # type: ignore[attr-defined]
-        raise error
-
-    def die(self, by: int) -> None:
-        os.kill(os.getpid(), by)
 
 
 def test_what_our_threads_do_is_not_for_peers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,19 @@ import pytest
 from tests.photos import picture
 from tests.tiny import KEEPS_ASPECT, LABELS, save_tiny
 
+# What torch does with a network takes as long as it has blocks.
+TWO_STAGES = {
+    **{"embed_dim": [16, 32], "num_heads": [1, 1], "depth": [1, 2], "mlp_ratio": [4.0, 4.0]},
+    **{"patch_sizes": [7, 3], "patch_stride": [4, 2], "patch_padding": [2, 1]},
+    **{name: [0.0, 0.0] for name in ("attention_drop_rate", "drop_rate", "drop_path_rate")},
+    **{
+        "qkv_bias": [True, True],
+        "cls_token": [False, True],
+        "qkv_projection_method": ["dw_bn"] * 2,
+    },
+    **{"kernel_qkv": [3, 3], "padding_kv": [1, 1], "stride_kv": [2, 2]},
+    **{"padding_q": [1, 1], "stride_q": [1, 1]},
+}
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
@@ -22,7 +35,7 @@ def test_onnx_runtime_gives_the_scores_of_cvt_by_the_lines_of_the_page(
     pytest.importorskip("onnxscript")
     import numpy as np
 
-    save_tiny(tmp_path / "tiny", size=64)
+    save_tiny(tmp_path / "tiny", size=64, **TWO_STAGES)
     picture(300, 200).save(tmp_path / "cat.jpg")
     done = run_cvt("export", "tiny", "-o", "model.onnx", expect=0)
     assert done.stdout == "model.onnx\n"
@@ -64,7 +77,7 @@ def test_a_program_of_torch_keeps_quick_gelu(run_cvt, tmp_path):
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve
 
-    weights = save_tiny(tmp_path / "authors", "microsoft")
+    weights = save_tiny(tmp_path / "authors", "microsoft", **TWO_STAGES)
     run_cvt("export", weights, "-o", "model.pt2", "--quiet", expect=0)
     extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from cvt_cli.output.thumbnails import make_thumbnails
 from tests.conftest import RunCvt
+from tests.endings import at_call
 
 
 @pytest.fixture
@@ -87,15 +87,12 @@ def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> 
     other = tmp_path / "other"
     other.mkdir()
     (other / "photos").symlink_to(images)
-    process = run_cvt.start(*command, cwd=other)
+    # Half of the records of both files.
+    killed = at_call("cvt_cli.output.journal:Journal.write", 450)
+    with run_cvt.start(*command, cwd=other, first=killed) as process:
+        process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
     part = other / "report.html.part"
-    deadline = time.monotonic() + 300
-    while not (part.exists() and part.stat().st_size > 50_000):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
     assert not (other / "report.html").exists()
     assert not (other / "report_files").exists()
     refused = run_cvt(*command, cwd=other, expect=2)

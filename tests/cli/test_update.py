@@ -18,6 +18,7 @@ from cvt_cli.system import files
 from tests.cli.test_failures import check_line
 from tests.cli.test_unattended import make
 from tests.conftest import RunCvt
+from tests.endings import at_call
 from tests.photos import picture
 
 COMMAND = ("classify", "-m", "cvt-tiny-cifar10", "-b", 1)
@@ -49,17 +50,17 @@ def change(path: Path, seed: int) -> None:
 
 
 def test_a_year_of_a_growing_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
-    """30 runs with files added, changed, removed, broken and mended between them, and a third of
+    """18 runs with files added, changed, removed, broken and mended between them, and a third of
     them killed."""
     chance = random.Random(18)
     folder = tmp_path / "photos"
     folder.mkdir()
-    output, part = tmp_path / "labels.csv", tmp_path / "labels.csv.part"
+    output = tmp_path / "labels.csv"
     command = (*COMMAND, "photos", "-o", output, "--update", "--prune")
-    number = killed = 0
+    number = 0
     broken: list[Path] = []
     mended: set[str] = set()
-    for week in range(30):
+    for week in range(18):
         for _ in range(chance.randint(1, 2)):
             number += 1
             picture(16, 16, number).save(folder / f"{chance.randint(0, 9)}-{number}.png")
@@ -78,16 +79,10 @@ def test_a_year_of_a_growing_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
         if week % 3 != 1:
             run_cvt(*command)
             continue
-        started = part.stat().st_size if part.exists() else 0
-        with run_cvt.start(*command) as process:
-            while process.poll() is None:
-                if part.exists() and part.stat().st_size > max(started, 100):
-                    time.sleep(chance.choice((0, 0.002, 0.01)))
-                    process.kill()
-                    break
-                time.sleep(0.001)
-            killed += process.wait() == -9
-    assert killed >= 5
+        killed = at_call("cvt_cli.output.journal:Journal.write", chance.randint(1, 2))
+        with run_cvt.start(*command, first=killed) as process:
+            _, said = process.communicate(timeout=300)
+        assert process.returncode == -9, said
     last = run_cvt(*command)
     assert last.returncode in (0, 1)
     run_cvt(*COMMAND, "photos", "-o", "whole.csv")
@@ -96,7 +91,7 @@ def test_a_year_of_a_growing_folder(run_cvt: RunCvt, tmp_path: Path) -> None:
     }
     failed = {record.path for record in read(output) if record.error is not None}
     assert failed == {f"photos/{path.name}" for path in broken}
-    assert len(mended) >= 6 and failed.isdisjoint(mended)
+    assert len(mended) >= 3 and failed.isdisjoint(mended)
     check_equal(output, tmp_path / "whole.csv")
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {
         *("photos", "labels.csv", "labels.csv.run.json", "whole.csv", "whole.csv.run.json")

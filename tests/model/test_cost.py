@@ -23,13 +23,14 @@ from cvt_cli.model.cvt import Cvt, Stage
 CVT_13 = CvtConfig()
 CVT_21 = CvtConfig(depth=(1, 4, 16))
 CVT_W24 = CvtConfig(embed_dim=(192, 768, 1024), num_heads=(3, 12, 16), depth=(2, 2, 20))
-AVG = CvtConfig(qkv_projection_method=("avg",) * 3, num_labels=10)
-LINEAR = CvtConfig(qkv_projection_method=("linear",) * 3, qkv_bias=(False,) * 3)
-MEAN_POOLED = CvtConfig(cls_token=(False,) * 3, mlp_ratio=(2.0, 3.5, 1.0))
-WIDE_KERNEL = CvtConfig(kernel_qkv=(5,) * 3, padding_q=(2,) * 3, padding_kv=(2,) * 3)
+SHALLOW = CvtConfig(depth=(1, 2, 3))
+AVG = replace(SHALLOW, qkv_projection_method=("avg",) * 3, num_labels=10)
+LINEAR = replace(SHALLOW, qkv_projection_method=("linear",) * 3, qkv_bias=(False,) * 3)
+MEAN_POOLED = replace(SHALLOW, cls_token=(False,) * 3, mlp_ratio=(2.0, 3.5, 1.0))
+WIDE_KERNEL = replace(SHALLOW, kernel_qkv=(5,) * 3, padding_q=(2,) * 3, padding_kv=(2,) * 3)
 ONE_STAGE = CvtConfig(
     num_channels=1,
-    **{name: value[-1:] for name, value in vars(CvtConfig()).items() if isinstance(value, tuple)},
+    **{name: value[-1:] for name, value in vars(SHALLOW).items() if isinstance(value, tuple)},
 )
 ARCHITECTURES = {
     "13": CVT_13,
@@ -45,6 +46,12 @@ SIZES = [(224, 224), (384, 384), (97, 250)]
 
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+
+
+def architecture(name: str, size: tuple[int, int]) -> CvtConfig:
+    """One of `ARCHITECTURES`, whole for one size: more blocks are more of the same."""
+    config = ARCHITECTURES[name]
+    return config if size == SIZES[0] else replace(config, depth=(2,) * len(config.depth))
 
 
 def network(config: CvtConfig) -> Cvt:
@@ -92,7 +99,7 @@ def test_parameters_and_buffers_equal_the_state_dict(name: str) -> None:
 @every_size
 @torch.inference_mode()
 def test_macs_equal_torchs_flop_counter(name: str, size: tuple[int, int]) -> None:
-    config = ARCHITECTURES[name]
+    config = architecture(name, size)
     model = network(config)
     with FlopCounterMode(display=False) as counter:
         model(images(config, 2, size))
@@ -109,7 +116,7 @@ def test_macs_equal_torchs_flop_counter(name: str, size: tuple[int, int]) -> Non
 @every_size
 @torch.inference_mode()
 def test_shapes_and_parameters_equal_each_modules(name: str, size: tuple[int, int]) -> None:
-    config = ARCHITECTURES[name]
+    config = architecture(name, size)
     model = network(config)
     seen: dict[str, tuple[int, int]] = {}
     for module_name, module in model.named_modules():
@@ -161,7 +168,7 @@ class LiveBytes(TorchDispatchMode):
 @every_size
 @torch.inference_mode()
 def test_peak_of_the_activations(name: str, size: tuple[int, int]) -> None:
-    config = ARCHITECTURES[name]
+    config = architecture(name, size)
     model = network(config)
     with LiveBytes() as live:
         model(images(config, 2, size))
