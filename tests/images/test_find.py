@@ -21,7 +21,7 @@ from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images.find import check_inputs, count_sources, find
 from cvt_cli.images.formats import FORMATS, RAW_SUFFIXES
 from cvt_cli.images.remaining import remaining
-from cvt_cli.images.source import IMAGE_SUFFIXES, Search, Source, one_line
+from cvt_cli.images.source import IMAGE_SUFFIXES, Filter, Search, Source, one_line
 from tests.photos import picture
 
 
@@ -237,6 +237,20 @@ def test_archives_in_a_folder_are_told_of(folder: Path) -> None:
         warnings.simplefilter("error")
         assert paths("p", exclude=("*.tar", "*.TAR", "*.parquet")) == ["p/x.jpg"]
         assert count_sources(["p"]) == 1  # said once
+
+
+def test_who_counts_looks_no_further_than_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(folder, *(f"p/{each}.jpg" for each in range(50)))
+    asked: list[str] = []
+    wants_file = Filter.wants_file
+    monkeypatch.setattr(
+        Filter, "wants_file", lambda *given: asked.append(given[1]) or wants_file(*given)
+    )
+    assert count_sources(["p"], most=3) == 3
+    assert len(asked) <= 4
+    assert count_sources(["p"]) == 50
 
 
 def test_not_recursive(folder: Path) -> None:
