@@ -136,7 +136,7 @@ def _stream(
             "job": job,
             "model": cluster.model,
             "threads": layout.threads,
-            "loads": loads.remote(layout.fewest),
+            "loads": loads.remote(layout.fewest, RETRIES),
         },
         compute=ActorPoolStrategy(
             min_size=layout.fewest,

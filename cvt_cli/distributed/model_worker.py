@@ -120,10 +120,12 @@ class Loads:
 
     Args:
         fewest: workers that the pool has at least.
+        retries: how often each may try again.
     """
 
-    def __init__(self, fewest: int) -> None:
+    def __init__(self, fewest: int, retries: int = RETRIES) -> None:
         self._fewest = fewest
+        self._retries = retries
         self._tries: Counter[str] = Counter()
         self._had_it: set[str] = set()
         self._stuck: set[str] = set()
@@ -132,7 +134,7 @@ class Loads:
         """Tell whether a worker may try to load the model: no task waits for a worker that never
         had it, so it may as long as others can work."""
         self._tries[worker] += 1
-        if self._tries[worker] <= 1 + RETRIES:
+        if self._tries[worker] <= 1 + self._retries:
             return True
         return worker not in self._had_it and not self.give_up(worker)
 
