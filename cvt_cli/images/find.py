@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cvt_cli.errors import ImageError, UsageError
 from cvt_cli.images import names
@@ -31,6 +31,9 @@ from cvt_cli.images.source import (
 )
 from cvt_cli.images.standard_input import OPEN_FILE, STDIN, PipedInput, open_stdin
 from cvt_cli.records import masked
+
+if TYPE_CHECKING:
+    from cvt_cli.images.store_images import Store
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _EVERYTHING = Search()
@@ -384,26 +387,39 @@ class _Finder:
             yield from self._archive(url, kind, HttpStream(url, timeout), seekable=False)
 
     def _store(self, url: str, kind: str | None) -> Iterator[Source]:
-        from cvt_cli.images.archives import NEEDS_SEEK
-        from cvt_cli.images.store_images import Store, StoreFile, StoreStream
+        from cvt_cli.images.store_images import Store
 
         store = Store(url, self._search.timeout, self._search.max_bytes)
         if names.has_magic(url) and not store.is_file():
-            found = store.glob()
-            for path in found:
-                yield store.source(path)
+            found = store.glob(self._filter, self._walk)
+            for path, is_folder in found:
+                if is_folder:
+                    yield from self._stored_folder(store.url(path), store.at(path))
+                elif kind_of_archive(path) is not None:
+                    yield from self._stored_archive(store.url(path), store.at(path))
+                else:
+                    yield store.source(path)
             if not found:
                 yield failing(url, "nothing matches this pattern")
-        elif kind in NEEDS_SEEK:
-            yield from self._archive(url, kind, StoreStream(store))
         elif kind is not None:
-            yield from self._archive(url, kind, StoreStream(store), seekable=False)
+            yield from self._stored_archive(url, store)
         # Asking for each of many photographs whether it is a folder would take too long.
         elif not url.lower().endswith(IMAGE_SUFFIXES) and (url.endswith("/") or store.is_folder()):
-            walk = store.walk(self._filter, self._search.recursive, self._walk)
-            yield from self._folder(url, walk)
+            yield from self._stored_folder(url, store)
         else:
-            yield Source(url, StoreFile(store, store.path))
+            yield replace(store.source(store.path), path=url)
+
+    def _stored_folder(self, url: str, store: "Store") -> Iterator[Source]:
+        walk = store.walk(self._filter, self._search.recursive, self._walk)
+        yield from self._folder(url, walk)
+
+    def _stored_archive(self, url: str, store: "Store") -> Iterator[Source]:
+        from cvt_cli.images.archives import NEEDS_SEEK
+        from cvt_cli.images.store_images import StoreStream
+
+        kind = kind_of_archive(url)
+        assert kind is not None
+        yield from self._archive(url, kind, StoreStream(store), seekable=kind in NEEDS_SEEK)
 
 
 def _once(stream: Iterator[Source], tell: bool = False) -> Iterator[Source]:

@@ -24,8 +24,9 @@ _VALUES_OF_ANY_PAGE = 2**22
 ROWS_OF_ANY_FILE = 2**20
 # Of the file's description of itself: bytes of a text, and members of a list.
 LIMITS = {"thrift_string_size_limit": 2**26, "thrift_container_size_limit": 2**18}
-# Bytes of a store's object that are fetched at once.
-_PIECE = 2**14
+# Bytes of a store's object that are fetched at once: for a header that is far from what was fetched
+# before, and for one that is nearer than so many.
+_PIECE, _AHEAD = 2**14, 2**20
 
 # Of fields in fields, and of fields in a header.
 _MAX_DEPTH = 8
@@ -114,7 +115,8 @@ def _check(page: Page) -> None:
 
 
 class _Pieces:
-    """A file object that fetches small pieces of a store's object.
+    """A file object that fetches pieces of a store's object. To read so from its start to its end
+    takes one request for each MiB at most.
 
     Args:
         file: as fsspec opens it.
@@ -133,7 +135,9 @@ class _Pieces:
 
     def read(self, size: int) -> bytes:
         if not self._start <= self._at <= self._start + len(self._piece) - size:
-            end = min(self._at + max(size, _PIECE), self._file.size)
+            gap = self._at - self._start - len(self._piece)
+            piece = _AHEAD if 0 <= gap < _AHEAD else _PIECE
+            end = min(self._at + max(size, piece), self._file.size)
             if self._at >= end:
                 return b""
             self._piece = self._file.fs.cat_file(self._file.path, start=self._at, end=end)

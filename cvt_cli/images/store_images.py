@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.folder_walk import FolderWalk
+from cvt_cli.images.names import has_magic
 from cvt_cli.images.retries import T, with_retries
 from cvt_cli.images.source import Filter, Source, failing, one_line
 from cvt_cli.images.spool import Spool
@@ -103,11 +104,46 @@ class Store:
         """Tell whether such a file exists. Raises: ImageError."""
         return bool(self._try(lambda: self._fs.isfile(self.path)))
 
-    def glob(self) -> list[str]:
-        """Return the paths that match the address, sorted, without hidden files. Raises:
-        ImageError."""
-        found: list[str] = self._try(lambda: self._fs.glob(self.path))
-        return sorted(path for path in found if not path.rsplit("/", 1)[-1].startswith("."))
+    def at(self, path: str) -> "Store":
+        """Return this store, opened for another path."""
+        return Store(self.url(path), self._timeout, self._max_bytes)
+
+    def glob(self, wanted: Filter, left_out: FolderWalk) -> list[tuple[str, bool]]:
+        """Return the paths that match the address, sorted, and whether each is a folder. As on
+        disks, hidden names need a pattern with a leading dot, what other programs leave among
+        photographs has to be named, and `**` finds files only.
+
+        Args:
+            wanted: says what is left among photographs.
+            left_out: counts it.
+
+        Raises:
+            ImageError
+        """
+        found = self._try(lambda: self._fs.glob(self.path, detail=True))
+        pattern = self.path.split("/")
+        magic = (index for index, part in enumerate(pattern) if has_magic(part))
+        first = next(magic, len(pattern))
+        shows_hidden = any(part.startswith(".") for part in pattern[first:])
+        named = {part for part in pattern[first:] if not has_magic(part)}
+        taken: list[tuple[str, bool]] = []
+        left: dict[str, bool] = {}
+        for path, entry in sorted(found.items()):
+            is_folder = entry["type"] == "directory"
+            parts = path.rstrip("/").split("/")
+            below = parts[first:]
+            junk = [part not in named and wanted.is_junk(part) for part in below]
+            hidden = not shows_hidden and any(part.startswith(".") for part in below)
+            if any(junk):
+                end = first + junk.index(True) + 1
+                left["/".join(parts[:end])] = is_folder or end < len(parts)
+            elif not hidden and not (is_folder and "**" in pattern):
+                taken.append((path, is_folder))
+        for path, is_folder in left.items():
+            if not left_out.is_counting:
+                files = self._count(path) if is_folder else 1
+                wanted.skipped.add_junk(self.url(path), files)
+        return taken
 
     def walk(self, wanted: Filter, recursive: bool, left_out: FolderWalk) -> Iterator[Source]:
         """Yield the images below this address, sorted within each folder. A folder that can't be

@@ -522,6 +522,49 @@ def test_a_store_is_walked_in_order(memory: str, monkeypatch: pytest.MonkeyPatch
     assert len(forgotten) == len(asked)
 
 
+@pytest.mark.parametrize("places", ["store", "disk"])
+@pytest.mark.parametrize(
+    ("pattern", "found", "left_out"),
+    [
+        ("*", ["a.jpg", "d/c.jpg", "notes.txt", "z.zip::in.jpg"], "@eaDir 3, Thumbs.db 2"),
+        ("**", ["a.jpg", "d/c.jpg", "notes.txt", "z.zip::in.jpg"], "@eaDir 3, Thumbs.db 2"),
+        ("**/*.jpg", ["a.jpg", "d/c.jpg"], "@eaDir 3"),
+        ("d/*", ["d/c.jpg"], "@eaDir 1, Thumbs.db 1"),
+        ("@eaDir/*", ["@eaDir/a.jpg", "@eaDir/x/b.jpg"], ""),
+        (".*/*.jpg", [".t/x.jpg"], ""),
+    ],
+)
+def test_patterns_find_the_same_in_a_store_as_on_a_disk(
+    places: str,
+    pattern: str,
+    found: list[str],
+    left_out: str,
+    memory: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fsspec
+
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("in.jpg", b"x")
+    names = ["a.jpg", "notes.txt", ".h.jpg", ".t/x.jpg", "Thumbs.db", "d/c.jpg", "d/Thumbs.db"]
+    names += ["@eaDir/a.jpg", "@eaDir/x/b.jpg", "d/@eaDir/c.jpg", "z.zip"]
+    fs, top = fsspec.filesystem("memory"), f"{memory}/patterns"
+    for name in names:
+        data = archive.getvalue() if name == "z.zip" else b""
+        fs.pipe_file(f"{top}/{name}", data)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    prefix = f"{top}/" if places == "store" else ""
+    skipped = Skipped()
+    paths = [each.path for each in find([prefix + pattern], skipped=skipped)]
+    assert sorted(paths) == [prefix + name for name in found]
+    said = [f"left out {left_out} (--no-default-excludes takes them)"] if left_out else []
+    assert list(skipped.in_words()) == said
+
+
 def test_a_store_that_stalls(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -705,6 +748,31 @@ def test_parquet_in_s3_is_checked_before_it_is_unpacked(s3: str, tmp_path: Path)
     assert [result(source) for source in find([f"{s3}/good.parquet"])] == rows
     (source,) = find([f"{s3}/bomb.parquet"])
     assert "decompression bomb" in str(result(source))
+
+
+def test_small_pages_of_a_parquet_in_a_store_take_few_requests(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs cvt-cli[parquet]")
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    from tests.images.test_parquet_images import write
+
+    rows = [random(seed) for seed in range(1000)]
+    options = {"data_page_size": 2**13, "write_batch_size": 1, "use_dictionary": False}
+    data = Path(write(tmp_path / "a.parquet", {"image": rows}, **options)).read_bytes()
+    assert len(data) > 4 * 2**20
+    fsspec.filesystem("memory").pipe_file(f"{memory}/a.parquet", data)
+    cat_file, requests = MemoryFileSystem.cat_file, []
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        requests.append(args)
+        return cat_file(self, *args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", counted)
+    assert len(list(find([f"{memory}/a.parquet"]))) == len(rows)
+    assert len(requests) <= len(data) / 2**20 + 2
 
 
 def test_s3_that_stalls(s3: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
