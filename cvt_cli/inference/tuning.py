@@ -131,10 +131,11 @@ def choose(kind: Kind, model: Callable[[], Cvt], wanted: Request) -> tuple[Form,
     tune, long = wanted.tune, LONG_RUN * kind.batch_size
     if tune is Tune.NEVER:
         return kind.usual, Origin.USUAL
-    images = wanted.count(long) if tune is Tune.AUTO else long
     key = kind.key()
     if tune is Tune.AUTO and (known := read(key, kind)) is not None:
         return known, Origin.CACHE
+    # Only now: it walks the folders once more.
+    images = wanted.count(long) if tune is Tune.AUTO else long
     if images is None or images < long:
         return kind.usual, Origin.USUAL
     with _alone(key):
