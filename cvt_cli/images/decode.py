@@ -14,7 +14,7 @@ from PIL.ExifTags import Base
 from PIL.IcoImagePlugin import IcoFile
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images import diagnosis, formats, truncated
+from cvt_cli.images import diagnosis, formats, jpeg2000, psd, truncated
 from cvt_cli.images.background import Colour, laid_on
 from cvt_cli.images.greys import Greys, greys_of
 from cvt_cli.images.raw import ENOUGH, is_raw, open_raw
@@ -116,12 +116,15 @@ def to_rgb(
     """
     with _image_errors(max_pixels, image):
         _check_size(image, max_pixels)
+        image, narrow = (image, False) if exact else jpeg2000.without_overflow(image)
         size = image.size
         reduced = _draft(image, reduce_to) if reduce_to is not None else None
         if checked is not None:
             checked(image, size)
         sixteen, greys = _has_16_bits(image), greys_of(image)
         upright, orientation = _upright(image)
+        if narrow:
+            upright = jpeg2000.stretched(upright)
         if not exact and sixteen:
             scale = 255 / (greys.white or 65535)
             if greys.inverted:
@@ -218,11 +221,16 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
         size = jxl.size_of(file)
         if size is not None:
             _check_pixels(*size, max_pixels)
+            if jxl.is_animated(file):
+                raise ImageError("a JPEG XL of a kind that is not supported: an animation")
             with suppress(RuntimeError):  # the message tells how to build libjxl
                 return Image.open(file, formats=["JXL"])
         raise ImageError("a broken JPEG XL, or of a kind that is not supported")
     file.seek(0)
-    return Image.open(file, formats=_formats())
+    image = Image.open(file, formats=_formats())
+    if image.format == "PSD":
+        psd.mend_channels(image, file)
+    return image
 
 
 def _check_icon(file: BinaryIO, max_pixels: int) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from PIL import Image, PngImagePlugin
+from PIL.PsdImagePlugin import MODES as PSD_MODES
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 from cvt_cli.images import formats
@@ -65,6 +66,20 @@ _OTHER_COMPRESSIONS = {
     50001: "WebP",
     50002: "JPEG XL",
     52546: "JPEG XL",
+}
+
+# A PSD's header: bits of a channel, and colours.
+_PSD_HEADER = struct.Struct(">22sHH")
+_PSD_BITS = (1, 8, 16, 32)
+_PSD_COLOURS = {
+    0: "bitmap",
+    1: "grey",
+    2: "palette",
+    3: "RGB",
+    4: "CMYK",
+    7: "multichannel",
+    8: "duotone",
+    9: "Lab",
 }
 
 # Markers of a picture in a JPEG, and the kind that each stands for.
@@ -178,11 +193,27 @@ def _raises(traceback: TracebackType) -> bool:
 
 
 def _kind_of(name: str, file: BinaryIO) -> str:
-    """Name the kind of a TIFF or JPEG that may be intact but is not supported; empty if it is
-    another."""
-    if name == "TIFF":
-        return _kind_of_tiff(file)
-    return _kind_of_jpeg(file) if name == "JPEG" else ""
+    """Name the kind of a file that may be intact but is not supported; empty if it is another."""
+    kinds = {"TIFF": _kind_of_tiff, "JPEG": _kind_of_jpeg, "PSD": _kind_of_psd, "PPM": _kind_of_ppm}
+    return kinds[name](file) if name in kinds else ""
+
+
+def _kind_of_psd(file: BinaryIO) -> str:
+    """Describe a PSD by its header, if it is none of the kinds that Pillow reads: "16-bit RGB"."""
+    file.seek(0)
+    header = file.read(_PSD_HEADER.size)
+    if len(header) < _PSD_HEADER.size:
+        return ""
+    _, bits, mode = _PSD_HEADER.unpack(header)
+    if bits not in _PSD_BITS or mode not in _PSD_COLOURS or (mode, bits) in PSD_MODES:
+        return ""
+    return f"{bits}-bit {_PSD_COLOURS[mode]}"
+
+
+def _kind_of_ppm(file: BinaryIO) -> str:
+    """Describe a PFM with colours."""
+    file.seek(0)
+    return "32-bit float RGB" if file.read(2) == b"PF" else ""
 
 
 def _kind_of_tiff(file: BinaryIO) -> str:

@@ -27,7 +27,34 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
         file.seek(start)
     if header is None or len(header) < _HEADER_BYTES:
         return None
-    bits = int.from_bytes(header[2:], "little")
+    return _size(_reader(header[len(_CODESTREAM) :]))
+
+
+def is_animated(file: BinaryIO) -> bool:
+    """Tell whether a file's start says that it is an animation, of which the plug-in decodes the
+    last picture in place of the first. The file's position is restored."""
+    start = file.tell()
+    try:
+        header = _codestream(file)
+    finally:
+        file.seek(start)
+    if header is None:
+        return False
+    take = _reader(header[len(_CODESTREAM) :])
+    _size(take)
+    all_default = take(1)
+    if all_default or not take(1):  # no more fields
+        return False
+    take(3)  # orientation
+    if take(1):
+        _size(take)  # to be shown at
+    # A preview has a size of another form; nobody writes any.
+    return not take(1) and take(1) == 1
+
+
+def _reader(data: bytes) -> Callable[[int], int]:
+    """Return what takes so many bits from the front of the data; after their end, zeros."""
+    bits = int.from_bytes(data, "little")
 
     def take(count: int) -> int:
         nonlocal bits
@@ -35,6 +62,10 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
         bits >>= count
         return value
 
+    return take
+
+
+def _size(take: Callable[[int], int]) -> tuple[int, int]:
     in_eights = take(1) == 1
     height = _side(take, in_eights)
     ratio = take(3)

@@ -5,7 +5,7 @@ LibRaw reads them, which needs the package rawpy.
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
@@ -33,14 +33,20 @@ _SIGNATURES = (
     b"II\x1a\0\0\0HEAPCCDR",  # Canon's before 2004
 )
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}
-_PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 262, 330, 50706
+# What follows a TIFF's first eight bytes in raw files of Canon, and of Phase One.
+_TIFF_MARKS = (b"CR", b"IIII", b"MMMM")
+_LIKE_TIFF = {b"IIU\0": "<", b"IIRO": "<", b"IIRS": "<", b"MMOR": ">"}
+_PHOTOMETRIC, _STRIP_BYTES, _SUB_IFDS, _DNG_VERSION = 262, 279, 330, 50706
 _COLOUR_FILTER_ARRAY, _LINEAR_RAW = 32803, 34892
 _SHORT, _LONG, _IFD = 3, 4, 13  # types of a TIFF's values
 _TIFF_HEADER_BYTES = 8
 _MAX_IFDS = 16
 _MAX_ENTRIES = 512
+# The part of a sensor's rows that are missing if its last ones are all zero.
+_LAST = 64
 # EXIF orientations by LibRaw's code for the rotation.
 _ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}
+_TRUNCATED = "a truncated raw file"
 
 
 def is_raw(file: BinaryIO) -> bool:
@@ -50,7 +56,10 @@ def is_raw(file: BinaryIO) -> bool:
     found = (
         start.startswith(_SIGNATURES)
         or start[4:11] == b"ftypcrx"
-        or (start[:4] in _TIFF and (start[8:10] == b"CR" or _has_sensor_data(file, start)))
+        or (
+            start[:4] in _TIFF
+            and (start[8:].startswith(_TIFF_MARKS) or _has_sensor_data(file, start))
+        )
     )
     file.seek(0)
     return found
@@ -58,6 +67,20 @@ def is_raw(file: BinaryIO) -> bool:
 
 def _has_sensor_data(file: BinaryIO, start: bytes) -> bool:
     order = _TIFF[start[:4]]
+    return any(
+        tag == _DNG_VERSION
+        or (
+            tag == _PHOTOMETRIC
+            and kind == _SHORT
+            and _number(value[:2], order) in (_COLOUR_FILTER_ARRAY, _LINEAR_RAW)
+        )
+        for tag, kind, _, value in _entries(file, start, order)
+    )
+
+
+def _entries(file: BinaryIO, start: bytes, order: str) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield the entries of a TIFF's directories, those in others too: tag, type, number of values,
+    and the four bytes of the value or its place."""
     waiting: list[int] = []
     if len(start) >= _TIFF_HEADER_BYTES:
         waiting += struct.unpack(order + "L", start[4:8])
@@ -74,14 +97,9 @@ def _has_sensor_data(file: BinaryIO, start: bytes) -> bool:
         for tag, kind, many, value in struct.iter_unpack(
             order + "HHL4s", entries[: len(entries) // 12 * 12]
         ):
-            if tag == _DNG_VERSION:
-                return True
-            if tag == _PHOTOMETRIC and kind == _SHORT:
-                if _number(value[:2], order) in (_COLOUR_FILTER_ARRAY, _LINEAR_RAW):
-                    return True
-            elif tag == _SUB_IFDS and kind in (_LONG, _IFD):
+            yield tag, kind, many, value
+            if tag == _SUB_IFDS and kind in (_LONG, _IFD):
                 waiting += _offsets(file, order, many, value=value)
-    return False
 
 
 def _offsets(file: BinaryIO, order: str, many: int, *, value: bytes) -> list[int]:
@@ -117,7 +135,14 @@ def open_raw(file: BinaryIO, enough: int, check_size: Callable[[int, int], None]
             if preview is not None and min(preview.size) >= enough:
                 return preview
             check_size(raw.sizes.width, raw.sizes.height)
+            if _is_cut(raw, file):
+                raise ImageError(_TRUNCATED)
             return _developed(raw)
+    # The bytes are in memory: only their end can be an error of reading.
+    except rawpy.LibRawIOError:
+        raise ImageError(_TRUNCATED) from None
+    except (rawpy.LibRawFileUnsupportedError, rawpy.LibRawDataError):
+        raise ImageError("a raw file of a kind that is not supported, or a broken one") from None
     except rawpy.LibRawError as error:
         raise ImageError(f"a broken raw file: {_reason(error)}") from None
 
@@ -154,6 +179,25 @@ def _developed(raw: "rawpy.RawPy") -> Image.Image:
     if image.size in (expected, expected[::-1]):  # not if pixels are not square
         set_reduction(image, size, half, orientation=turned)
     return image
+
+
+def _is_cut(raw: "rawpy.RawPy", file: BinaryIO) -> bool:
+    """Tell whether a file ends before the sensor's data: it says that it has more bytes than it
+    has, or the last rows are missing. LibRaw leaves zeros there without a word, or anything, and a
+    lens cap's black has noise."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    start = file.read(_TIFF_HEADER_BYTES)
+    order = (_TIFF | _LIKE_TIFF).get(start[:4])
+    if order is not None and any(
+        tag == _STRIP_BYTES and kind == _LONG and many == 1 and _number(value, order) > size
+        for tag, kind, many, value in _entries(file, start, order)
+    ):
+        return True
+    sizes = raw.sizes
+    end = sizes.top_margin + sizes.height
+    last = raw.raw_image[end - max(1, sizes.height // _LAST) : end]
+    return last.size > 0 and not last.any()
 
 
 def _reason(error: Exception) -> str:

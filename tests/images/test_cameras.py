@@ -1,6 +1,7 @@
 """HEIC, JPEG XL and raw files: with the extras that read them, and without."""
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,25 @@ def test_a_broken_jpeg_xl_is_called_one() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
+def test_an_animated_jpeg_xl_is_refused(orientation: int) -> None:
+    """The plug-in would give its last picture."""
+    fields = (
+        *((1, 1), (0, 5), (1, 3)),  # a square of 8 pixels
+        *((0, 1), (1, 1), (orientation - 1, 3)),  # not all has its default
+        *((0, 2), (1, 1)),  # no size to be shown at and no preview, but an animation
+    )
+    bits, count = 0, 0
+    for value, width in fields:
+        bits |= value << count
+        count += width
+    start = b"\xff\x0a" + bits.to_bytes(30, "little")
+    pytest.importorskip("pillow_jxl", reason="cvt-cli[jxl] is not installed")
+    assert error_of(start) == "a JPEG XL of a kind that is not supported: an animation"
+    still = b"\xff\x0a" + (bits ^ (1 << count - 1)).to_bytes(30, "little")
+    assert error_of(still) == "a broken JPEG XL, or of a kind that is not supported"
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
 def test_jpeg_xl_is_turned_once(orientation: int, tmp_path: Path) -> None:
     """A JPEG that was packed without loss keeps its EXIF; else the decoder turns, as it says."""
     file, packed = tmp_path / "a.jpg", io.BytesIO()
@@ -143,6 +163,7 @@ def test_a_tiff_is_no_raw_file() -> None:
     picture().save(file, "TIFF")
     assert not is_raw(file)
     assert is_raw(io.BytesIO(dng(picture())))
+    assert is_raw(io.BytesIO(b"II*\0\x08\n\0\0IIIICwaR" + bytes(100)))  # Phase One
     for cut in range(0, 60, 7):
         is_raw(io.BytesIO(dng(picture())[-cut:]))
 
@@ -181,9 +202,29 @@ class TestRaw:
     def test_bounds_and_broken_files(self) -> None:
         data = dng(picture(300, 200))
         assert error_of(data, max_pixels=1000).startswith("300x200 pixels, more than the limit")
-        words = error_of(b"FUJIFILMCCD-RAW 0201")
-        assert words.startswith("a broken raw file: ")
-        assert "b'" not in words
+        assert error_of(b"FUJIFILMCCD-RAW 0201") == "a truncated raw file"
+        unknown = data.replace(b"Acme", b"\0" * 4).replace(struct.pack("<H", 32803), b"\7\0")
+        assert error_of(unknown).startswith("a raw file of a kind that is not supported, or")
+
+    def test_the_rest_of_a_cut_file_is_not_taken_for_black(self) -> None:
+        """LibRaw fills the rows that are missing with zeros."""
+        scene = picture(300, 200)
+        data = dng(scene)
+        rows = 8 + 2 * 300 * 100
+        missing = bytes(2 * 300 * 100)
+        cut = data[:rows] + missing + data[rows + len(missing) :]
+        assert error_of(cut) == "a truncated raw file"
+        # Of other kinds LibRaw decodes whatever lies there, and the size tells.
+        rest = data.index(struct.pack("<HHLL", 279, 4, 1, 2 * 300 * 200))
+        short = bytearray(data)
+        short[rest + 8 : rest + 12] = struct.pack("<L", len(data) + 1)
+        assert error_of(bytes(short)) == "a truncated raw file"
+        # One whose end was overwritten in a corner only, or which is black but for noise, is read.
+        decoded(data[: rows + len(missing) - 40] + bytes(40) + data[rows + len(missing) :])
+        # What is embedded whole is labelled.
+        with_preview = dng(scene, picture(450, 300, seed=1))
+        cut = with_preview[:rows] + missing + with_preview[rows + len(missing) :]
+        assert decoded(cut, enough=300).size == (450, 300)
 
 
 def test_one_of_each_kind(run_cvt: Any, tiny_cvt: Callable[..., Path], tmp_path: Path) -> None:

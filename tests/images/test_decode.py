@@ -1,5 +1,7 @@
 """Decoding: what opens, what is refused, and that nothing but `ImageError` ever comes out."""
 
+import base64
+import contextlib
 import io
 import random
 import struct
@@ -382,3 +384,58 @@ def test_damaged_files(kind: str) -> None:
         for _ in range(rng.randrange(1, 8)):
             broken[rng.randrange(min(reach, len(data)))] = rng.randrange(256)
         try_to_decode(bytes(broken))
+
+
+def packed_psd(mode: int, planes: list[np.ndarray]) -> bytes:
+    """A PSD whose merged picture is packed, as Photoshop saves it: a channel a plane."""
+    lines = [bytes([len(line) - 1]) + line.tobytes() for plane in planes for line in plane]
+    height, width = planes[0].shape
+    bits = 1 if mode == 0 else 8
+    head = struct.pack(">H6xHLLHH", 1, len(planes), height, width * 8 // bits, bits, mode)
+    sizes = struct.pack(f">{len(lines)}H", *map(len, lines))
+    return b"8BPS" + head + bytes(12) + b"\0\1" + sizes + b"".join(lines)
+
+
+@pytest.mark.parametrize("further", [0, 1, 2, 50])
+@pytest.mark.parametrize(("mode", "channels"), [(1, 1), (3, 3), (4, 4)])
+def test_further_channels_of_a_psd_shift_nothing(mode: int, channels: int, further: int) -> None:
+    """Saved selections and spot colours come after the colours."""
+    scene = np.asarray(picture(48, 40))
+    inkless = np.full((40, 48), 255, "u1")
+    planes = [scene[..., channel] for channel in range(min(channels, 3))] + [inkless] * (mode == 4)
+    more = [np.full((40, 48), number, "u1") for number in range(further)]
+    found = np.asarray(decode(io.BytesIO(packed_psd(mode, planes + more))))
+    expected = np.stack([planes[0]] * 3, -1) if mode == 1 else scene
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_a_bitmap_of_a_psd_has_ones_for_black() -> None:
+    lines = np.full((8, 2), 0b11110000, "u1")
+    found = np.asarray(decode(io.BytesIO(packed_psd(0, [lines]))))
+    assert found[0, :, 0].tolist() == [0, 0, 0, 0, 255, 255, 255, 255] * 2
+
+
+# Of 4x4 pixels: red grows to the right and green downwards from 0 to white, and blue is white.
+IN_16_BITS_WITHOUT_LOSS = base64.b85decode(
+    b"|4;u>051Rl000040000400000000000000400004000000000000R#J0S^HI4*>!HQUDA90003200aa80smY81VD"
+    b"iQkN^q*00000cK`wZlh6Dxj1lFmsm$T)iuh3Tv9ha1mqXGiIUhqdLchDO9GBbXsJ)G!-}sQ&6O2J!r6%V~t1{qSY"
+    b"j#}aN>N+EDBa$Zyypqu_>lMpL6nTN2SJ^w$UqBS-q#>!7C5Ok>BGseJ{k>qc)tJH"
+)
+IN_12_BITS = base64.b85decode(
+    b"|4;u>051Rl000040000400000000000000400004000000000000RpF0Sf^E3jqQDQUDDB0ssL400aa80Equw00l"
+    b"x|0RNBx3IG5A002+`0soWFyigKU80YFR1DzXg9wpq5L4}#G>vqq)OcTw%cBJT<b<swlos(rmBGxqm&#*`aL6nM;f"
+    b"tO;<Odl1PmS}36U;o("
+)
+
+
+@pytest.mark.parametrize("data", [IN_16_BITS_WITHOUT_LOSS, IN_12_BITS])
+def test_white_of_a_jpeg_2000_with_more_than_8_bits(data: bytes) -> None:
+    """Pillow's reader makes it black, and so does --decode exact."""
+    found = np.asarray(decode(io.BytesIO(data))).astype(int)
+    ramp = np.tile(np.linspace(0, 255, 4), (4, 1))
+    assert np.abs(found - np.stack([ramp, ramp.T, np.full((4, 4), 255)], -1)).max() <= 2
+    exact = np.asarray(decode(io.BytesIO(data), exact=True))
+    assert (exact == np.asarray(Image.open(io.BytesIO(data)))).all()
+    for cut in range(0, len(data), 7):
+        with contextlib.suppress(ImageError):
+            decode(io.BytesIO(data[:cut]))

@@ -101,6 +101,14 @@ BMP_HEADER = "a BMP of a kind that is not supported: Unsupported BMP header type
             "a broken PPM: maxval must be greater than 0 and less than 65536",
         ),
         (b"8BPS" + bytes(40), "a broken PSD"),
+        (
+            b"8BPS" + struct.pack(">H6xHLLHH", 1, 3, 4, 4, 16, 3) + bytes(40),
+            "a PSD of a kind that is not supported: 16-bit RGB",
+        ),
+        (
+            b"PF\n4 4\n-1.0\n" + bytes(192),
+            "a PPM of a kind that is not supported: 32-bit float RGB",
+        ),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not supported: convert it to PNG"),
     ],
 )
