@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import BinaryIO, TypedDict, Unpack
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 from PIL.IcoImagePlugin import IcoFile
 
@@ -26,6 +26,16 @@ MAX_PIXELS = 2 * 89_478_485
 # Candidates for the white of 32-bit greys.
 _WHITES = (1.0, 255.0, 65535.0)
 _BLOCK = 2**20
+# What makes a picture upright, by its EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ICO = b"\0\0\1\0"
 
 # A fault of a file belongs in its record, and Pillow's warnings would reach stderr. Threads decode
@@ -160,13 +170,22 @@ def _upright(image: Image.Image) -> tuple[Image.Image, int]:
     """Turn an image as EXIF says, and return the orientation too; the image itself if it is
     upright."""
     image.load()  # PNG may have its EXIF at the end
-    orientation = image.getexif().get(Base.Orientation, 1)
     # JPEG XL is turned by its decoder, unless a JPEG's own data is in it.
     if image.format == "JXL" and not image.jpeg:  # type: ignore[attr-defined]
         return image, 1
-    if orientation == 1:
-        return image, 1
-    return ImageOps.exif_transpose(image), orientation
+    orientation = _orientation(image)
+    return (image.transpose(_TURNS[orientation]), orientation) if orientation != 1 else (image, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(Base.Orientation, 1)
+    except MemoryError:
+        raise
+    # A picture is none the worse for broken EXIF, of which Pillow raises nearly anything.
+    except Exception:
+        return 1
+    return orientation if orientation in _TURNS else 1
 
 
 @contextmanager
@@ -223,7 +242,8 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
             _check_pixels(*size, max_pixels)
             if jxl.is_animated(file):
                 raise ImageError("a JPEG XL of a kind that is not supported: an animation")
-            with suppress(RuntimeError):  # the message tells how to build libjxl
+            # The messages tell how to build libjxl, or nothing.
+            with suppress(RuntimeError, ValueError):
                 return Image.open(file, formats=["JXL"])
         raise ImageError("a broken JPEG XL, or of a kind that is not supported")
     file.seek(0)

@@ -43,6 +43,8 @@ _BEGINNINGS = (
     (re.compile(rb"SIMPLE  ="), "FITS"),
     (re.compile(rb"\0\0\x01\0"), "ICO"),
     (re.compile(rb"\x01\xda[\0\x01][\x01\x02]"), "SGI"),
+    # An intact one is among `OTHERS`.
+    (re.compile(rb"(?!\0\0\0\x0cJXL \r\n\x87\n)....JXL", re.DOTALL), "JXL"),
 )
 
 # Bytes by which a file that is not an image is judged.

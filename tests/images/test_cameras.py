@@ -107,8 +107,9 @@ def test_jpeg_xl(size: tuple[int, int]) -> None:
 
 
 def test_a_broken_jpeg_xl_is_called_one() -> None:
-    data = jxl(picture())
-    assert error_of(data[:40]) == "a broken JPEG XL, or of a kind that is not supported"
+    data = jxl(picture(), use_container=True)
+    assert error_of(data[:60]) == "a broken JPEG XL, or of a kind that is not supported"
+    assert error_of(b"\1" + data[1:]).startswith("a broken JPEG XL")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

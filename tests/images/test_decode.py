@@ -439,3 +439,15 @@ def test_white_of_a_jpeg_2000_with_more_than_8_bits(data: bytes) -> None:
     for cut in range(0, len(data), 7):
         with contextlib.suppress(ImageError):
             decode(io.BytesIO(data[:cut]))
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [b"\0\x09", b"\xff\xff"])
+def test_broken_exif_breaks_no_picture(format_: str, orientation: bytes) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    data = encoded(picture(48, 40), format_, exif=exif)
+    assert decode(io.BytesIO(data)).size == (40, 48)
+    for wrong in (data.replace(b"MM\0*", b"nope"), data.replace(b"\0\6\0\0", orientation * 2)):
+        assert wrong != data
+        assert decode(io.BytesIO(wrong)).size == (48, 40)
