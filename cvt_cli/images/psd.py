@@ -32,7 +32,7 @@ def mend_channels(image: Any, file: BinaryIO) -> None:
         # The first tile's offset is the end of the sizes of as many channels as there are tiles.
         start = tiles[0].offset - 2 * len(tiles) * height
         file.seek(start)
-        sizes = ImageFile._safe_read(file, 2 * channels * height)  # type: ignore[arg-type]
+        sizes = ImageFile._safe_read(file, 2 * channels * height)
         offset = start + len(sizes)
         mended = []
         for index, tile in enumerate(image.tile):
