@@ -121,7 +121,7 @@ class LabelsFile:
             )
         if name == STDIN and format_ in ("parquet", "xlsx"):
             raise UsageError(f"{format_} can't be read from standard input")
-        self._name = name
+        self.name = name
         self._writer = writer
         self._format = format_
 
@@ -134,18 +134,18 @@ class LabelsFile:
         try:
             with (
                 nullcontext(sys.stdin.buffer)
-                if self._name == STDIN
-                else Path(self._name).open("rb") as file
+                if self.name == STDIN
+                else Path(self.name).open("rb") as file
             ):
                 yield from self._writer.documents(file, ("scores",))
         except OSError as error:
-            raise UsageError(f"{self._name} can't be read: {reason_of(error)}") from None
+            raise UsageError(f"{self.name} can't be read: {reason_of(error)}") from None
         except ValueError as error:
-            raise UsageError(f"{self._name} can't be read: {error}") from None
+            raise UsageError(f"{self.name} can't be read: {error}") from None
 
     def count(self) -> int | None:
         """Count the records, if that can be known beforehand."""
-        if self._name == STDIN:
+        if self.name == STDIN:
             return None
         try:
             return sum(1 for _ in self.records())
@@ -154,15 +154,15 @@ class LabelsFile:
 
     def model(self) -> str:
         """Return the name of the model that made the labels; "" if the file does not tell."""
-        if self._name == STDIN:
+        if self.name == STDIN:
             return ""
-        kept = Kept.read(Path(self._name))
+        kept = Kept.read(Path(self.name))
         run = kept.run if kept is not None else {}
         if kept is None and self._format == "parquet":
             from cvt_cli.output.parquet import run_of
 
             try:
-                with Path(self._name).open("rb") as file:
+                with Path(self.name).open("rb") as file:
                     run = run_of(file) or {}
             except OSError:
                 return ""

@@ -3,6 +3,7 @@ progress, resumption and a summary."""
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -294,25 +295,47 @@ def sum_up(
         count: the inputs.
         errors: those that could not be read.
         rate: in images/s.
-        failed: path and error of those, the first few of which are named.
+        failed: path and error of those, of which the first few of each reason are named.
         kept: inputs on top of those whose record was there before.
         done: what was done with them all, in words.
 
     Raises:
         typer.Exit: with the code that says so if an input could not be read.
     """
-    if not settings.quiet:
-        if outputs:
-            what = f"{counted(count + kept, 'input')}" + (f": {done}" if done else "")
-            pace = f", {in_rate(rate)} images/s" if count else ""
-            say(f"{', '.join(outputs)}: {what}{pace}")
-        if errors:
-            for path, error in failed[:NAMED_FAILURES]:
-                say(f"{visible(path)}: {error}")
-            more = errors - NAMED_FAILURES
-            unnamed = f", {more} of them not named here" if failed and more > 0 else ""
-            of = counted(count + kept, "input")
-            where = "each has its error" if errors > 1 else "its error is"
-            say(f"{errors} of {of} could not be read{unnamed}; {where} in the output")
+    if outputs and not settings.quiet:
+        what = f"{counted(count + kept, 'input')}" + (f": {done}" if done else "")
+        pace = f", {in_rate(rate)} images/s" if count else ""
+        say(f"{', '.join(outputs)}: {what}{pace}")
+    # On standard output the errors are there to see; a file says nothing by itself.
+    if errors and (outputs or not settings.quiet):
+        lines, named = failure_lines(failed)
+        for line in lines:
+            say(line)
+        unnamed = f", {errors - named} of them not named here" if failed and errors > named else ""
+        of = counted(count + kept, "input")
+        where = "each has its error" if errors > 1 else "its error is"
+        say(f"{errors} of {of} could not be read{unnamed}; {where} in the output")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def failure_lines(failed: Sequence[tuple[str, str]]) -> tuple[list[str], int]:
+    """Return lines that name failed inputs, and how many they name. A reason that more than a few
+    share is one line, with the first of them; of the other inputs the first few have one each.
+
+    Args:
+        failed: path and error of each.
+    """
+    shared = {
+        reason: count
+        for reason, count in Counter(error for _, error in failed).most_common(NAMED_FAILURES)
+        if count > NAMED_FAILURES
+    }
+    lines, named = [], 0
+    for reason, count in shared.items():
+        paths = islice((path for path, error in failed if error == reason), NAMED_FAILURES)
+        lines.append(f"{count} inputs: {reason}: {', '.join(map(visible, paths))}, …")
+        named += NAMED_FAILURES
+    alone = [(path, error) for path, error in failed if error not in shared][:NAMED_FAILURES]
+    lines += [f"{visible(path)}: {error}" for path, error in alone]
+    return lines, named + len(alone)

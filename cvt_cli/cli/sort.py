@@ -1,6 +1,7 @@
 """`cvt sort`: labels in, files in a folder for each label out."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,8 +21,9 @@ from cvt_cli.cli.labels_file import (
 from cvt_cli.cli.look_first import OrderOptions, print_order
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.option_groups import Panel, grouped
+from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.output_options import ProgressOption
-from cvt_cli.cli.progress import Progress, how_shown
+from cvt_cli.cli.progress import Progress, Shown, how_shown
 from cvt_cli.errors import ExitCode, Interrupted, UsageError
 from cvt_cli.system.text import counted, visible
 
@@ -35,7 +37,9 @@ cvt sort labels.csv sorted/ --dry-run
 
 cvt sort labels.csv sorted/ --link --min-score 0.3
 
-cvt classify photos/ -f jsonl | grep -v blurred | cvt sort - sorted/ --format jsonl
+cvt sort labels.csv sorted/ --move && cvt sort --undo sorted/
+
+jq -c 'select(.error == null)' labels.jsonl | cvt sort - sorted/ -f jsonl
 
 cvt sort features.parquet --order diverse --first 100 > look.txt
 """
@@ -50,6 +54,14 @@ class Placing:
     move: Annotated[bool, ACTIONS.option("--move", help="Move the files.")] = False
     link: Annotated[bool, ACTIONS.option("--link", help="Make hard links.")] = False
     symlink: Annotated[bool, ACTIONS.option("--symlink", help="Make symbolic links.")] = False
+    undo: Annotated[
+        bool,
+        ACTIONS.option(
+            "--undo",
+            help="Put back what --move moved into a folder, which is named alone: cvt sort --undo "
+            "sorted/.",
+        ),
+    ] = False
     dry_run: Annotated[
         bool, ACTIONS.option("--dry-run", "-n", help="Change nothing; print what would happen.")
     ] = False
@@ -83,11 +95,17 @@ def sort(
 ) -> None:
     """Copy, move or link files into a folder for each label.
 
-    The default is to copy. Nothing is overwritten: a file whose name is taken gets a number. Files
-    that could not be classified stay where they are. Run it again to continue.
+    The default is to copy. Nothing is overwritten: a file whose name is taken gets a number. An XMP
+    sidecar goes with its picture. Files that could not be classified stay where they are. Run it
+    again to continue.
 
     --order sorts the list instead: which pictures to look at first.
     """
+    if placing.undo:
+        others = [*_given(placing), *_given(wanted), *(["--format"] if format_ else [])]
+        _check_undo(labels, folder, others)
+        _undo(Path(labels), context.obj, progress, dry_run=placing.dry_run)
+        return
     _check_mode(folder, placing, wanted)
     if wanted.order is not None:
         print_order(labels, format_, wanted, quiet=context.obj.quiet)
@@ -99,7 +117,14 @@ def sort(
     # os.path, because Path raises an error for a name that is too long or not permitted.
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"{folder} is not a folder")
+    how = how_shown(context.obj.quiet, progress)
+    _place(document, folder, placing, how=how, quiet=context.obj.quiet)
 
+
+def _place(
+    document: LabelsFile, folder: Path, placing: Placing, *, how: Shown | bool, quiet: bool
+) -> None:
+    """Sort the files of a list into a folder, and print what became of them."""
     from cvt_cli.sorting.placing import Action, Sorter, SortStatus
 
     chosen = {
@@ -108,10 +133,10 @@ def sort(
         Action.SYMLINK: placing.symlink,
     }
     action = next((each for each, wanted in chosen.items() if wanted), Action.COPY)
-    dry_run, quiet = placing.dry_run, context.obj.quiet
+    dry_run = placing.dry_run
     tally = _Tally()
     elsewhere = Elsewhere()
-    bar = Progress(how_shown(quiet, progress), document.count)
+    bar = Progress(how, document.count)
     sorter = Sorter(folder, action, placing.min_score, dry_run=dry_run)
     try:
         for outcome in sorter.sort(with_checked_scores(document.records(), placing.min_score)):
@@ -134,26 +159,79 @@ def sort(
         ) from None
     finally:
         bar.close()
-    elsewhere.check(labels)
+    elsewhere.check(document.name)
     if not dry_run:
         tally.print()
     if not quiet:
         done = f"would {action.value}" if dry_run else _PAST[action.value]
         say(f"{folder}: {done} {tally.in_words()}")
+        if action is Action.MOVE and tally.new and not dry_run and sys.stderr.isatty():
+            say(f"to put them back: cvt sort --undo {shlex.quote(str(folder))}")
     if tally.failed:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
+def _check_undo(labels: str, folder: Path | None, given: list[str]) -> None:
+    """Raise `UsageError` where --undo comes with more than a folder and --dry-run."""
+    if folder is not None:
+        raise UsageError(
+            "--undo takes the folder alone", hint=f"cvt sort --undo {shlex.quote(str(folder))}"
+        )
+    others = [name for name in given if name not in ("--undo", "--dry-run")]
+    if others:
+        raise UsageError(f"--undo can't be combined with {', '.join(others)}")
+    if not os.path.isdir(labels):
+        is_file = os.path.exists(labels)
+        raise UsageError(
+            f"{labels}: {'not a folder' if is_file else 'no such folder'}",
+            hint="name the folder that files were moved into: cvt sort --undo sorted/",
+        )
+
+
+def _undo(folder: Path, settings: GlobalOptions, progress: bool | None, *, dry_run: bool) -> None:
+    """Put back what was moved into a folder, and print what became of it."""
+    from cvt_cli.sorting.moved import undo
+
+    count, failed = 0, 0
+    bar = Progress(how_shown(settings.quiet, progress), lambda: None)
+    try:
+        for each in undo(folder, dry_run=dry_run):
+            bar.add(bool(each.error))
+            count += not each.error
+            failed += bool(each.error)
+            with bar.paused():
+                if each.error and failed <= NAMED_FAILURES:
+                    say(f"{visible(str(each.file))}: {each.error}")
+                elif dry_run and not each.error:
+                    print(f"{visible(str(each.file))} -> {visible(str(each.origin))}")
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted after {counted(count, 'file')}; run the same command again to continue"
+        ) from None
+    finally:
+        bar.close()
+    if not settings.quiet:
+        done = "would move" if dry_run else "moved"
+        more = failed - NAMED_FAILURES
+        unnamed = f", {more} of them not named here" if more > 0 else ""
+        stay = f"; {failed} stay{unnamed}" if failed else ""
+        say(f"{folder}: {done} {counted(count, 'file')} back{stay}")
+    if failed:
+        raise typer.Exit(ExitCode.INPUTS_FAILED)
+
+
+def _given(group: "Placing | OrderOptions") -> list[str]:
+    """Name the options of a group that are not left at their defaults."""
+    return [
+        "--" + each.name.replace("_", "-")
+        for each in fields(group)
+        if getattr(group, each.name) != each.default
+    ]
+
+
 def _check_mode(folder: Path | None, placing: Placing, wanted: OrderOptions) -> None:
     """Raise `UsageError` where options of --order and of folders are mixed, or neither is named."""
-    ordering, placed = (
-        [
-            "--" + each.name.replace("_", "-")
-            for each in fields(group)
-            if getattr(group, each.name) != each.default
-        ]
-        for group in (wanted, placing)
-    )
+    ordering, placed = _given(wanted), _given(placing)
     if wanted.order is None:
         if ordering:
             raise UsageError(f"{ordering[0]} needs --order")

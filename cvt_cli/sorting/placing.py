@@ -2,7 +2,7 @@
 
 A file keeps its name, or if that is taken becomes `name-2.jpg`, `name-3.jpg` and so on, by the
 order of the records: the same records give the same names again, so that a second run finds what
-the first one has done.
+the first one has done. Its XMP sidecar goes with it.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.images.find import find
+from cvt_cli.images.formats import RAW_SUFFIXES
 from cvt_cli.images.names import existing
 from cvt_cli.images.source import Search, Source, kind_of_archive
 from cvt_cli.images.standard_input import STDIN
@@ -34,6 +36,7 @@ from cvt_cli.sorting.folder_names import (
     is_inside,
     numbered,
 )
+from cvt_cli.sorting.moved import MoveLog
 from cvt_cli.sorting.transfer import (
     CHUNK_BYTES,
     SortError,
@@ -114,6 +117,7 @@ class Sorter:
         self._min_score = min_score
         self._dry_run = dry_run
         self._elsewhere = _Elsewhere()
+        self._log = MoveLog(folder)
         self._folders: dict[str, str] = {}
         self._label_of: dict[str, str] = {}
         # Records that are done, each with its place.
@@ -137,6 +141,8 @@ class Sorter:
             folder = self._folder_of(record)
             try:
                 status, target = self._place(record.path, folder)
+                if target is not None and not self._dry_run and not is_inside(record.path):
+                    self._bring_sidecars(record.path, target)
                 yield Outcome(status, record.path, folder, target=target)
             except (ImageError, SortError) as error:
                 yield Outcome(SortStatus.FAILED, record.path, folder, error=str(error))
@@ -188,9 +194,10 @@ class Sorter:
                     same = target.exists() if file is None else self._is_same(file, target)
                     if not same:
                         continue
-                    self._take(folder, path, target)
                     if self._action is Action.MOVE and file is not None and not self._dry_run:
+                        self._log.add(file, target)
                         remove_moved(file, target)
+                    self._take(folder, path, target)
                     return SortStatus.THERE, target
                 if file is None and not inside:
                     raise _gone(path)
@@ -206,6 +213,8 @@ class Sorter:
         raise AssertionError("there is always another number")
 
     def _act(self, file: Path, target: Path) -> None:
+        if self._action is Action.MOVE:
+            self._log.add(file, target)
         try:
             _ACTIONS[self._action](file, target)
         except PermissionError as error:
@@ -213,6 +222,23 @@ class Sorter:
                 raise
             # Not the file's fault, though the error names the file.
             raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
+
+    def _bring_sidecars(self, path: str, target: Path) -> None:
+        """Place the sidecars of a record's file beside its place. One that is there stays."""
+        for name, place in zip(_sidecars_of(path), _sidecars_of(target), strict=True):
+            sidecar = existing(str(name))
+            if sidecar is None or not sidecar.is_file():
+                continue
+            try:
+                if not os.path.lexists(place):
+                    self._act(sidecar, place)
+                elif self._action is Action.MOVE:
+                    raise SortError(f"{place} exists")
+            except (OSError, SortError) as error:
+                if isinstance(error, OSError) and error.errno in _FATAL:
+                    raise
+                reason = reason_of(error) if isinstance(error, OSError) else str(error)
+                warnings.warn(f"{name} stays where it is: {reason}", stacklevel=2)
 
     def _free_places(self, folder: str, name: str) -> Iterator[Path]:
         """Yield the places for a file of this name that this run has not taken."""
@@ -259,6 +285,14 @@ class Sorter:
 
 def _gone(path: str) -> SortError:
     return SortError("standard input" if path == STDIN else "no such file")
+
+
+def _sidecars_of(picture: str | Path) -> list[Path]:
+    """Return the names of the XMP sidecars that a picture may have: IMG_1.jpg.xmp, and of a raw
+    file IMG_1.xmp."""
+    path = Path(picture)
+    names = [path.with_name(path.name + ".xmp")] if path.name else []
+    return [*names, path.with_suffix(".xmp")] if path.suffix.lower() in RAW_SUFFIXES else names
 
 
 class _Elsewhere:

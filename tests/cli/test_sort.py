@@ -50,7 +50,7 @@ def files(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".cvt-moved.jsonl"
     }
 
 
@@ -300,3 +300,93 @@ def test_an_order_that_can_not_be(
     (tmp_path / "raw.jsonl").write_text(json.dumps({**row, "error": None, "scores": "raw"}))
     failed = run_cvt("sort", *options.split(), expect=2)
     assert words in failed.stderr and failed.stderr.count("\n") == 1 and not failed.stdout
+
+
+def test_undo_puts_back_what_was_moved(
+    run_cvt: RunCvt, tmp_path: Path, records: list[Record]
+) -> None:
+    before = files(tmp_path / "photos")
+    (tmp_path / "photos/0.jpg.xmp").write_text("keywords")
+    save(tmp_path / "labels.csv", records)
+    run_cvt("sort", "labels.csv", "sorted", "--move", expect=0)
+    assert (tmp_path / "sorted/cat/0.jpg.xmp").read_text() == "keywords"
+    assert list(files(tmp_path / "photos")) == ["4.jpg"]
+
+    would = run_cvt("sort", "--undo", "sorted", "-n", expect=0)
+    assert would.stdout.splitlines()[-1] == f"sorted/cat/0.jpg -> {tmp_path}/photos/0.jpg"
+    assert would.stderr == "cvt: sorted: would move 5 files back\n"
+    # What came there meanwhile is not replaced; what was added by hand stays.
+    (tmp_path / "photos/2.jpg").write_text("new")
+    (tmp_path / "sorted/cat/mine.jpg").write_text("mine")
+    done = run_cvt("sort", "--undo", "sorted", expect=1)
+    assert done.stderr.splitlines() == [
+        f"cvt: sorted/cat/2.jpg: {tmp_path}/photos/2.jpg exists",
+        "cvt: sorted: moved 4 files back; 1 stay",
+    ]
+    (tmp_path / "photos/2.jpg").unlink()
+    done = run_cvt("sort", "--undo", "sorted", expect=0)
+    assert done.stderr == "cvt: sorted: moved 1 file back\n"
+    assert files(tmp_path / "photos") == {**before, "0.jpg.xmp": "keywords"}
+    assert files(tmp_path / "sorted") == {"cat/mine.jpg": "mine"}
+    nothing = run_cvt("sort", "--undo", "sorted", expect=2)
+    assert "nothing to undo" in nothing.stderr
+
+
+def test_undo_of_two_paths_that_became_one_file(
+    run_cvt: RunCvt, tmp_path: Path, records: list[Record]
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/0.jpg").write_text("0")
+    for name in ("photos/0.jpg", "more/0.jpg"):
+        save(tmp_path / "labels.csv", [record(name, "cat")])
+        run_cvt("sort", "labels.csv", "sorted", "--move", expect=0)
+        (tmp_path / "labels.csv").unlink()
+    assert not (tmp_path / "more/0.jpg").exists()
+    run_cvt("sort", "--undo", "sorted", expect=0)
+    assert (tmp_path / "more/0.jpg").read_text() == (tmp_path / "photos/0.jpg").read_text() == "0"
+    assert not (tmp_path / "sorted").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("labels.csv", "sorted"), "cvt sort --undo sorted"),
+        (("sorted", "--move"), "can't be combined with --move"),
+        (("sorted", "--order", "uncertain"), "can't be combined with --order"),
+        (("labels.csv",), "labels.csv: not a folder"),
+        (("gone",), "gone: no such folder"),
+        (("sorted",), "sorted/.cvt-moved.jsonl: line 2 is no move"),
+    ],
+)
+def test_what_can_not_be_undone(
+    run_cvt: RunCvt, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "labels.csv").touch()
+    (tmp_path / "sorted/cat").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("mine")
+    lines = [{"from": str(tmp_path / "a"), "to": place} for place in ("cat/a", "../secret.txt")]
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "sorted/.cvt-moved.jsonl").write_text(log)
+    done = run_cvt("sort", "--undo", *arguments, expect=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "secret.txt").exists()
+
+
+@pytest.mark.parametrize("action", ["--copy", "--move", "--link", "--symlink"])
+def test_a_sidecar_goes_with_its_picture(run_cvt: RunCvt, tmp_path: Path, action: str) -> None:
+    pairs = [("a.jpg", "a.jpg.xmp"), ("b.nef", "b.xmp"), ("c.jpg", "c.xmp")]
+    for picture, sidecar in pairs:
+        (tmp_path / picture).write_text(picture)
+        (tmp_path / sidecar).write_text(sidecar)
+    (tmp_path / "sorted/cat").mkdir(parents=True)
+    (tmp_path / "sorted/cat/a.jpg").write_text("another")
+    save(tmp_path / "labels.csv", [record(picture, "cat") for picture, _ in pairs])
+    how = () if action == "--copy" else (action,)
+    run_cvt("sort", "labels.csv", "sorted", *how, expect=0)
+    # The sidecar of a JPEG has its whole name: c.xmp is of another file.
+    expected = {"a.jpg": "another", "a-2.jpg": "a.jpg", "a-2.jpg.xmp": "a.jpg.xmp"}
+    expected |= {"b.nef": "b.nef", "b.xmp": "b.xmp", "c.jpg": "c.jpg"}
+    found = files(tmp_path / "sorted/cat")
+    assert found == expected
+    assert (tmp_path / "a.jpg.xmp").exists() == (action != "--move")
+    assert (tmp_path / "c.xmp").exists()
