@@ -39,8 +39,10 @@ class Finished(CvtError):
 
     exit_code = ExitCode.OK
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: finished, nothing to resume", "--overwrite does it again")
+    def __init__(self, what: str, *, can_update: bool = False) -> None:
+        update = "--update does what is new, changed or failed; " if can_update else ""
+        again = f"{update}--overwrite does it again"
+        super().__init__(f"{what}: finished, nothing to resume", again)
 
 
 class UsageError(CvtError):

@@ -24,6 +24,11 @@ from cvt_cli.system.signals import act_if_stuck, once
 from cvt_cli.system.stderr import open_stderr
 from cvt_cli.system.text import neutral, reason_of
 
+# What Typer's parser says of a value, and what people say.
+_VALUES_IN_WORDS = {
+    "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
+    "Input should be a valid number, unable to parse string as a number": "not a number",
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -65,7 +70,7 @@ def _global_options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print no progress, warnings or counts.")
+        bool, typer.Option("--quiet", "-q", help="Print errors only: no progress, no warnings.")
     ] = False,
     *,
     version: Annotated[
@@ -223,6 +228,9 @@ def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
 def _usage_in_words(error: Any) -> tuple[str, str]:
     context = getattr(error, "ctx", None)
     message = str(error.format_message()).replace(": Value error, ", ": ").rstrip(".?")
+    message = message[:1].lower() + message[1:]  # as our own messages begin
+    for said, words in _VALUES_IN_WORDS.items():
+        message = message.replace(said, words)
     if not message:  # `cvt` alone has had its help instead
         return "", ""
     help_ = f"{context.command_path if context else 'cvt'} --help"
@@ -232,7 +240,7 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
             return f"{message} (see {help_})", hint
         message = f"no such option: {option}"
         hint = hints.for_option(option, context)
-    elif found := re.match(r"No such command '(.*?)'", message, re.DOTALL):
+    elif found := re.match(r"no such command '(.*?)'", message, re.DOTALL):
         name = found[1]
         known = (each for names in COMMANDS.values() for each in names)
         message = f"no such command: {name}"

@@ -41,7 +41,7 @@ EXAMPLES = """\
 
 cvt benchmark
 
-cvt benchmark --device cuda --batch-size 1,32,256 --dtype float32,float16 --plot speed.png
+cvt benchmark --batch-size 1,32 --dtype float32,bfloat16 --plot speed.png
 
 cvt benchmark --baseline transformers --batch-size 16 --dtype float32
 

@@ -37,13 +37,13 @@ cvt classify photos/ -o labels.csv -o report.html
 
 cvt classify photos/ --format jsonl | jq .
 
-cvt classify 'photos/**/*.png' archive.zip shards.tar https://example.org/cat.jpg
+cvt classify 'photos/**/*.png' archive.zip https://example.org/cat.jpg
 
-find . -newer stamp -name '*.jpg' -print0 | cvt classify --files-from - --null -o new.jsonl
+find . -name '*.jpg' -print0 | cvt classify --files-from - -0 -o new.jsonl
 
 cat cat.jpg | cvt classify - --model microsoft/cvt-21
 
-cvt classify s3://bucket/photos/ -o s3://bucket/labels/ --engine ray --ray-address auto
+cvt classify s3://bucket/photos/ -o s3://bucket/labels/ --engine ray
 """
 
 

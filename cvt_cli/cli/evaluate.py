@@ -42,7 +42,7 @@ cvt evaluate data/val --model my-cvt
 
 cvt evaluate data/val --model my-cvt -o evaluation.html
 
-cvt evaluate photos/ --labels truth.csv -o evaluation.json --predictions images.csv
+cvt evaluate photos/ --labels truth.csv --predictions images.csv
 
 cvt evaluate labels.csv --truth corrections.csv
 """

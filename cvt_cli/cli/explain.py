@@ -44,7 +44,7 @@ EXAMPLES = """\
 
 cvt explain cat.jpg -o why.png
 
-cvt explain cat.jpg -o why.png --label "tiger cat" --method integrated-gradients
+cvt explain cat.jpg -o why.png --label "tiger cat" --method attention
 
 cvt explain photos/*.jpg -o why/
 

@@ -159,6 +159,7 @@ def _print_wrapped(console: Console, text: str, left: int, *, label: Text | None
 
 def _print_epilog(console: Console, epilog: str) -> None:
     console.print()
-    for line in epilog.strip().splitlines():
-        if line.strip():
-            console.print(line, soft_wrap=True)
+    title, *examples = filter(None, map(str.strip, epilog.splitlines()))
+    console.print(f"{title}:")
+    for line in examples:
+        console.print(" " * INDENT + line, soft_wrap=True)  # whole, to be pasted

@@ -98,7 +98,8 @@ def unfinished(outputs: Sequence[Path], resume: bool) -> list[Path]:
     """
     interrupted = resume and any(map(os.path.lexists, map(part_of, outputs)))
     if resume and outputs and not interrupted and all(map(os.path.isfile, outputs)):
-        raise Finished(", ".join(map(str, outputs)))
+        pages = any(path.suffix.lower() == ".html" for path in outputs)
+        raise Finished(", ".join(map(str, outputs)), can_update=not pages)
     left = [
         output
         for output in outputs

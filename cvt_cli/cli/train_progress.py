@@ -113,9 +113,9 @@ def _show(bar: "tqdm[Any]", log: _Log, progress: "EpochProgress") -> None:
 def _tell(metrics: dict[str, Any], epochs: int) -> None:
     left = (epochs - metrics["epoch"]) * metrics["seconds"]
     in_words = f"{left:.0f} s" if left < IN_SECONDS else f"{left / 60:.0f} min"
-    validation = f", validation {metrics['val_accuracy']:.2%}" if "val_accuracy" in metrics else ""
+    validation = f", validation {metrics['val_accuracy']:.1%}" if "val_accuracy" in metrics else ""
     say(
         f"epoch {metrics['epoch']}/{epochs}: loss {metrics['train_loss']:.3f}, "
-        f"accuracy {metrics['train_accuracy']:.2%}{validation}, "
+        f"accuracy {metrics['train_accuracy']:.1%}{validation}, "
         f"{metrics['images_per_second']:.0f} images/s{f', {in_words} left' * (left > 0)}"
     )

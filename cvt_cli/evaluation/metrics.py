@@ -226,7 +226,8 @@ def find_labels(
         raise UsageError(
             f"none of the {len(found)} labels is the model's: {unknown[0].label}: "
             f"{unknown[0].reason}",
-            hint=f"`cvt inspect {shlex.quote(model)} --labels` lists the model's",
+            hint="name the folder whose sub-folders are the labels, such as data/val; "
+            f"`cvt inspect {shlex.quote(model)} --labels` lists the model's",
         )
     return {name: index for name, index in found.items() if isinstance(index, int)}, unknown
 

@@ -1,9 +1,12 @@
 """`--help`, and what is said where a command or an option is not known."""
 
+from importlib import import_module
+
 import pytest
 from typer.main import get_params_from_function
 from typer.models import OptionInfo
 
+from cvt_cli.cli.app import COMMANDS as COMMANDS_BY_GROUP
 from cvt_cli.cli.app import app
 from tests.conftest import RunCvt
 
@@ -18,6 +21,7 @@ def test_no_line_is_wider_than_the_terminal(run_cvt: RunCvt, columns: int) -> No
     for command in ("classify", "train"):
         text = run_cvt(command, "--help", columns=columns, expect=0).stdout
         options, _, _ = text.partition("\nExamples")  # are to be pasted: they stay whole
+        assert "\nExamples:\n  cvt " in text
         lines = options.splitlines()[2:]
         assert max(map(len, lines)) <= columns
         assert not any(line.endswith(" ") for line in lines)
@@ -25,6 +29,13 @@ def test_no_line_is_wider_than_the_terminal(run_cvt: RunCvt, columns: int) -> No
         # A name has its text beside it, or below it on a narrow terminal.
         at = next(i for i, line in enumerate(lines) if line.strip().startswith("--overwrite"))
         assert "Replace existing files" in " ".join(lines[at : at + 2]) or command == "train"
+
+
+def test_examples_fit_eighty_columns() -> None:
+    for names in COMMANDS_BY_GROUP.values():
+        for name in names:
+            examples = import_module(f"cvt_cli.cli.{name}").EXAMPLES.splitlines()
+            assert max(map(len, examples)) <= 78, name
 
 
 def test_help_names_every_command_in_its_group(run_cvt: RunCvt) -> None:
@@ -49,6 +60,9 @@ def test_versions(run_cvt: RunCvt) -> None:
         (["a.jpg", "-k", "1"], "did you mean `cvt classify a.jpg -k 1`?"),
         (["predict"], "did you mean `cvt classify`?"),
         (["clasify"], "did you mean `cvt classify`?"),
+        (["sort"], "error: missing argument 'LABELS' (see cvt sort --help)\n"),
+        (["classify", "x", "-k", "a"], "invalid value for '--top-k' / '-k': not a whole number"),
+        (["sort", "x", "y", "--min-score", "a"], ": not a number (see"),
         (["zebra"], "no such command: zebra (see cvt --help)\n"),
         (["--model", "x", "classify"], "it goes after the command: cvt classify … --model …"),
         (["classify", "--json"], "did you mean --format json?"),

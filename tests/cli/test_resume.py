@@ -189,8 +189,8 @@ def test_ctrl_c_then_other_options_then_resumed(
     assert output.read_bytes() == written(tmp_path, "csv", expected, {})
     # A scheduler that repeats it is not to take it for a failure.
     again = run_cvt(*command, "--resume", stdin=listed(images), expect=0)
-    said = f"cvt: {output}: finished, nothing to resume; --overwrite does it again\n"
-    assert again.stderr == said
+    said = f"cvt: {output}: finished, nothing to resume; --update does what is new, changed or "
+    assert again.stderr == said + "failed; --overwrite does it again\n"
     # Another output is not left out for that, and a page can't be updated.
     report = tmp_path / "report.html"
     more = run_cvt(*command, "-o", report, "--resume", stdin=listed(images), expect=2)

@@ -56,7 +56,7 @@ def tree(folder: str = "sorted") -> dict[str, str]:
     """The contents of each file in a folder by its path in it."""
     return {
         str(path.relative_to(folder)): path.read_text()
-        for path in sorted(Path(folder).rglob("*"))
+        for path in sorted(Path(folder).rglob("[!.]*"))  # without the log of moves
         if not path.is_dir()
     }
 
