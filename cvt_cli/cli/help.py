@@ -25,6 +25,8 @@ BELOW = 8
 # Typer's names of types, and how a value of each is written in a usage line.
 _VALUES = {"INTEGER": "N", "INT": "N", "FLOAT": "X", "PATH": "FILE", "STR": "TEXT"}
 _RANGE = re.compile(r" RANGE\b", re.IGNORECASE)
+# A word of a shell's command line, or a comment.
+_WORD = re.compile(r"""#.*|(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 _NUMBER = r"[\d.e+-]+"
 # The range of a value, left out: the text says it where it matters.
 _RANGE_FACT = rf"(?:{_NUMBER}<=?)?x(?:[<>]=?{_NUMBER})?"
@@ -161,5 +163,20 @@ def _print_epilog(console: Console, epilog: str) -> None:
     console.print()
     title, *examples = filter(None, map(str.strip, epilog.splitlines()))
     console.print(f"{title}:")
-    for line in examples:
-        console.print(" " * INDENT + line, soft_wrap=True)  # whole, to be pasted
+    for example in examples:
+        for line in _continued(" " * INDENT + example, console.width):
+            console.print(line, soft_wrap=True)
+
+
+def _continued(command: str, width: int) -> list[str]:
+    """Break a command line, of Rich's markup, as a shell lets it be broken, so that it can still be
+    pasted."""
+    lines, line = [], " " * INDENT
+    for word in _WORD.findall(command):
+        # With room for a space and a backslash, where more follows.
+        if line.strip() and len(line) + 1 + len(word) + 2 > width and len(command) > width:
+            lines.append(line + " \\")
+            line = " " * BELOW + word
+        else:
+            line += (" " if line.strip() else "") + word
+    return [*lines, line]

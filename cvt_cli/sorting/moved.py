@@ -152,7 +152,7 @@ def _read(folder: Path) -> list[tuple[Path, Path]]:
         if move is None:
             raise UsageError(f"{log}: line {number} is no move")
         moves.append((folder / move[1], Path(move[0])))
-    return moves
+    return list(dict.fromkeys(moves))  # one that was interrupted was noted twice
 
 
 def _move_of(line: str) -> tuple[str, str] | None:

@@ -1,5 +1,6 @@
 """`--help`, and what is said where a command or an option is not known."""
 
+import re
 from importlib import import_module
 
 import pytest
@@ -20,7 +21,11 @@ COMMANDS = (
 def test_no_line_is_wider_than_the_terminal(run_cvt: RunCvt, columns: int) -> None:
     for command in ("classify", "train"):
         text = run_cvt(command, "--help", columns=columns, expect=0).stdout
-        options, _, _ = text.partition("\nExamples")  # are to be pasted: they stay whole
+        options, _, examples = text.partition("\nExamples:\n")
+        assert max(map(len, examples.splitlines())) <= columns or columns == 40
+        joined = re.sub(r" \\\n +", " ", examples)  # as a shell does
+        for example in import_module(f"cvt_cli.cli.{command}").EXAMPLES.splitlines()[2:]:
+            assert f"  {example}\n" in joined or not example
         assert "\nExamples:\n  cvt " in text
         lines = options.splitlines()[2:]
         assert max(map(len, lines)) <= columns

@@ -4,6 +4,7 @@ import errno
 import filecmp
 import hashlib
 import os
+import shutil
 import tarfile
 import unicodedata
 import zipfile
@@ -19,6 +20,7 @@ import cvt_cli.system.files
 from cvt_cli.errors import CvtError
 from cvt_cli.records import Prediction, Record
 from cvt_cli.sorting.folder_names import folder_name, numbered
+from cvt_cli.sorting.moved import undo
 from cvt_cli.sorting.placing import Action, Outcome, Sorter, SortStatus
 
 DONE, THERE, LEFT, FAILED = SortStatus.DONE, SortStatus.THERE, SortStatus.LEFT, SortStatus.FAILED
@@ -583,10 +585,15 @@ def test_interrupted_anywhere(
         assert set(kept.values()) == set(texts.values()), moment
         assert set(statuses(sort(records, action))) <= {DONE, THERE}
         assert tree() == {"cat/x.jpg": "A" * 9, "cat/x-2.jpg": "B" * 9}, moment
-        for path in (*Path("sorted/cat").iterdir(), *Path("a").iterdir(), *Path("b").iterdir()):
-            path.unlink()
-        Path("sorted/cat").rmdir()
-        Path("sorted").rmdir()
+        if action is Action.MOVE:
+            assert not any(each.error for each in undo(Path("sorted")))
+            assert {**tree("a"), **{f"b{name}": text for name, text in tree("b").items()}} == {
+                "x.jpg": "A" * 9,
+                "bx.jpg": "B" * 9,
+            }
+            assert not Path("sorted").exists()
+        for folder in ("sorted", "a", "b"):
+            shutil.rmtree(folder, ignore_errors=True)
     assert interrupted >= 3
 
 
