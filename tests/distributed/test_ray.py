@@ -140,6 +140,8 @@ def on_ray(*arguments: object, address: str | None = None) -> list[object]:
     return ["classify", *MODEL, *arguments, "--engine", "ray", *where]
 
 
+# Code for the driver: each death is a start of Python.
+FEWER_RETRIES = "from cvt_cli.distributed import execution; execution.RETRIES = 1"
 WRITE = "cvt_cli.distributed.part_folder:PartFolder.write"
 # With "begun", a file, and until there is "go on".
 WAITS = """open("begun", "x")
@@ -217,6 +219,43 @@ def site(folder: Path, code: str) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": str(folder)}
 
+
+# Code for the driver: it reads the images itself, for what never reaches the network.
+WITHOUT_WORKERS = """
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+
+from cvt_cli.distributed import connection, execution
+from cvt_cli.distributed.layout import ClusterLayout
+from cvt_cli.distributed.task_tables import RECORD_SCHEMA, tables
+
+
+def settle(job, *_):
+    return replace(job, device="cpu", batch_size=1), ClusterLayout(1, 1, 0, 1, 1)
+
+
+def stream(_, rows, job, *, per_task, **__):
+    for table in tables(rows, per_task):
+        for images in execution.decode_batches(
+            table,
+            reader=job.reader,
+            search=job.search,
+            batch_size=1,
+            columns=job.columns,
+            folder=str(Path.cwd()),
+            version=job.version,
+        ):
+            yield pa.Table.from_pylist(images.drop_columns("pixels").to_pylist(), RECORD_SCHEMA)
+
+
+connection.Cluster = lambda *_: nullcontext(SimpleNamespace(settle=settle))
+execution._stream = stream
+execution._list_members = lambda *_: None
+"""
 
 # --- The same records
 
@@ -297,10 +336,11 @@ def test_the_local_engines_records_byte_for_byte(
 
     # Where nothing can be read nothing is replaced.
     before = {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()}
-    bad = ("classify", "photos/0003.png", "-m", model, *more, "--workers", 1)
-    bad += ("-o", "labels/", "--overwrite")
-    none = run_cvt(*bad, expect=1, timeout=TIMEOUT)
-    assert "photos/0003.png: text, not an image; labels stays as it is" in none.stderr
+    bad = ("classify", "photos/0003.png", "-m", model, *more, "-o", "labels/", "--overwrite")
+    with run_cvt.start(*bad, first=WITHOUT_WORKERS) as process:
+        _, said = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert "photos/0003.png: text, not an image; labels stays as it is" in said
     assert {path: path.read_bytes() for path in (tmp_path / "labels").iterdir()} == before
     assert (tmp_path / "failed.txt").read_text() == "photos/0003.png\n"
 
@@ -385,7 +425,7 @@ def test_images_that_kill_their_worker_each_time_from_a_store_to_a_store(
     before = processes(ray_folder)
     # Who imports it is a process that this one starts.
     path = site(tmp_path / "site", POISON)["PYTHONPATH"]
-    poisoned = f"import os; os.environ['PYTHONPATH'] = {path!r}"
+    poisoned = f"import os; os.environ['PYTHONPATH'] = {path!r}\n{FEWER_RETRIES}"
     command = on_ray(*inputs, "--format", "parquet", "-o", output)
     with run_cvt.start(*command, first=poisoned) as process:
         _, said = process.communicate(timeout=TIMEOUT)
@@ -830,8 +870,7 @@ def test_workers_that_can_not_load_the_model_again(
     labels = tmp_path / "labels"
     wait_for(lambda: not processes(ray_folder, "ray::Map"))  # those of other tests
     command = on_ray(*inputs, "-b", 16, "-o", labels, "--workers", 2, address=cluster.address)
-    fewer = "from cvt_cli.distributed import execution; execution.RETRIES = 1"
-    with run_cvt.start(*command, first=fewer) as process:
+    with run_cvt.start(*command, first=FEWER_RETRIES) as process:
         works = "ray::MapWorker(MapBatches(ModelWorker)).submit"
         working: list[int] = []
         wait_for(lambda: working.extend(processes(ray_folder, works)) or working, process)
