@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from cvt_cli.errors import UsageError
+from cvt_cli.images.formats import RAW_SUFFIXES
+from cvt_cli.images.source import IMAGE_SUFFIXES
 from cvt_cli.sorting.transfer import SortError, copy_file, move_file
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.locks import open_itself
 from cvt_cli.system.text import reason_of
 
 NAME = ".cvt-moved.jsonl"
+# Files that go back by themselves. A folder from somebody else may have a log too, which must not
+# put a program where one is started from.
+_RETURNED_SUFFIXES = (*IMAGE_SUFFIXES, *RAW_SUFFIXES, ".xmp")
 
 
 class MoveLog:
@@ -43,7 +48,7 @@ class MoveLog:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """What became of one file that had been moved.
+    """The outcome for one file that had been moved.
 
     Attributes:
         file: where it is, in the folder.
@@ -100,6 +105,11 @@ def _put_back(target: Path, origin: Path, *, keep: bool, dry_run: bool) -> bool:
         raise SortError("no such file")
     if os.path.lexists(origin):
         raise SortError(f"{origin} exists")
+    suffix = origin.suffix.lower()
+    if suffix not in _RETURNED_SUFFIXES or suffix != target.suffix.lower():
+        raise SortError(f"not named like a picture: move it to {origin} yourself, if you trust it")
+    if target.parent.is_symlink():
+        raise SortError(f"{target.parent} is a link")
     if not origin.parent.is_dir():
         raise SortError(f"{origin.parent} is gone: make that folder first")
     if not dry_run:

@@ -372,6 +372,29 @@ def test_what_can_not_be_undone(
     assert (tmp_path / "secret.txt").exists()
 
 
+def test_undo_of_a_folder_from_somebody_else(run_cvt: RunCvt, tmp_path: Path) -> None:
+    for folder in ("sorted/cat", "private"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("sorted/cat/a", "sorted/cat/b.jpg", "private/c.jpg"):
+        (tmp_path / file).write_text(file)
+    (tmp_path / "sorted/dog").symlink_to(tmp_path / "private")
+    moves = {"start.desktop": "cat/a", "start.sh": "cat/b.jpg", "public.jpg": "dog/c.jpg"}
+    log = (json.dumps({"from": f"{tmp_path}/{to}", "to": place}) for to, place in moves.items())
+    (tmp_path / "sorted/.cvt-moved.jsonl").write_text("\n".join([*log, ""]))
+    before = files(tmp_path)
+    done = run_cvt("sort", "--undo", "sorted", expect=1)
+    assert files(tmp_path) == before
+    assert done.stderr.splitlines() == [
+        "cvt: sorted/dog/c.jpg: sorted/dog is a link",
+        *(
+            f"cvt: sorted/cat/{file}: not named like a picture: move it to {tmp_path}/{origin} "
+            "yourself, if you trust it"
+            for file, origin in (("b.jpg", "start.sh"), ("a", "start.desktop"))
+        ),
+        "cvt: sorted: moved 0 files back; 3 stay",
+    ]
+
+
 @pytest.mark.parametrize("action", ["--copy", "--move", "--link", "--symlink"])
 def test_a_sidecar_goes_with_its_picture(run_cvt: RunCvt, tmp_path: Path, action: str) -> None:
     pairs = [("a.jpg", "a.jpg.xmp"), ("b.nef", "b.xmp"), ("c.jpg", "c.xmp")]
