@@ -148,7 +148,13 @@ def train(
 
     device = pick_device(compute.device)
     if start.model is None:
-        network = from_scratch(start.arch or "", dataset.labels, start.image_size, seed=run.seed)
+        network = from_scratch(
+            start.arch or "",
+            dataset.labels,
+            start.image_size,
+            crop=augmentation.crop,
+            seed=run.seed,
+        )
     else:
         resolved = resolve(
             start.model,
@@ -265,7 +271,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool, *, epochs: int | 
     if not (output / "training.pt").is_file():
         if all((output / name).is_file() for name in ("metrics.jsonl", "model.safetensors")):
             with (output / "metrics.jsonl").open("rb") as lines:
-                done = sum(1 for _ in lines)
+                done = sum(b'"train_loss"' in line for line in lines)
             if epochs is not None and epochs > done:
                 raise UsageError(
                     f"{output} is finished after {counted(done, 'epoch')}, and its training "

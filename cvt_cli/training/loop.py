@@ -4,6 +4,7 @@ On a CPU, what a run computes is a function of its data and settings alone: ever
 order and its augmentation from (seed, epoch), so that a resumed run equals an uninterrupted one.
 """
 
+import copy
 import dataclasses
 import math
 import time
@@ -22,6 +23,8 @@ from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.training.augment import Augmenter
 from cvt_cli.training.data import Images
+from cvt_cli.training.precise_batch_norm import StatisticsFit, compute_statistics
+from cvt_cli.training.recorded_step import RecordedStep
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
 from cvt_cli.training.settings import Settings
 from cvt_cli.training.temperature import TemperatureFit, fit_temperature
@@ -80,6 +83,8 @@ class Trainer:
         self.settings = settings
         self.history: list[dict[str, Any]] = []
         self.average = MovingAverage(self.model, settings.ema_decay)
+        # The network with the averaged weights.
+        self._averaged = copy.deepcopy(self.model).eval()
         self._train, self._val, self._errors = train, val, errors
         self._preprocessing, self._device = preprocessing, device
         rows, columns = model.config.tokens(*preprocessing.image_size)[0]
@@ -92,7 +97,13 @@ class Trainer:
         )
         self._parameters = list(self.model.parameters())
         groups = parameter_groups(self.model, settings.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        # A recorded step reads its learning rate from one place on the device.
+        on_cuda = device.type == "cuda"
+        self._rate = torch.zeros((), device=device)
+        self._optimizer = torch.optim.AdamW(
+            groups, lr=self._rate if on_cuda else 0.0, fused=True, capturable=on_cuda
+        )
+        self._update = RecordedStep(self._update_weights, device)
         # Incomplete batches are dropped, unless there is no other.
         self.batches_per_epoch = max(1, len(train.samples) // settings.batch_size)
         # Within an epoch: batches done, images in them, and on the device the sums of their losses
@@ -148,7 +159,8 @@ class Trainer:
         for pixels, targets in self._train.batches(order[self._batch :]):
             # Batch norm has no statistics for a single image.
             if len(targets) > 1:
-                self._step(pixels, targets)
+                with self._update.stream():
+                    self._step(pixels, targets)
             self._batch += 1
             on_batch(self._look())
             if interrupted():
@@ -164,7 +176,7 @@ class Trainer:
             "train_loss": progress.loss,
             "train_accuracy": progress.accuracy,
             **self._validate(),
-            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            "learning_rate": float(self._optimizer.param_groups[0]["lr"]),
             "images": progress.images,
             "unreadable": len(self._errors),
             "seconds": round(self._seconds, 3),
@@ -191,8 +203,8 @@ class Trainer:
         self._network = torch.compile(self.model, dynamic=False)
         self.model.train()
         try:
-            with torch.random.fork_rng(devices=cuda):
-                self._backward(pixels, targets)
+            with torch.random.fork_rng(devices=cuda), self._update.stream():
+                self._backward(*self._augmented(pixels, targets))
         # Its backends and their compilers raise nearly anything.
         except Exception as error:
             self._network = self.model
@@ -214,23 +226,34 @@ class Trainer:
         step = self.epochs_done * self.batches_per_epoch + self._batch
         warmup = round(settings.warmup_epochs * self.batches_per_epoch)
         rate = learning_rate(step, steps, warmup, peak=settings.learning_rate)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        loss, right = self._backward(pixels, targets)
-        nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm)
-        self._optimizer.step()
+        self._set_rate(rate)
+        self._update(*self._augmented(pixels, targets))
         self.average.update()
         self._images += len(targets)
-        self._sums += torch.stack([loss * len(targets), right])
 
-    def _backward(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the gradients of an augmented batch. Returns its mean loss and the number of
-        right images, both on the device."""
+    def _set_rate(self, rate: float) -> None:
+        on_cuda = self._device.type == "cuda"
+        self._rate.fill_(rate)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate if on_cuda else rate
+
+    def _augmented(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Make the network's input and soft targets of a batch, on the device."""
         # In float32, as less would displace pixels.
         x, soft_targets = self._augment(
             pixels.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
         )
-        x = self._preprocessing.normalize(x)
+        return self._preprocessing.normalize(x), soft_targets
+
+    def _update_weights(self, x: Tensor, soft_targets: Tensor) -> None:
+        loss, right = self._backward(x, soft_targets)
+        nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
+        self._optimizer.step()
+        self._sums += torch.stack([loss * len(x), right])
+
+    def _backward(self, x: Tensor, soft_targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of a batch. Returns its mean loss and the number of right images,
+        both on the device."""
         with _precision(self.settings.dtype, self._device, self._few_tokens):
             logits = self._network(x).float()
             loss = F.cross_entropy(logits, soft_targets)
@@ -259,15 +282,46 @@ class Trainer:
             self._progress = EpochProgress(self._images, loss / images, right / images)
         return dataclasses.replace(self._progress, images=self._images)
 
-    @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         """Measure loss and accuracy of the averaged weights; empty without a validation set."""
+        self._averaged.load_state_dict(self.average.state)
+        measured = self._measure()
+        return dict(zip(("val_loss", "val_accuracy"), measured, strict=True)) if measured else {}
+
+    @torch.inference_mode()
+    def _measure(self) -> tuple[float, float] | None:
         images, loss, right = 0, 0.0, 0
         for logits, targets in self._validation():
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += int((logits.argmax(1) == targets).sum())
             images += len(targets)
-        return {"val_loss": loss / images, "val_accuracy": right / images} if images else {}
+        return (loss / images, right / images) if images else None
+
+    def refine_statistics(self, images: Images) -> StatisticsFit | None:
+        """Compute the statistics of batch norm anew for the averaged weights, which have them then
+        if the validation loss falls.
+
+        Args:
+            images: training images as they are classified.
+
+        Returns:
+            What that did; None if there was nothing to compute, or to judge it by.
+        """
+        self._averaged.load_state_dict(self.average.state)
+        before = self._measure() if images.samples else None
+        if before is None or not any(isinstance(m, nn.BatchNorm2d) for m in self.model.modules()):
+            return None
+        count = compute_statistics(self._averaged, (x for x, _ in self._inputs(images)))
+        after = self._measure()
+        if not count or after is None:
+            return None
+        pairs = zip(before, after, strict=True)
+        (loss_before, loss_after), (accuracy_before, accuracy_after) = pairs
+        fit = StatisticsFit(count, loss_before, loss_after, accuracy_before, accuracy_after)
+        if fit.is_better:
+            for name, value in self._averaged.state_dict().items():
+                self.average.state[name].copy_(value)
+        return fit
 
     @torch.inference_mode()
     def fit_temperature(self) -> TemperatureFit:
@@ -276,6 +330,7 @@ class Trainer:
         Raises:
             InputsError: if none of these could be read.
         """
+        self._averaged.load_state_dict(self.average.state)
         batches = list(self._validation())
         if not batches:
             raise InputsError("no validation image could be read")
@@ -285,13 +340,15 @@ class Trainer:
     def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Compute logits (B, C) float32 and targets (B,) of the validation images, on the CPU, with
         the averaged weights."""
-        indexes = torch.arange(len(self._val.samples)).split(2 * self.settings.batch_size)
-        model = Cvt(self.model.config).to(self._device).eval()
-        model.load_state_dict(self.average.state)
-        for pixels, targets in self._val.batches(indexes):
+        for x, targets in self._inputs(self._val):
+            yield self._averaged(x).cpu(), targets.cpu()
+
+    def _inputs(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the network's input and targets of images that are not augmented."""
+        indexes = torch.arange(len(images.samples)).split(2 * self.settings.batch_size)
+        for pixels, targets in images.batches(indexes):
             if len(targets):
-                logits = model(self._preprocessing.normalize(pixels.to(self._device)))
-                yield logits.cpu(), targets.cpu()
+                yield self._preprocessing.normalize(pixels.to(self._device)), targets
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to continue from here."""
@@ -345,6 +402,9 @@ class Trainer:
             ) from None
         self.average.restore(state["average"], state["average_updates"])
         self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:  # another device's, maybe
+            group["capturable"] = self._device.type == "cuda"
+        self._update.forget()
         self.history = list(state["history"])
         self._batch, self._images = state["batch"], state["images"]
         self._sums.copy_(state["sums"])

@@ -34,12 +34,16 @@ class Start:
     new_head: bool
 
 
-def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, seed: int) -> Start:
+def from_scratch(
+    name: str, labels: tuple[str, ...], image_size: int | None, *, crop: str, seed: int
+) -> Start:
     """Build a network of a named architecture with random weights.
 
     Args:
         name: one of `ARCHITECTURES`.
         image_size: height and width of its input in pixels; None for what it is made for.
+        crop: how training images are to be cropped. After resized crops, in which things look
+            larger, what is classified is cropped at its centre.
 
     Raises:
         UsageError: if the input is too small for it.
@@ -47,7 +51,7 @@ def from_scratch(name: str, labels: tuple[str, ...], image_size: int | None, *, 
     config = dataclasses.replace(ARCHITECTURES[name], num_labels=len(labels))
     image_size = image_size or IMAGE_SIZES.get(name, IMAGE_SIZE)
     _check_size(config, image_size)
-    if image_size <= PADDED_CROP_UP_TO:
+    if image_size <= PADDED_CROP_UP_TO and crop != "resized":
         # With so few pixels the whole picture is needed.
         size = (image_size, image_size)
         bicubic = int(Image.Resampling.BICUBIC)
