@@ -35,6 +35,34 @@ class Hanging:
         raise AssertionError
 
 
+class _PausingFile(io.BytesIO):
+    """Pauses once, after half of its bytes."""
+
+    seconds = 0.0
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        if self.tell() > len(self.getvalue()) // 2:
+            time.sleep(self.seconds)
+            self.seconds = 0.0
+        return found
+
+
+@dataclass(frozen=True)
+class Pausing:
+    """One that takes so many seconds to open, and as many to read."""
+
+    content: bytes
+    seconds: float
+    is_local: bool = True
+
+    def open(self) -> BinaryIO:
+        time.sleep(self.seconds)
+        file = _PausingFile(self.content)
+        file.seconds = self.seconds
+        return file
+
+
 @dataclass(frozen=True)
 class Hungry:
     """One that takes memory."""

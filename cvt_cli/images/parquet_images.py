@@ -1,7 +1,8 @@
 """Images in a Parquet file, which datasets keep as a column of encoded bytes."""
 
 from collections.abc import Iterator
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, BinaryIO
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.parquet_pages import LIMITS, ROWS_OF_ANY_FILE, check_pages
@@ -32,35 +33,33 @@ def parquet_members(path: str, place: Place, max_bytes: int) -> Iterator[Source]
         ImageError: if there is no such column, or pyarrow is not installed.
         Exception: what pyarrow makes of a broken file.
     """
-    try:
+    if find_spec("pyarrow") is None:
+        raise ImageError(f".parquet needs pyarrow: {install_hint('parquet')}")
+    with place.open() as file:
+        # Only now, as it takes 30 MB: there may be no file.
         import pyarrow.parquet as pq
-    except ImportError:
-        raise ImageError(f".parquet needs pyarrow: {install_hint('parquet')}") from None
-    with (
-        place.open() as file,
+
         # In pieces: a row group may be larger than the memory.
-        pq.ParquetFile(
-            file,
-            pre_buffer=False,
-            buffer_size=CHUNK,
-            **LIMITS,
-        ) as parquet,
-    ):
-        size = file.seek(0, 2)
-        metadata, column = parquet.metadata, _column(parquet.schema_arrow)
-        if metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
-            raise bomb()
-        row = expanded = 0
-        for group in range(parquet.num_row_groups):
-            sizes = check_pages(file, metadata.row_group(group), column.__eq__)
-            rows = ROWS if sizes.unpacked <= SMALL else 1
-            for batch in parquet.iter_batches(rows, row_groups=[group], columns=[column]):
-                expanded += batch.nbytes
-                if expanded > max(max_bytes, BOMB_RATIO * size):
-                    raise bomb()
-                for value in batch.column(0):
-                    yield _member(f"{path}::{row}", value, max_bytes)
-                    row += 1
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=CHUNK, **LIMITS) as parquet:
+            yield from _members(path, file, parquet, max_bytes=max_bytes)
+
+
+def _members(path: str, file: BinaryIO, parquet: Any, *, max_bytes: int) -> Iterator[Source]:
+    size = file.seek(0, 2)
+    metadata, column = parquet.metadata, _column(parquet.schema_arrow)
+    if metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
+        raise bomb()
+    row = expanded = 0
+    for group in range(parquet.num_row_groups):
+        sizes = check_pages(file, metadata.row_group(group), column.__eq__)
+        rows = ROWS if sizes.unpacked <= SMALL else 1
+        for batch in parquet.iter_batches(rows, row_groups=[group], columns=[column]):
+            expanded += batch.nbytes
+            if expanded > max(max_bytes, BOMB_RATIO * size):
+                raise bomb()
+            for value in batch.column(0):
+                yield _member(f"{path}::{row}", value, max_bytes)
+                row += 1
 
 
 def _column(schema: Any) -> str:

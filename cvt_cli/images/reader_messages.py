@@ -14,7 +14,7 @@ from cvt_cli.images.source import Bytes, Filter, Place, Source
 from cvt_cli.system.temporary import temporary_file, writing_temporary_files
 
 # The progress of a reader, shared with the driver: the number of the lot, the image in it, and
-# since when by the system's monotonic clock; 0 while it is idle.
+# since when by the system's monotonic clock, waits for memory left out; 0 while it is idle.
 PROGRESS = struct.Struct("<qqd")
 # Bytes of the shared memory before the pixels, where the progress is.
 HEADER = 64
@@ -94,10 +94,17 @@ class MemoryNeeded:
 
 @dataclass(frozen=True, slots=True)
 class ImageBegun:
-    """A message: the reader begins an image of a lot. Sent if there is no shared memory."""
+    """A message: the reader begins an image of a lot, or goes on with it.
+
+    Sent if there is no shared memory.
+
+    Attributes:
+        spent: seconds that the image has taken before.
+    """
 
     lot: int
     index: int
+    spent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

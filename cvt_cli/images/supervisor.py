@@ -375,7 +375,10 @@ class Supervisor:
     def _patience(self) -> float | None:
         """Return the seconds until the first reader may be late."""
         late = min((self._due(each) for each in self._readers if each.lots), default=math.inf)
-        return max(0.0, late - time.monotonic()) if late < math.inf else None
+        if late == math.inf:
+            return None
+        # A reader between two images may begin the next at once, which shortens its time.
+        return min(self.timeout, max(0.0, late - time.monotonic()))
 
     def _due(self, reader: _Reader) -> float:
         """Return the time at which a reader is late."""
@@ -401,7 +404,7 @@ class Supervisor:
         if isinstance(message, NoTemporaryFiles):
             raise message
         if isinstance(message, ImageBegun):
-            reader.at = message.lot, message.index, reader.heard
+            reader.at = message.lot, message.index, reader.heard - message.spent
         elif isinstance(message, MemoryNeeded):
             reader.at = *reader.at[:2], 0.0
             reader.needs = message.size

@@ -73,6 +73,7 @@ class _ReaderLoop:
         self._task: ReadingTask | None = None
         self._limits = MemoryLimits()
         self._now = (0, 0)
+        self._since = 0.0
         self._holds = False
 
     def run(self) -> None:
@@ -127,11 +128,13 @@ class _ReaderLoop:
         self._pause()
         return LotRead(lot.number, images, time.monotonic() - start)
 
-    def _begin(self) -> None:
+    def _begin(self, spent: float = 0.0) -> None:
+        """Tell that an image begins, or goes on for which `spent` seconds were spent before."""
+        self._since = time.monotonic() - spent
         if self._shared is not None:
-            PROGRESS.pack_into(self._shared, 0, *self._now, time.monotonic())
+            PROGRESS.pack_into(self._shared, 0, *self._now, self._since)
         else:
-            self._driver.send(ImageBegun(*self._now))
+            self._driver.send(ImageBegun(*self._now, spent))
 
     def _pause(self) -> None:
         if self._shared is not None:
@@ -144,12 +147,13 @@ class _ReaderLoop:
         needed = formats.memory(image, size)
         if needed <= self._task.share:
             return
+        spent = time.monotonic() - self._since
         self._pause()
         self._holds = True
         self._driver.send(MemoryNeeded(needed))
         while (message := self._next()) is not None:
             self._queue.append(message)
-        self._begin()
+        self._begin(spent)
 
     def _list(self, asked: ArchiveToList) -> MembersFound:
         self._limits.set_room(_PARQUET_MEMORY if asked.kind == "parquet" else _ARCHIVE_MEMORY)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,10 @@ from PIL import Image
 
 from cvt_cli.errors import ImageError
 from cvt_cli.images.find import count_sources, find
+from cvt_cli.images.parquet_images import parquet_members
 from cvt_cli.images.parquet_pages import check_pages, pages
 from cvt_cli.images.source import Search
+from tests.photos import Opened
 
 pa = pytest.importorskip("pyarrow", reason="needs cvt-cli[parquet]")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -80,6 +83,17 @@ def test_a_broken_file_is_one_error(tmp_path):
     path.write_bytes(b"PAR1 no parquet PAR1")
     (source,) = find([str(path)])
     assert "broken archive" in source.error
+
+
+def test_pyarrow_waits_for_the_file(monkeypatch):
+    """It takes memory and time, which what can't be had should not cost."""
+
+    def open_nothing():
+        raise ImageError("the server has no such file")
+
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImageError, match="no such file"):
+        next(parquet_members("a.parquet", Opened(open_nothing), 100))
 
 
 def test_nobody_reads_all_images_to_count_them(tmp_path):

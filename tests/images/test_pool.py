@@ -35,7 +35,7 @@ from cvt_cli.images.source import Bytes, Filter, Search, Source
 from cvt_cli.model.config import CvtConfig
 from tests.conftest import RunCvt
 from tests.photos import Opened, picture
-from tests.places import Deadly, Hanging, Hungry, Telling
+from tests.places import Deadly, Hanging, Hungry, Pausing, Telling
 from tests.raws import dng
 
 pytestmark = [
@@ -165,10 +165,22 @@ def test_an_image_has_so_much_time(files: list[Source]) -> None:
     with ReaderPool(2, timeout=1) as pool:
         start = time.monotonic()
         found = read(pool, sources, 4)
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < reader_processes.GRACE
     slow = [image.error for image in found if image.path == "slow"]
     assert slow == ["takes longer than the limit of 1 s; raise --image-timeout if you trust it"] * 2
     assert [image.error for image in found if image.path != "slow"] == [None] * 7 + ["empty file"]
+
+
+@pytest.mark.parametrize("budget", [100, supervisor.BUDGET])
+def test_time_before_memory_was_asked_for_counts(budget: int) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((500, 500), 80).save(file, "PNG")
+    content = file.getvalue()
+    sources = [Source("slow", Pausing(content, 1.2)), Source("quick", Bytes(content))]
+    with ReaderPool(1, timeout=2, budget=budget) as pool:
+        slow, quick = read(pool, sources)
+    assert "--image-timeout" in (slow.error or "")
+    assert quick.error is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where the system limits memory")
