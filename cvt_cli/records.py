@@ -196,4 +196,5 @@ def short_label(label: str) -> str:
 
 def as_written(path: str) -> str:
     """Return a path as it is written to output files: as UTF-8 that is valid, and `masked`."""
-    return masked(path.encode("utf-8", "backslashreplace").decode("utf-8"))
+    text = path if path.isascii() else path.encode("utf-8", "backslashreplace").decode("utf-8")
+    return masked(text)

@@ -181,7 +181,7 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
             count=count,
             has_others=lambda: part.has_others,
         ),
-        lambda sources: classifier.classify(
+        lambda sources: classifier.classify_batches(
             sources,
             shape.top_k,
             threshold=output.threshold,

@@ -143,7 +143,7 @@ def embed(
             find=sources,
             count=count,
         ),
-        classifier.embed,
+        classifier.embed_batches,
         sink=sink,
         batch_size=classifier.batch_size,
         progress=output.progress,

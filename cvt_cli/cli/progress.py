@@ -173,8 +173,10 @@ class Progress:
         """Count one more input."""
         self._done += 1
         self._pace.add(time.monotonic())
+        self._errors += failed
+        if self._bar.disable:
+            return
         if failed:
-            self._errors += 1
             self._bar.set_postfix_str(counted(self._errors, "error"), refresh=False)
         self._bar.update()
 

@@ -61,7 +61,7 @@ class Sources:
 def write_records(
     settings: GlobalOptions,
     sources: Sources,
-    process: Callable[[Iterator[Source]], Iterator[Record]],
+    process: Callable[[Iterator[Source]], Iterator[Sequence[Record]]],
     *,
     sink: Sink,
     batch_size: int,
@@ -78,7 +78,7 @@ def write_records(
     Args:
         settings: the global options.
         sources: what to make records of.
-        process: makes one record of each source, in order.
+        process: makes one record of each source, in order, and yields those of a batch together.
         sink: where they go.
         batch_size: the sources that go through the network together.
         progress: whether to show a bar; None where stderr is a terminal.
@@ -106,11 +106,13 @@ def write_records(
     outcome = "interrupted"
     try:
         # The first records of a batch that was cut short are computed again, but not written again.
-        for record in islice(process(tally.watch(left)), again, None):
+        for batch in process(tally.watch(left)):
+            records, again = batch[again:], max(0, again - len(batch))
             with bar.paused() if isinstance(sink, StreamOutput) else nullcontext():
-                sink.write([record])
-            bar.add(record.error is not None)
-            tally.add(record)
+                sink.write(records)
+            for record in records:
+                bar.add(record.error is not None)
+                tally.add(record)
         rate = tally.new / (time.perf_counter() - start)
         if sink.paths and tally.is_nothing(sources.has_others):
             outcome = "failed"
@@ -229,13 +231,13 @@ class _Tally:
 
     def watch(self, sources: Iterator[Source]) -> Iterator[Source]:
         """Pass on the sources, and note the missing ones."""
+        # Others have noted it, or need not.
+        sink = self._sink if isinstance(self._sink, Journal | SeveralOutputs) else None
         for source in sources:
             if source.error is not None:
                 self._missing.add(source.path)
-            if isinstance(
-                self._sink, Journal | SeveralOutputs
-            ):  # others have noted it, or need not
-                self._sink.note(as_written(source.path), stamp_of(source.path))
+            if sink is not None:
+                sink.note(as_written(source.path), stamp_of(source.path))
             yield source
 
     def add(self, record: Record) -> None:

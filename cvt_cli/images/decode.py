@@ -233,7 +233,7 @@ def open_checked(file: BinaryIO, max_pixels: int) -> Image.Image:
 
 
 def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
-    if formats.is_installed("JXL") and diagnosis.OTHERS["JPEG XL"][0].match(file.read(12)):
+    if diagnosis.OTHERS["JPEG XL"][0].match(file.read(12)) and formats.is_installed("JXL"):
         from cvt_cli.images import jxl
 
         file.seek(0)

@@ -76,6 +76,7 @@ RAW_SUFFIXES = (
 )  # fmt: skip
 
 _BY_NAME = {each.name: each for each in FORMATS}
+_MOST_BYTES_PER_PIXEL = max(each.bytes_per_pixel for each in FORMATS)
 # Where people call a format otherwise than Pillow.
 _TITLES = {"HEIF": "HEIC", "JPEG2000": "JPEG 2000", "JXL": "JPEG XL", "WEBP": "WebP"}
 
@@ -113,7 +114,7 @@ def bytes_per_pixel(name: str | None) -> int:
     """Return `Format.bytes_per_pixel` by the format's name; the largest of all for an unknown
     one."""
     found = _BY_NAME.get(name or "")
-    return found.bytes_per_pixel if found else max(each.bytes_per_pixel for each in FORMATS)
+    return found.bytes_per_pixel if found else _MOST_BYTES_PER_PIXEL
 
 
 def memory(image: "Image.Image", full_size: tuple[int, int]) -> int:

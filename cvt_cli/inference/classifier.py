@@ -3,8 +3,9 @@
 import copy
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 from typing import Any, overload
@@ -295,6 +296,20 @@ class Classifier:
             columns: names out of `records.COLUMNS` that each record carries.
             thumbnails: each record carries a thumbnail.
         """
+        return _one_by_one(
+            self.classify_batches(sources, top_k, threshold, columns=columns, thumbnails=thumbnails)
+        )
+
+    def classify_batches(
+        self,
+        sources: Iterable[Source | Image.Image],
+        top_k: int = DEFAULT_TOP_K,
+        threshold: float | None = None,
+        *,
+        columns: Sequence[str] = (),
+        thumbnails: bool = False,
+    ) -> Generator[list[Record]]:
+        """Yield the records of `classify`, those of a batch together."""
         batches = self.batches(sources, columns, thumbnails=thumbnails)
         return self._spread(
             batches,
@@ -321,14 +336,14 @@ class Classifier:
         self,
         batches: Iterator[list[DecodedImage]],
         work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
-    ) -> Iterator[Record]:
-        """Give batches to the devices in turns, and yield records in order.
+    ) -> Generator[list[Record]]:
+        """Give batches to the devices in turns, and yield their records in order.
 
         Each replica has a thread that waits for it, while records are written here.
         """
         if len(self.replicas) == 1 and self.device.type == "cpu":
             for batch in batches:
-                yield from work(self, batch)
+                yield list(work(self, batch))
             return
         pending: deque[Future[list[Record]]] = deque()
         try:
@@ -337,9 +352,9 @@ class Classifier:
                     replica._runner.thread.submit(lambda r, b: list(work(r, b)), replica, batch)
                 )
                 if len(pending) > len(self.replicas):
-                    yield from pending.popleft().result()
+                    yield pending.popleft().result()
             while pending:
-                yield from pending.popleft().result()
+                yield pending.popleft().result()
         finally:
             for future in pending:  # not waiting
                 future.cancel()
@@ -370,6 +385,10 @@ class Classifier:
     def embed(self, sources: Iterable[Source | Image.Image]) -> Iterator[Record]:
         """Yield one record for each source, in order, with its embedding in place of
         predictions."""
+        return _one_by_one(self.embed_batches(sources))
+
+    def embed_batches(self, sources: Iterable[Source | Image.Image]) -> Generator[list[Record]]:
+        """Yield the records of `embed`, those of a batch together."""
         batches = self.batches(sources)
         return self._spread(batches, Classifier._embedded)
 
@@ -461,6 +480,12 @@ class Classifier:
                 tuple(Prediction(self.names[index], score, index) for score, index in best)
             )
         return predictions
+
+
+def _one_by_one(batches: Generator[list[Record]]) -> Iterator[Record]:
+    with closing(batches):
+        for batch in batches:
+            yield from batch
 
 
 def _pixels(images: Iterable[DecodedImage]) -> list[np.ndarray]:

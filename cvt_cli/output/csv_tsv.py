@@ -85,7 +85,11 @@ class DelimitedWriter:
             return shape_of(next(rows, []))
 
     def _write_row(self, cells: Iterable[object]) -> None:
-        row = self.delimiter.join(map(self._quoted, map(str, cells)))
+        texts = [*map(str, cells)]
+        row = self.delimiter.join(texts)
+        # Most rows have nothing to quote: then only separators stand out in them.
+        if len(self.to_quote.findall(row)) >= len(texts):
+            row = self.delimiter.join(map(self._quoted, texts))
         self._stream.write(row + self.line_end)
 
     def _quoted(self, cell: str) -> str:

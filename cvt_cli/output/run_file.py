@@ -45,15 +45,14 @@ def stamps_of(path: Path) -> Path:
 def stamp_of(path: str) -> Stamp | None:
     """Return size and time of a file, or of the archive that it lies in; None if there are none, as
     for an address or a missing file."""
-    if path.lower().startswith("file://"):
+    if path[:7].lower() == "file://":
         path = local_path(path)
-    for name in dict.fromkeys((path, path.partition("::")[0])):
-        try:
-            found = os.stat(name)
-        except (OSError, ValueError):
-            continue
-        return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
-    return None
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        archive, member, _ = path.partition("::")
+        return stamp_of(archive) if member else None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 @dataclass(frozen=True)

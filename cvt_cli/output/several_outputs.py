@@ -29,13 +29,16 @@ class SeveralOutputs:
 
     def write(self, records: Iterable[Record]) -> None:
         """Append records to each file; see `Journal.write`."""
-        for record in records:
-            path = as_written(record.path)
-            for journal, ahead in zip(self._journals, self._ahead, strict=True):
+        records = tuple(records)
+        for journal, ahead in zip(self._journals, self._ahead, strict=True):
+            new = []
+            for record in records:
+                path = as_written(record.path) if ahead else ""
                 if path in ahead:
                     ahead.remove(path)
                 else:
-                    journal.write([record])
+                    new.append(record)
+            journal.write(new)
 
     def note(self, path: str, stamp: Stamp | None) -> None:
         """Record a file's size and time; see `Journal.note`."""

@@ -374,7 +374,7 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(
     run_cvt("classify", *names, *common, "-o", whole, expect=1)
 
     part = tmp_path / f"{name}.part"
-    killed = at_call("cvt_cli.output.journal:Journal.write", 21)
+    killed = at_call("cvt_cli.output.journal:Journal.write", 6)
     with run_cvt.start("classify", *names, *common, "-o", name, first=killed) as process:
         process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL

@@ -78,7 +78,8 @@ def test_alone_and_with_another_format(tmp_path: Path, model: Path, run_cvt: Run
 def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> None:
     # More than a page has room for: the thumbnails get a folder.
     images = make_images(tmp_path / "photos", 450)
-    command = ("classify", "photos", "-m", model, "-o", "labels.csv", "-o", "report.html")
+    outputs = ("-o", "labels.csv", "-o", "report.html")
+    command = ("classify", "photos", "-m", model, "-b", "10", *outputs)
     run_cvt(*command, cwd=tmp_path, expect=0)
     whole = {name: (tmp_path / name).read_bytes() for name in ("labels.csv", "report.html")}
     assert len(names(tmp_path / "report_files")) == 450
@@ -88,7 +89,7 @@ def test_taken_up_after_a_kill(tmp_path: Path, model: Path, run_cvt: RunCvt) -> 
     other.mkdir()
     (other / "photos").symlink_to(images)
     # Half of the records of both files.
-    killed = at_call("cvt_cli.output.journal:Journal.write", 450)
+    killed = at_call("cvt_cli.output.journal:Journal.write", 45)
     with run_cvt.start(*command, cwd=other, first=killed) as process:
         process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageFile, features
 
 from cvt_cli.errors import ImageError
+from cvt_cli.images import formats
 from cvt_cli.images.decode import decode, to_rgb
 from cvt_cli.images.formats import FORMATS
 from tests.photos import EXIF_ORIENTATION, picture
@@ -451,3 +452,12 @@ def test_broken_exif_breaks_no_picture(format_: str, orientation: bytes) -> None
     for wrong in (data.replace(b"MM\0*", b"nope"), data.replace(b"\0\6\0\0", orientation * 2)):
         assert wrong != data
         assert decode(io.BytesIO(wrong)).size == (48, 40)
+
+
+def test_no_image_looks_for_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is missing takes as long to find as a small image to decode."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    decode(file)
+    monkeypatch.setattr(formats, "find_spec", None)
+    assert decode(file).size == (8, 8)
