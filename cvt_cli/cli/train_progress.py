@@ -35,8 +35,7 @@ def compile_network(trainer: "Trainer", quiet: bool) -> None:
 
 
 def run_epochs(training: "Training", limit: "TimeLimit | None", quiet: bool) -> None:
-    """Train every epoch that is left, with a bar on a terminal and a line for each, then compute
-    the statistics of batch norm."""
+    """Train every epoch that is left, with a bar on a terminal and a line for each."""
     from tqdm import tqdm
 
     from cvt_cli.system.signals import deferred_interrupts
@@ -68,14 +67,6 @@ def run_epochs(training: "Training", limit: "TimeLimit | None", quiet: bool) -> 
             if not quiet:
                 _tell(metrics, trainer.settings.epochs)
                 name_errors(training.new_errors())
-    fit = training.refine_statistics() if trainer.history else None
-    if fit is not None and not quiet:
-        now = (
-            f"validation {fit.accuracy_after:.1%}, was {fit.accuracy_before:.1%}"
-            if fit.is_better
-            else "the validation loss would rise, so they stay"
-        )
-        say(f"batch norm's statistics of {fit.images:,} images as they are classified: {now}")
 
 
 def calibrate(trainer: "Trainer", quiet: bool) -> "TemperatureFit":

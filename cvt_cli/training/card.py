@@ -8,7 +8,6 @@ from typing import Any
 from cvt_cli import __version__
 from cvt_cli.training.dataset import Dataset
 from cvt_cli.training.head import FOLDS, HeadFit
-from cvt_cli.training.precise_batch_norm import StatisticsFit
 from cvt_cli.training.settings import Settings
 from cvt_cli.training.start import Start
 from cvt_cli.training.temperature import TemperatureFit
@@ -23,7 +22,6 @@ def model_card(
     *,
     settings: Settings,
     history: Sequence[dict[str, Any]],
-    statistics: StatisticsFit | None = None,
     fit: TemperatureFit | None = None,
 ) -> str:
     """Write Markdown with the front matter that the Hub reads.
@@ -32,14 +30,10 @@ def model_card(
         command: the words of the command line.
         start: what training began with.
         history: the metrics of each epoch; the last one's are given. Without one, `fit` is.
-        statistics: effect of batch norm's statistics, computed anew.
         fit: the temperature that the logits were divided by.
     """
     last = history[-1] if history else {}
-    precise = statistics if statistics is not None and statistics.is_better else None
     accuracy = last.get("val_accuracy") if fit is None else fit.accuracy
-    if precise is not None:
-        accuracy = precise.accuracy_after
     rows = []
     if history:
         minutes = sum(metrics["seconds"] for metrics in history) / 60
@@ -59,14 +53,6 @@ def model_card(
             else f"{accuracy:.2%} of {len(dataset.val)} validation images",
         ),
     ]
-    if precise is not None:
-        rows.append(
-            (
-                "batch norm",
-                f"statistics of {precise.images} training images as they are classified, by which "
-                f"top-1 accuracy came from {precise.accuracy_before:.2%}",
-            )
-        )
     rows += _calibration(fit)
     made = (
         "The weights are the moving average of those of all steps, the last ones counting most."

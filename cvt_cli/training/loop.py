@@ -23,7 +23,6 @@ from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.training.augment import Augmenter
 from cvt_cli.training.data import Images
-from cvt_cli.training.precise_batch_norm import StatisticsFit, compute_statistics
 from cvt_cli.training.recorded_step import RecordedStep
 from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
 from cvt_cli.training.settings import Settings
@@ -282,46 +281,15 @@ class Trainer:
             self._progress = EpochProgress(self._images, loss / images, right / images)
         return dataclasses.replace(self._progress, images=self._images)
 
+    @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         """Measure loss and accuracy of the averaged weights; empty without a validation set."""
-        self._averaged.load_state_dict(self.average.state)
-        measured = self._measure()
-        return dict(zip(("val_loss", "val_accuracy"), measured, strict=True)) if measured else {}
-
-    @torch.inference_mode()
-    def _measure(self) -> tuple[float, float] | None:
         images, loss, right = 0, 0.0, 0
         for logits, targets in self._validation():
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             right += int((logits.argmax(1) == targets).sum())
             images += len(targets)
-        return (loss / images, right / images) if images else None
-
-    def refine_statistics(self, images: Images) -> StatisticsFit | None:
-        """Compute the statistics of batch norm anew for the averaged weights, which have them then
-        if the validation loss falls.
-
-        Args:
-            images: training images as they are classified.
-
-        Returns:
-            What that did; None if there was nothing to compute, or to judge it by.
-        """
-        self._averaged.load_state_dict(self.average.state)
-        before = self._measure() if images.samples else None
-        if before is None or not any(isinstance(m, nn.BatchNorm2d) for m in self.model.modules()):
-            return None
-        count = compute_statistics(self._averaged, (x for x, _ in self._inputs(images)))
-        after = self._measure()
-        if not count or after is None:
-            return None
-        pairs = zip(before, after, strict=True)
-        (loss_before, loss_after), (accuracy_before, accuracy_after) = pairs
-        fit = StatisticsFit(count, loss_before, loss_after, accuracy_before, accuracy_after)
-        if fit.is_better:
-            for name, value in self._averaged.state_dict().items():
-                self.average.state[name].copy_(value)
-        return fit
+        return {"val_loss": loss / images, "val_accuracy": right / images} if images else {}
 
     @torch.inference_mode()
     def fit_temperature(self) -> TemperatureFit:
@@ -330,7 +298,6 @@ class Trainer:
         Raises:
             InputsError: if none of these could be read.
         """
-        self._averaged.load_state_dict(self.average.state)
         batches = list(self._validation())
         if not batches:
             raise InputsError("no validation image could be read")
@@ -340,15 +307,12 @@ class Trainer:
     def _validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Compute logits (B, C) float32 and targets (B,) of the validation images, on the CPU, with
         the averaged weights."""
-        for x, targets in self._inputs(self._val):
-            yield self._averaged(x).cpu(), targets.cpu()
-
-    def _inputs(self, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the network's input and targets of images that are not augmented."""
-        indexes = torch.arange(len(images.samples)).split(2 * self.settings.batch_size)
-        for pixels, targets in images.batches(indexes):
+        self._averaged.load_state_dict(self.average.state)
+        indexes = torch.arange(len(self._val.samples)).split(2 * self.settings.batch_size)
+        for pixels, targets in self._val.batches(indexes):
             if len(targets):
-                yield self._preprocessing.normalize(pixels.to(self._device)), targets
+                logits = self._averaged(self._preprocessing.normalize(pixels.to(self._device)))
+                yield logits.cpu(), targets.cpu()
 
     def state(self) -> dict[str, Any]:
         """Return everything that is needed to continue from here."""

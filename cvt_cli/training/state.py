@@ -10,7 +10,6 @@ from cvt_cli.errors import CvtError
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.signals import interruptible
 from cvt_cli.training.loop import Trainer
-from cvt_cli.training.precise_batch_norm import StatisticsFit
 from cvt_cli.training.temperature import TemperatureFit
 
 STATE = "training.pt"
@@ -27,22 +26,17 @@ def save_state(folder: Path, trainer: Trainer) -> None:
     write_metrics(folder, trainer)
 
 
-def write_metrics(
-    folder: Path,
-    trainer: Trainer,
-    *fits: StatisticsFit | TemperatureFit | None,
-) -> None:
+def write_metrics(folder: Path, trainer: Trainer, fit: TemperatureFit | None = None) -> None:
     """Write `metrics.jsonl`, whole or not at all.
 
     Args:
-        fits: each becomes a line behind those of the epochs.
+        fit: becomes its last line.
 
     Raises:
         OSError: if it can't be written.
     """
-    done = {"epoch": trainer.epochs_done}
-    fitted = [done | fit.metrics() for fit in fits if fit is not None]
-    lines = "".join(json.dumps(metrics) + "\n" for metrics in [*trainer.history, *fitted])
+    calibration = [] if fit is None else [{"epoch": trainer.epochs_done, **fit.metrics()}]
+    lines = "".join(json.dumps(metrics) + "\n" for metrics in [*trainer.history, *calibration])
     write_atomically(folder / METRICS, lambda file: file.write(lines.encode()))
 
 

@@ -19,7 +19,6 @@ from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import Dataset, Sample
 from cvt_cli.training.head import HeadFit
 from cvt_cli.training.loop import EpochProgress, Trainer
-from cvt_cli.training.precise_batch_norm import StatisticsFit, chosen_samples
 from cvt_cli.training.settings import Settings
 from cvt_cli.training.start import Start, for_training
 from cvt_cli.training.state import METRICS, STATE, load_state, save_state, write_metrics
@@ -70,8 +69,6 @@ class Training:
                 accept_truncated=settings.accept_truncated,
             )
 
-        self._plain = images(chosen_samples(dataset.train), start.preprocessing)
-        self._statistics: StatisticsFit | None = None
         self.trainer = Trainer(
             start.model,
             images(dataset.train, rule),
@@ -129,11 +126,6 @@ class Training:
         end = time.monotonic()
         self._save_after = end + (end - start) / SAVING_SHARE
 
-    def refine_statistics(self) -> StatisticsFit | None:
-        """Do `Trainer.refine_statistics`, which is to come before a temperature is looked for."""
-        self._statistics = self.trainer.refine_statistics(self._plain)
-        return self._statistics
-
     def new_errors(self) -> list[tuple[str, str]]:
         """Return path and reason of the images that could not be read since the last call."""
         errors = list(self._errors.items())[self._named :]
@@ -146,7 +138,7 @@ class Training:
         Args:
             fit: the temperature that its logits are divided by.
         """
-        write_metrics(self._output, self.trainer, self._statistics, fit)
+        write_metrics(self._output, self.trainer, fit)
         self._save_result(fit)
         (self._output / STATE).unlink(missing_ok=True)
 
@@ -162,7 +154,6 @@ class Training:
             self._dataset,
             settings=trainer.settings,
             history=trainer.history,
-            statistics=self._statistics,
             fit=fit,
         )
         save_checkpoint(

@@ -11,7 +11,7 @@ import torch
 from cvt_cli.checkpoint.load import load
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.checkpoint.save import save_checkpoint
-from cvt_cli.training.start import Start, from_checkpoint
+from cvt_cli.training.start import Start, from_checkpoint, from_scratch
 from tests.tiny import LABELS, microsoft_names, save_tiny, tiny_model
 
 WIDE: dict[str, Any] = {"embed_dim": [64, 64, 128], "num_heads": [1, 1, 2], "depth": [1, 2, 3]}
@@ -72,3 +72,14 @@ def test_a_checkpoint_without_a_head_gets_one(labels: tuple[str, ...], tmp_path:
     assert start.model.head.weight.std() > 0
     theirs = model.state_dict()["cvt.encoder.stages.2.cls_token"]
     assert torch.equal(start.model.state_dict()["stages.2.cls_token"], theirs)
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "edge"), [("auto", 64, None), ("resized", 64, 73), ("padded", 96, 109)]
+)
+def test_what_was_trained_on_resized_crops_is_cropped(
+    crop: str, size: int, edge: int | None
+) -> None:
+    rule = from_scratch("cvt-small", LABELS, size, crop=crop, seed=0).preprocessing
+    assert (rule.shortest_edge, rule.image_size) == (edge, (size, size))
+    assert rule.resize_to == (None if edge else (64, 64))
