@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import gc
+import importlib
 import json
 import os
 import pty
@@ -20,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Containers often set it. Every process would then compile all tests anew, for ten seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A port that is taken but never answers: no test may reach the network.
 _NOWHERE = socket.socket()
@@ -85,6 +91,30 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and config.getoption("dist") == "no":
         config.option.dist = "loadfile"
         config.option.loadscopereorder = False  # `LONGEST` orders them
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Have each process of xdist compile files of its own first, and read what others compiled.
+    What is imported stays: looking for garbage in it takes longer than many a test."""
+    gc.disable()
+    about = getattr(session.config, "workerinput", None)
+    if about is not None:
+        number, count = int(about["workerid"].removeprefix("gw")), about["workercount"]
+        files = [
+            file
+            for file in sorted(session.config.rootpath.glob("tests/**/test_*.py"))
+            if any(file.is_relative_to(Path(each).absolute()) for each in session.config.args)
+        ]
+        for file in files[number::count]:
+            name = ".".join(file.relative_to(session.config.rootpath).with_suffix("").parts)
+            # What it raises is said when it is collected. To skip is no `Exception`.
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(name)
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
