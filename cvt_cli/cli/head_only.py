@@ -14,7 +14,6 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown, in_time
 from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.records import masked
-from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ def train_head(
     """
     begin = time.monotonic()
     quiet = context.obj.quiet
-    share_cores()
     readers = compute.start(context)
     from cvt_cli.checkpoint.load import load
     from cvt_cli.checkpoint.resolve import resolve

@@ -28,11 +28,14 @@ from cvt_cli.cli.train_options import (
 from cvt_cli.cli.train_progress import calibrate, compile_network, run_epochs
 from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.records import masked
+from cvt_cli.system.cores import share_cores
 from cvt_cli.system.text import counted
 from cvt_cli.training.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     import torch
+
+    from cvt_cli.images.pool import ReaderPool
 
 
 EXAMPLES = """\
@@ -73,6 +76,11 @@ class TrainCompute(Reading, Pictures):
             help="Use torch.compile: a minute at the start, faster epochs on a GPU.",
         ),
     ] = False
+
+    def start(self, context: typer.Context) -> "ReaderPool":
+        """Start the processes that read, and share the cores with them."""
+        share_cores()
+        return super().start(context)
 
 
 @grouped

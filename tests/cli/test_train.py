@@ -1,11 +1,17 @@
 """`cvt train` as a user runs it."""
 
 import json
+import os
 import signal
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
 from cvt_cli.checkpoint.catalog import CIFAR10_MODEL
+from cvt_cli.cli.options import GlobalOptions
+from cvt_cli.cli.train import TrainCompute
+from cvt_cli.system.cores import SPIN_COUNT
 from tests.endings import at_call
 from tests.labelled import save_shapes, save_split
 
@@ -246,3 +252,13 @@ def test_what_can_not_be_calibrated_is_refused(run_cvt, tmp_path, options, messa
     done = run_cvt("train", "data", "-o", "out", *options, expect=2)
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_network_shares_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv(SPIN_COUNT, "")  # to be put back
+    monkeypatch.delenv(SPIN_COUNT)
+    with ExitStack() as stack:
+        context = SimpleNamespace(obj=GlobalOptions(), with_resource=stack.enter_context)
+        TrainCompute(readers=1).start(context)
+        assert os.environ[SPIN_COUNT] == "1000"
