@@ -238,6 +238,8 @@ def _kind_by_tags(tags: Mapping[int, Any]) -> str:
         bits, formats_ = tags[_BITS], tags.get(_SAMPLE_FORMAT, (1,))
         colours = _COLOURS.get(tags[_PHOTOMETRIC], "of unknown colours")
         packed = tags.get(_COMPRESSION, 1)
+        if not (isinstance(packed, int) and isinstance(bits[0], int)):
+            return ""
         by = _OTHER_COMPRESSIONS.get(packed) or COMPRESSION_INFO.get(packed, f"method {packed}")
         compressed = "" if packed in _COMPRESSIONS else f", compressed as {by}"
         return f"{bits[0]}-bit{_KINDS.get(formats_[0], '')} {colours}{compressed}"

@@ -87,9 +87,14 @@ class ReceivedFile:
 @dataclass(frozen=True, slots=True)
 class MemoryNeeded:
     """A message: a reader waits for this many bytes of the shared memory budget until it is told to
-    go on; 0 returns them."""
+    go on; 0 returns them.
+
+    Attributes:
+        spent: seconds that the image has taken before.
+    """
 
     size: int
+    spent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

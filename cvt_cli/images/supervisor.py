@@ -54,6 +54,8 @@ _KILLS = 3
 _SMALL_KILLS = 5
 # What is lost beside others so often is given up.
 _LOSSES = 50
+# Seconds until the next look at a reader that is about to be late.
+_SOON = 0.01
 # The exit code of a reader that was killed; Windows knows no such thing.
 _KILLED = -getattr(signal, "SIGKILL", 9)
 _SLOW_HINT = "raise --image-timeout if you trust it"
@@ -108,6 +110,7 @@ class _Reader:
         at: progress, as it told; see `progress`.
         heard: when it last said something, or was first given something to do.
         needs, granted: bytes of the memory budget that it waits for, and that it has.
+        spent: seconds that its image had taken when it asked for these.
     """
 
     connection: Connection
@@ -120,6 +123,7 @@ class _Reader:
     heard: float = 0.0
     needs: int = 0
     granted: int = 0
+    spent: float = 0.0
 
     def progress(self) -> tuple[int, int, float]:
         """Return the number of the lot, the image in it, and since when; 0 if it is idle."""
@@ -374,11 +378,14 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         """Return the seconds until the first reader may be late."""
-        late = min((self._due(each) for each in self._readers if each.lots), default=math.inf)
-        if late == math.inf:
-            return None
-        # A reader between two images may begin the next at once, which shortens its time.
-        return min(self.timeout, max(0.0, late - time.monotonic()))
+        now, late = time.monotonic(), math.inf
+        for reader in self._readers:
+            if reader.lots and reader not in self._waiting:
+                *_, start = reader.progress()
+                # One that has begun no image may do so at once, or go on with its last one.
+                left = max(_SOON, self.timeout - reader.spent)
+                late = min(late, start + self.timeout if start else now + left)
+        return max(0.0, late - now) if late < math.inf else None
 
     def _due(self, reader: _Reader) -> float:
         """Return the time at which a reader is late."""
@@ -407,7 +414,7 @@ class Supervisor:
             reader.at = message.lot, message.index, reader.heard - message.spent
         elif isinstance(message, MemoryNeeded):
             reader.at = *reader.at[:2], 0.0
-            reader.needs = message.size
+            reader.needs, reader.spent = message.size, message.spent
             reader.granted = 0
             if message.size:
                 self._waiting.append(reader)

@@ -150,7 +150,7 @@ class _ReaderLoop:
         spent = time.monotonic() - self._since
         self._pause()
         self._holds = True
-        self._driver.send(MemoryNeeded(needed))
+        self._driver.send(MemoryNeeded(needed, spent))
         while (message := self._next()) is not None:
             self._queue.append(message)
         self._begin(spent)

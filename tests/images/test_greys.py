@@ -61,9 +61,9 @@ def with_bad_checksum() -> bytes:
     return bytes(data)
 
 
-def webp_in_tiff() -> bytes:
+def compressed(type_: int, value: int) -> bytes:
     entry = struct.pack("<HHLL", 259, 4, 1, 1)
-    return tiff(bytes(4096), 8).replace(entry, struct.pack("<HHLL", 259, 4, 1, 50001))
+    return tiff(bytes(4096), 8).replace(entry, struct.pack("<HHLL", 259, type_, 1, value))
 
 
 BMP_HEADER = "a BMP of a kind that is not supported: Unsupported BMP header type (7)"
@@ -81,9 +81,10 @@ BMP_HEADER = "a BMP of a kind that is not supported: Unsupported BMP header type
             "a TIFF of a kind that is not supported: 64-bit float RGB",
         ),
         (
-            webp_in_tiff(),
+            compressed(4, 50001),
             "a TIFF of a kind that is not supported: 8-bit grey, compressed as WebP",
         ),
+        (compressed(7, 1), "a broken TIFF"),  # bytes where a number belongs
         (
             encoded("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x0c"),
             "a JPEG of a kind that is not supported: 12-bit lossless",
