@@ -98,9 +98,9 @@ class Trainer:
         groups = parameter_groups(self.model, settings.weight_decay)
         # A recorded step reads its learning rate from one place on the device.
         on_cuda = device.type == "cuda"
-        self._rate = torch.zeros((), device=device)
+        self._rate = torch.zeros((), device=device) if on_cuda else None
         self._optimizer = torch.optim.AdamW(
-            groups, lr=self._rate if on_cuda else 0.0, fused=True, capturable=on_cuda
+            groups, lr=0.0 if self._rate is None else self._rate, fused=True, capturable=on_cuda
         )
         self._update = RecordedStep(self._update_weights, device)
         # Incomplete batches are dropped, unless there is no other.
@@ -231,10 +231,10 @@ class Trainer:
         self._images += len(targets)
 
     def _set_rate(self, rate: float) -> None:
-        on_cuda = self._device.type == "cuda"
-        self._rate.fill_(rate)
+        if self._rate is not None:
+            self._rate.fill_(rate)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate if on_cuda else rate
+            group["lr"] = rate if self._rate is None else self._rate
 
     def _augmented(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Make the network's input and soft targets of a batch, on the device."""
