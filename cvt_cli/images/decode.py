@@ -237,10 +237,10 @@ def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
         from cvt_cli.images import jxl
 
         file.seek(0)
-        size = jxl.size_of(file)
-        if size is not None:
-            _check_pixels(*size, max_pixels)
-            if jxl.is_animated(file):
+        facts = jxl.facts_of(file)
+        if facts is not None:
+            _check_pixels(*facts.size, max_pixels)
+            if facts.is_animated:
                 raise ImageError("a JPEG XL of a kind that is not supported: an animation")
             # The messages tell how to build libjxl, or nothing.
             with suppress(RuntimeError, ValueError):

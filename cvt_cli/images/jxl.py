@@ -1,7 +1,7 @@
 """JPEG XL for Pillow, and the size of a picture, which the plug-in decodes all of to find."""
 
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pillow_jxl import JpegXLImagePlugin
 
@@ -17,9 +17,21 @@ _HEADER_BYTES = 12
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
-def size_of(file: BinaryIO) -> tuple[int, int] | None:
-    """Read the (width, height) in pixels from a file's start; None if it is not JPEG XL or does not
-    say. The file's position is restored."""
+class Facts(NamedTuple):
+    """What the start of a JPEG XL says.
+
+    Attributes:
+        size: (width, height) in pixels, as stored.
+        is_animated: the plug-in would decode its last picture in place of the first.
+    """
+
+    size: tuple[int, int]
+    is_animated: bool
+
+
+def facts_of(file: BinaryIO) -> Facts | None:
+    """Read a file's start; None if it is not JPEG XL or does not say. The file's position is
+    restored."""
     start = file.tell()
     try:
         header = _codestream(file)
@@ -27,21 +39,12 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
         file.seek(start)
     if header is None or len(header) < _HEADER_BYTES:
         return None
-    return _size(_reader(header[len(_CODESTREAM) :]))
-
-
-def is_animated(file: BinaryIO) -> bool:
-    """Tell whether a file's start says that it is an animation, of which the plug-in decodes the
-    last picture in place of the first. The file's position is restored."""
-    start = file.tell()
-    try:
-        header = _codestream(file)
-    finally:
-        file.seek(start)
-    if header is None:
-        return False
     take = _reader(header[len(_CODESTREAM) :])
-    _size(take)
+    return Facts(_size(take), _is_animated(take))
+
+
+def _is_animated(take: Callable[[int], int]) -> bool:
+    """Read the fields that follow the size."""
     all_default = take(1)
     if all_default or not take(1):  # no more fields
         return False

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from cvt_cli.checkpoint.load import Checkpoint, load
@@ -21,7 +21,7 @@ from cvt_cli.explanation.maps import (
     key_positions,
     token_positions,
 )
-from cvt_cli.explanation.picture import draw
+from cvt_cli.explanation.picture import MARGIN, draw
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import ConvEmbed
@@ -251,3 +251,7 @@ def test_drawn(checkpoints: dict[str, Checkpoint]) -> None:
         assert drawn.mode == "RGB"
         assert 300 < drawn.width < 1600
         assert 300 < drawn.height < 1600
+        # Nothing is cut off; letters may reach a pixel further.
+        inside = ImageOps.invert(drawn).getbbox()
+        assert inside is not None and min(inside[:2]) >= MARGIN
+        assert inside[2] <= drawn.width - MARGIN + 1 and inside[3] <= drawn.height - MARGIN

@@ -102,7 +102,7 @@ def test_jpeg_xl(size: tuple[int, int]) -> None:
     from cvt_cli.images import jxl as module
 
     for each in (data, jxl(scene, use_container=True)):
-        assert module.size_of(io.BytesIO(each)) == size
+        assert module.facts_of(io.BytesIO(each)) == (size, False)
     assert error_of(data, max_pixels=100).startswith(f"{size[0]}x{size[1]} pixels, more")
 
 
