@@ -53,6 +53,7 @@ STAGES_NOTE = (
     "their sum; decode and preprocess by {} processes. Limit: what perfect overlap would give: {}. "
     "The model is loaded before; images/s are of the median pass over all files."
 )
+START_NOTE = "Start: the first batches, before the passes, in which kernels are compiled."
 
 
 def benchmark_report(measurement: Measurement | PipelineMeasurement, machine: Machine) -> Report:
@@ -289,6 +290,7 @@ def _turns(records: Sequence[dict[str, Any]], plan: Plan, width: int | None) -> 
 
 
 def _rates(records: Sequence[dict[str, Any]], plan: PipelinePlan, width: int | None) -> Section:
+    on_cuda = plan.device.type == "cuda"
     columns = [
         Column("dtype"),
         Column("batch", right=True),
@@ -296,6 +298,7 @@ def _rates(records: Sequence[dict[str, Any]], plan: PipelinePlan, width: int | N
         *(Column(name, right=True) for name in STAGES),
         Column("limit", right=True),
         Column("reached", right=True, from_width=84),
+        *([Column("start", right=True)] if on_cuda else []),
         Column("bound by"),
     ]
     rows: list[list[Cell]] = []
@@ -305,17 +308,18 @@ def _rates(records: Sequence[dict[str, Any]], plan: PipelinePlan, width: int | N
         end = [
             _number(record["limit_images_per_second"]),
             _percent(record["limit_fraction"]),
+            *([_seconds(record["warm_up_seconds"])] if on_cuda else []),
             error or record["bound_by"] or "",
         ]
         rows.append([*begin, *(_number(record[f"{name}_ms"]) for name in STAGES), *end])
         shares = (_percent(record[f"{name}_share"]) for name in STAGES)
-        rows.append(["", "", "", *shares, "", "", ""])
+        rows.append(["", "", "", *shares, *[""] * len(end)])
     limit = (
         "as many as the cores that the stages share can do"
         if plan.device.type == "cpu"
         else "readers, device and output beside each other, the slowest counts"
     )
-    note = STAGES_NOTE.format(cores(), limit)
+    note = STAGES_NOTE.format(cores(), limit) + (f" {START_NOTE}" if on_cuda else "")
     return Section("From files", columns, rows, note=_folded(note, width))
 
 

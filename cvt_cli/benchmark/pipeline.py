@@ -1,6 +1,7 @@
 """Benchmark of the whole run, from files to records: its time, and that of each stage."""
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from cvt_cli.benchmark.engines import OUT_OF_MEMORY, free_memory
 from cvt_cli.benchmark.network import Say, form_record, ratio_record
-from cvt_cli.benchmark.pipeline_runs import OurRun, peer_run
+from cvt_cli.benchmark.pipeline_runs import OurRun, peer_run, warm_up
 from cvt_cli.benchmark.stage_times import STAGES, StageTimes, time_stages
 from cvt_cli.benchmark.statistics import Ratio, percentile, take_turns, times
 from cvt_cli.checkpoint.load import Checkpoint
@@ -61,6 +62,8 @@ class PipelineCase:
         error: why figures are missing, ours or the peer's.
         form: of the network, on a CPU.
         form_by: how it was chosen.
+        warm_up_seconds: what the first batches took, before all passes: on a GPU kernels are
+            compiled and recorded in them.
     """
 
     batch_size: int
@@ -74,6 +77,7 @@ class PipelineCase:
     error: str | None = None
     form: Form | None = None
     form_by: Origin = Origin.USUAL
+    warm_up_seconds: float | None = None
 
     @property
     def images_per_second(self) -> float | None:
@@ -160,6 +164,7 @@ class PipelineMeasurement:
             "dtype": case.dtype,
             "images": case.images,
             "passes": len(case.seconds),
+            "warm_up_seconds": case.warm_up_seconds,
             "images_per_second": rate,
             "images_per_second_min": case.images / max(case.seconds) if rate else None,
             "images_per_second_max": case.images / min(case.seconds) if rate else None,
@@ -207,11 +212,9 @@ def _measure_case(
     case = PipelineCase(classifier.batch_size, dtype, len(sources))
     try:
         ours = OurRun(classifier, sources)
-        # Warms up the caches of files and of the network. Each replica records its CUDA graph at
-        # its second batch.
-        count = 2 * classifier.batch_size * len(classifier.replicas)
-        images = itertools.cycle(sources) if plan.device.type == "cuda" else sources
-        list(classifier.classify(itertools.islice(images, count)))
+        before = time.perf_counter()
+        warm_up(classifier, sources)
+        case.warm_up_seconds = time.perf_counter() - before
         case.stages = time_stages(classifier, sources, plan.duration / 2)
         if not plan.with_peer:
             case.seconds = times(ours, plan.duration, at_least=1)

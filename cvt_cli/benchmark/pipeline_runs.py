@@ -1,5 +1,6 @@
 """Whole runs over the same files, to be timed: by cvt, and by the pipeline of transformers."""
 
+import itertools
 import json
 import tempfile
 from typing import Any, TextIO
@@ -34,11 +35,20 @@ class OurRun:
         labels: list[str | None] = []
         with _lines() as file:
             writer = JsonLinesWriter(file, RecordShape(TOP_K))
-            for record in self._classifier.classify(self._sources, TOP_K):
-                writer.write([record])
-                best = record.predictions[:1]
-                labels.append(best[0].label if best else None)
+            for batch in self._classifier.classify_batches(self._sources, TOP_K, first_batch=0):
+                writer.write(batch)
+                best = (record.predictions[:1] for record in batch)
+                labels += [first[0].label if first else None for first in best]
         self.labels = labels
+
+
+def warm_up(classifier: Classifier, sources: list[Source]) -> None:
+    """Run a few batches, for the caches of files and of the network. On a GPU all that a run waits
+    for but once: each replica computes batches as they are and records a CUDA graph."""
+    count = 2 * classifier.batch_size * len(classifier.replicas)
+    images = itertools.cycle(sources) if classifier.device.type == "cuda" else sources
+    for _ in classifier.classify_batches(itertools.islice(images, count), first_batch=0):
+        pass
 
 
 def peer_run(classifier: Classifier, sources: list[Source], scaled: bool, *, threads: int) -> Apart:

@@ -181,12 +181,13 @@ def _classify_here(context: typer.Context, wanted: Classification) -> None:
             count=count,
             has_others=lambda: part.has_others,
         ),
-        lambda sources: classifier.classify_batches(
+        lambda sources, first_batch: classifier.classify_batches(
             sources,
             shape.top_k,
             threshold=output.threshold,
             columns=shape.columns,
             thumbnails=bool(pages) or shape.thumbnails,
+            first_batch=first_batch,
         ),
         sink=sink,
         batch_size=classifier.batch_size,

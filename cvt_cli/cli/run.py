@@ -61,7 +61,7 @@ class Sources:
 def write_records(
     settings: GlobalOptions,
     sources: Sources,
-    process: Callable[[Iterator[Source]], Iterator[Sequence[Record]]],
+    process: Callable[[Iterator[Source], int], Iterator[Sequence[Record]]],
     *,
     sink: Sink,
     batch_size: int,
@@ -78,7 +78,8 @@ def write_records(
     Args:
         settings: the global options.
         sources: what to make records of.
-        process: makes one record of each source, in order, and yields those of a batch together.
+        process: makes one record of each source, in order, and yields those of a batch together;
+            is given the number of their first batch in the whole run, too.
         sink: where they go.
         batch_size: the sources that go through the network together.
         progress: whether to show a bar; None where stderr is a terminal.
@@ -101,12 +102,14 @@ def write_records(
     bar = Progress(how_shown(settings.quiet, progress), sources.count, tally.before)
     found = replace(sources, find=lambda: tally.recognise(sources.find()))
     left, again = _left(found, sink, batch_size=batch_size, bar=bar)
+    # An update has batches of its own: of what the output lacks.
+    first_batch = 0 if isinstance(sink, Update) else tally.before // batch_size
     start = time.perf_counter()  # time.monotonic stands still between its ticks on Windows
     rate = 0.0
     outcome = "interrupted"
     try:
         # The first records of a batch that was cut short are computed again, but not written again.
-        for batch in process(tally.watch(left)):
+        for batch in process(tally.watch(left), first_batch):
             records, again = batch[again:], max(0, again - len(batch))
             with bar.paused() if isinstance(sink, StreamOutput) else nullcontext():
                 sink.write(records)

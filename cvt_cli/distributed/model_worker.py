@@ -192,10 +192,19 @@ class ModelWorker:
             ended = [{**row, "fault": self._fault, "final": True} for row in rows]
             return pa.Table.from_pylist(ended, RECORD_SCHEMA)
         job = self._job
+        from cvt_cli.inference.network_runner import BATCHES_BEFORE
+
         try:
             check_version(job.version)
             records = list(
-                self._classifier.records(images, job.top_k, job.threshold, columns=job.columns)
+                self._classifier.records(
+                    images,
+                    job.top_k,
+                    job.threshold,
+                    columns=job.columns,
+                    # Batches come in any order: none is computed as the first of a run.
+                    number=BATCHES_BEFORE,
+                )
             )
         except Exception as error:
             fault = f"{type(error).__name__}: {one_line(error)}"

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from itertools import cycle
 from pathlib import Path
 from typing import Any, overload
 
@@ -308,12 +307,22 @@ class Classifier:
         *,
         columns: Sequence[str] = (),
         thumbnails: bool = False,
+        first_batch: int | None = None,
     ) -> Generator[list[Record]]:
-        """Yield the records of `classify`, those of a batch together."""
+        """Yield the records of `classify`, those of a batch together.
+
+        Args:
+            first_batch: the number of the first batch in its run, 0 unless it is resumed: scores
+                are then the same to their last digits in whatever process a batch is computed.
+                None where that does not matter, and a GPU is to be fast from the second batch on.
+        """
         batches = self.batches(sources, columns, thumbnails=thumbnails)
         return self._spread(
             batches,
-            lambda replica, batch: replica.records(batch, top_k, threshold, columns=columns),
+            lambda replica, batch, number: replica.records(
+                batch, top_k, threshold, columns=columns, number=number
+            ),
+            first_batch,
         )
 
     def batches(
@@ -335,21 +344,27 @@ class Classifier:
     def _spread(
         self,
         batches: Iterator[list[DecodedImage]],
-        work: Callable[["Classifier", list[DecodedImage]], Iterable[Record]],
+        work: Callable[["Classifier", list[DecodedImage], int | None], Iterable[Record]],
+        first: int | None,
     ) -> Generator[list[Record]]:
-        """Give batches to the devices in turns, and yield their records in order.
+        """Give batches, with their numbers, to the devices in turns, and yield their records in
+        order.
 
         Each replica has a thread that waits for it, while records are written here.
         """
         if len(self.replicas) == 1 and self.device.type == "cpu":
-            for batch in batches:
-                yield list(work(self, batch))
+            for index, batch in enumerate(batches):
+                yield list(work(self, batch, None if first is None else first + index))
             return
         pending: deque[Future[list[Record]]] = deque()
         try:
-            for batch, replica in zip(batches, cycle(self.replicas), strict=False):
+            for index, batch in enumerate(batches, first or 0):
+                replica = self.replicas[index % len(self.replicas)]
+                number = None if first is None else index
                 pending.append(
-                    replica._runner.thread.submit(lambda r, b: list(work(r, b)), replica, batch)
+                    replica._runner.thread.submit(
+                        lambda r, b, n: list(work(r, b, n)), replica, batch, number
+                    )
                 )
                 if len(pending) > len(self.replicas):
                     yield pending.popleft().result()
@@ -366,10 +381,16 @@ class Classifier:
         threshold: float | None = None,
         *,
         columns: Sequence[str] = (),
+        number: int | None = None,
     ) -> Iterator[Record]:
         """Make a record for each image, decoded or failed, in order: the second half of
-        `classify`."""
-        predictions = iter(self._predictions(self._rows(images, self.scores), top_k))
+        `classify`.
+
+        Args:
+            number: of the batch; see `NetworkRunner.run`.
+        """
+        rows = self._rows(images, lambda pixels: self.scores(pixels, number))
+        predictions = iter(self._predictions(rows, top_k))
         for image in images:
             if image.pixels is None:
                 yield Record(image.path, error=image.error, columns=image.columns)
@@ -387,13 +408,17 @@ class Classifier:
         predictions."""
         return _one_by_one(self.embed_batches(sources))
 
-    def embed_batches(self, sources: Iterable[Source | Image.Image]) -> Generator[list[Record]]:
-        """Yield the records of `embed`, those of a batch together."""
+    def embed_batches(
+        self, sources: Iterable[Source | Image.Image], first_batch: int | None = None
+    ) -> Generator[list[Record]]:
+        """Yield the records of `embed`, those of a batch together; `first_batch` as in
+        `classify_batches`."""
         batches = self.batches(sources)
-        return self._spread(batches, Classifier._embedded)
+        return self._spread(batches, Classifier._embedded, first_batch)
 
-    def _embedded(self, images: Sequence[DecodedImage]) -> Iterator[Record]:
-        vectors = iter(self._rows(images, self.embeddings).tolist())
+    def _embedded(self, images: Sequence[DecodedImage], number: int | None) -> Iterator[Record]:
+        rows = self._rows(images, lambda pixels: self.embeddings(pixels, number))
+        vectors = iter(rows.tolist())
         for image in images:
             embedding = None if image.pixels is None else tuple(next(vectors))
             yield Record(image.path, error=image.error, embedding=embedding)
@@ -437,27 +462,29 @@ class Classifier:
         image.pixels, image.error = None, TOO_LARGE
         return compute([])
 
-    def scores(self, images: Sequence[np.ndarray]) -> Tensor:
+    def scores(self, images: Sequence[np.ndarray], number: int | None = None) -> Tensor:
         """Compute the scores of all labels, or of those that were chosen, or of their groups.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
+            number: of the batch; see `NetworkRunner.run`.
 
         Returns:
             (len(images), answers) float32 on the CPU; see `scores_of`.
         """
-        return self._runner.run(images, len(self.answers), self._forward)
+        return self._runner.run(images, len(self.answers), self._forward, number=number)
 
-    def embeddings(self, images: Sequence[np.ndarray]) -> Tensor:
+    def embeddings(self, images: Sequence[np.ndarray], number: int | None = None) -> Tensor:
         """Compute the vectors behind the labels: `Cvt.forward_features`.
 
         Args:
             images: (H, W, 3) uint8 each, as `Preprocessing.pixels` makes them.
+            number: of the batch; see `NetworkRunner.run`.
 
         Returns:
             (len(images), embedding_dim) float32 on the CPU.
         """
-        return self._runner.run(images, self.embedding_dim, self._forward_features)
+        return self._runner.run(images, self.embedding_dim, self._forward_features, number=number)
 
     @torch.inference_mode()
     def _forward_features(self, batch: Tensor) -> Tensor:

@@ -18,6 +18,10 @@ from cvt_cli.model.fused import FusedCvt
 from cvt_cli.model.graphs import Graphed, recording
 from cvt_cli.model.memory import is_out_of_memory
 
+# Batches at the start of a run that go through the network as it is: to record a graph, and to
+# compile its kernels, takes seconds.
+BATCHES_BEFORE = 2
+
 
 class NetworkRunner:
     """A network on a device, which takes images of any sizes and number.
@@ -68,7 +72,12 @@ class NetworkRunner:
             self._stream.wait_stream(torch.cuda.current_stream(device))  # for the weights
 
     def run(
-        self, images: Sequence[np.ndarray], width: int, forward: Callable[[Tensor], Tensor]
+        self,
+        images: Sequence[np.ndarray],
+        width: int,
+        forward: Callable[[Tensor], Tensor],
+        *,
+        number: int | None = None,
     ) -> Tensor:
         """Compute a row for each image.
 
@@ -76,6 +85,9 @@ class NetworkRunner:
             images: (H, W, 3) uint8 each.
             forward: takes batches (B, H, W, 3) uint8 of one size, on the CPU, and returns (B,
                 width) float32 there.
+            number: of the batch in its run, from 0: with it the rows depend on the images and
+                the number alone, to their last digits, as long as the memory suffices; None for
+                whatever this process is ready for.
 
         Returns:
             (len(images), width) float32.
@@ -100,8 +112,9 @@ class NetworkRunner:
                     pin_memory=self._device.type == "cuda",
                 )
                 np.stack([images[index] for index in chunk], out=batch.numpy())
+                plan = None if number is None else self._graph_size(number, len(chunk), size)
                 try:
-                    with self._on_stream(), recording if alone else nullcontext():
+                    with self._on_stream(plan), recording if alone else nullcontext():
                         result[chunk] = forward(batch)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
@@ -127,11 +140,23 @@ class NetworkRunner:
         pixels = batch.to(self._device, non_blocking=True)
         return self._preprocessing.normalize(pixels).to(self._dtype)
 
+    def _graph_size(self, number: int, count: int, size: tuple[int, ...]) -> int:
+        """Return how many images the graph has that a batch goes through; 0 for none.
+
+        It must not depend on what this process computed before, as a resumed run is another one.
+        Where images keep their own sizes there would be too many graphs to record each at once.
+        """
+        is_usual = self._preprocessing.image_size == size[:2]
+        is_most = 2 * count > self.batch_size  # to fill up less would cost more than it saves
+        return self.batch_size if number >= BATCHES_BEFORE and is_usual and is_most else 0
+
     @contextmanager
-    def _on_stream(self) -> Iterator[None]:
+    def _on_stream(self, plan: int | None) -> Iterator[None]:
         with ExitStack() as stack:
             if self._graphs:
                 stack.enter_context(self._lock)
+            for graphs in self._graphs:
+                stack.enter_context(graphs.planned(plan))
             if self._stream is not None:
                 # First the device: to leave a stream by itself opens a context on the first GPU.
                 stack.enter_context(torch.cuda.device(self._device))

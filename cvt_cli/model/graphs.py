@@ -6,8 +6,8 @@ is computed in.
 
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class Graphed:
     no more than twice as large. What can't be recorded runs as it is, and so does a shape whose
     recording does not give what the network gave.
 
+    A recording's last digits differ from those of the network as it is. Where they must not depend
+    on what this process computed before, `planned` says which of the two it is.
+
     One thread at a time: a graph reads its input from one place. Runs on the current stream.
 
     Args:
@@ -48,6 +51,7 @@ class Graphed:
         self._seen: set[torch.Size] = set()
         self._graphs: dict[torch.Size, _Graph | None] = {}
         self._recorder: _Recorder | None = _Recorder()
+        self._planned: int | None = None
 
     def stop(self) -> bool:
         """Drop all graphs, which frees their memory, and record no more; False if there are
@@ -58,14 +62,31 @@ class Graphed:
         self._recorder = None
         return True
 
+    @contextmanager
+    def planned(self, size: int | None) -> Iterator[None]:
+        """Compute in one way within the context, whatever came before.
+
+        Args:
+            size: through the graph of so many images, to which a batch is padded, and which is
+                recorded at once if need be; 0 for none, as the network is; None for as usual.
+        """
+        before, self._planned = self._planned, size
+        try:
+            yield
+        finally:
+            self._planned = before
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Compute what the network makes of the images."""
         shape = images.shape
         is_new = shape not in self._seen
-        if not is_new and shape not in self._graphs and len(self._graphs) < MAX_GRAPHS:
-            self._graphs[shape] = self._record(images)
-        graph = self._graphs[shape] if shape in self._graphs else self._larger(shape)
+        if self._planned is not None:
+            graph = self._graph_of(images, self._planned) if self._planned else None
+        else:
+            graph = self._larger(shape)
+            if graph is None and not is_new:
+                graph = self._graph_of(images, len(images))
         if graph is not None:
             result = graph(images)
         else:
@@ -75,11 +96,21 @@ class Graphed:
         self._seen.add(shape)
         return result
 
+    def _graph_of(self, images: Tensor, size: int) -> "_Graph | None":
+        """Return the graph for so many images of this size; records it, if there is none yet."""
+        shape = torch.Size((size, *images.shape[1:]))
+        if shape not in self._graphs and len(self._graphs) < MAX_GRAPHS:
+            rows = torch.arange(size, device=images.device) % len(images)
+            self._graphs[shape] = self._record(images if size == len(images) else images[rows])
+        return self._graphs.get(shape)
+
     def _larger(self, shape: torch.Size) -> "_Graph | None":
+        # To record it too takes as long as a hundred batches: a benchmark's second pass of a
+        # thousand files, the last batch of which is short, took four times as long for it.
         fitting = {
             known[0]: graph
             for known, graph in self._graphs.items()
-            if graph is not None and known[1:] == shape[1:] and shape[0] < known[0] <= 2 * shape[0]
+            if graph is not None and known[1:] == shape[1:] and shape[0] <= known[0] <= 2 * shape[0]
         }
         return fitting[min(fitting)] if fitting else None
 
@@ -92,7 +123,8 @@ class Graphed:
                 self._faster = faster = _if_equal(faster, self._network, images)
             with recording:
                 graph = self._recorder(faster or self._network, images)
-            expected, found = (self._network(images), graph(images))
+                # Maybe for the first time on this stream.
+                expected, found = (self._network(images), graph(images))
         except RuntimeError as error:
             failed, is_full = True, is_out_of_memory(error)
             reason = "out of memory" if is_full else str(error).partition("\n")[0]

@@ -612,6 +612,17 @@ def test_the_table_of_a_run_from_files(checkpoint: Checkpoint) -> None:
     assert "busy" not in text
 
 
+def test_the_start_on_a_gpu_is_said_apart(checkpoint: Checkpoint) -> None:
+    common = (checkpoint, Path("photos"), None, (2,), ("float16",))
+    plan_ = PipelinePlan(*common, torch.device("cuda"), 1)
+    stages = StageTimes(decode=0.5, preprocess=0.25, copy=0.125, model=1, write=0.125)
+    case = PipelineCase(2, "float16", 4, stages, [2], warm_up_seconds=3.21)
+    text = as_text(benchmark_report(PipelineMeasurement(plan_, [case]), MACHINE), "table")
+    (row,) = rows_of(text, "float16")
+    assert row == "float16 2 2.00 500 250 125 1,000 125 1.00 200% 3.2 s model"
+    assert "which kernels are compiled" in " ".join(text.split())
+
+
 def test_the_picture_shows_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     figure_class = pytest.importorskip("matplotlib.figure").Figure
     drawn: list[Any] = []
@@ -905,6 +916,7 @@ def test_figures_of_a_run_from_files(
     assert started == [(classifier, sources, True)]
     assert peer.calls[0] == ("run", True)
     assert (found["images"], found["passes"], found["error"]) == (4, 3, None)
+    assert found["warm_up_seconds"] == case.warm_up_seconds is not None
     assert (found["images_per_second_min"], found["images_per_second_max"]) == (1, 4)
     assert (found["images_per_second"], found["baseline_images_per_second"]) == (2, 0.5)
     assert (found["ratio"], found["ratio_min"], found["ratio_max"]) == (3, 2, 4)

@@ -15,8 +15,10 @@ from cvt_cli.output import writer_class
 from cvt_cli.output.journal import Journal, part_of
 from cvt_cli.records import Record, RecordShape
 from tests.conftest import NOWHERE, RunCvt
+from tests.endings import at_call
 from tests.fork_server import ForkServer
 from tests.photos import picture
+from tests.recordings import LIKE_GRAPHS
 
 BATCH = 4
 TOP_K = 5
@@ -151,6 +153,48 @@ def test_killed_and_resumed(
     assert "2 of 37 inputs could not be read" in done.stderr
     assert output.read_bytes() == written(tmp_path, name, expected, run)
     assert not list(tmp_path.glob("labels.*.part*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "moments"),
+    [
+        # In the second batch, which goes through the network as it is; in the fourth, the second
+        # network's first that is recorded; in the last, of three images, by which alone it is.
+        (("classify", "-k", TOP_K), (2, 3, 6)),
+        (("embed",), (4,)),
+    ],
+)
+def test_resumed_on_a_gpu(
+    command: tuple[object, ...],
+    moments: tuple[int, ...],
+    run_cvt: RunCvt,
+    model: Path,
+    images: list[str],
+    tmp_path: Path,
+) -> None:
+    """Stand-ins show whether the same rows go through CUDA graphs, with two networks in turns as
+    on a GPU."""
+    name = "jsonl" if command[0] == "classify" else "parquet"
+    fixed = [*command, "-m", model, "-b", BATCH, "--device", "cpu,cpu", "--dtype", "float32"]
+    whole, output = tmp_path / f"whole.{name}", tmp_path / f"labels.{name}"
+
+    def run(output: Path, *more: str, then: str = "") -> int:
+        named = [*fixed, "--files-from", "-", "--null", "-o", output, *more]
+        options = {"encoding": None, "errors": None}
+        with run_cvt.start(*named, first=LIKE_GRAPHS + then, **options) as process:
+            process.communicate(listed(images[:35]), timeout=300)
+        return process.returncode
+
+    assert run(whole) == 1
+    more: list[str] = []
+    for batches in moments:
+        killed = at_call("cvt_cli.output.journal:Journal.write", batches)
+        assert run(output, *more, then=killed) == -signal.SIGKILL
+        part = part_of(output)
+        os.truncate(part, part.stat().st_size - 1)
+        more = ["--resume"]
+    assert run(output, *more) == 1
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_ctrl_c_then_other_options_then_resumed(

@@ -82,16 +82,49 @@ def test_the_second_batch_of_a_shape_is_recorded(recorded: type[Recorded]) -> No
 def test_a_smaller_batch_is_padded_to_no_more_than_twice_its_size(recorded: type[Recorded]) -> None:
     network = Network()
     graphed = Graphed(network)
-    for size in (8, 8, 6, 6):
+    for size in (8, 8):
         through(graphed, images(size))
     network.sizes.clear()
-    for size in (7, 5, 4):  # to 8, to 6 and to 6
+    for size in (7, 5, 4, 5):  # however often: to record it would cost more
         through(graphed, images(size))
     assert network.sizes == []
-    assert [each.calls for each in recorded.made] == [4, 4]
-    through(graphed, images(2))
-    through(graphed, images(9))
-    assert network.sizes == [2, 9]
+    assert [each.calls for each in recorded.made] == [6]
+    for size in (3, 3, 9):
+        through(graphed, images(size))
+    through(graphed, images(2))  # to the smallest that takes it
+    assert [len(each.input) for each in recorded.made] == [8, 3]
+    assert network.sizes == [3, 3, 9]
+
+
+def test_what_is_planned_does_not_depend_on_what_came_before(recorded: type[Recorded]) -> None:
+    """A recording that differs in its last digits shows which of the two it was."""
+    recorded.error = 1e-5
+    for before in ([], [8], [8, 8], [6, 6], [3, 3, 5, 8, 8]):
+        graphed = Graphed(Network())
+        for size in before:
+            graphed(images(size))
+        for size, count, by_graph in ((8, 8, True), (8, 5, True), (0, 8, False), (8, 1, True)):
+            x = images(count)
+            with graphed.planned(size), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                difference = graphed(x) - Network()(x)
+            assert difference.shape == (count, 3)
+            assert bool((difference > 5e-6).all()) == by_graph
+            assert by_graph or not difference.any()
+        x = images(3, size=5)  # as usual outside
+        assert graphed(x).equal(Network()(x))
+
+
+def test_the_first_batch_of_a_plan_that_is_padded_to_be_recorded(
+    recorded: type[Recorded],
+) -> None:
+    graphed = Graphed(Network())
+    x = images(5).contiguous(memory_format=torch.channels_last)
+    with graphed.planned(8):
+        torch.testing.assert_close(graphed(x), Network()(x))
+    (made,) = recorded.made
+    assert made.input.shape == (8, 3, 4, 4)
+    assert made.input.is_contiguous(memory_format=torch.channels_last)  # as full ones are
 
 
 def test_no_more_graphs_than_memory_is_meant_for(
