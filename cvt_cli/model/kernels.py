@@ -1,5 +1,6 @@
 """Two kernels for CUDA devices that torch does not have: a residual sum with the layer norm behind
-it, and the three depth-wise convolutions of an attention in one pass. Imported on CUDA only.
+it, or that norm alone, and the three depth-wise convolutions of an attention in one pass. Imported
+on CUDA only.
 
 Tokens are (B, T, C) in memory, the class token first, if there is one.
 """
@@ -132,7 +133,9 @@ def _convolve(
     if CLS == 1:
         cls = tl.load(x_ptr + c, mask=there, other=0.0).to(tl.float32)
         cls -= tl.load(shift_ptr + c, mask=there, other=0.0).to(tl.float32)
-        tl.store(out_ptr + c, cls.to(out_ptr.dtype.element_ty), mask=there & (first == 0))
+        # A block of comparisons, as newer interpreters of Triton take no scalar in a mask.
+        is_first = c * 0 + first == 0
+        tl.store(out_ptr + c, cls.to(out_ptr.dtype.element_ty), mask=there & is_first)
 
 
 @triton.jit

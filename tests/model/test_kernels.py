@@ -38,6 +38,46 @@ def test_the_kernels_compute_the_same(cls_token: Any, size: tuple[int, int]) -> 
         assert (faster(images) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
+def laid_out(rows: int, channels: int, layout: str, dtype: torch.dtype) -> torch.Tensor:
+    """Tokens (2, rows, channels) that a layer norm may find."""
+    generator = torch.Generator().manual_seed(channels)
+    x = 2 * torch.randn(2, rows, channels, generator=generator) + 3
+    x = x.to(dtype)
+    if layout == "channels first":  # as of a convolution that does not keep channels last
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+    if layout == "image":  # as the token embedding has it
+        image = x.unflatten(1, (rows, 1)).permute(0, 3, 1, 2)
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        return image.permute(0, 2, 3, 1).flatten(1, 2)
+    if layout == "class token":  # of tokens that lie behind others
+        return torch.cat([x, x], dim=1)[:, 1 : 1 + rows]
+    return x
+
+
+@needs_triton
+@pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["plain", "channels first", "image", "class token"])
+@pytest.mark.parametrize(
+    ("rows", "channels"), [(1, 384), (49, 192), (67, 64), (5, 1), (3, 17), (2, 2050)]
+)
+def test_the_layer_norm_is_torchs(
+    rows: int, channels: int, layout: str, dtype: torch.dtype
+) -> None:
+    x = laid_out(rows, channels, layout, dtype)
+    norm = torch.nn.LayerNorm(channels)
+    torch.nn.init.normal_(norm.weight, 1, 0.2)
+    torch.nn.init.normal_(norm.bias)
+    norm = norm.to(dtype).requires_grad_(False)
+    before = x.clone()
+    found, expected = cuda._layer_norm(x, norm), norm(x)
+    assert found.shape == expected.shape and found.dtype == dtype
+    assert x.equal(before)
+    # One rounding of the result apart, or a few of the sums in float32.
+    unit = max(torch.finfo(dtype).eps, 2e-6)
+    torch.testing.assert_close(found.float(), expected.float(), rtol=unit, atol=unit)
+
+
 @pytest.mark.cuda
 @needs_triton
 @pytest.mark.parametrize(
