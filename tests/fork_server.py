@@ -37,12 +37,15 @@ READ_LATE = frozenset(
 READ_LATE_PREFIXES = ("_CVT_", "AWS_", "CVT_", "HF_", "HUGGING", "RAY_")
 # Read by a reader's Python as it starts.
 READ_EARLY_PREFIXES = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_")
-# Imported for the command: what huggingface_hub needs among them.
+# With which numpy's library and pyarrow's start no thread as they are loaded.
+WITHOUT_THREADS = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# Imported for the command: what huggingface_hub and Ray need among them.
 OFTEN = (
     *("torch", "torch._dynamo", "numpy", "safetensors.torch", "jinja2", "typer._adapters"),
     *("rich.table",),
     *("cvt_cli.cli.app", "cvt_cli.inference.classifier", "cvt_cli.inspection.facts"),
     *("httpx", "httpx2", "anyio", "trio", "filelock", "yaml", "tqdm.auto", "attrs"),
+    *("pandas", "pyarrow.parquet", "jsonschema", "requests", "google.protobuf.json_format"),
 )
 # Imported for its readers, which begin by that; but torch, which they never need.
 READING = ("cvt_cli.images.reader_server", "pi_heif", "pillow_jxl", "rawpy")
@@ -85,8 +88,7 @@ class ForkServer:
             }
             self._process = subprocess.Popen(
                 [sys.executable, __file__, json.dumps(what)],
-                # numpy's library starts threads as it is loaded.
-                env={**env, "OPENBLAS_NUM_THREADS": "1"},
+                env={**env, **WITHOUT_THREADS},
                 pass_fds=what["sockets"],
                 stdin=subprocess.DEVNULL,
                 cwd="/",
@@ -267,6 +269,7 @@ def _serve(listening: socket.socket, alive: socket.socket) -> tuple[dict[str, An
             with running.pop(pid) as report, contextlib.suppress(OSError):
                 report.send(NUMBER.pack(status), socket.MSG_NOSIGNAL)
         if alive in ready:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # nothing is left to be woken
             sys.exit()
         if listening not in ready:
             continue

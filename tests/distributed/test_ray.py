@@ -50,6 +50,7 @@ from cvt_cli.records import Record
 from cvt_cli.system.cores import FEW, SPIN_COUNT
 from tests.cli.test_failures import check_line
 from tests.conftest import Completed, RunCvt
+from tests.distributed import forked_worker
 from tests.endings import at_call
 from tests.fork_server import ForkServer
 from tests.hub_server import HubServer
@@ -96,7 +97,18 @@ if "default_worker.py" in sys.argv[0]:
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder: Path) -> Iterator[Cluster]:
+def forked() -> Iterator[dict[str, Any]]:
+    """Options of a node whose workers are forks, see `forked_worker`."""
+    server = ForkServer(forked_worker.IMPORTED, os.environ)
+    yield {
+        "setup_worker_path": forked_worker.__file__,
+        "env_vars": {forked_worker.SERVER: server.address},
+    }
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_folder: Path, forked: dict[str, Any]) -> Iterator[Cluster]:
     """Two nodes of one core each, with `UNLOADABLE`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(ray_folder))
@@ -106,7 +118,8 @@ def cluster(ray_folder: Path) -> Iterator[Cluster]:
         # That a node is lost is known in seconds.
         known = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
         files = (str(ray_folder / name) for name in ("unloadable", "died"))
-        node = {"num_cpus": 1, "env_vars": site(ray_folder / "site", UNLOADABLE.format(*files))}
+        unloadable = site(ray_folder / "site", UNLOADABLE.format(*files))
+        node = {**forked, "num_cpus": 1, "env_vars": {**forked["env_vars"], **unloadable}}
         # Processes that nobody here asks.
         spared = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         head = {**node, **spared, "_system_config": known}
@@ -389,6 +402,7 @@ if "default_worker.py" in sys.argv[0] or sys.argv[0] == "-c":
 def test_images_that_kill_their_worker_each_time_from_a_store_to_a_store(
     run_cvt: RunCvt,
     ray_folder: Path,
+    forked: dict[str, Any],
     s3: str,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -426,8 +440,9 @@ def test_images_that_kill_their_worker_each_time_from_a_store_to_a_store(
     # Who imports it is a process that this one starts.
     path = site(tmp_path / "site", POISON)["PYTHONPATH"]
     poisoned = f"import os; os.environ['PYTHONPATH'] = {path!r}\n{FEWER_RETRIES}"
+    forking = forked_worker.FORKING.format(**forked)
     command = on_ray(*inputs, "--format", "parquet", "-o", output)
-    with run_cvt.start(*command, first=poisoned) as process:
+    with run_cvt.start(*command, first=f"{poisoned}\n{forking}") as process:
         _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1, said
     assert f"cvt: {output}: 148 inputs, " in said
@@ -807,8 +822,9 @@ def test_killed_then_interrupted_then_finished_with_losses(
     inputs = [*save_tars(tmp_path / "tars", 12, 90), tmp_path / "photos"]
     save_photos(tmp_path / "photos", 30)
     labels = tmp_path / "labels"
-    command = (*inputs, "-b", 16, "-o", labels)
+    command = (*inputs, "-b", 16, "-o", labels, "--no-progress")
 
+    # A Ray of its own, whose workers start as a user's do.
     with run_cvt.start(*on_ray(*command), first=at_call(WRITE, 2)) as process:
         _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == -signal.SIGKILL, said
