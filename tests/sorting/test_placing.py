@@ -78,6 +78,20 @@ def test_names_that_clash_get_numbers_and_a_second_run_does_nothing(
     assert Path("a/x.jpg").exists() == (action is not Action.MOVE)
 
 
+@pytest.mark.parametrize("action", Action)
+def test_no_file_stays_open(here: Path, action: Action) -> None:
+    """A process may have a thousand."""
+
+    def lowest_free() -> int:
+        handle = os.open(os.devnull, os.O_RDONLY)
+        os.close(handle)
+        return handle
+
+    before = lowest_free()
+    assert statuses(sort(XS, action)) == [DONE] * 4
+    assert lowest_free() <= before
+
+
 def test_what_each_action_makes(here: Path) -> None:
     os.utime("a/x.jpg", ns=(10**18, 10**18))
     Path("a/x.jpg").chmod(0o640)
