@@ -51,7 +51,7 @@ class EmbeddingsOutput:
     output: Annotated[
         Path,
         output_option(
-            help=".parquet: columns path, embedding (a fixed-size list), error. .npy: one row "
+            help=".parquet: columns path, embedding (a list), error. .npy: one row "
             "per input, NaN for errors; paths and errors go to .paths.txt and .errors.txt"
             " beside it."
         ),

@@ -84,7 +84,7 @@ def _column(schema: Any) -> str:
 
 
 def _member(path: str, value: Any, max_bytes: int) -> Source:
-    if value.is_valid and hasattr(value.type, "fields"):
+    if value.is_valid and value.type.num_fields:
         value = value["bytes"]
     if not value.is_valid:
         return failing(path, "no image in this row")

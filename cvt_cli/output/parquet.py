@@ -97,7 +97,7 @@ class ParquetWriter(JsonLinesWriter):
 
 
 class ParquetEmbeddingWriter(EmbeddingJournal):
-    """Writes the columns `path, embedding, error`; an embedding is a fixed-size list of float32."""
+    """Writes the columns `path, embedding, error`; an embedding is a list of float32."""
 
     @staticmethod
     def convert(
@@ -109,7 +109,8 @@ class ParquetEmbeddingWriter(EmbeddingJournal):
         summary: Mapping[str, Any] = NO_SUMMARY,
     ) -> None:
         """Write the document, as `ParquetWriter` does."""
-        fields = [("embedding", pa.list_(pa.float32(), shape.embedding_dim))]
+        # Not of a fixed size: pyarrow before 26 reads and writes no nulls among such lists.
+        fields = [("embedding", pa.list_(pa.float32()))]
         _write(
             records,
             path,

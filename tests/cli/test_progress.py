@@ -98,10 +98,10 @@ def test_a_log_has_a_line_a_minute(
     assert len(lines) <= (time.monotonic() - begun) / 0.4
     time.sleep(0.6)
     assert capsys.readouterr().err == ""
-    for line in lines:
-        assert re.fullmatch(
-            r"cvt: 12,400 of 60,000, [0-9,.]+ images/s, [0-9]+ (s|min|h) left, 3 errors", line
-        )
+    # On a busy machine the first line comes before the last image is counted.
+    assert re.fullmatch(
+        r"cvt: 12,400 of 60,000, [0-9,.]+ images/s, [0-9]+ (s|min|h) left, 3 errors", lines[-1]
+    )
     # Once, as it reads all folders, and not for what is over in no time.
     assert len(counting) == 1 and counting[0] - begun >= 0.2
 

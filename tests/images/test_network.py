@@ -630,8 +630,8 @@ def test_a_folder_of_a_store_that_can_not_be_listed(
 @pytest.mark.parametrize(
     ("package", "url", "words"),
     [
-        ("s3fs", "s3://bucket/x.jpg", 'pip install "s3fs>=2023.6"'),
-        ("gcsfs", "gs://bucket/x.jpg", 'pip install "gcsfs>=2023.6"'),
+        ("s3fs", "s3://bucket/x.jpg", 'pip install "s3fs>=2023.9"'),
+        ("gcsfs", "gs://bucket/x.jpg", 'pip install "gcsfs>=2023.9"'),
         ("adlfs", "az://bucket/x.jpg", 'pip install "adlfs>=2023.4"'),
         ("paramiko", "sftp://host/x.jpg", "paramiko"),
     ],

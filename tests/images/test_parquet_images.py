@@ -46,7 +46,10 @@ def test_a_column_of_bytes(tmp_path):
 @pytest.mark.parametrize("kind", ["large_binary", "binary_view"])
 def test_columns_of_large_bytes_and_rows_without_an_image(tmp_path, kind):
     rows = [encoded(0), None, encoded(1)]
-    path = write(tmp_path / "a.parquet", {"image": pa.array(rows, getattr(pa, kind)())})
+    try:
+        path = write(tmp_path / "a.parquet", {"image": pa.array(rows, getattr(pa, kind)())})
+    except pa.ArrowNotImplementedError as error:
+        pytest.skip(f"pyarrow {pa.__version__}: {error}")
     first, none, last = find([path])
     assert [each.path for each in (first, none, last)] == [f"{path}::{row}" for row in range(3)]
     assert (first.open().read(), last.open().read()) == (rows[0], rows[2])

@@ -152,22 +152,30 @@ def test_a_reader_that_dies_costs_one_image(
     assert_same([i for i in found if i.path != "deadly"], read(pool, list(files)))
 
 
-def test_many_that_kill_are_done_in_linear_time(pool: ReaderPool) -> None:
-    start = time.monotonic()
+def test_many_that_kill_take_so_many_readers(
+    pool: ReaderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    watched = pool._supervisor
+    start = watched._start_reader
+    monkeypatch.setattr(watched, "_start_reader", lambda: started.append(None) or start())
     found = read(pool, [Source(str(i), Deadly()) for i in range(30)], 64)
     assert [image.path for image in found] == [str(i) for i in range(30)]
     assert all("crashed" in (image.error or "") for image in found)
-    assert time.monotonic() - start < 60
+    # Each is tried twice, and each death costs a reader.
+    assert len(started) <= 2 * 30
 
 
-def test_an_image_has_so_much_time(files: list[Source]) -> None:
+def test_an_image_has_so_much_time(files: list[Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when it is begun: a reader that is under way does not get the time to start again."""
+    monkeypatch.setattr(supervisor, "GRACE", 600)
     sources = [*files[:5], Source("slow", Hanging()), *files[5:8], Source("slow", Hanging())]
-    with ReaderPool(2, timeout=1) as pool:
+    with ReaderPool(2, timeout=2) as pool:
         start = time.monotonic()
         found = read(pool, sources, 4)
-        assert time.monotonic() - start < reader_processes.GRACE
+        assert time.monotonic() - start < 300
     slow = [image.error for image in found if image.path == "slow"]
-    assert slow == ["takes longer than the limit of 1 s; raise --image-timeout if you trust it"] * 2
+    assert slow == ["takes longer than the limit of 2 s; raise --image-timeout if you trust it"] * 2
     assert [image.error for image in found if image.path != "slow"] == [None] * 7 + ["empty file"]
 
 
@@ -396,8 +404,8 @@ def test_nothing_is_left_of_a_run_that_ends(run_cvt: RunCvt, cat: Path, number: 
     assert process.stdout.readline().startswith("cat.jpg")  # the other is being read
     assert len(processes_of(process.pid)) >= 3
     process.send_signal(number)
-    process.communicate(timeout=30)
-    end = time.monotonic() + 10
+    process.communicate(timeout=300)
+    end = time.monotonic() + 300
     while processes_of(process.pid) and time.monotonic() < end:
         time.sleep(0.05)
     assert not processes_of(process.pid)

@@ -147,7 +147,7 @@ def files_shown(browser: Browser) -> list[str]:
 
 
 def wait(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
