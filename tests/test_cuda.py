@@ -1,5 +1,6 @@
 """The installed command on a GPU: its labels beside the CPU's, resumed runs, what it measures."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import torch
 
 from tests.conftest import RunCvt
 from tests.endings import at_call
+from tests.labelled import save_split
 
 # Not forks: who forks may have asked for the GPU, which its children can't use then.
 pytestmark = [pytest.mark.cuda, pytest.mark.real_start]
@@ -64,6 +66,20 @@ def pictures(tmp_path: Path) -> Path:
 several = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
+def run_code(run_cvt: RunCvt, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that runs the code first, and is no fork."""
+    code += "\nfrom cvt_cli.__main__ import main\nmain()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        check=False,
+        env=run_cvt.env,
+        cwd=run_cvt.cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "devices", "moments"),
     [
@@ -84,16 +100,7 @@ def test_a_resumed_run_ends_byte_for_byte_the_same(
     options = ["--model", "cvt-tiny-cifar10", "--device", devices, "--dtype", "float16", "-b", "4"]
 
     def run(output: Path, *more: str, then: str = "") -> int:
-        code = f"{then}\nfrom cvt_cli.__main__ import main\nmain()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, command, pictures, *options, "-o", output, *more],
-            check=False,
-            env=run_cvt.env,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = run_code(run_cvt, then, command, pictures, *options, "-o", output, *more)
         assert "continuing without" not in done.stderr, done.stderr  # graphs, or kernels
         return done.returncode
 
@@ -118,6 +125,23 @@ def test_several_gpus_give_the_labels_of_one(pictures: Path, run_cvt: RunCvt) ->
         for device in ("cuda", "cuda:0,cuda:1")
     )
     assert two == one
+
+
+def test_a_resumed_training(run_cvt: RunCvt, tmp_path: Path) -> None:
+    """Killed in the third epoch of eight steps."""
+    data = save_split(tmp_path / "data", train=32)
+    options = ("--arch", "cvt-tiny", "--batch-size", "8", "--epochs", "4", "--device", "cuda")
+    saving = "from cvt_cli.training import training_run\ntraining_run.SAVING_SHARE = float('inf')\n"
+    killed = saving + at_call("cvt_cli.training.loop:Trainer._step", 20)
+    done = run_code(run_cvt, killed, "train", data, *options, "-o", "out")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = run_code(run_cvt, "", "train", data, *options, "-o", "out", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "continuing after epoch 2 of 4" in done.stderr
+    assert "without CUDA graphs" not in done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").open()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
 
 
 def test_no_pass_from_files_waits_for_what_another_does_not(

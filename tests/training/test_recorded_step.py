@@ -6,7 +6,9 @@ batch from the one place that it was recorded with, as a graph does.
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,14 @@ import torch
 from torch import Tensor
 
 from cvt_cli.images.preprocess import Preprocessing
+from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
 from cvt_cli.training.augment import Augmentation
 from cvt_cli.training.data import Images
 from cvt_cli.training.dataset import find_dataset
 from cvt_cli.training.loop import Trainer
 from cvt_cli.training.recorded_step import STEPS_BEFORE, RecordedStep
+from cvt_cli.training.state import load_state, save_state
 from tests.labelled import save_split
 from tests.training.test_loop import RULE, SETTINGS, SMALL
 
@@ -119,6 +123,145 @@ def test_a_restored_state_is_recorded_anew(recorded: tuple[RecordedStep, Summed]
     for _ in range(STEPS_BEFORE):
         step(*batch(1.0))
     assert step._graph is None and summed.calls == before + STEPS_BEFORE
+
+
+class Places(Graph):
+    """A graph of a trainer's step: reads and writes where its tensors lay when it was recorded."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.step = trainer._update
+        self.places = self.now()
+
+    def now(self) -> list[int]:
+        optimizer = self.trainer._optimizer
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        tensors = [*self.trainer.model.state_dict().values(), *states, self.trainer._sums]
+        return [each.data_ptr() for each in tensors]
+
+    def replay(self) -> None:
+        assert self.now() == self.places
+        super().replay()
+
+
+def trainer_of(
+    folder: Path, device: torch.device = CPU, *, config: CvtConfig = SMALL, **changes: Any
+) -> Trainer:
+    torch.manual_seed(0)
+    dataset = find_dataset(folder, None, seed=0)
+    errors: dict[str, str] = {}
+    return Trainer(
+        Cvt(config),
+        Images(dataset.train, RULE, errors, device=device),
+        Images(dataset.val, RULE, errors, device=device),
+        errors=errors,
+        preprocessing=RULE,
+        settings=replace(SETTINGS, **changes),
+        device=device,
+    )
+
+
+def train(trainer: Trainer, stop_after: int | None = None) -> None:
+    """Do all epochs, or so many batches."""
+    batches: list[object] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        while not trainer.is_done:
+            trainer.epoch(batches.append, lambda: len(batches) == stop_after)
+    assert trainer.is_done == (stop_after is None)
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trainer], Trainer]:
+    """Has a trainer on the CPU record its steps, by stand-ins."""
+
+    def prepare(trainer: Trainer) -> Trainer:
+        def record(images: Tensor, targets: Tensor) -> None:
+            trainer._update._inputs = (images.clone(), targets.clone())
+            trainer._update._graph = Places(trainer)  # type: ignore[assignment]
+
+        trainer._update._records = True
+        monkeypatch.setattr(trainer._update, "_record", record)
+        return trainer
+
+    return prepare
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_split(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path) -> Trainer:
+    """A training that nothing has interrupted or recorded."""
+    trainer = trainer_of(data)
+    train(trainer)
+    return trainer
+
+
+@pytest.mark.parametrize("stop_after", [2, 6])
+@pytest.mark.parametrize("same_process", [False, True])
+def test_a_resumed_training_records_anew_and_ends_the_same(
+    stop_after: int,
+    same_process: bool,
+    data: Path,
+    whole: Trainer,
+    records: Callable[[Trainer], Trainer],
+    tmp_path: Path,
+) -> None:
+    first = records(trainer_of(data))
+    train(first, stop_after)
+    save_state(tmp_path, first)
+    second = first if same_process else records(trainer_of(data))
+    second.restore(load_state(tmp_path) or {})
+    assert second._update._graph is None
+    train(second)
+    graph = second._update._graph
+    assert isinstance(graph, Places) and graph.replays == 12 - stop_after - STEPS_BEFORE
+    for name, value in whole.average.state.items():
+        assert torch.equal(value, second.average.state[name]), name
+
+
+def test_the_state_of_a_gpu_is_taken_up_on_a_cpu(
+    data: Path, whole: Trainer, tmp_path: Path
+) -> None:
+    """There the learning rate is a tensor and the optimizer one that can be recorded."""
+    first = trainer_of(data)
+    train(first, 5)
+    for group in first._optimizer.param_groups:
+        group.update(lr=torch.tensor(float(group["lr"])), capturable=True)
+    save_state(tmp_path, first)
+    second = trainer_of(data)
+    second.restore(load_state(tmp_path) or {})
+    train(second)
+    assert second.average.state["head.weight"].equal(whole.average.state["head.weight"])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("then", ["cuda", "cpu"])
+@pytest.mark.parametrize("before", ["cuda", "cpu"])
+def test_a_training_is_resumed_on_cuda(before: str, then: str, data: Path, tmp_path: Path) -> None:
+    """The same but for rounding: other kernels compute other last digits."""
+    # Graphs draw other random numbers.
+    changes = {
+        "config": replace(SMALL, drop_path_rate=(0.0, 0.0, 0.0)),
+        "augmentation": Augmentation(crop="none", flip=False),
+    }
+    whole = trainer_of(data, **changes)
+    train(whole)
+    first = trainer_of(data, torch.device(before), **changes)
+    train(first, 6)
+    save_state(tmp_path, first)
+    second = trainer_of(data, torch.device(then), **changes)
+    second.restore(load_state(tmp_path) or {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="training without CUDA graphs")
+        train(second)
+    assert (second._update._graph is not None) == (then == "cuda")
+    losses = [[each["train_loss"] for each in trainer.history] for trainer in (whole, second)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    weights = [trainer.average.state["head.weight"].cpu() for trainer in (whole, second)]
+    torch.testing.assert_close(*weights, rtol=0, atol=2e-3)
 
 
 @pytest.mark.cuda
