@@ -59,7 +59,7 @@ class NetworkRunner:
         self._lock = threading.Lock()  # one thread at a time may use a graph and its stream
         # The same one for all runs: cuDNN's plans for a shape belong to a thread, and take some
         # 0.1 s to make.
-        self.thread = ThreadPoolExecutor(1, "network")
+        self.thread = _thread_for(device)
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             faster = with_kernels(network)
@@ -179,3 +179,12 @@ class NetworkRunner:
                 with torch.cuda.device(self._device):
                     torch.cuda.empty_cache()
         return any(stopped)
+
+
+def _thread_for(device: torch.device) -> ThreadPoolExecutor:
+    """Make the thread that waits for a device. On a GPU it does by itself what little there is to
+    do on the CPU, as to find the best scores: helpers would wait for a core, which readers have."""
+    if device.type == "cpu":
+        return ThreadPoolExecutor(1, "network")
+    torch.get_num_threads()  # fixes that of this thread: else it would be the last that was set
+    return ThreadPoolExecutor(1, "network", initializer=torch.set_num_threads, initargs=(1,))

@@ -1,5 +1,6 @@
 """Which batches of a run go through CUDA graphs: stand-ins for these on the CPU."""
 
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,28 @@ def test_where_memory_is_short_the_graph_is_smaller_too(
     assert classifier.batch_size == 4
     assert launch(classifier, launched, 3, 6) == [("graph", 4)]
     assert launch(classifier, launched, 2, 6) == [("plain", 2)]
+
+
+def test_who_waits_for_a_gpu_leaves_the_cores_to_readers(
+    run_python: Callable[..., "subprocess.Popen[str]"],
+) -> None:
+    code = """
+import threading
+import torch
+from cvt_cli.inference.network_runner import _thread_for
+
+
+def run():  # in a thread that has computed nothing yet
+    for device in ("cuda", "cpu"):
+        torch.set_num_threads(3)
+        waiting = _thread_for(torch.device(device))
+        print(waiting.submit(torch.get_num_threads).result(), torch.get_num_threads())
+
+
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    with run_python(code) as process:
+        out, said = process.communicate(timeout=120)
+    assert out.split() == ["1", "3", "3", "3"], said
