@@ -44,6 +44,7 @@ OFTEN = (
     *("torch", "torch._dynamo", "numpy", "safetensors.torch", "jinja2", "typer._adapters"),
     *("rich.table",),
     *("cvt_cli.cli.app", "cvt_cli.inference.classifier", "cvt_cli.inspection.facts"),
+    *("cvt_cli.inspection.weights", "cvt_cli.output.report_tables", "httpcore2", "configparser"),
     *("httpx", "httpx2", "anyio", "trio", "filelock", "yaml", "tqdm.auto", "attrs"),
     *("pandas", "pyarrow.parquet", "jsonschema", "requests", "google.protobuf.json_format"),
 )
@@ -239,6 +240,31 @@ def _import(names: Sequence[str]) -> None:
         take_bfloat16_away()
 
 
+def _build_once() -> None:
+    """Build what each command builds as it starts, always the same: Typer's command with its types,
+    the patterns of weights' names, the certificates that huggingface_hub trusts."""
+    import typer.main
+
+    from cvt_cli.checkpoint.layouts import LAYOUTS
+    from cvt_cli.cli.app import app
+
+    build, command = typer.main.get_command, typer.main.get_command(app)
+    typer.main.get_command = lambda instance: command if instance is app else build(instance)
+    todo: list[Any] = [command]
+    while todo:
+        each = todo.pop()
+        todo += getattr(each, "commands", {}).values()
+        for parameter in each.params:
+            parameter.get_runtime_param()
+    for layout in LAYOUTS:
+        layout.to_ours({layout.first: None})
+    with contextlib.suppress(ImportError):
+        import httpcore2
+
+        trusted = httpcore2.default_ssl_context()
+        httpcore2.default_ssl_context = lambda **_: trusted
+
+
 def _serve(listening: socket.socket, alive: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Fork for each request until the other end of `alive` is closed, which ends the process.
 
@@ -377,6 +403,8 @@ if __name__ == "__main__":
     else:
         sys.path[0] = ""
     _import(_about["imports"])
+    if "cvt_cli.cli.app" in sys.modules:
+        _build_once()
     _processes = "cvt_cli.images.reader_processes"
     if _about["readers"] is not None and _processes in sys.modules:
         _forking = reading_by(lambda: _about["readers"], dict(os.environ))

@@ -59,15 +59,14 @@ def _rule(source: str, target: str) -> tuple[re.Pattern[str], str]:
     pattern = re.escape(source)
     for group in ("s", "b"):
         pattern = pattern.replace(re.escape(f"{{{group}}}"), rf"(?P<{group}>\d+)")
-        target = target.replace(f"{{{group}}}", rf"\g<{group}>")
-    return re.compile(pattern + r"(?P<rest>\..+|)"), target + r"\g<rest>"
+    return re.compile(pattern + r"(?P<rest>\..+|)"), target + "{rest}"
 
 
 def _translate(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
     for pattern, target in rules:
         match = pattern.fullmatch(name)
         if match:
-            return match.expand(target)
+            return target.format_map(match.groupdict())
     return name
 
 
