@@ -18,7 +18,7 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 
 class Facts(NamedTuple):
-    """What the start of a JPEG XL says.
+    """Facts at the start of a JPEG XL.
 
     Attributes:
         size: (width, height) in pixels, as stored.
