@@ -13,6 +13,7 @@ from cvt_cli.cli.option_groups import Panel
 from cvt_cli.cli.options import PERFORMANCE
 from cvt_cli.errors import CvtError, Remark
 from cvt_cli.system.cores import share_cores
+from cvt_cli.system.garbage import loading
 
 if TYPE_CHECKING:
     from cvt_cli.checkpoint.group_table import GroupedLabel
@@ -127,30 +128,31 @@ class Compute:
         images = images or Input()
         background = images.background_colour
         share_cores()
-        from cvt_cli.images.decode import MAX_PIXELS
-        from cvt_cli.inference.classifier import Classifier
+        with loading():
+            from cvt_cli.images.decode import MAX_PIXELS
+            from cvt_cli.inference.classifier import Classifier
 
-        return Classifier(
-            model.model,
-            revision=model.revision,
-            device=self.device,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-            hidden_act=model.activation,
-            refresh=model.refresh,
-            offline=model.offline,
-            image_size=model.input_size,
-            class_names=model.names,
-            weights_key=model.weights_key,
-            verify=verify,
-            exact_decode=self.exact_decode,
-            only=only,
-            groups=groups,
-            max_pixels=getattr(images, "max_pixels", None) or MAX_PIXELS,
-            background=background,
-            accept_truncated=images.accept_truncated,
-            readers=readers,
-        )
+            return Classifier(
+                model.model,
+                revision=model.revision,
+                device=self.device,
+                dtype=self.dtype,
+                batch_size=self.batch_size,
+                hidden_act=model.activation,
+                refresh=model.refresh,
+                offline=model.offline,
+                image_size=model.input_size,
+                class_names=model.names,
+                weights_key=model.weights_key,
+                verify=verify,
+                exact_decode=self.exact_decode,
+                only=only,
+                groups=groups,
+                max_pixels=getattr(images, "max_pixels", None) or MAX_PIXELS,
+                background=background,
+                accept_truncated=images.accept_truncated,
+                readers=readers,
+            )
 
     def settle(
         self,

@@ -75,6 +75,9 @@ def decode(
     """
     _raise_pillows_limit(max_pixels)
     with _image_errors(max_pixels, file):
+        file.seek(0)
+        if not file.read(1):  # Pillow would try every format
+            raise ImageError("empty file")
         try:
             if is_raw(file):
                 image = open_raw(file, enough, partial(_check_pixels, limit=max_pixels))

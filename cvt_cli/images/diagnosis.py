@@ -115,8 +115,6 @@ def unidentified(file: BinaryIO) -> str:
     """Describe bytes that no reader takes for an image."""
     file.seek(0)
     start = file.read(_START)
-    if not start:
-        return "empty file"
     if b"\0" not in start and _is_text(start):
         is_svg = b"<svg" in start
         return "SVG is not supported: convert it to PNG" if is_svg else "text, not an image"

@@ -1,5 +1,6 @@
 """Sources on their way through the reading processes, ahead of the batches that are asked for."""
 
+import math
 import os
 import time
 from collections import deque
@@ -20,6 +21,12 @@ from cvt_cli.system.cores import DECODE_THREADS
 
 # Bytes of sources that are on their way.
 _HELD = 2**26
+# Images on their way, if their pixels take no more than so many bytes. A run begins with fewer, so
+# that its first records don't wait for the names of so many.
+_MOST = 256
+_PIXELS = 2**25
+# Images that are asked for at once, at most, as messages cost the more the shorter they are.
+_REFILL = 32
 
 
 class ReadAhead:
@@ -40,7 +47,10 @@ class ReadAhead:
         self._batch_size = batch_size
         self._columns = columns
         self._thumbnails = thumbnails
-        self._window = (1 + ahead) * batch_size
+        self._window = self._most = (1 + ahead) * batch_size
+        size = reader.preprocessing.image_size
+        if size is not None:
+            self._most = max(self._window, min(_MOST, _PIXELS // (3 * math.prod(size))))
         self._items: deque[Item] = deque()
         self._fetchers: ThreadPoolExecutor | None = None
 
@@ -51,15 +61,19 @@ class ReadAhead:
         try:
             while True:
                 batch: list[DecodedImage] = []
+                least = self._window - min(_REFILL, self._window // 4)
                 while len(batch) < self._batch_size:
-                    self._fill(stream, self._window - len(batch))
+                    if len(self._items) + len(batch) <= least or not self._items:
+                        self._fill(stream, self._window - len(batch))
                     if not self._items:
                         break
                     item = self._items.popleft()
                     batch.append(self._supervisor.result(item))
                 if not batch:
                     return
+                self._fill(stream, self._window - len(batch))
                 yield batch
+                self._window = min(2 * self._window, self._most)
         finally:
             self._supervisor.close_task(self._task)
             if self._fetchers is not None:
@@ -68,8 +82,6 @@ class ReadAhead:
 
     def _fill(self, stream: Iterator[Source | Image.Image], window: int) -> None:
         """Have sources read until enough of them, or of their bytes, are on their way."""
-        if len(self._items) >= window:
-            return
         ready: list[Item] = []
         held = sum(item.size for item in self._items if item.image is None)
         while len(self._items) < window and held <= _HELD:

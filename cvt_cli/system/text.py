@@ -15,6 +15,8 @@ def short_reason(error: object) -> str:
 
 def visible(text: str) -> str:
     """Escape control characters, so that a name can't control the terminal."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

@@ -127,6 +127,11 @@ def test_sources_are_taken_as_they_are_needed(pool: ReaderPool, files: list[Sour
     batches = pool.batches(reader(), stream(), 10, ahead=2)
     next(batches)
     assert len(taken) <= 30
+    next(batches)
+    assert 30 < len(taken) <= 70  # once it runs, more of them are on their way
+    for _ in range(10):
+        next(batches)
+    assert len(taken) <= 12 * 10 + 256
     batches.close()  # type: ignore[attr-defined]
     assert len(read(pool, files)) == len(files)
 
