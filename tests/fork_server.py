@@ -2,8 +2,8 @@
 above all, forks for each start.
 
 `ForkServer` is what tests use: one for the installed command, one for the processes with which it
-reads images. Run as a program, this file is the server: it imports, computes nothing and starts no
-thread, and makes of each copy of itself what a new Python would be.
+reads images. Run as a program, this file is the server: it imports and builds what all need,
+computes nothing and starts no thread, and makes of each copy of itself what a new Python would be.
 """
 
 import contextlib
