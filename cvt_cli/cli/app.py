@@ -28,6 +28,9 @@ from cvt_cli.system.text import neutral, reason_of
 _VALUES_IN_WORDS = {
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
     "Input should be a valid number, unable to parse string as a number": "not a number",
+    # of older releases of Typer
+    r"(?<=: )'.*' is not a valid int(eger)?( range)?": "not a whole number",
+    r"(?<=: )'.*' is not a valid float( range)?": "not a number",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -230,7 +233,7 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
     message = str(error.format_message()).replace(": Value error, ", ": ").rstrip(".?")
     message = message[:1].lower() + message[1:]  # as our own messages begin
     for said, words in _VALUES_IN_WORDS.items():
-        message = message.replace(said, words)
+        message = re.sub(said, words, message, flags=re.DOTALL)
     if not message:  # `cvt` alone has had its help instead
         return "", ""
     help_ = f"{context.command_path if context else 'cvt'} --help"
