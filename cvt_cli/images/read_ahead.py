@@ -1,6 +1,5 @@
 """Sources on their way through the reading processes, ahead of the batches that are asked for."""
 
-import math
 import os
 import time
 from collections import deque
@@ -21,10 +20,6 @@ from cvt_cli.system.cores import DECODE_THREADS
 
 # Bytes of sources that are on their way.
 _HELD = 2**26
-# Images on their way, if their pixels take no more than so many bytes. A run begins with fewer, so
-# that its first records don't wait for the names of so many.
-_MOST = 256
-_PIXELS = 2**25
 # Images that are asked for at once, at most, as messages cost the more the shorter they are.
 _REFILL = 32
 
@@ -47,10 +42,8 @@ class ReadAhead:
         self._batch_size = batch_size
         self._columns = columns
         self._thumbnails = thumbnails
-        self._window = self._most = (1 + ahead) * batch_size
-        size = reader.preprocessing.image_size
-        if size is not None:
-            self._most = max(self._window, min(_MOST, _PIXELS // (3 * math.prod(size))))
+        # No more: who lists names as they come waits for the records of those before.
+        self._window = (1 + ahead) * batch_size
         self._items: deque[Item] = deque()
         self._fetchers: ThreadPoolExecutor | None = None
 
@@ -73,7 +66,6 @@ class ReadAhead:
                     return
                 self._fill(stream, self._window - len(batch))
                 yield batch
-                self._window = min(2 * self._window, self._most)
         finally:
             self._supervisor.close_task(self._task)
             if self._fetchers is not None:

@@ -40,6 +40,7 @@ BUDGET = 2**29
 # spread better.
 _LOT = 32
 _LOT_SECONDS = 0.1
+_SHORT_SECONDS = 0.002
 # Lots that a reader has at a time, so that it need not wait for the next.
 _QUEUED = 2
 # Bytes for the pixels of a lot.
@@ -313,7 +314,9 @@ class Supervisor:
             return [first]
         limit = self._tasks[first.task.number][1] if first.task.number in self._tasks else 1
         pace = int(_LOT_SECONDS / self._pace) if self._pace else 1
-        limit = min(limit, max(1, pace), max(1, len(pending) // (2 * self.count)))
+        # So short a lot keeps no other reader waiting.
+        soon = int(_SHORT_SECONDS / self._pace) if self._pace else 1
+        limit = min(limit, max(1, pace), max(1, soon, len(pending) // (2 * self.count)))
         items, size = [first], first.size
         while len(items) < limit and pending:
             item = pending[0]

@@ -65,7 +65,7 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> Bar:
 
 
 def go(sink: Any, run_record: Path | None = None, **options: Any) -> None:
-    process = options.pop("process", lambda found: ([record(each.path)] for each in found))
+    process = options.pop("process", lambda found, _: ([record(each.path)] for each in found))
     run.write_records(
         GlobalOptions(quiet=True),
         run.Sources(find=sources),
@@ -120,7 +120,7 @@ def test_the_bar_makes_room_for_records_on_standard_output(bar: Bar) -> None:
 
 
 def test_a_batch_is_written_at_once(bar: Bar) -> None:
-    def process(found: Iterator[Source]) -> Iterator[list[Record]]:
+    def process(found: Iterator[Source], _: int) -> Iterator[list[Record]]:
         yield [record(next(found).path), record(next(found).path)]
         yield [record(each.path) for each in found]
 
@@ -131,7 +131,7 @@ def test_a_batch_is_written_at_once(bar: Bar) -> None:
 
 
 def test_an_interrupted_document_reads_as_a_whole_one(bar: Bar) -> None:
-    def process(found: Iterator[Source]) -> Iterator[list[Record]]:
+    def process(found: Iterator[Source], _: int) -> Iterator[list[Record]]:
         yield [record(next(found).path)]
         raise KeyboardInterrupt
 

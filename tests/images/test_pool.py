@@ -127,11 +127,9 @@ def test_sources_are_taken_as_they_are_needed(pool: ReaderPool, files: list[Sour
     batches = pool.batches(reader(), stream(), 10, ahead=2)
     next(batches)
     assert len(taken) <= 30
-    next(batches)
-    assert 30 < len(taken) <= 70  # once it runs, more of them are on their way
-    for _ in range(10):
+    for _ in range(9):
         next(batches)
-    assert len(taken) <= 12 * 10 + 256
+    assert len(taken) <= 12 * 10  # an endless list of names gets its records
     batches.close()  # type: ignore[attr-defined]
     assert len(read(pool, files)) == len(files)
 
