@@ -74,6 +74,15 @@ LONGEST = (
     "tests/cli/test_inspect.py",
     "tests/cli/test_classify.py",
     "tests/cli/test_update.py",
+    "tests/images/test_pool.py",
+    "tests/cli/test_resume.py",
+    "tests/test_startup.py",
+    "tests/test_fork_server.py",
+    "tests/tagging/test_tag.py",
+    "tests/output/test_report_page.py",
+    "tests/cli/test_train_head.py",
+    "tests/cli/test_circle.py",
+    "tests/cli/test_unattended.py",
 )
 if os.environ.get(WITHOUT_BFLOAT16):
     take_bfloat16_away()
