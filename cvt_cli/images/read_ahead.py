@@ -44,6 +44,7 @@ class ReadAhead:
         self._thumbnails = thumbnails
         # No more: who lists names as they come waits for the records of those before.
         self._window = (1 + ahead) * batch_size
+        self._least = self._window - min(_REFILL, self._window // 4)
         self._items: deque[Item] = deque()
         self._fetchers: ThreadPoolExecutor | None = None
 
@@ -54,9 +55,8 @@ class ReadAhead:
         try:
             while True:
                 batch: list[DecodedImage] = []
-                least = self._window - min(_REFILL, self._window // 4)
                 while len(batch) < self._batch_size:
-                    if len(self._items) + len(batch) <= least or not self._items:
+                    if len(self._items) + len(batch) <= self._least or not self._items:
                         self._fill(stream, self._window - len(batch))
                     if not self._items:
                         break
