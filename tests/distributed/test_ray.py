@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -614,8 +615,9 @@ def test_a_worker_starts_its_readers_once(cat: Path, monkeypatch: pytest.MonkeyP
         return found
 
     assert fault() is fault() is None and len(started) == 1
-    # Readers that can't go on are replaced.
-    started[0]._supervisor.fail(NoTemporaryFiles("no room"))
+    # Readers that can't go on are replaced. This ends them before the image is read.
+    no_room = Mock(side_effect=NoTemporaryFiles("no room"))
+    monkeypatch.setattr(started[0]._supervisor, "_take", no_room)
     assert fault() == "NoTemporaryFiles: no room"
     assert started[0]._supervisor._closing
     assert fault() is None and len(started) == 2
