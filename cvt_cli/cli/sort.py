@@ -95,9 +95,9 @@ def sort(
 ) -> None:
     """Copy, move or link files into a folder for each label.
 
-    The default is to copy. Nothing is overwritten: a file whose name is taken gets a number. An XMP
-    sidecar goes with its picture. Files that could not be classified stay where they are. Run it
-    again to continue.
+    The default is to copy. Nothing is overwritten: a file whose name is taken gets a number.
+    Sidecars (.xmp, .aae, .pp3, .arp, .dop) go with their picture. Files that could not be
+    classified stay where they are. Run it again to continue.
 
     --order sorts the list instead: which pictures to look at first.
     """
@@ -152,6 +152,9 @@ def _place(
                     say(f"{path}: {error}")
                 if outcome.status is SortStatus.DONE and dry_run:
                     print(f"{visible(outcome.path)} -> {visible(str(outcome.target))}")
+                if dry_run:
+                    for sidecar, place in outcome.sidecars:
+                        print(f"{visible(str(sidecar))} -> {visible(str(place))}")
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted after {counted(tally.new, 'file')}; run the same command again to "
@@ -256,6 +259,7 @@ class _Tally:
         # For each folder: how many files belong there, and how many of them are new.
         self._folders: dict[str, list[int]] = {}
         self._left = 0
+        self._sidecars = 0
         self.failed = 0
         self.new = 0
 
@@ -264,6 +268,7 @@ class _Tally:
 
         self._left += outcome.status is SortStatus.LEFT
         self.failed += outcome.status is SortStatus.FAILED
+        self._sidecars += len(outcome.sidecars)
         if outcome.target is not None:
             new = outcome.status is SortStatus.DONE
             counts = self._folders.setdefault(outcome.folder, [0, 0])
@@ -272,7 +277,10 @@ class _Tally:
             self.new += new
 
     def in_words(self) -> str:
-        text = f"{counted(self.new, 'file')} into {counted(len(self._folders), 'folder')}"
+        text = counted(self.new, "file")
+        if self._sidecars:
+            text += f" and {counted(self._sidecars, 'sidecar')}"
+        text += f" into {counted(len(self._folders), 'folder')}"
         there = sum(files - new for files, new in self._folders.values())
         if there:
             text += f"; {there} already there"

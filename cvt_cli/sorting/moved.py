@@ -14,6 +14,7 @@ from typing import Any
 from cvt_cli.errors import UsageError
 from cvt_cli.images.formats import RAW_SUFFIXES
 from cvt_cli.images.source import IMAGE_SUFFIXES
+from cvt_cli.sorting.sidecars import SIDECAR_SUFFIXES
 from cvt_cli.sorting.transfer import SortError, copy_file, move_file
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.locks import open_itself
@@ -22,7 +23,7 @@ from cvt_cli.system.text import reason_of
 NAME = ".cvt-moved.jsonl"
 # Files that go back by themselves. A folder from somebody else may have a log too, which must not
 # put a program where one is started from.
-_RETURNED_SUFFIXES = (*IMAGE_SUFFIXES, *RAW_SUFFIXES, ".xmp")
+_RETURNED_SUFFIXES = (*IMAGE_SUFFIXES, *RAW_SUFFIXES, *SIDECAR_SUFFIXES)
 
 
 class MoveLog:
@@ -37,11 +38,11 @@ class MoveLog:
 
     def add(self, file: Path, target: Path) -> None:
         """Note, before it is done, that a file moves to its place in the folder."""
-        move = {"from": os.path.abspath(file), "to": target.relative_to(self._folder).as_posix()}
+        line = _line(self._folder, target, os.path.abspath(file))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = open_itself(self._folder / NAME, flags)
         try:
-            os.write(handle, json.dumps(move).encode() + b"\n")
+            os.write(handle, line)
         finally:
             os.close(handle)
 
@@ -121,11 +122,7 @@ def _clear(folder: Path, left: list[tuple[Path, Path]], folders: set[Path]) -> N
     """Delete what is empty, and keep a log of what is left."""
     log = folder / NAME
     if left:
-        lines = (
-            json.dumps({"from": str(origin), "to": target.relative_to(folder).as_posix()})
-            for target, origin in left
-        )
-        content = "".join(f"{line}\n" for line in lines).encode()
+        content = b"".join(_line(folder, target, str(origin)) for target, origin in left)
         write_atomically(log, lambda file: file.write(content))
     else:
         log.unlink(missing_ok=True)
@@ -135,6 +132,11 @@ def _clear(folder: Path, left: list[tuple[Path, Path]], folders: set[Path]) -> N
             each.rmdir()
         except OSError:
             continue  # something is in it
+
+
+def _line(folder: Path, target: Path, origin: str) -> bytes:
+    move = {"from": origin, "to": target.relative_to(folder).as_posix()}
+    return json.dumps(move).encode() + b"\n"
 
 
 def _read(folder: Path) -> list[tuple[Path, Path]]:

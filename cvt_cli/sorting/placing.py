@@ -2,7 +2,7 @@
 
 A file keeps its name, or if that is taken becomes `name-2.jpg`, `name-3.jpg` and so on, by the
 order of the records: the same records give the same names again, so that a second run finds what
-the first one has done. Its XMP sidecar goes with it.
+the first one has done. Its sidecars go with it.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 from cvt_cli.errors import CvtError, ImageError, UsageError
 from cvt_cli.images.find import find
-from cvt_cli.images.formats import RAW_SUFFIXES
 from cvt_cli.images.names import existing
 from cvt_cli.images.source import Search, Source, kind_of_archive
 from cvt_cli.images.standard_input import STDIN
@@ -37,6 +36,7 @@ from cvt_cli.sorting.folder_names import (
     numbered,
 )
 from cvt_cli.sorting.moved import MoveLog
+from cvt_cli.sorting.sidecars import Sidecars
 from cvt_cli.sorting.transfer import (
     CHUNK_BYTES,
     SortError,
@@ -84,6 +84,7 @@ class Outcome:
         folder: the name of the label's folder; "" if there is none.
         target: where the file is now, or would be; None if nowhere.
         error: why, for `SortStatus.FAILED`.
+        sidecars: those that went along, or would: where each was, and where it is.
     """
 
     status: SortStatus
@@ -91,6 +92,7 @@ class Outcome:
     folder: str = ""
     target: Path | None = None
     error: str = ""
+    sidecars: tuple[tuple[Path, Path], ...] = ()
 
 
 class Sorter:
@@ -118,6 +120,7 @@ class Sorter:
         self._dry_run = dry_run
         self._elsewhere = _Elsewhere()
         self._log = MoveLog(folder)
+        self._sidecars = Sidecars()
         self._folders: dict[str, str] = {}
         self._label_of: dict[str, str] = {}
         # Records that are done, each with its place.
@@ -140,10 +143,17 @@ class Sorter:
                 continue
             folder = self._folder_of(record)
             try:
+                picture = existing(record.path)
+                if picture is None and not is_inside(record.path):
+                    picture = Path(record.path)  # an earlier run may have moved it
+                # Before it moves: which sidecars are its own depends on what is beside them.
+                sidecars = self._sidecars.of(picture) if picture is not None else []
                 status, target = self._place(record.path, folder)
-                if target is not None and not self._dry_run and not is_inside(record.path):
-                    self._bring_sidecars(record.path, target)
-                yield Outcome(status, record.path, folder, target=target)
+                brought: tuple[tuple[Path, Path], ...] = ()
+                if picture is not None and target is not None:
+                    is_new = status is SortStatus.DONE
+                    brought = tuple(self._bring(sidecars, picture, target, is_new=is_new))
+                yield Outcome(status, record.path, folder, target=target, sidecars=brought)
             except (ImageError, SortError) as error:
                 yield Outcome(SortStatus.FAILED, record.path, folder, error=str(error))
             except (OSError, ValueError) as error:
@@ -223,22 +233,39 @@ class Sorter:
             # Not the file's fault, though the error names the file.
             raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
 
-    def _bring_sidecars(self, path: str, target: Path) -> None:
-        """Place the sidecars of a record's file beside its place. One that is there stays."""
-        for name, place in zip(_sidecars_of(path), _sidecars_of(target), strict=True):
-            sidecar = existing(str(name))
-            if sidecar is None or not sidecar.is_file():
-                continue
+    def _bring(
+        self, sidecars: list[str], picture: Path, target: Path, *, is_new: bool
+    ) -> Iterator[tuple[Path, Path]]:
+        """Place the sidecars of a picture beside its place, and yield from where to where for each
+        that was not there. What is there stays.
+
+        Args:
+            is_new: whether this run has placed the picture: the sidecar of an older copy may have
+                been edited there.
+        """
+        for name in sidecars:
+            sidecar = picture.with_name(name)
+            place = target.with_name(target.stem + name[len(picture.stem) :])
             try:
+                if not stat.S_ISREG(os.stat(sidecar).st_mode):
+                    continue
                 if not os.path.lexists(place):
-                    self._act(sidecar, place)
-                elif self._action is Action.MOVE:
-                    raise SortError(f"{place} exists")
+                    if not self._dry_run:
+                        self._act(sidecar, place)
+                    yield sidecar, place
+                elif not self._is_same(sidecar, place):
+                    if is_new or self._action is Action.MOVE:
+                        raise SortError(f"{place} is another file")
+                elif self._action is Action.MOVE and not self._dry_run:
+                    self._log.add(sidecar, place)
+                    remove_moved(sidecar, place)
+            except FileNotFoundError:
+                continue  # moved with another picture of its name
             except (OSError, SortError) as error:
                 if isinstance(error, OSError) and error.errno in _FATAL:
                     raise
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
-                warnings.warn(f"{name} stays where it is: {reason}", stacklevel=2)
+                warnings.warn(f"{sidecar} stays where it is: {reason}", stacklevel=2)
 
     def _free_places(self, folder: str, name: str) -> Iterator[Path]:
         """Yield the places for a file of this name that this run has not taken."""
@@ -285,14 +312,6 @@ class Sorter:
 
 def _gone(path: str) -> SortError:
     return SortError("standard input" if path == STDIN else "no such file")
-
-
-def _sidecars_of(picture: str | Path) -> list[Path]:
-    """Return the names of the XMP sidecars that a picture may have: IMG_1.jpg.xmp, and of a raw
-    file IMG_1.xmp."""
-    path = Path(picture)
-    names = [path.with_name(path.name + ".xmp")] if path.name else []
-    return [*names, path.with_suffix(".xmp")] if path.suffix.lower() in RAW_SUFFIXES else names
 
 
 class _Elsewhere:

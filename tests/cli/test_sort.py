@@ -396,20 +396,50 @@ def test_undo_of_a_folder_from_somebody_else(run_cvt: RunCvt, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("action", ["--copy", "--move", "--link", "--symlink"])
-def test_a_sidecar_goes_with_its_picture(run_cvt: RunCvt, tmp_path: Path, action: str) -> None:
-    pairs = [("a.jpg", "a.jpg.xmp"), ("b.nef", "b.xmp"), ("c.jpg", "c.xmp")]
-    for picture, sidecar in pairs:
-        (tmp_path / picture).write_text(picture)
-        (tmp_path / sidecar).write_text(sidecar)
+def test_sidecars_go_with_their_picture(run_cvt: RunCvt, tmp_path: Path, action: str) -> None:
+    beside = {
+        "a_1.jpg": ["a_1.jpg.xmp", "a_1.jpg.PP3", "a_1_01.jpg.xmp"],
+        "b.nef": ["b.xmp", "b.nef.dop"],
+        "b.jpg": [],  # b.xmp is of the raw file
+        "c.HEIC": ["c.AAE", "c.xmp"],
+        "d::e.jpg": ["d::e.jpg.xmp"],
+    }
+    sidecars = {name for names in beside.values() for name in names}
+    for name in {*beside, *sidecars, "other.xmp"}:
+        (tmp_path / name).write_text(name)
     (tmp_path / "sorted/cat").mkdir(parents=True)
-    (tmp_path / "sorted/cat/a.jpg").write_text("another")
-    save(tmp_path / "labels.csv", [record(picture, "cat") for picture, _ in pairs])
+    (tmp_path / "sorted/cat/a_1.jpg").write_text("another")
+    (tmp_path / "sorted/cat/b.nef.dop").write_text("another")
+    save(tmp_path / "labels.csv", [record(picture, "cat") for picture in sorted(beside)])
+    before = files(tmp_path)
     how = () if action == "--copy" else (action,)
-    run_cvt("sort", "labels.csv", "sorted", *how, expect=0)
-    # The sidecar of a JPEG has its whole name: c.xmp is of another file.
-    expected = {"a.jpg": "another", "a-2.jpg": "a.jpg", "a-2.jpg.xmp": "a.jpg.xmp"}
-    expected |= {"b.nef": "b.nef", "b.xmp": "b.xmp", "c.jpg": "c.jpg"}
-    found = files(tmp_path / "sorted/cat")
-    assert found == expected
-    assert (tmp_path / "a.jpg.xmp").exists() == (action != "--move")
-    assert (tmp_path / "c.xmp").exists()
+    command = ("sort", "labels.csv", "sorted", *how)
+
+    told = run_cvt(*command, "--dry-run", expect=0).stdout.splitlines()
+    done = run_cvt(*command, expect=0).stderr.splitlines()
+    renamed = {name: name.replace("a_1", "a_1-2") for name in {*beside, *sidecars}}
+    places = {**renamed, "a_1_01.jpg.xmp": "a_1-2_01.jpg.xmp"}
+    expected = {place: name for name, place in places.items()}
+    expected |= {"a_1.jpg": "another", "b.nef.dop": "another"}
+    assert files(tmp_path / "sorted/cat") == expected
+    assert sorted(told) == sorted(
+        f"{name} -> sorted/cat/{place}" for name, place in places.items() if name != "b.nef.dop"
+    )
+    assert done[0] == (
+        "cvt: warning: b.nef.dop stays where it is: sorted/cat/b.nef.dop is another file"
+    )
+    assert " 5 files and 7 sidecars into 1 folder" in done[1]
+    left = {"other.xmp", "b.nef.dop"}
+    assert {name for name in sidecars | left if (tmp_path / name).exists()} == (
+        left if action == "--move" else sidecars | left
+    )
+    if action == "--move":
+        # What a run that was killed between the two has left.
+        (tmp_path / "sorted/cat/c.AAE").rename(tmp_path / "c.AAE")
+        save(tmp_path / "again.csv", [record("c.HEIC", "cat")])
+        again = run_cvt("sort", "again.csv", "sorted", "--move", expect=0)
+        assert "moved 0 files and 1 sidecar into" in again.stderr
+        run_cvt("sort", "--undo", "sorted", expect=0)
+        (tmp_path / "again.csv").unlink()
+        (tmp_path / "again.csv.run.json").unlink(missing_ok=True)
+        assert files(tmp_path) == before
