@@ -248,12 +248,14 @@ def _build_once() -> None:
     from cvt_cli.checkpoint.layouts import LAYOUTS
     from cvt_cli.cli.app import app
 
-    build, command = typer.main.get_command, typer.main.get_command(app)
+    build = typer.main.get_command
+    command: Any = build(app)
     typer.main.get_command = lambda instance: command if instance is app else build(instance)
-    todo: list[Any] = [command]
-    while todo:
-        each = todo.pop()
-        todo += getattr(each, "commands", {}).values()
+    context: Any = None
+    for each in (
+        command,
+        *(command.get_command(context, name) for name in command.list_commands(context)),
+    ):
         for parameter in each.params:
             parameter.get_runtime_param()
     for layout in LAYOUTS:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cvt_cli.cli.commands import COMMANDS
 from cvt_cli.system import cores
 from tests.conftest import RunCvt
 
@@ -19,7 +20,7 @@ HEAVY = {"torch", "numpy", "transformers", "huggingface_hub", "PIL", "safetensor
 CODE = """
 import atexit, os, sys
 def report():
-    sys.stderr.write(" ".join({name.partition(".")[0] for name in sys.modules}))
+    sys.stderr.write(" ".join(sys.modules))
     sys.stderr.flush()
 atexit.register(report)
 sys.argv = ["cvt", *sys.argv[1:]]
@@ -28,12 +29,23 @@ main()
 """
 
 
+def imported(*arguments: str) -> set[str]:
+    """The modules that a command has imported by its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],
         ["-h"],
-        ["--version"],
         ["classify", "--help"],
         [],
         ["classify", "x.jpg", "--format", "nonsense"],
@@ -42,16 +54,17 @@ main()
     ids=" ".join,
 )
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    imported = set(done.stderr.splitlines()[-1].split())
-    assert {"cvt_cli", "typer"} <= imported
-    assert not imported & HEAVY
+    names = imported(*arguments)
+    assert {"cvt_cli", "typer"} <= names
+    assert not names & HEAVY
+
+
+@pytest.mark.parametrize(("typed", "command"), [(["--version"], None), (["merge"], "merge")])
+def test_no_other_command_is_imported(typed: list[str], command: str | None) -> None:
+    names = imported(*typed)
+    commands = {name for names in COMMANDS.values() for name in names}
+    assert {name for name in commands if f"cvt_cli.cli.{name}" in names} == {command} - {None}
+    assert not names & {"rich", *HEAVY}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -7,7 +7,6 @@ import signal
 import sys
 import traceback
 import warnings
-from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,7 +14,7 @@ import typer
 import cvt_cli
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import hints
-from cvt_cli.cli.help import Command, Group
+from cvt_cli.cli.commands import COMMANDS, Commands
 from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import CvtError, ExitCode, Finished, Remark, UsageError
@@ -36,7 +35,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="cvt",
-    cls=Group,
+    cls=Commands,
     help="Classify image files with CvT, the convolutional vision transformer.",
     epilog="[bold]Start with[/]\n\ncvt classify cat.jpg\n\n"
     f"cvt classify cat.jpg --model {BUNDLED_MODEL}   # needs no network",
@@ -45,18 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Each subcommand is a function in the module of the same name, next to its EXAMPLES.
-COMMANDS = {
-    "Label": ("classify", "embed", "merge"),
-    "Look": ("explain", "sort", "tag"),
-    "Your own labels": ("train", "evaluate", "export"),
-    "Measure": ("benchmark", "inspect", "models", "doctor"),
-}
-for group, names in COMMANDS.items():
-    for name in names:
-        module = import_module(f"cvt_cli.cli.{name}")
-        register = app.command(cls=Command, epilog=module.EXAMPLES, rich_help_panel=group)
-        register(getattr(module, name))
 
 # Options of `cvt` itself that people type after the subcommand.
 _ANYWHERE = ("--debug", "--quiet", "-q")

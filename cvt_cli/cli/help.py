@@ -10,9 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperCommand, TyperGroup
-
-from cvt_cli.cli.home import with_home
+from typer.core import TyperGroup
 
 OPTIONS = "Options"
 # Columns for names; the text of a longer one starts on the next line. On a terminal narrower than
@@ -31,31 +29,6 @@ _NUMBER = r"[\d.e+-]+"
 # The range of a value, left out: the text says it where it matters.
 _RANGE_FACT = rf"(?:{_NUMBER}<=?)?x(?:[<>]=?{_NUMBER})?"
 _BRACKETED = re.compile(rf"; {_RANGE_FACT}(?=\])|  \[{_RANGE_FACT}\]|  \[required\]")
-
-
-class Command(TyperCommand):
-    """A subcommand whose --help is printed by `print_help`, and in whose file names `~` is
-    expanded."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        for parameter in self.params:
-            if parameter.name in ctx.params:
-                value = ctx.params[parameter.name]
-                ctx.params[parameter.name] = with_home(parameter.metavar, value)
-        return super().invoke(ctx)
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help to standard output."""
-        print_help(self, ctx)
-
-
-class Group(TyperGroup):
-    """`cvt` itself, whose --help is printed by `print_help`."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help to standard output."""
-        print_help(self, ctx)
 
 
 def print_help(command: Any, context: Any) -> None:

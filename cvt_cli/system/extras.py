@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from importlib.metadata import PackageNotFoundError, metadata, requires
 
 PACKAGE = "cvt-cli"
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([\w-]+)['"]""")
@@ -14,6 +13,8 @@ _INTERNAL = {"dev"}
 def extras() -> dict[str, tuple[str, ...]]:
     """Return the extras of this installation and the requirements of each, in pip's form; empty if
     cvt runs without having been installed."""
+    from importlib.metadata import PackageNotFoundError, metadata, requires  # slow to import
+
     try:
         names = metadata(PACKAGE).get_all("Provides-Extra") or []
         lines = requires(PACKAGE) or []

@@ -7,8 +7,7 @@ import pytest
 from typer.main import get_params_from_function
 from typer.models import OptionInfo
 
-from cvt_cli.cli.app import COMMANDS as COMMANDS_BY_GROUP
-from cvt_cli.cli.app import app
+from cvt_cli.cli.commands import COMMANDS as COMMANDS_BY_PANEL
 from tests.conftest import RunCvt
 
 COMMANDS = (
@@ -37,7 +36,7 @@ def test_no_line_is_wider_than_the_terminal(run_cvt: RunCvt, columns: int) -> No
 
 
 def test_examples_fit_eighty_columns() -> None:
-    for names in COMMANDS_BY_GROUP.values():
+    for names in COMMANDS_BY_PANEL.values():
         for name in names:
             examples = import_module(f"cvt_cli.cli.{name}").EXAMPLES.splitlines()
             assert max(map(len, examples)) <= 78, name
@@ -90,11 +89,11 @@ def test_format_in_any_case(run_cvt: RunCvt) -> None:
 
 def test_every_option_says_its_name() -> None:
     # Typer 0.27 takes the name of a value, DEVICE, for the option's where it has none.
-    for command in app.registered_commands:
-        assert command.callback is not None
-        for name, param in get_params_from_function(command.callback).items():
+    for command in COMMANDS:
+        function = getattr(import_module(f"cvt_cli.cli.{command}"), command)
+        for name, param in get_params_from_function(function).items():
             if isinstance(param.default, OptionInfo):
-                assert param.default.param_decls, f"{command.callback.__name__} {name}"
+                assert param.default.param_decls, f"{command} {name}"
 
 
 def test_ranges_are_left_to_the_words(run_cvt: RunCvt) -> None:

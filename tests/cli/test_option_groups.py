@@ -88,8 +88,9 @@ def test_an_option_is_the_same_in_every_command() -> None:
     }
     ways: dict[str, set[Any]] = {}
     group: Any = typer.main.get_command(app.app)
-    for command in group.commands.values():
-        for parameter in command.params:
+    context: Any = None
+    for name in group.list_commands(context):
+        for parameter in group.get_command(context, name).params:
             if parameter.param_type_name == "option":
                 ways.setdefault(parameter.opts[0], set()).add((parameter.help, parameter.default))
     assert {name for name, several in ways.items() if len(several) > 1} == own
