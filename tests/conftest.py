@@ -41,11 +41,14 @@ for _name in list(os.environ):
 # Tests run beside each other: threads of several networks would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_ENDPOINT=NOWHERE, HF_HOME=_HOME.name, HF_HUB_DISABLE_TELEMETRY="1")
+# Its list of fonts takes seconds to make: all processes share it.
+os.environ.setdefault("MPLCONFIGDIR", f"{_HOME.name}/matplotlib")
 
 from tests.fork_server import (  # noqa: E402
     OFTEN,
     READING,
     WITHOUT_BFLOAT16,
+    ForkClient,
     ForkServer,
     reading_by,
     take_bfloat16_away,
@@ -56,10 +59,13 @@ from tests.tiny import save_tiny  # noqa: E402
 
 # Variables that the command sees as the tests do: where things are, and what processor to be.
 PASSED_ON = (
-    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TMPDIR"),
+    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "MPLCONFIGDIR", "OMP_NUM_THREADS", "TMPDIR"),
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", WITHOUT_BFLOAT16),
 )
 USUAL_ENVIRONMENT = dict(os.environ)
+
+# Where the fork servers are kept, and in what xdist tells its processes.
+SERVERS = "fork_servers"
 
 # The files whose tests take longest, in order: of several processes each begins with one of them,
 # so that none still has one to do when the others are done. Ray's take a process's whole time.
@@ -88,7 +94,7 @@ if os.environ.get(WITHOUT_BFLOAT16):
     take_bfloat16_away()
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return one more than there are cores: Ray's tests wait most of their time."""
     return len(os.sched_getaffinity(0)) + 1
@@ -100,6 +106,19 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and config.getoption("dist") == "no":
         config.option.dist = "loadfile"
         config.option.loadscopereorder = False  # `LONGEST` orders them
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give the processes of xdist fork servers of this one."""
+    servers: Servers | None = getattr(node.config, SERVERS, None)
+    if servers is None:
+        servers = Servers()
+        setattr(node.config, SERVERS, servers)
+        node.config.add_cleanup(servers.close)
+    node.workerinput[SERVERS] = [
+        (each.address, each.env) for each in (servers.readers, servers.commands)
+    ]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -189,7 +208,7 @@ class RunCvt:
 
     script = Path(sys.executable).with_name("cvt")
 
-    def __init__(self, folder: Path, endpoint: str, server: ForkServer | None = None) -> None:
+    def __init__(self, folder: Path, endpoint: str, server: ForkClient | None = None) -> None:
         self.server = server
         self.cwd = folder
         self.hf_home = folder / ".hf"
@@ -202,8 +221,6 @@ class RunCvt:
             "HF_HOME": str(self.hf_home),
             "HF_ENDPOINT": endpoint,
             "CVT_DEVICE": "cpu",
-            # Its list of fonts takes seconds to make.
-            "MPLCONFIGDIR": f"{_HOME.name}/matplotlib",
         }
         self.env |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
@@ -362,7 +379,7 @@ def run_cvt(request: pytest.FixtureRequest, tmp_path: Path) -> RunCvt:
 
 
 @pytest.fixture
-def run_python(tmp_path: Path, fork_server: ForkServer) -> Callable[..., "subprocess.Popen[str]"]:
+def run_python(tmp_path: Path, fork_server: ForkClient) -> Callable[..., "subprocess.Popen[str]"]:
     """Starts code as `python -c` does, with its arguments, in a fork of what has imported torch:
     for what may end its process. In the environment of `run_cvt`, with text pipes as streams."""
     run = RunCvt(tmp_path, NOWHERE)
@@ -375,23 +392,39 @@ def run_python(tmp_path: Path, fork_server: ForkServer) -> Callable[..., "subpro
     return start
 
 
-@pytest.fixture(scope="session")
-def reader_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """What forks for the starts of readers in all tests of this process."""
-    server = ForkServer(READING, RunCvt(tmp_path_factory.mktemp("readers"), NOWHERE).env)
-    yield server
-    server.close()
+class Servers:
+    """What forks for the starts of readers, and for `run_cvt`."""
+
+    def __init__(self) -> None:
+        self._home = tempfile.TemporaryDirectory()
+        usual = RunCvt(Path(self._home.name), NOWHERE)
+        self.readers = ForkServer(READING, usual.env)
+        self.commands = ForkServer(OFTEN, usual.env, usual.script, readers=self.readers)
+
+    def close(self) -> None:
+        """End them."""
+        self.commands.close()
+        self.readers.close()
+        self._home.cleanup()
 
 
 @pytest.fixture(scope="session")
-def fork_server(
-    tmp_path_factory: pytest.TempPathFactory, reader_server: ForkServer
-) -> Iterator[ForkServer]:
-    """What forks for `run_cvt` in all tests of this process."""
-    usual = RunCvt(tmp_path_factory.mktemp("server"), NOWHERE)
-    server = ForkServer(OFTEN, usual.env, usual.script, readers=reader_server)
-    yield server
-    server.close()
+def fork_servers(request: pytest.FixtureRequest) -> Iterator[tuple[ForkClient, ForkClient]]:
+    """What forks for the starts of readers, and for `run_cvt`, in all tests."""
+    about = getattr(request.config, "workerinput", None)
+    if about is not None:
+        readers, commands = (ForkClient(*each) for each in about[SERVERS])
+        yield readers, commands
+        return
+    servers = Servers()
+    yield servers.readers, servers.commands
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def fork_server(fork_servers: tuple[ForkClient, ForkClient]) -> ForkClient:
+    """What forks for `run_cvt`."""
+    return fork_servers[1]
 
 
 @pytest.fixture(autouse=True)
@@ -400,7 +433,7 @@ def forked_readers(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not request.node.get_closest_marker("real_start"):
             forking = reading_by(
-                lambda: request.getfixturevalue("reader_server").address, USUAL_ENVIRONMENT
+                lambda: request.getfixturevalue("fork_servers")[0].address, USUAL_ENVIRONMENT
             )
             patch.setattr("cvt_cli.images.reader_processes.subprocess", forking)
         yield

@@ -56,49 +56,21 @@ WITHOUT_BFLOAT16 = "TESTS_WITHOUT_BFLOAT16"
 NUMBER = struct.Struct("q")
 
 
-class ForkServer:
-    """Forks for starts of Python.
+class ForkClient:
+    """Starts of Python by a `ForkServer`, be it another process's.
 
     Args:
-        imports: the modules that it imports, where they are installed.
-        env: the environment that it is started in.
-        script: what is run where no code is given.
-        readers: what forks for the starts of the command's readers.
+        address: the server's.
+        env: the environment that it was started in.
     """
 
-    def __init__(
-        self,
-        imports: Collection[str],
-        env: Mapping[str, str],
-        script: Path | None = None,
-        *,
-        readers: "ForkServer | None" = None,
-    ) -> None:
-        self._env = dict(env)
-        self._folder = tempfile.TemporaryDirectory(prefix="fork-")
-        self.address = f"{self._folder.name}/server"
-        self._ours, theirs = socket.socketpair()
-        with theirs, socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(self.address)
-            listening.listen(100)
-            what = {
-                "imports": list(imports),
-                "script": script and str(script),
-                "readers": readers and readers.address,
-                "sockets": [listening.fileno(), theirs.fileno()],
-            }
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, json.dumps(what)],
-                env={**env, **WITHOUT_THREADS},
-                pass_fds=what["sockets"],
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-            )
+    def __init__(self, address: str, env: Mapping[str, str]) -> None:
+        self.address, self.env = address, dict(env)
 
     def can_start(self, env: Mapping[str, str], options: Mapping[str, Any]) -> bool:
         """Whether a fork is the same as a start in this environment, with these of `Popen`'s
         options."""
-        changed = {name for name, _ in self._env.items() ^ env.items()}
+        changed = {name for name, _ in self.env.items() ^ env.items()}
         return options.keys() <= {"stdin", "stdout", "stderr", "encoding", "errors"} and all(
             name in READ_LATE or name.startswith(READ_LATE_PREFIXES) for name in changed
         )
@@ -116,6 +88,45 @@ class ForkServer:
         """Start the script, or this code as `python -c` does; `options` are `Popen`'s for streams
         and text. `first` is code in place of its `preexec_fn`."""
         return Fork(self.address, code, arguments, first=first, env=env, cwd=cwd, **options)
+
+
+class ForkServer(ForkClient):
+    """Forks for starts of Python.
+
+    Args:
+        imports: the modules that it imports, where they are installed.
+        env: the environment that it is started in.
+        script: what is run where no code is given.
+        readers: what forks for the starts of the command's readers.
+    """
+
+    def __init__(
+        self,
+        imports: Collection[str],
+        env: Mapping[str, str],
+        script: Path | None = None,
+        *,
+        readers: ForkClient | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="fork-")
+        super().__init__(f"{self._folder.name}/server", env)
+        self._ours, theirs = socket.socketpair()
+        with theirs, socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.address)
+            listening.listen(100)
+            what = {
+                "imports": list(imports),
+                "script": script and str(script),
+                "readers": readers and readers.address,
+                "sockets": [listening.fileno(), theirs.fileno()],
+            }
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, json.dumps(what)],
+                env={**env, **WITHOUT_THREADS},
+                pass_fds=what["sockets"],
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+            )
 
     def close(self) -> None:
         """End it. What it has started goes on."""

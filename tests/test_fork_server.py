@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import RunCvt
-from tests.fork_server import Fork, ForkServer
+from tests.fork_server import Fork, ForkClient, ForkServer
 
 # Says what a process is told by the system, and by Python from it.
 ABOUT = """
@@ -29,7 +29,7 @@ sys.exit(3)
 
 
 @pytest.fixture
-def starts(tmp_path: Path, fork_server: ForkServer) -> tuple[RunCvt, RunCvt]:
+def starts(tmp_path: Path, fork_server: ForkClient) -> tuple[RunCvt, RunCvt]:
     """The command forked and really started, in the same folder and environment."""
     forked = RunCvt(tmp_path, "http://127.0.0.1:9", fork_server)
     real = object.__new__(RunCvt)

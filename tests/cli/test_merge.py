@@ -10,14 +10,14 @@ import pytest
 
 from tests.cli.test_failures import check_line
 from tests.conftest import NOWHERE, Completed, RunCvt
-from tests.fork_server import ForkServer
+from tests.fork_server import ForkClient
 from tests.photos import picture
 
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet")
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Path:
+def labels(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkClient) -> Path:
     """`whole.csv` and so on, of one run; `part-1.csv` and so on, of two that share its inputs."""
     folder = tmp_path_factory.mktemp("labels")
     run = RunCvt(folder, NOWHERE, fork_server)

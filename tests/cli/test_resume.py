@@ -16,7 +16,7 @@ from cvt_cli.output.journal import Journal, part_of
 from cvt_cli.records import Record, RecordShape
 from tests.conftest import NOWHERE, RunCvt
 from tests.endings import at_call
-from tests.fork_server import ForkServer
+from tests.fork_server import ForkClient
 from tests.photos import picture
 from tests.recordings import LIKE_GRAPHS
 
@@ -58,7 +58,7 @@ def expected(
     images: list[str],
     model: Path,
     tmp_path_factory: pytest.TempPathFactory,
-    fork_server: ForkServer,
+    fork_server: ForkClient,
 ) -> list[Record]:
     """The records of a run that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted")

@@ -53,7 +53,7 @@ from tests.cli.test_failures import check_line
 from tests.conftest import Completed, RunCvt
 from tests.distributed import forked_worker
 from tests.endings import at_call
-from tests.fork_server import ForkServer
+from tests.fork_server import ForkClient, ForkServer
 from tests.hub_server import HubServer
 from tests.images.test_network import s3  # noqa: F401 (fixture)
 from tests.photos import picture
@@ -971,7 +971,7 @@ GPU_JOB = """if True:
 
 @pytest.mark.slow
 def test_workers_with_a_gpu(
-    run_cvt: RunCvt, fork_server: ForkServer, cluster: Cluster, tmp_path: Path
+    run_cvt: RunCvt, fork_server: ForkClient, cluster: Cluster, tmp_path: Path
 ) -> None:
     save_photos(tmp_path / "photos", 5)
     paths = sorted(map(str, (tmp_path / "photos").iterdir()))
