@@ -30,6 +30,8 @@ _VALUES_IN_WORDS = {
     # of older releases of Typer
     r"(?<=: )'.*' is not a valid int(eger)?( range)?": "not a whole number",
     r"(?<=: )'.*' is not a valid float( range)?": "not a number",
+    # A pattern that the shell expands where one name is wanted may stand for thousands.
+    r"(?<=^got unexpected extra argument\(s\) \()(.{60}\S*) .*(?=\))": r"\1 …",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

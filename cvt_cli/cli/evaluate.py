@@ -325,7 +325,12 @@ def _evaluate_labels(
             f"--truth can't be combined with {', '.join(typed)}",
             hint="it measures labels and runs no model",
         )
-    format_ = report.pick_format()
+    format_ = _pick_format(report)
+    if format_ == PAGE:
+        raise UsageError(
+            "--truth makes no page, which needs the images",
+            hint="-o evaluation.json has the figures",
+        )
     compared = compare_rows(read_rows(labels), read_rows(truth))
     run = {"labels": str(labels), "truth": str(truth)}
     write_report(evaluation_report(compared, run), format_, report.output)

@@ -10,7 +10,8 @@ from typing import Annotated
 from cvt_cli.cli.options import INPUT
 from cvt_cli.cli.output_options import format_option
 from cvt_cli.errors import CvtError, InputsError, UsageError
-from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, format_of_file, writer_class
+from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, writer_class
+from cvt_cli.output.read_back import format_of_labels
 from cvt_cli.output.run_file import Kept
 from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import reason_of, visible
@@ -113,7 +114,7 @@ class LabelsFile:
         if format_ is None:
             if name == STDIN:
                 raise UsageError("labels on standard input need --format")
-            format_ = format_of_file(Path(name))
+            format_ = format_of_labels(Path(name))
         writer = writer_class(check_format(format_))
         if not issubclass(writer, RowWriter):
             raise UsageError(

@@ -1,8 +1,6 @@
 """`cvt merge`: the parts of one run, or the files of several, joined into one file."""
 
 import io
-import warnings
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -10,7 +8,13 @@ from typing import Annotated, BinaryIO
 import typer
 
 from cvt_cli.cli import options
-from cvt_cli.cli.merge_inputs import all_records, check_set, list_parts, survey_of
+from cvt_cli.cli.merge_inputs import (
+    all_records,
+    check_set,
+    list_parts,
+    survey_of,
+    without_repeats,
+)
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.output_options import ReplaceOption, format_option, output_option
 from cvt_cli.errors import CvtError, UsageError
@@ -96,11 +100,9 @@ def merge(
         columns = dict.fromkeys((*shape.columns, *own.columns))
         pictures = shape.thumbnails or own.thumbnails
         shape = RecordShape(max(shape.top_k, own.top_k), tuple(columns), thumbnails=pictures)
-    named = Counter(part.place for part in parts)
-    for part in {part.place: part for part in parts if named[part.place] > 1}.values():
-        warnings.warn(f"{part.name} is named twice, which would repeat its records", stacklevel=1)
+    parts = without_repeats(parts)
     if not partial:
-        check_set({part.place: part for part in parts}.values())
+        check_set(parts)
     survey = survey_of(parts)
     if not partial:
         survey.check_scores()

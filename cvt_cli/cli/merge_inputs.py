@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,6 +87,15 @@ class _Part:
 
     def _broken(self, error: ValueError | OSError) -> CvtError:
         return CvtError(f"{self.name}: no records of cvt classify: {error}")
+
+
+def without_repeats(parts: Iterable[_Part]) -> list[_Part]:
+    """Return each part once, in order; warns of those that were named again."""
+    taken: dict[str, _Part] = {}
+    for part in parts:
+        if taken.setdefault(part.place, part) is not part:
+            warnings.warn(f"{part.name} is named twice and merged once", stacklevel=2)
+    return [*taken.values()]
 
 
 def check_set(parts: Collection[_Part]) -> None:

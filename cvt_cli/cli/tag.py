@@ -189,7 +189,7 @@ def tag(
                 if tally.is_new_kind(tagged) and not quiet:
                     kind = tally.kind(tagged)
                     say(f"{kind} files get a sidecar: {tagged.instead}")
-                if dry_run and tagged.status is TagStatus.DONE:
+                if dry_run and tagged.status in (TagStatus.DONE, TagStatus.CLEARED):
                     words = ", ".join(each.joined("/") for each in tagged.keywords) or "nothing"
                     print(f"{visible(str(tagged.target))}: {visible(words)}")
     except KeyboardInterrupt:
@@ -201,8 +201,8 @@ def tag(
         bar.close()
     elsewhere.check(labels)
     if not quiet:
-        verb = "untagged" if keywords.remove else "tagged"
-        say(f"{labels}: {'would have ' if dry_run else ''}{verb} {tally.in_words()}")
+        would = "would have " if dry_run else ""
+        say(f"{labels}: {would}{tally.in_words(remove=keywords.remove)}")
     if tally.failed:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
@@ -216,7 +216,7 @@ class _Tally:
 
     @property
     def done(self) -> int:
-        return self._counts["done"]
+        return self._counts["done"] + self._counts["cleared"]
 
     @property
     def failed(self) -> int:
@@ -239,8 +239,15 @@ class _Tally:
         self._kinds.add(kind)
         return True
 
-    def in_words(self) -> str:
-        text = counted(self.done, "picture")
+    def in_words(self, *, remove: bool) -> str:
+        cleared, none = self._counts["cleared"], self._counts["none"]
+        if remove:
+            text = f"untagged {counted(cleared, 'picture')}"
+            text += f"; {none} had no keywords of cvt tag" if none else ""
+        else:
+            text = f"tagged {counted(self._counts['done'], 'picture')}"
+            text += f" and untagged {cleared}" if cleared else ""
+            text += f"; {none} have no label that is wanted" if none else ""
         if there := self._counts["there"]:
             text += f"; {there} already up to date"
         if left := self._counts["left"]:

@@ -30,7 +30,9 @@ def compare_rows(labels: Iterable[Record], truth: Iterable[Record]) -> Evaluatio
     for record in truth:
         label = record.predictions[0].label if record.predictions else NO_LABEL
         if right.setdefault(record.path, label) != label:
-            raise UsageError(f"{record.path} has two right labels: {right[record.path]}, {label}")
+            raise UsageError(
+                f"{record.path} has two right labels: '{right[record.path]}' and '{label}'"
+            )
     judged = []
     unknown = 0
     for record in labels:
@@ -87,7 +89,7 @@ def _as_predicted(right: dict[str, str], labels: set[str]) -> dict[str, str]:
         label = min(same)
         warnings.warn(
             f"taking {counted(len(same), 'right label')} for synonyms in the other file, as "
-            f"{visible(label)} for {visible(same[label])}",
+            f"'{visible(label)}' for '{visible(same[label])}'",
             stacklevel=3,
         )
     return {path: same.get(label, label) for path, label in right.items()}

@@ -157,7 +157,9 @@ def format_of_file(path: Path, formats: tuple[str, ...] = ROW_FORMATS) -> str:
     if name not in formats:
         suffixes = " ".join(f".{each}" for each in formats)
         way_out = ", or say --format" if formats in (ROW_FORMATS, FILE_FORMATS) else ""
-        raise UsageError(f"{path}: the suffix names no format", hint=f"one of {suffixes}{way_out}")
+        known = name in (*FILE_FORMATS, *EMBEDDING_FORMATS)
+        what = f"{name} can't be used here" if known else "the suffix names no format"
+        raise UsageError(f"{path}: {what}", hint=f"one of {suffixes}{way_out}")
     return name
 
 

@@ -16,6 +16,10 @@ from cvt_cli.records import COLUMNS, Prediction, Record, RecordShape, ScoreKind,
 SCORE_DIGITS = 6
 # Characters of a wrong header that an error quotes.
 MAX_HEADER = 100
+# Columns of a document; who types labels leaves the last one out.
+NEEDED = ("path", "label", "score")
+# The score of a label that a person has typed.
+BY_HAND = 1.0
 
 
 class DelimitedWriter:
@@ -57,16 +61,17 @@ class DelimitedWriter:
         rows = _whole_rows(file, cls.delimiter)
         names, _ = next(rows, ([], 0))
         if names:
-            record = row_reader(names, COLUMNS)
+            record = row_reader(names, COLUMNS, by_hand=False)
             for row, end in rows:
                 yield record(row), end
 
     @classmethod
     def documents(cls, file: BinaryIO, facts: Sequence[str] = ()) -> Iterator[Record]:
         """Read the records of a finished document, in which columns may have been moved or added.
+        A label without a score, as a person types it, has the score 1.
 
         Raises:
-            ValueError: if it has no columns of paths, labels and scores.
+            ValueError: if it has no columns of paths and labels.
         """
         with _rows(file, cls.delimiter) as rows:
             record = row_reader(next(rows, []), facts)
@@ -138,7 +143,13 @@ def prediction_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def shape_of(names: Sequence[str]) -> RecordShape:
-    """Read the shape of records from a header, or from the columns of a table."""
+    """Read the shape of records from a header, or from the columns of a table.
+
+    Raises:
+        ValueError: if there are labels without scores, which no run has written.
+    """
+    if "label" in names and "score" not in names:
+        raise ValueError("it has no column `score`")
     return RecordShape(
         max(1, len(prediction_pairs(names))), tuple(name for name in names if name in COLUMNS)
     )
@@ -155,25 +166,39 @@ _LABEL = re.compile(r"label(_\d+)?")
 
 
 def row_reader(
-    names: Sequence[str], facts: Iterable[str] = ()
+    names: Sequence[str], facts: Iterable[str] = (), *, by_hand: bool = True
 ) -> Callable[[Sequence[str]], Record]:
-    """Return a function that turns a row under this header into a record with these facts."""
-    if not {"path", "label", "score"} <= set(names):
+    """Return a function that turns a row under this header into a record with these facts.
+
+    Args:
+        by_hand: take labels without scores, whose score is 1.
+
+    Raises:
+        ValueError: if the header lacks a column.
+    """
+    needed = NEEDED[:-1] if by_hand else NEEDED
+    if not {*needed} <= {*names}:
         # Shows whether something else separates the cells.
         header = textwrap.shorten(" ".join(map(repr, names)), MAX_HEADER, placeholder=" …")
-        raise ValueError(f"it has no columns `path`, `label` and `score`, but {header or 'none'}")
+        *most, last = (f"`{name}`" for name in needed)
+        raise ValueError(f"it has no columns {', '.join(most)} and {last}, but {header or 'none'}")
     path = names.index("path")
     error = names.index("error") if "error" in names else None
     places = {name: at for at, name in reversed([*enumerate(names)])}
     pairs = [(places[label], places[score]) for label, score in prediction_pairs(names)]
+    unscored = None if "score" in places else places["label"]
     fact_cells = [(names.index(name), name) for name in facts if name in names]
 
     def read(row: Sequence[str]) -> Record:
         if len(row) != len(names):
             raise ValueError(f"a row has {len(row)} cells and the header {len(names)}")
         predictions = tuple(
-            Prediction(row[label], _number(row[score]), -1) for label, score in pairs if row[label]
+            Prediction(row[label], _number(row[score], by_hand), -1)
+            for label, score in pairs
+            if row[label]
         )
+        if unscored is not None and row[unscored]:
+            predictions = (Prediction(row[unscored], BY_HAND, -1),)
         columns = {name: _fact(name, row[at]) for at, name in fact_cells if row[at]}
         return Record(
             row[path],
@@ -225,7 +250,7 @@ def _separator(start: str, delimiter: str) -> str:
     a country whose decimal sign is the comma."""
     line = start.splitlines()[0] if start else ""
     for each in (delimiter, ";", "\t", ","):
-        if {"path", "label", "score"} <= set(next(_reader([line], each), [])):
+        if {*NEEDED[:-1]} <= {*next(_reader([line], each), [])}:
             return each
     return delimiter
 
@@ -238,8 +263,10 @@ def _fact(name: str, text: str) -> Any:
         raise ValueError(f"{repr_of(text)} is no {name}") from None
 
 
-def _number(text: str) -> float:
+def _number(text: str, by_hand: bool) -> float:
     """Parse a score, also as a spreadsheet saves it: `0,815` or `81,5%`."""
+    if by_hand and not text.strip():
+        return BY_HAND
     try:
         return float(text)
     except ValueError:

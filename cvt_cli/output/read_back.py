@@ -1,10 +1,13 @@
 """Records of a run's output, read back whatever its format."""
 
+import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
-from cvt_cli.images.source import BOMB_RATIO
+from cvt_cli.images.formats import RAW_SUFFIXES
+from cvt_cli.images.source import BOMB_RATIO, IMAGE_SUFFIXES
 from cvt_cli.output import ROW_FORMATS, RowWriter, format_of_file, writer_class
 from cvt_cli.records import Record
 from cvt_cli.system.text import reason_of
@@ -18,13 +21,38 @@ def most_unpacked(size: int) -> int:
     return max(_ANY_FILE, BOMB_RATIO * size)
 
 
+def format_of_labels(path: Path) -> str:
+    """Return the format of a file of labels by its suffix.
+
+    Raises:
+        UsageError: if it names none, or there are pictures in place of labels.
+    """
+    try:
+        return format_of_file(path)
+    except UsageError:
+        quoted = shlex.quote(str(path))
+        if os.path.isdir(path):
+            parts = any(each.suffix[1:] in ROW_FORMATS for each in path.iterdir())
+            command = "cvt merge" if parts else "cvt classify"
+            raise UsageError(
+                f"{path} is a folder, not a file of labels",
+                hint=f"{command} {quoted} -o labels.csv",
+            ) from None
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *RAW_SUFFIXES):
+            raise UsageError(
+                f"{path} is an image, not a file of labels",
+                hint=f"cvt classify {quoted} -o labels.csv",
+            ) from None
+        raise
+
+
 def read_rows(path: Path) -> Iterator[Record]:
     """Yield the records of a file in the format that its suffix names.
 
     Raises:
         UsageError: if it is not there, in no format that can be read, or not what it should be.
     """
-    format_ = format_of_file(path)
+    format_ = format_of_labels(path)
     writer = writer_class(format_)
     if not issubclass(writer, RowWriter):
         raise UsageError(f"{format_} can't be read back", hint=f"one of {', '.join(ROW_FORMATS)}")

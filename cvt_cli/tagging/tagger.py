@@ -2,7 +2,7 @@
 
 import enum
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ class TagStatus(enum.Enum):
 
     DONE = "done"
     THERE = "there"  # nothing was to be changed
+    CLEARED = "cleared"  # it had keywords and has none now
+    NONE = "none"  # it had none and gets none
     LEFT = "left"  # the record is an error
     FAILED = "failed"
 
@@ -118,7 +120,7 @@ class Tagger:
         if writer is not None:
             try:
                 changed = writer.tag(picture, keywords, self.model)
-                status = TagStatus.DONE if changed else TagStatus.THERE
+                status = _status(changed, keywords)
                 return Tagged(status, record.path, target=picture, keywords=keywords)
             except Unwritable as error:
                 instead = str(error)
@@ -126,8 +128,14 @@ class Tagger:
         changed = tag_sidecar(
             sidecar, keywords, self.model, keep_dates=self.keep_dates, dry_run=self.dry_run
         )
-        status = TagStatus.DONE if changed else TagStatus.THERE
+        status = _status(changed, keywords)
         return Tagged(status, record.path, target=sidecar, keywords=keywords, instead=instead)
+
+
+def _status(changed: bool, keywords: Sequence[Keyword]) -> TagStatus:
+    if keywords:
+        return TagStatus.DONE if changed else TagStatus.THERE
+    return TagStatus.CLEARED if changed else TagStatus.NONE
 
 
 def _why_none(path: str) -> str:

@@ -219,5 +219,13 @@ def test_labels_by_corrections_without_a_model(run_cvt, tmp_path):
     assert found["run"] == {"labels": "labels.csv", "truth": "corrections.csv"}
     failed = run_cvt(*arguments, "--model", "x", "--device", "cpu", expect=2)
     assert "--truth can't be combined with --model, --device" in failed.stderr
+    # As a person types it, and as --labels has it.
+    (tmp_path / "typed.csv").write_text("path,label\na,cat\nb,fox\nc,\n")
+    (tmp_path / "added.csv").write_text("path,label,score\na,cat,1\nb,fox,\n")
+    for typed in ("typed.csv", "added.csv"):
+        again = run_cvt("evaluate", "labels.csv", "--truth", typed, "--format", "json", expect=0)
+        assert (again.json()["count"], again.json()["top1"]) == (2, 0.5)
+    failed = run_cvt(*arguments, "-o", "page.html", expect=2)
+    assert "--truth makes no page" in failed.stderr
     failed = run_cvt("evaluate", "labels.csv", "--truth", "gone.csv", expect=2)
     assert "gone.csv can't be read" in failed.stderr

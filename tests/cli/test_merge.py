@@ -85,12 +85,11 @@ def test_parts_with_different_columns(run_cvt: RunCvt, tmp_path: Path) -> None:
     (tmp_path / "2.csv").write_text(
         "path,label,score,label_2,score_2,height,error\nb.jpg,cat,0.5,dog,0.25,7,\n"
     )
-    run_cvt("merge", "1.csv", "2.csv", "1.csv", "-o", "x.csv", expect=0)
+    run_cvt("merge", "1.csv", "2.csv", "-o", "x.csv", expect=0)
     assert (tmp_path / "x.csv").read_text().splitlines() == [
         "path,label,score,label_2,score_2,width,height,error",
         "a.jpg,cat,0.500000,,,9,,",
         "b.jpg,cat,0.500000,dog,0.250000,,7,",
-        "a.jpg,cat,0.500000,,,9,,",
     ]
 
 
@@ -126,14 +125,17 @@ def test_what_is_not_finished(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> 
     assert not list(tmp_path.glob("y.csv*"))
 
 
-def test_a_file_that_is_named_twice_is_said(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
+def test_a_file_that_is_named_twice_is_merged_once(
+    labels: Path, run_cvt: RunCvt, tmp_path: Path
+) -> None:
     (tmp_path / "again.csv").symlink_to(labels / "part-2.csv")
     for inputs, twice in (
         ([labels / "part-2.csv", labels / "part-10.csv", labels / "part-2.csv"], "part-2.csv"),
-        ([labels / "part-2.csv", "again.csv"], "again.csv"),
+        ([labels / "part-2.csv", labels / "part-10.csv", "again.csv"], "again.csv"),
     ):
         done = run_cvt("merge", *inputs, "-o", "x.csv", "--overwrite", expect=0)
-        assert f"{twice} is named twice" in done.stderr.splitlines()[0]
+        assert f"{twice} is named twice and merged once" in done.stderr.splitlines()[0]
+        assert same(tmp_path / "x.csv", labels / "whole.csv")
 
 
 def test_parts_that_begin_alike_are_said(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def test_the_bar_counts_what_failed(
         (["labels.csv", "sorted", "--move", "--link"], "exclude each other"),
         (["nowhere.csv", "sorted"], "nowhere.csv can't be read: no such file"),
         (["labels", "sorted"], "the suffix names no format"),
+        (["page.html", "sorted"], "page.html: html can't be used here"),
+        (["photos", "sorted"], "photos is a folder, not a file of labels; cvt classify photos -o"),
+        (["photos/0.jpg", "x"], "photos/0.jpg is an image, not a file of labels; cvt classify"),
+        (["labels.csv", *["photos/photograph.jpg"] * 9], "photos/photograph.jpg …) (see cvt sort"),
         (["labels.csv", "sorted", "--format", "table"], "table can't be read back"),
         (["labels.csv", "sorted", "--format", "parquet"], "it is no Parquet file"),
         (["labels.csv", "sorted", "--format", "json"], "it is not JSON"),
@@ -176,6 +180,7 @@ def test_what_can_not_be_done(
     run_cvt: RunCvt, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "0.jpg").touch()
+    (tmp_path / "photos").mkdir()
     save(tmp_path / "labels.csv", [record("0.jpg", "cat")])
     done = run_cvt("sort", *arguments, expect=2)
     assert message in done.stderr
@@ -283,7 +288,7 @@ def test_the_most_different_first(
         ("labels.csv sorted --first 3", "--first needs --order"),
         ("labels.csv sorted --order uncertain", "sorts into no folder; leave DIR out"),
         ("labels.csv --order uncertain --move -n", "can't be combined with --move, --dry-run"),
-        ("labels.csv --order diverse", "the suffix names no format; one of .parquet .npy"),
+        ("labels.csv --order diverse", "labels.csv: csv can't be used here; one of .parquet .npy"),
         ("labels.csv --order diverse -f csv", "reads no csv; the output of `cvt embed`"),
         ("- --order diverse", "embeddings can't be read from standard input"),
         ("missing.npy --order diverse", "missing.npy can't be read: no such file"),

@@ -39,7 +39,7 @@ def test_paths_are_matched_and_the_rest_is_said():
 def test_nothing_in_common_and_two_right_labels():
     with pytest.raises(UsageError, match="no image is in both files"):
         compare_rows([row("a", "cat")], [row("./a", "cat")])
-    with pytest.raises(UsageError, match="a has two right labels: cat, dog"):
+    with pytest.raises(UsageError, match="a has two right labels: 'cat' and 'dog'"):
         compare_rows([row("a", "cat")], [row("a", "cat"), row("a", "dog")])
 
 
@@ -49,7 +49,7 @@ def test_nothing_in_common_and_two_right_labels():
 def test_a_label_and_its_first_synonym_are_the_same(labels: str, truth: str) -> None:
     """Folders that `cvt sort` makes have the first synonym for a name, and so have models that are
     trained from them."""
-    with pytest.warns(UserWarning, match=f"taking 1 right label .* as {truth} for {labels}"):
+    with pytest.warns(UserWarning, match=f"taking 1 right label .* as '{truth}' for '{labels}'"):
         found = compare_rows(
             [row("a", labels), row("b", labels), row("c", "cat")],
             [row("a", truth), row("b", "cat"), row("c", "cat")],

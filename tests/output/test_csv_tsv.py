@@ -85,7 +85,7 @@ def test_another_file_is_refused(document: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("path|label|score\r\nx|y|0.5\r\n", r"and `score`, but 'path\|label\|score'$"),
+        ("path|label|score\r\nx|y|0.5\r\n", r"`path` and `label`, but 'path\|label\|score'$"),
         ("path,label,score\r\nx,y,0.5\r\nx,y,half\r\n", "^row 3: 'half' is no score"),
         ("path,label,score\r\nx,y\r\n", "^row 2: a row has 2 cells and the header 3"),
     ],

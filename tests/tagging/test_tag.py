@@ -219,8 +219,16 @@ def test_another_run_and_none(run_cvt: RunCvt, tmp_path: Path) -> None:
     labels(tmp_path / "l.csv", {name: [("mine", 0.9), ("dog", 0.6)] for name in names})
     run_cvt(*command, "-k", 2, expect=0)
     assert keywords(tmp_path / "a.png") == ["mine", "dog"]
+    labels(
+        tmp_path / "l.csv", {name: [("dog", 0.4 + 0.4 * (name[2:] in BESIDE))] for name in names}
+    )
+    few = run_cvt(*command, "--min-score", 0.5, expect=0)
+    assert f"l.csv: tagged {len(BESIDE)} pictures and untagged {len(EMBEDDED)}\n" in few.stderr
+    again = run_cvt(*command, "--min-score", 0.5, expect=0)
+    assert f"; {len(EMBEDDED)} have no label that is wanted; {len(BESIDE)} already" in again.stderr
     removed = run_cvt(*command, "--remove", expect=0)
-    assert "l.csv: untagged 10 pictures" in removed.stderr
+    without = f"{len(EMBEDDED)} had no keywords of cvt tag"
+    assert f"l.csv: untagged {len(BESIDE)} pictures; {without}\n" in removed.stderr
     for name in names:
         path = tmp_path / name
         assert pixels(path) == before[name]
@@ -375,7 +383,7 @@ def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
     records = [Record("gone.png", error="x"), Record(str(tmp_path / "a.png"), ())]
     assert [each.status for each in Tagger(choice=None).tag(records)] == [
         TagStatus.LEFT,
-        TagStatus.THERE,
+        TagStatus.NONE,
     ]
     assert [each.name for each in tmp_path.iterdir()] == ["a.png"]
 
