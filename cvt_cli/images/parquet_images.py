@@ -5,7 +5,12 @@ from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.parquet_pages import LIMITS, ROWS_OF_ANY_FILE, check_pages
+from cvt_cli.images.parquet_pages import (
+    LIMITS,
+    ROWS_OF_ANY_FILE,
+    check_pages,
+    groups_with_rows,
+)
 from cvt_cli.images.source import BOMB_RATIO, Bytes, Place, Source, bomb, failing, too_large
 from cvt_cli.images.spool import CHUNK, IN_MEMORY, Spool, Spooled
 from cvt_cli.system.extras import install_hint
@@ -50,7 +55,7 @@ def _members(path: str, file: BinaryIO, parquet: Any, *, max_bytes: int) -> Iter
     if metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
         raise bomb()
     row = expanded = 0
-    for group in range(parquet.num_row_groups):
+    for group in groups_with_rows(metadata):
         sizes = check_pages(file, metadata.row_group(group), column.__eq__)
         rows = ROWS if sizes.unpacked <= SMALL else 1
         for batch in parquet.iter_batches(rows, row_groups=[group], columns=[column]):

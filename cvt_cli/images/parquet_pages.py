@@ -73,6 +73,17 @@ class Sizes:
     dictionaries: int
 
 
+def groups_with_rows(metadata: Any) -> Iterator[int]:
+    """Yield the indexes of the row groups that have rows: of an empty table pyarrow writes one
+    without, whose description points to no page.
+
+    Args:
+        metadata: pyarrow's description of the file.
+    """
+    groups = range(metadata.num_row_groups)
+    return (index for index in groups if metadata.row_group(index).num_rows)
+
+
 def check_pages(file: BinaryIO, group: Any, is_wanted: Callable[[str], bool]) -> Sizes:
     """Check the pages of a row group, of which nothing is unpacked for it.
 

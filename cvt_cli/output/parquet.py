@@ -12,7 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cvt_cli.errors import ImageError
-from cvt_cli.images.parquet_pages import LIMITS, ROWS_OF_ANY_FILE, check_pages
+from cvt_cli.images.parquet_pages import (
+    LIMITS,
+    ROWS_OF_ANY_FILE,
+    check_pages,
+    groups_with_rows,
+)
 from cvt_cli.images.source import bomb
 from cvt_cli.output import NO_SUMMARY
 from cvt_cli.output.csv_tsv import prediction_names, prediction_pairs, shape_of
@@ -167,7 +172,7 @@ def _batches(
         most = most_unpacked(size)
         if parquet.metadata.num_rows > max(ROWS_OF_ANY_FILE, size):
             raise bomb()
-        for group in range(parquet.num_row_groups):
+        for group in groups_with_rows(parquet.metadata):
             sizes = check_pages(
                 file,
                 parquet.metadata.row_group(group),
@@ -229,10 +234,15 @@ def _write(
 
     def write(file: BinaryIO) -> None:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            while group := _group(rows, schema, rows_per_group):
+            group = _group(rows, schema, rows_per_group)
+            while True:
+                # Without a record too: pyarrow 18 reads no file without a row group.
                 writer.write_table(
                     pa.Table.from_batches(group, schema), row_group_size=rows_per_group
                 )
+                group = _group(rows, schema, rows_per_group)
+                if not group:
+                    break
 
     write_atomically(path, write)
 

@@ -56,6 +56,13 @@ def test_columns_of_large_bytes_and_rows_without_an_image(tmp_path, kind):
     assert "no image in this row" in none.error
 
 
+def test_a_table_without_rows_is_empty_not_broken(tmp_path):
+    path = write(tmp_path / "a.parquet", {"image": pa.array([], pa.binary())})
+    assert pq.ParquetFile(path).num_row_groups == 1
+    (source,) = find([path])
+    assert source.error == "an archive without images"
+
+
 def test_structs_of_bytes_as_hugging_face_has_them(tmp_path):
     images = [{"bytes": encoded(0), "path": "a.png"}, {"bytes": encoded(1), "path": None}]
     path = write(tmp_path / "a.parquet", {"image": images, "label": [0, 1]})

@@ -69,8 +69,11 @@ def test_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int)
     path = tmp_path / "labels.parquet"
     ParquetWriter.convert((Record(f"{i}.jpg") for i in range(count)), path, RecordShape(1), run=RUN)
     file = pq.ParquetFile(path)
-    assert file.num_row_groups == math.ceil(count / 10)
+    # Without a record one group all the same: pyarrow 18.0 reads no file without.
+    assert file.num_row_groups == max(1, math.ceil(count / 10))
     assert file.read().column("path").to_pylist() == [f"{i}.jpg" for i in range(count)]
+    with path.open("rb") as written:
+        assert len(list(ParquetWriter.documents(written))) == count
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
