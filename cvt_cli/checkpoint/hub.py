@@ -18,6 +18,7 @@ from cvt_cli.checkpoint.checkpoint_files import (
     no_cvt,
     with_shards,
 )
+from cvt_cli.checkpoint.foreign import ON_THE_HUB, foreign_files
 from cvt_cli.checkpoint.integrity import damaged, is_damaged
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
@@ -69,9 +70,7 @@ class HubRepo:
         """Find all files, the configuration first: the others are taken from the same commit."""
         config = self.file(CONFIG)
         if config is None:
-            raise ModelError(
-                f"{self.repo} has no {CONFIG}", hint="is it a model in the Transformers layout?"
-            )
+            raise self._incomplete(f"no {CONFIG}")
         self.commit = config.parent.name
         self.check_type(config)
         preprocessor = find_preprocessor(self.preprocessor)
@@ -118,8 +117,28 @@ class HubRepo:
         found = map(self.file, cached[:1] or WEIGHTS)
         file = next((path for path in found if path is not None), None)
         if file is None:
-            raise ModelError(f"{self.repo} has none of {', '.join(WEIGHTS[::2])}")
+            raise self._incomplete(f"none of {', '.join(WEIGHTS[::2])}")
         return with_shards(self.repo, file, self.file)
+
+    def _incomplete(self, missing: str) -> ModelError:
+        """Make the error for a repository that lacks something; says what it holds instead."""
+        text = f"{self.repo} has {missing}"
+        foreign = foreign_files(name for name in ON_THE_HUB if self._exists(name))
+        if foreign is not None:
+            return ModelError(f"{text}; it holds {foreign.what}", hint=foreign.hint)
+        return ModelError(text, hint="is it a model in the Transformers layout?")
+
+    def _exists(self, filename: str) -> bool:
+        """Ask the Hub whether it has a file; False where nothing can be learned."""
+        from huggingface_hub import errors
+
+        if self.is_offline:
+            return False
+        try:
+            self.ask(filename)
+        except (ModelError, errors.HfHubHTTPError):
+            return False
+        return True
 
     def cached(self, filename: str) -> Path | bool:
         """Look a file up in the cache; True if the cache knows that it does not exist, False if it
@@ -236,7 +255,7 @@ class HubRepo:
         import huggingface_hub
         from huggingface_hub import constants, errors
 
-        url = huggingface_hub.hf_hub_url(self.repo, filename, revision=self.revision)
+        url = huggingface_hub.hf_hub_url(self.repo, filename, revision=self.commit or self.revision)
         try:
             huggingface_hub.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except (errors.HfHubHTTPError, errors.HFValidationError):

@@ -24,6 +24,7 @@ from cvt_cli.checkpoint.preparation import (
 )
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.checkpoint.weights_file import (
+    first_of,
     layout_of,
     read_weights,
     state_dict,
@@ -107,6 +108,13 @@ class Checkpoint:
         """
         weights = state_dict(self.files)
         if weights and not _has_head(weights):
+            other = [name for name in weights if name.startswith("head.")]
+            if other:
+                raise ModelError(
+                    f"{self.name}: its head is not one linear layer, weight and bias, but has "
+                    f"{first_of(other)}",
+                    hint=f"`cvt train FOLDER --model {self.name} --output NEW` gives it another",
+                )
             raise ModelError(
                 f"{self.name} has no head: it gives features, not labels",
                 hint=f"`cvt train FOLDER --model {self.name} --output NEW` gives it one",
@@ -125,6 +133,7 @@ class Checkpoint:
         weights = state_dict(self.files)
         has_head = _has_head(weights)
         if not has_head:
+            weights = {k: value for k, value in weights.items() if not k.startswith("head.")}
             width = self.config.embed_dim[-1]
             weights.setdefault("norm.weight", torch.ones(width))
             weights.setdefault("norm.bias", torch.zeros(width))

@@ -18,6 +18,12 @@ from cvt_cli.checkpoint.checkpoint_files import (
     find_preprocessor,
     with_shards,
 )
+from cvt_cli.checkpoint.foreign import (
+    checkpoint_below,
+    foreign_file,
+    foreign_files,
+    weights_among,
+)
 from cvt_cli.checkpoint.hub import HubRepo, did_you_mean
 from cvt_cli.errors import ModelError
 
@@ -108,10 +114,7 @@ def _hint_for_unknown(name: str) -> str:
 def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
     config = folder / CONFIG
     if not os.path.isfile(config):
-        raise ModelError(
-            f"{name}: the folder has no {CONFIG}",
-            hint="a model folder holds config.json, preprocessor_config.json and model.safetensors",
-        )
+        raise _incomplete(name, folder, f"no {CONFIG}")
     files: tuple[Path, ...] = ()
     if weights:
         for candidate in WEIGHTS:
@@ -119,8 +122,28 @@ def _from_folder(name: str, folder: Path, weights: bool) -> ResolvedFiles:
                 files = with_shards(name, folder / candidate, lambda shard: folder / shard)
                 break
         else:
-            raise ModelError(f"{name}: the folder has none of {', '.join(WEIGHTS[::2])}")
+            raise _incomplete(name, folder, f"none of {', '.join(WEIGHTS[::2])}")
     return _local_files(name, config, files)
+
+
+def _incomplete(name: str, folder: Path, missing: str) -> ModelError:
+    """Make the error for a folder that lacks something; says what it may be instead."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        names = []
+    text = f"{name}: the folder has {missing}"
+    foreign = foreign_files(names)
+    below = checkpoint_below(folder)
+    other = below.relative_to(folder) if below else weights_among(names, WEIGHTS_SUFFIXES)
+    if other is not None and (foreign is None or below):
+        return ModelError(text, hint=f"did you mean {os.path.join(name, other)}?")
+    if foreign is not None:
+        return ModelError(f"{text}; it holds {foreign.what}", hint=foreign.hint)
+    return ModelError(
+        text,
+        hint="a model folder holds config.json, preprocessor_config.json and model.safetensors",
+    )
 
 
 def _local_files(name: str, config: Path, weights: tuple[Path, ...]) -> ResolvedFiles:
@@ -140,6 +163,9 @@ def _from_file(name: str, path: Path) -> ResolvedFiles:
             f"{name}: a torch.export program, not a file of weights: refused",
             hint="save the weights: torch.save(model.state_dict(), 'weights.pth')",
         )
+    foreign = foreign_file(path)
+    if foreign is not None:
+        raise ModelError(f"{name}: {foreign.what}, not a file of weights", hint=foreign.hint)
     if not _is_weights(path.name):
         raise ModelError(
             f"{name}: not a file of weights", hint=f"one of {', '.join(WEIGHTS_SUFFIXES)}"

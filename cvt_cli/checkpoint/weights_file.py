@@ -11,16 +11,18 @@ import pickle
 import pickletools
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, check_for_pointer
+from cvt_cli.checkpoint.foreign import foreign_tensors
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
-from cvt_cli.system.text import counted, reason_of
+from cvt_cli.system.text import MAX_QUOTED, counted, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +36,55 @@ ROOT = "."  # the key of a network without wrapping
 
 _ZIP = b"PK"
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+# Modules that wrap others anywhere in a network: of torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # Buffers that a profiler (thop) leaves in every module.
 _PROFILED = re.compile(r"(?:.*\.)?total_(?:ops|params)")
+
+
+class _Nothing:
+    """Stands for an object that training code saves beside the weights. Whatever it is made of is
+    dropped."""
+
+    def __new__(cls, *_: object) -> "_Nothing":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _dict(*_: object) -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
+# Options, dates and measured numbers beside the weights. Their classes are neither imported nor
+# called: what stands in for them holds nothing.
+_BESIDE_WEIGHTS: tuple[Any, ...] = (
+    (_dict, "collections.defaultdict"),
+    (OrderedDict, "yacs.config.CfgNode"),
+    *(
+        (_Nothing, name)
+        for name in (
+            *(f"builtins.{each}" for each in ("list", "dict", "int", "float", "str", "bool")),
+            "numpy.dtype",
+            "numpy.ndarray",
+            *(
+                f"numpy.{core}.multiarray.{each}"
+                for core in ("core", "_core")
+                for each in ("scalar", "_reconstruct")
+            ),
+            *(
+                f"{module}.{kind}Path"
+                for module in ("pathlib", "pathlib._local")
+                for kind in ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")
+            ),
+            *(f"datetime.{each}" for each in ("datetime", "date", "time", "timedelta")),
+        )
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +135,15 @@ def read_weights(files: ResolvedFiles) -> Weights:
         tensors = _tensors(content)
         layout = next((each for each in LAYOUTS if each.matches(tensors)), LAYOUTS[-1])
         tensors = layout.to_ours(tensors)
+        if not any(map(LAYOUTS[-1].owns, tensors)) and foreign_tensors(tensors) is None:
+            names = f" ({first_of(list(content))})" if content else ""
+            raise ModelError(f"{files.name}: its weights are not those of a CvT{names}")
     else:
         layout = network.layout
         tensors, left_out = _split(network, list(_networks(content)))
+    foreign = foreign_tensors(tensors)
+    if foreign is not None:
+        raise ModelError(f"{files.name} holds {foreign.what}", hint=foreign.hint)
     for key, value in tensors.items():
         if not _is_plain(value):
             raise ModelError(f"{files.name}: {key} is not a plain tensor of numbers")
@@ -105,6 +160,7 @@ def layout_of(files: ResolvedFiles) -> Layout | None:
                 for path in files.weights
                 for name in _names_in_safetensors(files.name, path)
             }
+            content = _unwrapped(content)
         else:
             content = _content(files, mmap=True)
         network = _choose(files, list(_networks(content)))
@@ -146,7 +202,20 @@ def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
     content: dict[str, Any] = {}
     for path in files.weights:
         content |= _read_file(files.name, path, mmap)
-    return content
+    return _unwrapped(content)
+
+
+def _unwrapped(content: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Return a dict of weights, or of such dicts, without the names of modules that wrap others."""
+    if depth < MAX_DEPTH:
+        content = {
+            name: _unwrapped({str(key): each for key, each in value.items()}, depth + 1)
+            if isinstance(value, Mapping)
+            else value
+            for name, value in content.items()
+        }
+    plain = {_WRAPPERS.sub("", name): value for name, value in content.items()}
+    return plain if len(plain) == len(content) else dict(content)
 
 
 def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[_Network]:
@@ -163,7 +232,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
 
 def _choose(files: ResolvedFiles, networks: list[_Network]) -> _Network | None:
     """Choose the only network, or the requested one; None if there is none at all."""
-    key = files.weights_key
+    key = files.weights_key and _WRAPPERS.sub("", f"{files.weights_key}.").removesuffix(".")
     chosen = networks
     if key is not None:
         exact = [each for each in networks if each.key == key]
@@ -255,7 +324,7 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
         with (
             warnings.catch_warnings(),
             interruptible(),
-            torch.serialization.safe_globals([argparse.Namespace]),
+            torch.serialization.safe_globals([argparse.Namespace, *_BESIDE_WEIGHTS]),
         ):
             warnings.simplefilter(
                 "ignore"
@@ -263,9 +332,13 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or _calls_something(path):
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            what = f" ({found[1][:MAX_QUOTED]})" if found else ""
             raise ModelError(
-                f"{name}: {path} holds more than weights: a pickle that could run code; refused",
-                hint="ask its author for a .safetensors file",
+                f"{name}: {path} holds more than weights: a pickle that could run code{what}; "
+                "refused",
+                hint="ask its author for a .safetensors file, or the weights alone: "
+                "torch.save(model.state_dict(), 'weights.pth')",
             ) from error
         raise _corrupt(name, path, error) from error
     # A broken archive or pickle makes the reader raise nearly anything.
@@ -279,6 +352,11 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
 def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
     if isinstance(error, PermissionError | IsADirectoryError):
         return ModelError(f"{name}: {path}: {reason_of(error)}")
+    if "TorchScript" in str(error):
+        return ModelError(
+            f"{name}: {path} is a TorchScript program, not a file of weights: refused",
+            hint="save the weights: torch.save(model.state_dict(), 'weights.pth')",
+        )
     return ModelError(
         f"{name}: {path} is corrupt or truncated ({_reason(error)})",
         hint="fetch or copy it again; --refresh does so for a file from the Hub",

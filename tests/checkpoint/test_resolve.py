@@ -420,6 +420,59 @@ def test_folders_that_lack_something(tiny_cvt: TinyCvt, tmp_path: Path) -> None:
     assert "not a file of weights" in str(failure(str(tmp_path / "notes.txt")))
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "a PEFT adapter"),
+        (["config.json", "model.onnx"], "an ONNX export"),
+        (["config.json", "openvino_model.xml", "openvino_model.bin"], "an OpenVINO export"),
+        (["config.json", "tf_model.h5"], "weights of TensorFlow"),
+        (["config.json", "flax_model.msgpack"], "weights of Flax"),
+        (["config.json", "zero_to_fp32.py", "latest"], "a checkpoint of DeepSpeed"),
+        (["config.json", "pytorch_model_fsdp_0/x"], "a sharded checkpoint of FSDP"),
+        (["config.json", "model-00001-of-00002.safetensors"], "without the file that lists them"),
+        (["config.json", "model.fp16.safetensors"], "did you mean {}/model.fp16.safetensors?"),
+        (["training_args.bin", "optimizer.pt", "best.pth"], "did you mean {}/best.pth?"),
+        (["training_args.bin", "optimizer.pt"], "a model folder holds config.json"),
+        (
+            ["checkpoint-500/config.json", "checkpoint-1000/config.json", "runs/x"],
+            "did you mean {}/checkpoint-1000?",
+        ),
+        (["blobs/x", "refs/main", "snapshots/abc/config.json"], "did you mean {}/snapshots/abc?"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_folders_of_others(files: list[str], words: str, tmp_path: Path) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / file).write_text('{"model_type": "cvt"}')
+    error = failure(str(tmp_path))
+    assert words.format(tmp_path) in f"{error} {error.hint}"
+    assert "the folder has no" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("model.onnx", "an ONNX export"),
+        ("tf_model.h5", "weights of TensorFlow"),
+        ("openvino_model.bin", "an OpenVINO export"),
+    ],
+)
+def test_files_of_others(file: str, words: str, tmp_path: Path) -> None:
+    for name in (file, "openvino_model.xml"):
+        (tmp_path / name).write_text("x")
+    assert words in str(failure(str(tmp_path / file)))
+
+
+def test_an_adapter_on_the_hub(local_hub: HubServer) -> None:
+    local_hub.add(REPO, {"adapter_config.json": "{}", "adapter_model.safetensors": b"x"})
+    error = failure(REPO)
+    assert "has no config.json; it holds a PEFT adapter" in str(error)
+    assert "merge" in error.hint
+    assert local_hub.fetched() == []
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", ["folder", "fifo", "dangling"])
 def test_needed_files_that_are_none(file: str, kind: str, tiny_cvt: TinyCvt) -> None:

@@ -3,11 +3,13 @@
 import argparse
 import json
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -165,6 +167,111 @@ def test_every_suffix(suffix: str, wide: Any, gelu: torch.Tensor, tmp_path: Path
 def test_a_program_is_refused_by_its_suffix(wide: Any, tmp_path: Path) -> None:
     torch.save(wide.state_dict(), tmp_path / "x.pt2")
     assert "a torch.export program" in str(failure(tmp_path / "x.pt2"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        np.float64(0.5),
+        np.arange(3),
+        np.array(["cat", "dog"]),
+        defaultdict(list, loss=[0.5]),
+        argparse.Namespace(data=Path("photos"), begun=datetime(2026, 1, 1)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_training_code_saves_beside_the_weights(
+    beside: Any, zipped: bool, wide: Any, gelu: torch.Tensor, tmp_path: Path
+) -> None:
+    torch.save(
+        {"best": beside, "state_dict": wide.state_dict()},
+        tmp_path / "x.pth",
+        _use_new_zipfile_serialization=zipped,
+    )
+    same(logits(tmp_path / "x.pth"), gelu)
+
+
+def test_stand_ins_do_nothing(wide: Any, tmp_path: Path) -> None:
+    """numpy's own type of this name, if it were called, would become another for everybody."""
+
+    class Swapped:
+        def __reduce__(self) -> tuple[Any, ...]:
+            state = (3, ">", None, None, None, -1, -1, 0)
+            return np.dtype, ("f8", False, False), state
+
+    torch.save({"state_dict": wide.state_dict(), "x": Swapped()}, tmp_path / "x.pth")
+    logits(tmp_path / "x.pth")
+    assert np.dtype("f8").isnative
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+)
+def test_modules_that_wrap_others_within_the_network(
+    wrapper: str, wide: Any, gelu: torch.Tensor, tmp_path: Path
+) -> None:
+    weights = {
+        name.replace("cvt.encoder.", f"cvt.{wrapper}.encoder.").replace(
+            "layers.0.", f"layers.0.{wrapper}."
+        ): value
+        for name, value in wide.state_dict().items()
+    }
+    torch.save({"a": weights, "b": weights}, tmp_path / "x.pth")
+    same(logits(tmp_path / "x.pth", "a"), gelu)
+    save_file(weights, tmp_path / "model.safetensors")
+    wide.config.save_pretrained(tmp_path)
+    same(logits(tmp_path), gelu)
+
+
+QUERY = "cvt.encoder.stages.0.layers.0.attention.attention.projection_query"
+DENSE = "cvt.encoder.stages.0.layers.0.output.dense"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        # PEFT: beside the network, alone in its file, and for a whole layer.
+        ({f"{QUERY}.lora_A.default.weight": torch.ones(8, 64)}, "a LoRA adapter"),
+        ({"classifier.modules_to_save.default.bias": torch.ones(5)}, "a LoRA adapter"),
+        # bitsandbytes, torch.ao, compressed-tensors.
+        ({f"{DENSE}.SCB": torch.ones(64)}, "quantised weights"),
+        ({f"{DENSE}.weight.quant_state.bitsandbytes__nf4": torch.ones(9)}, "quantised weights"),
+        ({f"{DENSE}.scale": torch.tensor(1.0)}, "quantised weights"),
+        ({f"{DENSE}.weight_scale": torch.ones(64)}, "quantised weights"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)).rsplit(".", 1)[1],
+)
+def test_weights_of_others_are_named(
+    changed: dict[str, torch.Tensor], words: str, wide: Any, tmp_path: Path
+) -> None:
+    wide.config.save_pretrained(tmp_path)
+    for weights in ({**wide.state_dict(), **changed}, changed):
+        save_file(
+            {f"base_model.model.{name}": value for name, value in weights.items()},
+            tmp_path / "model.safetensors",
+        )
+        error = failure(tmp_path)
+        assert words in str(error) and "save_pretrained" in error.hint
+
+
+def test_a_head_of_other_layers_is_named_and_replaced_in_training(
+    wide: Any, tmp_path: Path
+) -> None:
+    weights = {n.replace("classifier.", "classifier.1."): v for n, v in wide.state_dict().items()}
+    wide.config.save_pretrained(tmp_path)
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    error = failure(tmp_path)
+    assert "its head is not one linear layer" in str(error) and "head.1.weight" in str(error)
+    assert "cvt train" in error.hint
+    found, has_head = opened(tmp_path).weights_to_train()
+    assert not has_head and not found["head.weight"].any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_program_is_refused_as_one(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "x.pt")
+    assert "a TorchScript program" in str(failure(tmp_path / "x.pt"))
 
 
 def test_one_of_several_networks_is_chosen(
