@@ -1,5 +1,7 @@
-"""What others save in place of a checkpoint: adapters, exports, quantised weights. None of it is
-read; it is recognised by its names, so that an error can say what it is and what to do."""
+"""Foreign files: adapters, exports, quantised weights and others in place of a checkpoint.
+
+None of them is read. They are recognised by their names, so that an error can say what they are and
+what to do."""
 
 import os
 import re
@@ -22,7 +24,12 @@ _MAX_FOLDERS = 256
 
 @dataclass(frozen=True)
 class Foreign:
-    """What something is, as in "it holds …", and what to do."""
+    """Something that is no checkpoint.
+
+    Attributes:
+        what: it is, as in "it holds an ONNX export".
+        hint: what to do.
+    """
 
     what: str
     hint: str
