@@ -59,6 +59,10 @@ def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     assert not names & HEAVY
 
 
+def test_a_list_of_models_needs_no_torch() -> None:
+    assert not imported("models") & {"torch", "transformers"}
+
+
 @pytest.mark.parametrize(("typed", "command"), [(["--version"], None), (["merge"], "merge")])
 def test_no_other_command_is_imported(typed: list[str], command: str | None) -> None:
     names = imported(*typed)
