@@ -268,7 +268,7 @@ def _build_once() -> None:
         *(command.get_command(context, name) for name in command.list_commands(context)),
     ):
         for parameter in each.params:
-            if hasattr(parameter, "get_runtime_param"):  # not in Typer 0.26
+            if hasattr(parameter, "get_runtime_param"):  # of newer Typers
                 parameter.get_runtime_param()
     for layout in LAYOUTS:
         layout.to_ours({layout.first: None})
