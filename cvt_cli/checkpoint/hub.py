@@ -221,6 +221,12 @@ class HubRepo:
             ) from error
         except errors.RevisionNotFoundError as error:
             raise ModelError(f"{self.repo} has no revision {self.revision}") from error
+        except UnicodeEncodeError as error:  # in the headers of a request
+            raise ModelError(
+                f"{self.repo}: {filename} could not be fetched: the token has a character that is "
+                "not ASCII",
+                hint="set HF_TOKEN to the token alone, without quotation marks",
+            ) from error
         except errors.HFValidationError as error:
             raise ModelError(f"{self.repo}: not a Hub id: {short_reason(error)}") from error
         except errors.HfHubHTTPError as error:
@@ -258,7 +264,7 @@ class HubRepo:
         url = huggingface_hub.hf_hub_url(self.repo, filename, revision=self.commit or self.revision)
         try:
             huggingface_hub.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        except (errors.HfHubHTTPError, errors.HFValidationError):
+        except (errors.HfHubHTTPError, errors.HFValidationError, UnicodeEncodeError):
             raise
         except Exception as error:
             raise self._unreachable(filename, error) from error

@@ -33,6 +33,8 @@ _VALUES_IN_WORDS = {
     # A pattern that the shell expands where one name is wanted may stand for thousands.
     r"(?<=^got unexpected extra argument\(s\) \()(.{60}\S*) .*(?=\))": r"\1 …",
 }
+# Variables that huggingface_hub reads as it is imported.
+_HUB_SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
@@ -84,6 +86,10 @@ def _global_options(
         raise UsageError(gone, hint="cd to one that exists") from None
     # Read when huggingface_hub is imported. What it would warn of, our error says in one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name in _HUB_SECONDS:
+        value = os.environ.get(name, "0")
+        if not value.strip().isdecimal():
+            raise UsageError(f"{name} is {value!r}, not a number of seconds", hint="correct it")
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = _show_warning

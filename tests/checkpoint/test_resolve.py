@@ -246,6 +246,16 @@ def test_a_wrong_token(
     assert "hf auth login" in error.hint and "HF_TOKEN" in error.hint
 
 
+def test_a_token_in_typographic_quotation_marks(
+    local_hub: HubServer, tiny_cvt: TinyCvt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_hub.add(REPO, contents(tiny_cvt()))
+    monkeypatch.setenv("HF_TOKEN", f"“{local_hub.token}”")
+    error = failure(REPO)
+    assert "the token has a character that is not ASCII" in str(error)
+    assert "HF_TOKEN" in error.hint and local_hub.token not in f"{error}{error.hint}"
+
+
 def test_unknown_repository(local_hub: HubServer) -> None:
     assert "no such repository" in str(failure(REPO))
 

@@ -275,6 +275,11 @@ def test_offline_and_not_cached(how: str, run_cvt: RunCvt, hub: HubServer) -> No
     assert hub.requests == []
 
 
+def test_a_timeout_of_the_hub_that_is_no_number(run_cvt: RunCvt) -> None:
+    done = run_cvt("models", env={"HF_HUB_ETAG_TIMEOUT": "30s"})
+    check_line(done, 2, "HF_HUB_ETAG_TIMEOUT is '30s'", "seconds")
+
+
 def test_no_network(run_cvt: RunCvt) -> None:
     done = without_a_model(run_cvt, REPO)
     check_line(done, 3, REPO, "can't be reached", "cvt models --download")
