@@ -21,7 +21,7 @@ from cvt_cli.errors import CvtError, ExitCode, Finished, Remark, UsageError
 from cvt_cli.records import masked
 from cvt_cli.system.signals import act_if_stuck, once
 from cvt_cli.system.stderr import open_stderr
-from cvt_cli.system.text import neutral, reason_of
+from cvt_cli.system.text import FULL, neutral, reason_of
 
 # What Typer's parser says of a value, and what people say.
 _VALUES_IN_WORDS = {
@@ -35,7 +35,6 @@ _VALUES_IN_WORDS = {
 }
 # Variables that huggingface_hub reads as it is imported.
 _HUB_SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="cvt",
@@ -192,9 +191,9 @@ def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
     Returns:
         The message, what to do about it, and the exit code.
     """
-    if isinstance(error, OSError) and (error.filename or error.errno in (*_FULL, errno.EIO)):
+    if isinstance(error, OSError) and (error.filename or error.errno in (*FULL, errno.EIO)):
         # EIO does not say whether it was to read or to write.
-        doing = "can't write" if error.errno in _FULL else ""
+        doing = "can't write" if error.errno in FULL else ""
         words = (doing, str(error.filename or ""), reason_of(error))
         return ": ".join(filter(None, words)), "", ExitCode.RUN_FAILED
     if isinstance(error, OSError) and error.errno == errno.EBADF and sys.__stdout__ is None:

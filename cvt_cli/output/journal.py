@@ -42,7 +42,7 @@ from cvt_cli.system.files import (
 )
 from cvt_cli.system.json_text import parse_json
 from cvt_cli.system.locks import is_locked, lock, open_itself
-from cvt_cli.system.text import reason_of
+from cvt_cli.system.text import FULL, reason_of
 
 FSYNC_SECONDS = 5.0
 # Key in the description of a run: whether a file with the output's name is to be replaced.
@@ -72,6 +72,7 @@ class Journal:
     Raises:
         UsageError: if nothing can be written there, another process is writing it, the journal is
             of a run that differs, or something has come there that must not be replaced.
+        CvtError: if the disk is full.
     """
 
     is_seen = False
@@ -100,7 +101,7 @@ class Journal:
         self.errors = 0
         self.failed: list[tuple[str, str]] = []
         self._noted: dict[str, Stamp] = {}
-        self._made_folder = False
+        self._made_folder = self._is_new = False
         try:
             self._made_folder = make_parent(path)
             self._lock, self._is_new = self._take(resume, overwrite)
@@ -120,7 +121,11 @@ class Journal:
         except BlockingIOError:
             raise _busy(self.part) from None
         except OSError as error:
-            raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
+            if self._is_new:
+                with contextlib.suppress(OSError):
+                    self._remove()
+            kind = CvtError if error.errno in FULL else UsageError
+            raise kind(f"{path} can't be written: {reason_of(error)}") from None
         self._writer = writer_class(self._stream, self._shape, started=bool(self.done))
 
     def note(self, path: str, stamp: Stamp | None) -> None:
@@ -255,7 +260,11 @@ class Journal:
         the old one is not written to."""
         if resume:
             with contextlib.suppress(FileNotFoundError):
-                return lock(self.part, 0), False
+                held = lock(self.part, 0)
+                if not self._is_void():
+                    return held, False
+                self.part.unlink()
+                held.close()
         elif overwrite and os.path.lexists(self.part):
             held = lock(self.part, 0)
             self.part.unlink()
@@ -271,6 +280,10 @@ class Journal:
             held.close()
             raise _taken(self.path, resume)
         return held, True
+
+    def _is_void(self) -> bool:
+        """Tell whether a journal, which is locked, is of a run that ended as it created it."""
+        return not self._run_file.exists() and not self.part.stat().st_size
 
     def _lost(self, error: OSError, written: Path) -> CvtError:
         # The rest of the buffer can't be written either, and must not be tried again at exit.

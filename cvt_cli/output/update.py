@@ -109,7 +109,8 @@ class UpdatedJournal(Journal):
 
     def _take(self, resume: bool, overwrite: bool) -> tuple[BinaryIO, bool]:
         if self.part.exists():
-            return lock(self.part, 0), False
+            held = lock(self.part, 0)
+            return held, self._is_void()
         return lock(self.part, os.O_CREAT | os.O_EXCL), True
 
     def _check_run(self, run: Mapping[str, Any]) -> None:

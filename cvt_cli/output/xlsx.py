@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 from zipfile import BadZipFile, ZipFile
 
 import openpyxl
@@ -131,7 +131,8 @@ def _written(
     Args:
         folder: for temporary files.
     """
-    workbook = xlsxwriter.Workbook(file, {"constant_memory": True, "tmpdir": str(folder)})
+    target = cast(BinaryIO, _Forgetful(file))
+    workbook = xlsxwriter.Workbook(target, {"constant_memory": True, "tmpdir": str(folder)})
     sheets = _Sheets(workbook, shape)
     try:
         sheets.write(records)
@@ -142,6 +143,37 @@ def _written(
             cause = error.args[0] if error.args else error
             raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
     return sheets
+
+
+class _Forgetful:
+    """A file that takes all and keeps nothing once a write has failed. A `ZipFile` that is left by
+    an error writes its end whenever it is deleted, and what goes wrong then is printed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._has_failed = False
+
+    def write(self, data: bytes) -> int:
+        if self._has_failed:
+            return len(data)
+        try:
+            return self._file.write(data)
+        except OSError:
+            self._has_failed = True
+            raise
+
+    def flush(self) -> None:
+        if not self._has_failed:
+            self._file.flush()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return 0 if self._has_failed else self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return 0 if self._has_failed else self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
 
 
 class _Sheets:

@@ -1,5 +1,6 @@
 """Text for people: names, numbers and reasons in messages."""
 
+import errno
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import TextIO, cast
@@ -63,6 +64,10 @@ def for_reading(stream: TextIO) -> TextIO:
     """Return the stream, or if it is a terminal one that makes all text `neutral`: bytes are exact
     in files and pipes."""
     return cast(TextIO, _Neutral(stream)) if stream.isatty() else stream
+
+
+# Errors of a disk that has no room left, for this user or for a file of this size.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def reason_of(error: Exception) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.errors import CvtError, ExitCode, UsageError
 from cvt_cli.output import WriterClass, embedding_writer_class, writer_class
 from cvt_cli.output import journal as module
 from cvt_cli.output.journal import Journal, check_output, part_of
 from cvt_cli.output.parquet import ParquetWriter
 from cvt_cli.output.run_file import Kept
+from cvt_cli.output.update import UpdatedJournal
 from cvt_cli.records import Record, RecordShape, as_written
 from tests.output.records import some_records
 
@@ -493,3 +494,32 @@ def test_what_an_output_keeps_is_its_own(tmp_path: Path, monkeypatch: pytest.Mon
         patch.setattr(Kept, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         third.finish()
     assert Kept.read(path) is None
+
+
+@pytest.mark.parametrize("update", [False, True])
+def test_a_disk_that_is_full_at_the_start_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: bool
+) -> None:
+    path = tmp_path / "out.csv"
+
+    def start() -> Journal:
+        if update:
+            return UpdatedJournal(path, writer_class("csv"), SHAPE, run=RUN)
+        return journal(path, resume=True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CvtError, match="no space left") as found:
+        patch.setattr(Journal, "_write_run", full)
+        start()
+    assert found.value.exit_code is ExitCode.RUN_FAILED
+    assert not left(tmp_path)
+    # A run that was killed in between has left this.
+    part_of(path).touch()
+    later = start()
+    later.write(some_records()[:1])
+    if isinstance(later, UpdatedJournal):
+        later.settle(["a, b.jpg"])
+    later.finish()
+    assert left(tmp_path) == {"out.csv"}

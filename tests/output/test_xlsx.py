@@ -1,8 +1,11 @@
 """Spreadsheets, also those that a person has saved."""
 
+import errno
+import gc
 import io
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -111,6 +114,23 @@ def test_a_text_that_no_cell_holds(tmp_path: Path) -> None:
         written(path, [Record("x" * 32_768)])
     assert path.read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "full")
+
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    file = Full()
+    with pytest.raises(OSError, match="full") as found:
+        xlsx._written(file, [Record("a.jpg")], RecordShape(1), folder=tmp_path)
+    file.close()
+    found.value.__traceback__ = None
+    del found
+    gc.collect()
+    assert not printed
 
 
 def test_what_a_person_has_saved(tmp_path: Path) -> None:
