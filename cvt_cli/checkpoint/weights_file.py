@@ -81,7 +81,37 @@ _BESIDE_WEIGHTS: tuple[Any, ...] = (
                 for module in ("pathlib", "pathlib._local")
                 for kind in ("", "Posix", "Windows", "Pure", "PurePosix", "PureWindows")
             ),
-            *(f"datetime.{each}" for each in ("datetime", "date", "time", "timedelta")),
+            *(f"datetime.{each}" for each in ("datetime", "date", "time", "timedelta", "timezone")),
+            # Hyperparameters of Lightning: how an optimiser is to be made, and Hydra's options.
+            "functools.partial",
+            *(
+                f"torch.optim.{each}"
+                for each in ("adam.Adam", "adamw.AdamW", "sgd.SGD", "rmsprop.RMSprop")
+            ),
+            *(
+                f"torch.optim.lr_scheduler.{each}"
+                for each in (
+                    "CosineAnnealingLR",
+                    "CosineAnnealingWarmRestarts",
+                    "ExponentialLR",
+                    "LambdaLR",
+                    "MultiStepLR",
+                    "OneCycleLR",
+                    "ReduceLROnPlateau",
+                    "StepLR",
+                )
+            ),
+            "typing.Any",
+            *(
+                f"omegaconf.{each}"
+                for each in (
+                    "base.ContainerMetadata",
+                    "base.Metadata",
+                    "dictconfig.DictConfig",
+                    "listconfig.ListConfig",
+                    "nodes.AnyNode",
+                )
+            ),
         )
     ),
 )

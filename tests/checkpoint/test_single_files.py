@@ -5,7 +5,8 @@ import json
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,8 @@ def test_a_program_is_refused_by_its_suffix(wide: Any, tmp_path: Path) -> None:
         np.arange(3),
         np.array(["cat", "dog"]),
         defaultdict(list, loss=[0.5]),
-        argparse.Namespace(data=Path("photos"), begun=datetime(2026, 1, 1)),
+        argparse.Namespace(data=Path("photos"), begun=datetime(2026, 1, 1, tzinfo=UTC)),
+        partial(torch.optim.AdamW, lr=0.1),
     ],
     ids=lambda value: type(value).__name__,
 )
