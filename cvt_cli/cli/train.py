@@ -125,10 +125,7 @@ def train(
     quiet = context.obj.quiet
     check_head_only(context, run.head_only, run.class_weights)
     _check_options(start, augmentation, compute)
-    if run.epochs == 0 and not (run.calibrate and start.model):
-        raise UsageError(
-            "--epochs 0 trains nothing", hint="with --model and --calibrate it calibrates a model"
-        )
+    _check_run(run, start)
     _check_output(output, run.resume, run.overwrite, epochs=run.epochs)
 
     from cvt_cli.training.dataset import find_dataset
@@ -202,6 +199,7 @@ def train(
         ),
         background=compute.background_colour,
         accept_truncated=compute.accept_truncated,
+        train_blocks=run.train_blocks,
     )
     training = Training(
         output,
@@ -231,6 +229,17 @@ def train(
     except OSError as error:
         raise CvtError(f"{output}: {error.strerror or error}") from error
     print(output)
+
+
+def _check_run(run: RunOptions, start: StartOptions) -> None:
+    if run.train_blocks is not None and start.arch is not None:
+        raise UsageError(
+            "--train-blocks needs a trained network, not --arch", hint="--model names one"
+        )
+    if run.epochs == 0 and not (run.calibrate and start.model):
+        raise UsageError(
+            "--epochs 0 trains nothing", hint="with --model and --calibrate it calibrates a model"
+        )
 
 
 def _check_options(

@@ -67,6 +67,16 @@ class RunOptions:
             "from five images per label. Cross-validates without val/ and --val-fraction.",
         ),
     ] = False
+    train_blocks: Annotated[
+        int | None,
+        RUN.option(
+            "--train-blocks",
+            metavar="N",
+            min=1,
+            help="Train only the last N blocks and what follows them, with --model: for few images "
+            "and slow machines. Default: the whole network.",
+        ),
+    ] = None
     class_weights: Annotated[
         str,
         RUN.option(

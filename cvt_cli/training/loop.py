@@ -24,7 +24,7 @@ from cvt_cli.model.cvt import Cvt
 from cvt_cli.training.augment import Augmenter
 from cvt_cli.training.data import Images
 from cvt_cli.training.recorded_step import RecordedStep
-from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
+from cvt_cli.training.schedule import MovingAverage, freeze, learning_rate, parameter_groups
 from cvt_cli.training.settings import Settings
 from cvt_cli.training.temperature import TemperatureFit, fit_temperature
 
@@ -94,7 +94,8 @@ class Trainer:
             model.config.num_labels,
             label_smoothing=settings.label_smoothing,
         )
-        self._parameters = list(self.model.parameters())
+        self._frozen = [] if settings.train_blocks is None else freeze(model, settings.train_blocks)
+        self._parameters = [each for each in self.model.parameters() if each.requires_grad]
         groups = parameter_groups(self.model, settings.weight_decay)
         # A recorded step reads its learning rate from one place on the device.
         on_cuda = device.type == "cuda"
@@ -153,7 +154,7 @@ class Trainer:
         order = self._order(epoch)
         if self._batch == 0:
             torch.manual_seed(settings.seed * 1_000_003 + epoch)
-        self.model.train()
+        self._train_mode()
         start = time.monotonic()
         for pixels, targets in self._train.batches(order[self._batch :]):
             # Batch norm has no statistics for a single image.
@@ -200,7 +201,7 @@ class Trainer:
         statistics = {name: value.clone() for name, value in self.model.named_buffers()}
         cuda = [self._device] if self._device.type == "cuda" else []
         self._network = torch.compile(self.model, dynamic=False)
-        self.model.train()
+        self._train_mode()
         try:
             with torch.random.fork_rng(devices=cuda), self._update.stream():
                 self._backward(*self._augmented(pixels, targets))
@@ -213,6 +214,12 @@ class Trainer:
             self._optimizer.zero_grad()
             for name, value in self.model.named_buffers():
                 value.copy_(statistics[name])
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        # Neither their statistics nor what they compute may change.
+        for module in self._frozen:
+            module.eval()
 
     def _order(self, epoch: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
@@ -343,7 +350,7 @@ class Trainer:
         """
         before, now = state["settings"], dataclasses.asdict(self.settings)
         # An older state lacks what is new since.
-        before = {"background": None, "accept_truncated": False} | before
+        before = {"background": None, "accept_truncated": False, "train_blocks": None} | before
         differing = [k for k in now if k != "epochs" and before.get(k) != now[k]]
         if differing:
             name = differing[0]

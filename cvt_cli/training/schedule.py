@@ -1,4 +1,4 @@
-"""Schedules of a training: parameter groups, learning rate, moving average."""
+"""Schedules of a training: what is trained, parameter groups, learning rate, moving average."""
 
 import math
 from collections.abc import Mapping
@@ -6,13 +6,51 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from cvt_cli.errors import UsageError
+from cvt_cli.model.cvt import Block, Cvt, Stage
+
+
+def freeze(model: Cvt, train_blocks: int) -> list[nn.Module]:
+    """Let gradients reach the last blocks only, the last norm and the head.
+
+    Args:
+        train_blocks: how many blocks, 1 to all of them. A stage all of whose blocks are trained is
+            trained with its token embedding and class token.
+
+    Returns:
+        The modules that stay as they are.
+
+    Raises:
+        UsageError: if the network has fewer blocks.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    if not 1 <= train_blocks <= len(blocks):
+        raise UsageError(
+            f"--train-blocks {train_blocks}: the network has {len(blocks)} blocks",
+            hint="without the option all of it is trained",
+        )
+    first = len(blocks) - train_blocks
+    frozen: list[nn.Module] = list(blocks[:first])
+    model.requires_grad_(requires_grad=True)
+    for stage in model.stages:
+        assert isinstance(stage, Stage)
+        if any(block in frozen for block in stage.blocks):
+            frozen.append(stage.embed)
+            if stage.cls_token is not None:
+                stage.cls_token.requires_grad = False
+    for module in frozen:
+        module.requires_grad_(requires_grad=False)
+    return frozen
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Sort parameters into two groups for an optimizer: weight decay for matrices and kernels, none
-    for norms, biases and class tokens."""
+    for norms, biases and class tokens; what is frozen is in neither."""
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         plain = parameter.ndim <= 1 or name.endswith("cls_token")
         (others if plain else decayed).append(parameter)
     return [

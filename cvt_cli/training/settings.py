@@ -17,6 +17,8 @@ class Settings:
         clip_norm: gradients are scaled down to this norm.
         ema_decay: weight of the past in the moving average of the weights, which is the result.
         background: what lies behind transparent parts of images; None for the colours hidden there.
+        train_blocks: train only so many of the last blocks, with what comes after them; None for
+            the whole network.
         accept_truncated: train on what there is of a JPEG whose end is missing.
         dtype: "bfloat16" computes matrix products in it, by autocast on CUDA and inside the
             operations on a CPU that has instructions for it; "float32" does not.
@@ -35,3 +37,4 @@ class Settings:
     augmentation: Augmentation
     background: Colour | None = None
     accept_truncated: bool = False
+    train_blocks: int | None = None

@@ -142,6 +142,8 @@ def test_transformers_reads_the_result_with_equal_logits(run_cvt, tmp_path):
         (("--arch", "cvt-tiny", "--dtype", "int8"), "int8: no such dtype"),
         (("--arch", "cvt-tiny", "--mixup", 0.7, "--cutmix", 0.7), "their sum is at most 1"),
         (("--arch", "cvt-tiny", "--resume", "--overwrite"), "--resume and --overwrite exclude"),
+        (("--arch", "cvt-tiny", "--train-blocks", 1), "--train-blocks needs a trained network"),
+        (("--model", CIFAR10_MODEL, "--head-only", "--train-blocks", 1), "can't be combined with"),
         (("--arch", "cvt-tiny"), "data: no such folder"),
     ],
 )

@@ -145,6 +145,18 @@ def test_what_could_not_be_read_before_an_interrupt_is_counted_after_it(tmp_path
     assert (metrics["images"], metrics["unreadable"]) == (23, 1)
 
 
+def test_what_is_not_to_be_trained_stays_as_it_is(dataset):
+    trainer = trainer_for(dataset, train_blocks=1, epochs=1)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    run(trainer)
+    # Statistics of batch norms among them.
+    moved = {n for n, value in trainer.average.state.items() if not torch.equal(value, before[n])}
+    last = ("stages.2.", "norm.", "head.")
+    assert {name.rpartition(".")[0] for name in before if name.startswith(last)} == {
+        name.rpartition(".")[0] for name in moved
+    }
+
+
 def test_the_seed_decides(dataset, whole_run):
     other = trainer_for(dataset, seed=1)
     run(other)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from cvt_cli.errors import UsageError
 from cvt_cli.model.config import CvtConfig
 from cvt_cli.model.cvt import Cvt
-from cvt_cli.training.schedule import MovingAverage, learning_rate, parameter_groups
+from cvt_cli.training.schedule import MovingAverage, freeze, learning_rate, parameter_groups
 
 SMALL = CvtConfig(embed_dim=(8, 8, 8), num_heads=(1, 1, 1), depth=(1, 1, 1), num_labels=2)
 
@@ -30,6 +31,31 @@ def test_norms_biases_and_class_tokens_do_not_decay():
     decaying = {names[id(parameter)] for parameter in decayed["params"]}
     assert {"head.weight", "stages.0.blocks.0.attn.conv_proj_q.conv.weight"} <= decaying
     assert plain | decaying == set(names.values()) and not plain & decaying
+
+
+@pytest.mark.parametrize(
+    ("blocks", "trained"),
+    [
+        (1, {"stages.2.blocks.1", "norm", "head"}),
+        (2, {"stages.2", "norm", "head"}),
+        (3, {"stages.1.blocks.1", "stages.2", "norm", "head"}),
+        (6, {"stages", "norm", "head"}),
+    ],
+)
+def test_the_last_blocks_and_what_follows_them_are_trained(blocks, trained):
+    model = Cvt(CvtConfig(embed_dim=(8, 8, 8), num_heads=(1, 1, 1), depth=(2, 2, 2), num_labels=2))
+    frozen = freeze(model, blocks)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == any(name.startswith(f"{each}.") for each in trained), name
+    still = {id(parameter) for module in frozen for parameter in module.parameters()}
+    groups = parameter_groups(model, 0.1)
+    assert not still & {id(each) for group in groups for each in group["params"]}
+
+
+@pytest.mark.parametrize("blocks", [0, 4])
+def test_a_network_has_only_so_many_blocks_to_train(blocks):
+    with pytest.raises(UsageError, match=f"--train-blocks {blocks}: the network has 3 blocks"):
+        freeze(Cvt(SMALL), blocks)
 
 
 def test_average_follows_weights_and_statistics_but_copies_counters():
