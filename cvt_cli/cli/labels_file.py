@@ -10,6 +10,7 @@ from typing import Annotated
 from cvt_cli.cli.options import INPUT
 from cvt_cli.cli.output_options import format_option
 from cvt_cli.errors import CvtError, InputsError, UsageError
+from cvt_cli.images.names import is_missing
 from cvt_cli.output import ROW_FORMATS, RowWriter, check_format, writer_class
 from cvt_cli.output.read_back import format_of_labels
 from cvt_cli.output.run_file import Kept
@@ -74,7 +75,7 @@ class Elsewhere:
         """
         if error is not None:
             relative = not (os.path.isabs(path) or path == STDIN or "::" in path or "://" in path)
-            if not self._found and relative and not os.path.lexists(path):
+            if not self._found and relative and is_missing(path):
                 self._missing += 1
                 if len(self._waiting) < NAMED_FAILURES:
                     self._waiting.append((path, error))

@@ -1,6 +1,6 @@
 """Names of inputs: brace ranges, globs, and what is to be told of a name."""
 
-import contextlib
+import errno
 import os
 import re
 import stat
@@ -10,6 +10,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from cvt_cli.errors import ImageError
+from cvt_cli.system.text import reason_of
 
 # {000..999}, {dog,cat}
 _RANGE = re.compile(r"\{(?:(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})|([^{}]*,[^{}]*))\}")
@@ -19,6 +20,8 @@ _ANY_DEPTH = "**"
 MARKS_HIDDEN = hasattr(os.stat_result, "st_file_attributes")
 # Device and inode.
 FolderId = tuple[int, int]
+# Errors of names that no file has; an address is one, of any length.
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL})
 _ESCAPED_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
@@ -254,14 +257,20 @@ def existing(path: str) -> Path | None:
     stand for the byte or for itself.
 
     Raises:
-        ImageError: if there is a file of either name.
+        ImageError: if there is a file of either name, or the system does not let it be looked up.
     """
     escaped = _ESCAPED_BYTE.sub(lambda match: chr(0xDC00 + int(match[1], 16)), path)
     found = []
     for candidate in {path, escaped}:
-        with contextlib.suppress(ValueError):  # a NUL, or a lone surrogate
-            if os.path.lexists(candidate):
-                found.append(candidate)
+        try:
+            os.lstat(candidate)
+        except ValueError:  # a NUL, or a lone surrogate
+            continue
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise ImageError(reason_of(error)) from None
+            continue
+        found.append(candidate)
     if len(found) > 1:
         raise ImageError("two files may be meant: one has this name, one a byte for its escape")
     return Path(found[0]) if found else None

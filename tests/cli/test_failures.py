@@ -196,6 +196,20 @@ def test_a_folder_that_is_not_for_this_user(
     assert out == ""
 
 
+@pytest.mark.parametrize("command", ["sort labels.csv sorted", "tag labels.csv"])
+def test_a_picture_in_a_folder_that_is_not_for_this_user(
+    command: str, run_cvt: RunCvt, cat: Path
+) -> None:
+    (cat.parent / "private").mkdir()
+    cat.rename(cat.parent / "private/cat.jpg")
+    (cat.parent / "private").chmod(0)
+    (cat.parent / "labels.csv").write_text("path,label,score,error\nprivate/cat.jpg,cat,0.5,\n")
+    process = run_cvt.start(*command.split(), first=AS_ANYBODY)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert err.splitlines()[0] == "cvt: private/cat.jpg: permission denied"
+
+
 def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: Path) -> None:
     (cat.parent / "data/cat").mkdir(parents=True)
     (cat.parent / "data/cat/1.jpg").hardlink_to(cat)
