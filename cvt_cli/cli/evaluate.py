@@ -199,7 +199,7 @@ def evaluate(
         write_report(finding, format_, report.output)
     if report.output is not None and not quiet:
         say(f"{report.output}: {counted(count, 'image')}, {result}")
-    _name_errors(errors, len(known), quiet)
+    _name_errors(errors, len(known))
 
 
 def _name_unknown(unknown: "Sequence[UnknownLabel]") -> None:
@@ -210,13 +210,12 @@ def _name_unknown(unknown: "Sequence[UnknownLabel]") -> None:
         say(f"not counted: {counted(len(unknown) - NAMED, 'more label')}")
 
 
-def _name_errors(errors: Sequence[Record], count: int, quiet: bool) -> None:
+def _name_errors(errors: Sequence[Record], count: int) -> None:
     """Name the images that could not be read. Raises `typer.Exit` if there are any."""
-    for record in () if quiet else errors[:NAMED]:
+    for record in errors[:NAMED]:
         say(f"{record.path}: {record.error}")
     if errors:
-        if not quiet:
-            say(f"{len(errors)} of {counted(count, 'image')} could not be read")
+        say(f"{len(errors)} of {counted(count, 'image')} could not be read")
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 
 
