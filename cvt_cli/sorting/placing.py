@@ -204,11 +204,8 @@ class Sorter:
                     same = target.exists() if file is None else self._is_same(file, target)
                     if not same:
                         continue
-                    if self._action is Action.MOVE and file is not None and not self._dry_run:
-                        self._log.add(file, target)
-                        remove_moved(file, target)
                     self._take(folder, path, target)
-                    return SortStatus.THERE, target
+                    return self._keep(file, target), target
                 if file is None and not inside:
                     raise _gone(path)
                 if file is not None and not self._dry_run:
@@ -221,6 +218,15 @@ class Sorter:
                 self._take(folder, path, target)
                 return SortStatus.DONE, target
         raise AssertionError("there is always another number")
+
+    def _keep(self, file: Path | None, target: Path) -> SortStatus:
+        """Leave what is in a file's place and is the same; to move, the file itself goes."""
+        if self._action is not Action.MOVE or file is None or _is_in(file, target):
+            return SortStatus.THERE
+        if not self._dry_run:
+            self._log.add(file, target)
+            remove_moved(file, target)
+        return SortStatus.DONE
 
     def _act(self, file: Path, target: Path) -> None:
         if self._action is Action.MOVE:
@@ -308,6 +314,11 @@ class Sorter:
         if not target.is_file():
             return False
         return target.samefile(file) or filecmp.cmp(file, target, shallow=False)
+
+
+def _is_in(file: Path, target: Path) -> bool:
+    """Tell whether a file has been in its place all along, under whatever name of the folder."""
+    return file.name == target.name and real(file.parent) == real(target.parent)
 
 
 def _gone(path: str) -> SortError:

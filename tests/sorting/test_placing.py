@@ -241,7 +241,8 @@ def test_a_dry_run_says_the_same_and_changes_nothing(here: Path, action: Action)
 def test_a_dry_run_of_what_was_copied_deletes_nothing(here: Path) -> None:
     sort(XS)
     before = tree(".")
-    assert statuses(sort(XS, Action.MOVE, dry_run=True)) == [THERE] * 4
+    # What would go is told.
+    assert statuses(sort(XS, Action.MOVE, dry_run=True)) == [DONE] * 4
     assert tree(".") == before
 
 
@@ -350,17 +351,19 @@ def test_long_names_are_cut_not_refused(here: Path) -> None:
 
 def test_moving_a_file_onto_itself_keeps_it(here: Path) -> None:
     sort(XS, Action.MOVE)
+    log = Path("sorted/.cvt-moved.jsonl").read_bytes()
     Path("alias").symlink_to("sorted", target_is_directory=True)
     Path("sorted/dog/other.jpg").hardlink_to("sorted/dog/y.jpg")
     for folder in ("sorted", "./sorted", "alias", str(here / "sorted")):
         again = [record(f"{folder}/cat/x.jpg"), record(f"{folder}/dog/y.jpg", "dog")]
         assert statuses(sort(again, Action.MOVE)) == [THERE, THERE]
         assert tree() == {**SORTED, "dog/other.jpg": "D"}
+    assert Path("sorted/.cvt-moved.jsonl").read_bytes() == log
 
 
 def test_moving_what_was_linked(here: Path) -> None:
     sort(XS, Action.LINK)
-    assert statuses(sort(XS, Action.MOVE)) == [THERE] * 4
+    assert statuses(sort(XS, Action.MOVE)) == [DONE] * 4
     assert tree() == SORTED
     assert not list(here.glob("?/*"))
 
