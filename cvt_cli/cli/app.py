@@ -230,7 +230,10 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
         message = re.sub(said, words, message, flags=re.DOTALL)
     if not message:  # `cvt` alone has had its help instead
         return "", ""
-    help_ = f"{context.command_path if context else 'cvt'} --help"
+    known = [each for names in COMMANDS.values() for each in names]
+    # The parser's word for an option without its value does not say of which command.
+    command = next((each for each in sys.argv[1:] if each in known), "")
+    help_ = f"{context.command_path if context else f'cvt {command}'.rstrip()} --help"
     hint = ""
     if option := getattr(error, "option_name", None):
         if not hasattr(error, "possibilities"):
@@ -239,7 +242,6 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
         hint = hints.for_option(option, context)
     elif found := re.match(r"no such command '(.*?)'", message, re.DOTALL):
         name = found[1]
-        known = (each for names in COMMANDS.values() for each in names)
         message = f"no such command: {name}"
         hint = hints.for_command(name, sys.argv[1:], known)
     return f"{message} (see {help_})", hint

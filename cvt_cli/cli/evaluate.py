@@ -94,8 +94,8 @@ class LabelTables:
         options.INPUT.option(
             "--truth",
             metavar="FILE",
-            help="The right labels, such as the corrections.csv of a report: measures the labels "
-            "in LABELS, without running a model.",
+            help="The right labels, such as the corrections.csv of a report, or a CSV with the "
+            "columns path and label: measures the labels in LABELS, without running a model.",
         ),
     ] = None
 

@@ -72,6 +72,7 @@ def test_versions(run_cvt: RunCvt) -> None:
         (["classify", "--json"], "did you mean --format json?"),
         (["classify", "--force"], "did you mean --overwrite?"),
         (["classify", "--recursve"], "did you mean --recursive?"),
+        (["models", "--search"], "'--search' requires an argument (see cvt models --help)\n"),
         (["classify", "--zebra"], "no such option: --zebra (see cvt classify --help)\n"),
         (["inspect", "--gpu"], "no such option: --gpu (see cvt inspect --help)\n"),
     ],
