@@ -108,6 +108,7 @@ def evaluate(
         Path,
         options.INPUT.argument(
             metavar="FOLDER|LABELS",
+            parser=options.named_path,
             help="A folder with a subfolder of images for each label; or with --labels, the "
             "folder its paths are relative to; or with --truth, a file cvt classify wrote.",
         ),

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
-from cvt_cli.cli.options import INPUT
+from cvt_cli.cli.options import INPUT, named_path
 from cvt_cli.cli.output_options import format_option
 from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.images.names import is_missing
@@ -115,7 +115,7 @@ class LabelsFile:
         if format_ is None:
             if name == STDIN:
                 raise UsageError("labels on standard input need --format")
-            format_ = format_of_labels(Path(name))
+            format_ = format_of_labels(named_path(name))
         writer = writer_class(check_format(format_))
         if not issubclass(writer, RowWriter):
             raise UsageError(

@@ -75,6 +75,8 @@ def merge(
     A missing shard is an error, and so are scores of several kinds. If an input failed in one part
     and succeeded in another, the successful record is kept.
     """
+    for each in inputs:
+        options.named_path(each)
     check_name(output)
     name = check_format(format_) if format_ is not None else format_of_file(output)
     if name not in ROW_FORMATS:

@@ -7,10 +7,12 @@ reads.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 
 from cvt_cli.cli.option_groups import Panel
+from cvt_cli.errors import UsageError
 
 INPUT = Panel("Input")
 MODEL = Panel("Model")
@@ -25,6 +27,18 @@ class GlobalOptions:
 
     debug: bool = False
     quiet: bool = False
+
+
+def named_path(text: str) -> Path:
+    """Turn an argument into a path. An empty one, as `"$folder"` may be, is not the current folder,
+    though `Path` takes it for that.
+
+    Raises:
+        UsageError: if it is empty.
+    """
+    if not text:
+        raise UsageError("no name is given for a file or folder", hint="is a variable empty?")
+    return Path(text)
 
 
 def is_typed(context: typer.Context, name: str | None) -> bool:

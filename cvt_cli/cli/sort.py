@@ -85,6 +85,7 @@ def sort(
         Path | None,
         options.OUTPUT.argument(
             metavar="DIR",
+            parser=options.named_path,
             help="Where the folders go: one per label, and _uncertain for files without one.",
         ),
     ] = None,
@@ -101,6 +102,7 @@ def sort(
 
     --order sorts the list instead: which pictures to look at first.
     """
+    options.named_path(labels)
     if placing.undo:
         others = [*_given(placing), *_given(wanted), *(["--format"] if format_ else [])]
         _check_undo(labels, folder, others)

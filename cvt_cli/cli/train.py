@@ -91,6 +91,7 @@ def train(
         Path,
         options.INPUT.argument(
             metavar="FOLDER|LABELS",
+            parser=options.named_path,
             help="A folder with train/<label>/ and val/<label>/ (or test/), or with <label>/ "
             "and --val-fraction. Or a file of labels, "
             "such as the corrections.csv of a report.",
