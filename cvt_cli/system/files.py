@@ -281,6 +281,8 @@ def unlink_renamed(file: Path, path: Path) -> None:
     """
     try:
         file.unlink()
+    except FileNotFoundError:
+        return  # another process was quicker: the new path may be the last one
     except OSError:
         path.unlink()
         raise

@@ -780,3 +780,10 @@ def test_a_folder_of_the_whole_label_stays_in_use(here: Path) -> None:
     Path("sorted", panda).mkdir(parents=True)
     (outcome,) = sort([record("a/x.jpg", panda)])
     assert outcome.folder == panda and not Path("sorted/lesser panda").exists()
+
+
+def test_a_file_that_another_process_took_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    # The other one has set the old path aside, to delete it once it sees the new one.
+    (tmp_path / "new.jpg").write_text("x")
+    cvt_cli.system.files.unlink_renamed(tmp_path / "old.jpg", tmp_path / "new.jpg")
+    assert (tmp_path / "new.jpg").read_text() == "x"
