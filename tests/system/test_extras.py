@@ -17,7 +17,7 @@ def test_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(extras, "metadata", missing)
+    monkeypatch.setattr("importlib.metadata.metadata", missing)
     extras.extras.cache_clear()
     assert extras.extras() == {}
     assert extras.install_hint("parquet") == 'pip install ".[parquet]" in a checkout of cvt'
