@@ -270,6 +270,14 @@ class HubRepo:
             raise self._unreachable(filename, error) from error
 
     def _unreachable(self, filename: str, error: BaseException | None) -> ModelError:
+        from huggingface_hub import constants
+
+        if not self.is_offline and "://" not in constants.ENDPOINT:
+            return ModelError(
+                f"{self.repo}: {filename} can't be fetched: HF_ENDPOINT is {constants.ENDPOINT!r}, "
+                "not an address",
+                hint=f"set it to https://{constants.ENDPOINT}",
+            )
         why = "offline" if self.is_offline else f"the Hub can't be reached ({short_reason(error)})"
         at = f"@{self.revision}" if self.revision else ""
         if self.refresh and isinstance(self.cached(filename), Path):

@@ -294,6 +294,11 @@ def test_a_timeout_of_the_hub_that_is_no_number(run_cvt: RunCvt) -> None:
     check_line(done, 2, "HF_HUB_ETAG_TIMEOUT is '30s'", "seconds")
 
 
+def test_an_endpoint_without_a_scheme(run_cvt: RunCvt) -> None:
+    done = run_cvt("models", "--download", REPO, env={"HF_ENDPOINT": "mirror.example"})
+    check_line(done, 3, "HF_ENDPOINT is 'mirror.example'", "set it to https://mirror.example")
+
+
 def test_no_network(run_cvt: RunCvt) -> None:
     done = without_a_model(run_cvt, REPO)
     check_line(done, 3, REPO, "can't be reached", "cvt models --download")
