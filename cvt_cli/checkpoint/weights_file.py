@@ -165,15 +165,15 @@ def read_weights(files: ResolvedFiles) -> Weights:
         tensors = _tensors(content)
         layout = next((each for each in LAYOUTS if each.matches(tensors)), LAYOUTS[-1])
         tensors = layout.to_ours(tensors)
-        if not any(map(LAYOUTS[-1].owns, tensors)) and foreign_tensors(tensors) is None:
-            names = f" ({first_of(list(content))})" if content else ""
-            raise ModelError(f"{files.name}: its weights are not those of a CvT{names}")
     else:
         layout = network.layout
         tensors, left_out = _split(network, list(_networks(content)))
     foreign = foreign_tensors(tensors)
     if foreign is not None:
         raise ModelError(f"{files.name} holds {foreign.what}", hint=foreign.hint)
+    if network is None and not any(map(LAYOUTS[-1].owns, tensors)):
+        names = f" ({first_of(list(content))})" if content else ""
+        raise ModelError(f"{files.name}: its weights are not those of a CvT{names}")
     for key, value in tensors.items():
         if not _is_plain(value):
             raise ModelError(f"{files.name}: {key} is not a plain tensor of numbers")

@@ -14,7 +14,7 @@ import typer
 import cvt_cli
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import hints
-from cvt_cli.cli.commands import COMMANDS, Commands
+from cvt_cli.cli.commands import NAMES, Commands
 from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import CvtError, ExitCode, Finished, Remark, UsageError
@@ -230,9 +230,8 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
         message = re.sub(said, words, message, flags=re.DOTALL)
     if not message:  # `cvt` alone has had its help instead
         return "", ""
-    known = [each for names in COMMANDS.values() for each in names]
     # The parser's word for an option without its value does not say of which command.
-    command = next((each for each in sys.argv[1:] if each in known), "")
+    command = next((each for each in sys.argv[1:] if each in NAMES), "")
     help_ = f"{context.command_path if context else f'cvt {command}'.rstrip()} --help"
     hint = ""
     if option := getattr(error, "option_name", None):
@@ -243,7 +242,7 @@ def _usage_in_words(error: Any) -> tuple[str, str]:
     elif found := re.match(r"no such command '(.*?)'", message, re.DOTALL):
         name = found[1]
         message = f"no such command: {name}"
-        hint = hints.for_command(name, sys.argv[1:], known)
+        hint = hints.for_command(name, sys.argv[1:], NAMES)
     return f"{message} (see {help_})", hint
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "Your own labels": ("train", "evaluate", "export"),
     "Measure": ("benchmark", "inspect", "models", "doctor"),
 }
+NAMES = tuple(name for names in COMMANDS.values() for name in names)
 
 
 class Command(TyperCommand):
@@ -40,7 +41,7 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all subcommands."""
-        return [name for names in COMMANDS.values() for name in names]
+        return list(NAMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a subcommand; None if there is no such one."""

@@ -262,9 +262,8 @@ class Sorter:
                 elif not self._is_same(sidecar, place):
                     if is_new or self._action is Action.MOVE:
                         raise SortError(f"{place} is another file")
-                elif self._action is Action.MOVE and not self._dry_run:
-                    self._log.add(sidecar, place)
-                    remove_moved(sidecar, place)
+                else:
+                    self._keep(sidecar, place)
             except FileNotFoundError:
                 continue  # moved with another picture of its name
             except (OSError, SortError) as error:
