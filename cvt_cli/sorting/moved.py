@@ -15,7 +15,7 @@ from cvt_cli.errors import UsageError
 from cvt_cli.images.formats import RAW_SUFFIXES
 from cvt_cli.images.source import IMAGE_SUFFIXES
 from cvt_cli.sorting.sidecars import SIDECAR_SUFFIXES
-from cvt_cli.sorting.transfer import SortError, copy_file, move_file
+from cvt_cli.sorting.transfer import SortError, copy_file, move_file, remove_moved
 from cvt_cli.system.files import write_atomically
 from cvt_cli.system.locks import open_itself
 from cvt_cli.system.text import reason_of
@@ -78,8 +78,13 @@ def undo(folder: Path, *, dry_run: bool = False) -> Iterator[Return]:
     try:
         while left:
             target, origin = left[-1]
+            keep = uses[target] > 1
             try:
-                is_back = _put_back(target, origin, keep=uses[target] > 1, dry_run=dry_run)
+                try:
+                    is_back = _put_back(target, origin, keep=keep, dry_run=dry_run)
+                except (FileNotFoundError, FileExistsError):
+                    # Another process was quicker.
+                    is_back = _put_back(target, origin, keep=keep, dry_run=dry_run)
             except (OSError, SortError) as error:
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
                 stay.append(left.pop())
@@ -105,6 +110,9 @@ def _put_back(target: Path, origin: Path, *, keep: bool, dry_run: bool) -> bool:
             return False
         raise SortError("no such file")
     if os.path.lexists(origin):
+        if not keep and not dry_run and _is_linked(target, origin):
+            remove_moved(target, origin)  # two paths of one file, as within a move
+            return True
         raise SortError(f"{origin} exists")
     suffix = origin.suffix.lower()
     if suffix not in _RETURNED_SUFFIXES or suffix != target.suffix.lower():
@@ -116,6 +124,13 @@ def _put_back(target: Path, origin: Path, *, keep: bool, dry_run: bool) -> bool:
     if not dry_run:
         (copy_file if keep else move_file)(target, origin)
     return True
+
+
+def _is_linked(target: Path, origin: Path) -> bool:
+    """Tell whether two paths are hard links to one file."""
+    if target.is_symlink() or origin.is_symlink():
+        return False
+    return target.samefile(origin)
 
 
 def _clear(folder: Path, left: list[tuple[Path, Path]], folders: set[Path]) -> None:

@@ -183,6 +183,14 @@ class Sorter:
         return self._folders[best.label]
 
     def _place(self, path: str, folder: str) -> tuple[SortStatus, Path | None]:
+        try:
+            return self._place_once(path, folder)
+        except FileNotFoundError:
+            # Another process has moved the file meanwhile, or deleted a folder that was still
+            # empty.
+            return self._place_once(path, folder)
+
+    def _place_once(self, path: str, folder: str) -> tuple[SortStatus, Path | None]:
         if (folder, path) in self._placed:
             return SortStatus.THERE, None
         file = existing(path)
@@ -198,26 +206,36 @@ class Sorter:
             if inside and not self._dry_run:
                 file = stack.enter_context(_extracted(self._elsewhere.find(path)))
             for target in self._free_places(folder, name):
-                if os.path.lexists(target):
-                    # A moved file, or one that a dry run leaves in its archive, can't be compared:
-                    # its place is taken, and no more is known.
-                    same = target.exists() if file is None else self._is_same(file, target)
-                    if not same:
-                        continue
+                if not os.path.lexists(target):
+                    if file is None and not inside:
+                        raise _gone(path)
+                    if self._put(file, target):
+                        self._take(folder, path, target)
+                        return SortStatus.DONE, target
+                    # Another process was quicker, perhaps with this very file.
+                # A moved file, or one that a dry run leaves in its archive, can't be compared: its
+                # place is taken, and no more is known.
+                if target.exists() if file is None else self._is_same(file, target):
+                    status = self._keep(file, target)
                     self._take(folder, path, target)
-                    return self._keep(file, target), target
-                if file is None and not inside:
-                    raise _gone(path)
-                if file is not None and not self._dry_run:
-                    self._make_folder(target.parent)
-                    try:
-                        self._act(file, target)
-                    except FileExistsError:
-                        # Another process was quicker.
-                        continue
-                self._take(folder, path, target)
-                return SortStatus.DONE, target
+                    return status, target
         raise AssertionError("there is always another number")
+
+    def _put(self, file: Path | None, target: Path) -> bool:
+        """Put a file in a free place; returns whether it was still free."""
+        if file is None or self._dry_run:
+            return True
+        made = self._make_folder(target.parent)
+        try:
+            self._act(file, target)
+        except FileExistsError:
+            return False
+        except BaseException:
+            if made:
+                with contextlib.suppress(OSError):  # another process has put something there
+                    target.parent.rmdir()
+            raise
+        return True
 
     def _keep(self, file: Path | None, target: Path) -> SortStatus:
         """Leave what is in a file's place and is the same; to move, the file itself goes."""
@@ -255,9 +273,7 @@ class Sorter:
             try:
                 if not stat.S_ISREG(os.stat(sidecar).st_mode):
                     continue
-                if not os.path.lexists(place):
-                    if not self._dry_run:
-                        self._act(sidecar, place)
+                if not os.path.lexists(place) and self._put(sidecar, place):
                     yield sidecar, place
                 elif not self._is_same(sidecar, place):
                     if is_new or self._action is Action.MOVE:
@@ -285,20 +301,24 @@ class Sorter:
             if folded(place) not in self._taken:
                 yield self._folder / place
 
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> bool:
+        """Make a label's folder; returns whether there was none."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             # Other files would fail, too.
             raise UsageError(f"{self._folder} can't be made: {reason_of(error)}") from None
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir()
         except FileExistsError:
+            if folder.is_dir():
+                return False
             raise SortError(f"{folder} is not a folder") from None
         except PermissionError as error:
             # Other labels would fail, too.
             kind = CvtError if self._placed else UsageError
             raise kind(f"{folder} can't be made: {reason_of(error)}") from None
+        return True
 
     def _take(self, folder: str, path: str, target: Path) -> None:
         self._placed.add((folder, path))

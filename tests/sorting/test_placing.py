@@ -669,6 +669,69 @@ def test_two_jobs_with_the_same_process_number(
     assert tree() == {"cat/x.jpg": "B", "cat/x-2.jpg": "A"}
 
 
+RACED = [record("a/x.jpg"), record("b/x.jpg"), record("c/x.jpg"), record("d/y.jpg", "dog")]
+
+
+@pytest.mark.parametrize("action", [Action.COPY, Action.MOVE, Action.LINK, Action.SYMLINK])
+@pytest.mark.parametrize("moment", ["before", "within"])
+def test_two_jobs_of_one_list(
+    here: Path, action: Action, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a/x.jpg.xmp", "keywords")
+    if action in (Action.COPY, Action.MOVE):
+        module, name = cvt_cli.sorting.transfer, "rename_new"
+    else:
+        module, name = os, "link" if action is Action.LINK else "symlink"
+    done = getattr(module, name)
+    others: list[Outcome] = []
+
+    def meanwhile(*arguments: Any) -> None:
+        monkeypatch.setattr(module, name, done)
+        if moment == "within" and action is Action.MOVE:  # between its link and its unlinking
+            os.link(*arguments)
+        others.extend(sort(RACED, action))
+        done(*arguments)
+
+    monkeypatch.setattr(module, name, meanwhile)
+    outcomes = sort(RACED, action)
+    assert {DONE, THERE} >= set(statuses([*outcomes, *others]))
+    places = {"cat/x.jpg": "A", "cat/x-2.jpg": "B", "cat/x-3.jpg": "C", "dog/y.jpg": "D"}
+    assert [str(each.target) for each in outcomes] == [f"sorted/{place}" for place in places]
+    assert tree() == {**places, "cat/x.jpg.xmp": "keywords"}
+    if action is Action.MOVE:
+        assert not list(here.glob("[a-d]/*"))
+
+
+def test_a_file_that_is_deleted_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = cvt_cli.sorting.transfer.rename_new
+
+    def meanwhile(file: Path, target: Path) -> None:
+        file.unlink()
+        rename(file, target)
+
+    monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", meanwhile)
+    assert [each.error for each in sort(XS[:1], Action.MOVE)] == ["no such file"]
+    assert not Path("sorted/cat").exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "within"])
+def test_two_that_put_back(here: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sort(RACED, Action.MOVE)
+    rename = cvt_cli.sorting.transfer.rename_new
+
+    def meanwhile(file: Path, target: Path) -> None:
+        monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", rename)
+        if moment == "within":
+            os.link(file, target)
+        assert [each.error for each in undo(Path("sorted"))] == [""] * len(RACED)
+        rename(file, target)
+
+    monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", meanwhile)
+    assert [each.error for each in undo(Path("sorted")) if each.error] == []
+    assert tree(".") == {"a/x.jpg": "A", "b/x.jpg": "B", "c/x.jpg": "C", "d/y.jpg": "D"}
+    assert not Path("sorted").exists()
+
+
 def test_a_planted_temporary_name_is_not_written_through(
     here: Path, copying: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
