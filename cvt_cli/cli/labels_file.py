@@ -146,8 +146,8 @@ class LabelsFile:
             raise UsageError(f"{self.name} can't be read: {error}") from None
 
     def count(self) -> int | None:
-        """Count the records, if that can be known beforehand."""
-        if self.name == STDIN:
+        """Count the records, if that can be known beforehand: a pipe can be read only once."""
+        if self.name == STDIN or not os.path.isfile(self.name):
             return None
         try:
             return sum(1 for _ in self.records())

@@ -15,6 +15,7 @@ import typer
 from PIL import Image
 
 from cvt_cli.cli import sort as module
+from cvt_cli.cli.labels_file import LabelsFile
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.output import open_text, writer_class
 from cvt_cli.output.journal import Journal
@@ -84,6 +85,17 @@ def test_what_jq_makes_of_it_on_standard_input(
     text = "\n".join(json.dumps(value, indent=2) for value in values if value["error"] is None)
     run_cvt("sort", "-", "sorted", "--format", "json", stdin=text, expect=0)
     assert len(files(tmp_path / "sorted")) == 4
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="pipes without a name")
+def test_a_pipe_is_read_once() -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w") as file:
+        file.write("path,label,score\r\na.jpg,cat,0.5\r\n")
+    labels = LabelsFile(f"/dev/fd/{reading}", "csv")
+    assert labels.count() is None  # would take what is to be sorted
+    assert [each.path for each in labels.records()] == ["a.jpg"]
+    os.close(reading)
 
 
 def test_dry_run(run_cvt: RunCvt, tmp_path: Path, records: list[Record]) -> None:
