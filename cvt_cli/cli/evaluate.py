@@ -1,5 +1,6 @@
 """`cvt evaluate`: labelled images in, accuracy out."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from cvt_cli.cli.output_options import (
     read_groups_option,
 )
 from cvt_cli.cli.progress import Progress, how_shown
+from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import ExitCode, UsageError
 from cvt_cli.records import Record, ScoreKind
 from cvt_cli.system.text import counted
@@ -144,12 +146,13 @@ def evaluate(
     from cvt_cli.evaluation.ranking import match_several, rank
     from cvt_cli.output.report_tables import write_report
 
+    _check_inputs_stay((data, tables.labels, tables.truth), (report.output, predictions))
     if tables.truth is not None:
         _evaluate_labels(context, data, tables.truth, report=report)
         return
     format_ = _pick_format(report)
     pages = _PerImage(report.output if format_ == PAGE else None, predictions)
-    pages.check(report.overwrite)
+    pages.check(report)
     group_rows = read_groups_option(groups)
     labelled = from_folders(data) if tables.labels is None else from_csv(data, tables.labels)
 
@@ -203,6 +206,14 @@ def evaluate(
     _name_errors(errors, len(known))
 
 
+def _check_inputs_stay(inputs: Sequence[Path | None], outputs: Sequence[Path | None]) -> None:
+    """Check that no file to write is one to read. Raises `UsageError` if one is."""
+    names = [str(path) for path in inputs if path is not None]
+    for output in outputs:
+        if output is not None:
+            check_not_an_input(output, names)
+
+
 def _name_unknown(unknown: "Sequence[UnknownLabel]") -> None:
     """Name the labels that the model does not have."""
     for each in unknown[:NAMED]:
@@ -252,15 +263,17 @@ class _PerImage:
     _judgements: "list[Judgement]" = field(default_factory=list, init=False)
     _right: int = field(default=0, init=False)
 
-    def check(self, overwrite: bool) -> None:
-        """Check that the table can be written. Raises `UsageError` if not."""
+    def check(self, report: ReportOptions) -> None:
+        """Check that the table can be written beside the report. Raises `UsageError` if not."""
         if self.table is None:
             return
         from cvt_cli.output.report_tables import check_new
 
-        if self.table == self.page or self.table.suffix.lower() not in (".csv", ".tsv"):
+        other = report.output is not None and os.path.realpath(report.output)
+        is_shared = os.path.realpath(self.table) == other
+        if is_shared or self.table.suffix.lower() not in (".csv", ".tsv"):
             raise UsageError(f"--predictions {self.table}: a .csv or .tsv of its own")
-        check_new(self.table, overwrite)
+        check_new(self.table, report.overwrite)
 
     def refuse(self, model: str) -> None:
         """Raise `UsageError` if anything is to be written: an image has several labels."""

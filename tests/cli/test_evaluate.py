@@ -199,7 +199,11 @@ def test_a_page_and_a_row_per_image(run_cvt, model, data, tmp_path):
     # Nothing is replaced unasked, nothing half done.
     assert "exists" in run_cvt(*options, "-o", "other.html", expect=2).stderr
     assert not (tmp_path / "other.html").exists()
-    for wrong in (("-f", "html"), ("--predictions", "x.json")):
+    for wrong in (
+        ("-f", "html"),
+        ("--predictions", "x.json"),
+        ("--predictions", "x.csv", "-o", "./x.csv"),
+    ):
         assert run_cvt("evaluate", data, "-m", model, *wrong, expect=2).stderr.count("\n") == 1
 
 
@@ -228,5 +232,7 @@ def test_labels_by_corrections_without_a_model(run_cvt, tmp_path):
         assert (again.json()["count"], again.json()["top1"]) == (2, 0.5)
     failed = run_cvt(*arguments, "-o", "page.html", expect=2)
     assert "--truth makes no page" in failed.stderr
+    failed = run_cvt(*arguments, "-o", "corrections.csv", "--overwrite", expect=2)
+    assert "corrections.csv is one of the inputs" in failed.stderr
     failed = run_cvt("evaluate", "labels.csv", "--truth", "gone.csv", expect=2)
     assert "gone.csv can't be read" in failed.stderr
