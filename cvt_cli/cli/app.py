@@ -33,6 +33,11 @@ _VALUES_IN_WORDS = {
     # A pattern that the shell expands where one name is wanted may stand for thousands.
     r"(?<=^got unexpected extra argument\(s\) \()(.{60}\S*) .*(?=\))": r"\1 …",
 }
+# Errors of a limit of this process or user, and what raises it.
+_LIMITS = {
+    errno.EMFILE: "raise the limit on open files: ulimit -n 1024",
+    errno.EAGAIN: "the limit on processes may be too low: ulimit -u",
+}
 # Variables that huggingface_hub reads as it is imported.
 _HUB_SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 
@@ -191,11 +196,14 @@ def _in_words(error: Exception) -> tuple[str, str, ExitCode]:
     Returns:
         The message, what to do about it, and the exit code.
     """
-    if isinstance(error, OSError) and (error.filename or error.errno in (*FULL, errno.EIO)):
+    if isinstance(error, OSError) and (
+        error.filename or error.errno in (*FULL, *_LIMITS, errno.EIO)
+    ):
         # EIO does not say whether it was to read or to write.
         doing = "can't write" if error.errno in FULL else ""
         words = (doing, str(error.filename or ""), reason_of(error))
-        return ": ".join(filter(None, words)), "", ExitCode.RUN_FAILED
+        hint = _LIMITS.get(error.errno or 0, "")
+        return ": ".join(filter(None, words)), hint, ExitCode.RUN_FAILED
     if isinstance(error, OSError) and error.errno == errno.EBADF and sys.__stdout__ is None:
         return "can't write: standard output is closed", "", ExitCode.RUN_FAILED
     if _is_of_a_library(error):
@@ -250,7 +258,8 @@ def _is_of_a_library(error: Exception) -> bool:
     """Tell whether an error means that a compiled library is missing or broken. torch reports its
     own as an OSError."""
     if type(error) is OSError and not error.filename:
-        return "torch" not in sys.modules
+        # Windows' loader gives its errors numbers of their own, as EINVAL; others give none.
+        return error.errno in (None, errno.EINVAL) and "torch" not in sys.modules
     return isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
 
 

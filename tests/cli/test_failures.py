@@ -424,6 +424,8 @@ def test_broken_models(
         (ModuleNotFoundError("no x"), "ModuleNotFoundError: no x; this is a bug in cvt"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "can't write: disk quota exceeded"),
         (OSError(errno.EACCES, "Permission denied", "x.csv"), "x.csv: permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many open files; raise the limit"),
+        (BlockingIOError(errno.EAGAIN, "Try again"), "try again; the limit on processes"),
         (RuntimeError("x"), "RuntimeError: x; this is a bug in cvt"),
     ],
     ids=lambda value: type(value).__name__,
