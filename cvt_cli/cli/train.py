@@ -177,11 +177,12 @@ def train(
                 f"--epochs 0: the labels of {start.model} are not those of {data}, in this order",
                 hint="a new last layer needs at least one epoch",
             )
+    usual_rate = SCRATCH_LR if start.model is None else FINE_TUNE_LR
     most_epochs = EPOCHS if run.epochs is None and run.minutes is None else run.epochs
     settings = Settings(
         epochs=EPOCHS if most_epochs is None else most_epochs,
         batch_size=run.batch_size,
-        learning_rate=learning.lr or (SCRATCH_LR if start.model is None else FINE_TUNE_LR),
+        learning_rate=usual_rate if learning.lr is None else learning.lr,
         weight_decay=learning.weight_decay,
         warmup_epochs=learning.warmup_epochs,
         label_smoothing=learning.label_smoothing,

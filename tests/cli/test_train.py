@@ -111,6 +111,13 @@ def test_fine_tuning_the_bundled_model_on_two_labels(run_cvt, tmp_path):
     assert "cvt train" in card and "`circle`, `square`" in card
 
 
+def test_a_learning_rate_of_zero_is_no_default(run_cvt, tmp_path):
+    data = save_shapes(tmp_path / "data", ("circle", "square"), count=3)
+    options = ("--val-fraction", 0, "--epochs", 1, "--lr", 0)
+    run_cvt("train", data, "-o", "out", *FROM_SCRATCH, *options, expect=0)
+    assert metrics(tmp_path / "out")[-1]["learning_rate"] == 0
+
+
 def test_transformers_reads_the_result_with_equal_logits(run_cvt, tmp_path):
     import torch
     from PIL import Image
