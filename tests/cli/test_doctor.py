@@ -24,3 +24,10 @@ def test_names_what_a_bug_report_needs_and_no_secret(run_cvt: RunCvt) -> None:
     for said in (done.stdout, text.stdout, text.stderr):
         assert "secret" not in said and "password" not in said
     assert torch.__version__ in text.stdout and "extra parquet" in text.stdout
+
+
+def test_the_format_is_checked_first(run_cvt: RunCvt) -> None:
+    first = "import sys; sys.modules['cvt_cli.benchmark.bug_report'] = None"
+    process = run_cvt.start("doctor", "--format", "bogus", first=first)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2 and "bogus: no such format" in errors
