@@ -58,6 +58,8 @@ def models(
         raise UsageError("--download and --search exclude each other")
     if download is None and (revision or refresh):
         raise UsageError("--revision and --refresh need --download")
+    if download is not None and (report.format_ or report.output):
+        raise UsageError("--download prints a folder: leave --format and --output out")
 
     from cvt_cli.output.report_tables import write_report
 

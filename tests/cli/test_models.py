@@ -80,6 +80,11 @@ def test_what_is_there_in_part(hub: HubServer, run_cvt: RunCvt, tiny_cvt: MakeCv
     assert "partly" not in lines["microsoft/cvt-13"]
 
 
+def test_a_download_has_no_format(run_cvt: RunCvt) -> None:
+    failed = run_cvt("models", "--download", "x/y", "-o", "models.json", expect=2)
+    assert "leave --format and --output out" in failed.stderr
+
+
 def test_download_of_a_revision(hub: HubServer, run_cvt: RunCvt, tiny_cvt: MakeCvt) -> None:
     commit = hub.add("someone/food", tiny_cvt(), "v1")
     hub.add("someone/food", tiny_cvt(labels=("soup",)))
