@@ -23,7 +23,7 @@ from cvt_cli.images.read_ahead import ReadAhead
 from cvt_cli.images.reader_messages import ArchiveToList, MembersFound, receive_files
 from cvt_cli.images.reader_processes import cause_of_death
 from cvt_cli.images.reading import DecodedImage, ImageReader
-from cvt_cli.images.source import IMAGE_TIMEOUT, Filter, Place, Source, failing
+from cvt_cli.images.source import IMAGE_TIMEOUT, Filter, Place, Source, failing, os_reason
 from cvt_cli.images.supervisor import BUDGET, Supervisor, current_folder, too_slow
 
 # Timeouts that the network may take for an archive, which is tried three times.
@@ -101,7 +101,7 @@ class ReaderPool:
         try:
             connection, process = self._supervisor.starter.start(None)
         except OSError as error:
-            yield failing(path, f"no process to read it can be started: {error}")
+            yield failing(path, f"no process to read it can be started: {os_reason(error)}")
             return
         waits = self._timeout
         if not place.is_local:

@@ -13,7 +13,15 @@ from PIL import Image
 from cvt_cli.errors import ImageError, NoTemporaryFiles
 from cvt_cli.images.reader_messages import packed
 from cvt_cli.images.reading import DecodedImage, ImageReader
-from cvt_cli.images.source import Bytes, Nowhere, Source, failing, in_words
+from cvt_cli.images.source import (
+    Bytes,
+    Nowhere,
+    Source,
+    failing,
+    in_words,
+    one_line,
+    os_reason,
+)
 from cvt_cli.images.spool import Spooled
 from cvt_cli.images.supervisor import Item, Supervisor
 from cvt_cli.system.cores import DECODE_THREADS
@@ -129,8 +137,9 @@ class ReadAhead:
             return False
         except ImageError as problem:
             error = in_words(problem)
-        except OSError as problem:
-            error = str(problem)
+        # An image that is never finished would be waited for for ever.
+        except Exception as problem:
+            error = os_reason(problem) if isinstance(problem, OSError) else one_line(problem)
         if error is not None:
             self._supervisor.finish(item, DecodedImage(item.source.path, error=error))
         elif files:

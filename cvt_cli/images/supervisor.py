@@ -33,6 +33,7 @@ from cvt_cli.images.reader_processes import GRACE, cause_of_death, process_start
 from cvt_cli.images.reading import DecodedImage, ImageReader
 from cvt_cli.images.source import Bytes, Source, in_words
 from cvt_cli.system.cores import cores
+from cvt_cli.system.text import reason_of
 
 # Bytes of memory for the large pictures that all readers decode at the same time.
 BUDGET = 2**29
@@ -221,7 +222,7 @@ class Supervisor:
                     raise self._failure
                 if self._failure is not None:
                     raise CvtError(
-                        f"the reading processes can't go on: {self._failure}"
+                        f"the reading processes can't go on: {reason_of(self._failure)}"
                     ) from self._failure
                 # Waits are short, because on Windows nothing interrupts them.
                 self._changed.wait(1)

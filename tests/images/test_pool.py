@@ -340,15 +340,20 @@ def test_what_only_this_process_can_open(pool: ReaderPool) -> None:
     def fail() -> BinaryIO:
         raise ImageError("nothing came", hint="try again")
 
+    def fail_otherwise() -> BinaryIO:
+        raise RuntimeError("a client's own error")
+
     sources = [
         Source("small", Opened(content(40))),
         Source("large", Opened(content(1200))),
         Source("fails", Opened(fail)),
+        Source("fails otherwise", Opened(fail_otherwise)),
         Source("bytes", Bytes(content(1200)().read())),
     ]
     found = read(pool, sources, reader=reader(10**7), columns=("width", "seconds"))
-    assert [image.error for image in found] == [None, None, "nothing came; try again", None]
-    assert [image.columns.get("width") for image in found] == [40, 1200, None, 1200]
+    errors = [None, None, "nothing came; try again", "a client's own error", None]
+    assert [image.error for image in found] == errors
+    assert [image.columns.get("width") for image in found] == [40, 1200, None, None, 1200]
 
 
 def test_relative_paths_are_those_of_now(
