@@ -356,9 +356,8 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
             interruptible(),
             torch.serialization.safe_globals([argparse.Namespace, *_BESIDE_WEIGHTS]),
         ):
-            warnings.simplefilter(
-                "ignore"
-            )  # about the age of the format, and how to open it anyhow
+            # They are about the age of the format, and how to open it anyhow.
+            warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or _calls_something(path):

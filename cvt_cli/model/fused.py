@@ -123,7 +123,8 @@ class Depthwise:
         return F.conv2d(image, self.weight, None, self.stride, self.padding, 1, self.groups)
 
     def before(self, linear: nn.Linear, scale: float = 1.0) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the linear layer behind, which adds the shift, times the scale."""
+        """Return weight and bias of the linear layer behind, which adds the shift, both times the
+        scale."""
         weight: Tensor = linear.weight * scale
         bias: Tensor | None = None if linear.bias is None else linear.bias * scale
         if self.shift is not None:
@@ -132,7 +133,8 @@ class Depthwise:
         return weight, bias
 
     def skip(self, cls_token: Tensor) -> Tensor:
-        """The class token, which skips the convolution, as the linear layer behind expects it."""
+        """Return the class token, which skips the convolution, as the linear layer behind expects
+        it."""
         return cls_token if self.shift is None else cls_token - self.shift
 
 
@@ -222,10 +224,8 @@ def _attention_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute softmax(q k') v by oneDNN's matrix product: (B, heads, T, D) -> (B, T, heads, D)."""
     batch, heads, count, _ = q.shape
     y = q.new_empty(batch, count, heads, v.shape[3])
-    k, v = (
-        k.contiguous(),
-        v.contiguous(),
-    )  # rows that are not contiguous would be multiplied one by one
+    # Rows that are not contiguous would be multiplied one by one.
+    k, v = k.contiguous(), v.contiguous()
     for image in range(batch):
         for head in range(heads):
             keys, values = k[image, head], v[image, head].t()

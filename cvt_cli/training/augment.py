@@ -134,13 +134,8 @@ class Augmenter:
         return F.grid_sample(x, grid, align_corners=False)
 
     def _mix(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        first, (mixup, cutmix) = (
-            self._one_hot(targets),
-            (
-                self._augmentation.mixup,
-                self._augmentation.cutmix,
-            ),
-        )
+        first = self._one_hot(targets)
+        mixup, cutmix = self._augmentation.mixup, self._augmentation.cutmix
         if not mixup and not cutmix:
             return x, first
         count = len(x)

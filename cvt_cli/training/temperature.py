@@ -63,9 +63,8 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> TemperatureFit:
     below = (logits - top[:, None]).scatter(1, best[:, None], -torch.inf)
 
     def loss(exponent: float) -> float:
-        odds = (below / 2**exponent).logsumexp(
-            1
-        )  # log of the ratio of the others' sum to the best one's
+        # Log of the ratio of the others' sum to the best one's.
+        odds = (below / 2**exponent).logsumexp(1)
         return torch.where(is_right, F.softplus(odds), F.softplus(-odds)).mean().item()
 
     first, last = EXPONENTS
