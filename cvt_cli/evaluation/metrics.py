@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvt_cli.errors import UsageError
+from cvt_cli.errors import InputsError, UsageError
 from cvt_cli.images.find import find
 from cvt_cli.images.source import Search, Source
 from cvt_cli.inference.calibration import Calibration
@@ -249,7 +249,7 @@ def compute_metrics(
         unknown: is passed on.
 
     Raises:
-        UsageError: if no image could be read.
+        InputsError: if no image could be read.
     """
     pairs: Counter[tuple[int, int]] = Counter()
     in_top_k = 0
@@ -265,7 +265,7 @@ def compute_metrics(
         calibration.add(best.score, best.index == target)
     count = sum(pairs.values())
     if count == 0:
-        raise UsageError(f"none of {len(errors)} images could be read: {errors[0].error}")
+        raise nothing_read(errors)
     wrong = [(n, pair) for pair, n in pairs.items() if pair[0] != pair[1]]
     return Evaluation(
         count=count,
@@ -280,6 +280,13 @@ def compute_metrics(
         unknown=unknown,
         errors=tuple(errors),
     )
+
+
+def nothing_read(errors: Sequence[Record]) -> InputsError:
+    """Make the error of an evaluation in which no image could be read."""
+    first = errors[0]
+    of = f"none of {len(errors)} images could be read, for example " if len(errors) > 1 else ""
+    return InputsError(f"{of}{first.path}: {first.error}")
 
 
 def _label_figures(

@@ -11,6 +11,7 @@ from cvt_cli.evaluation.metrics import (
     LabelledSource,
     UnknownLabel,
     find_labels,
+    nothing_read,
 )
 from cvt_cli.images.source import Source
 from cvt_cli.inference.label_groups import LabelGroups
@@ -96,7 +97,8 @@ def rank(
         unknown: is passed on.
 
     Raises:
-        UsageError: if no image could be read, or none of those that could has a label.
+        InputsError: if no image could be read.
+        UsageError: if none of those that could has a label.
     """
     rows, truths, errors = [], [], []
     for record, target in zip(records, targets, strict=True):
@@ -109,7 +111,7 @@ def rank(
         rows.append(row)
         truths.append([index in target for index in range(len(labels))])
     if not rows:
-        raise UsageError(f"none of {len(errors)} images could be read: {errors[0].error}")
+        raise nothing_read(errors)
     scores, truth = np.stack(rows), np.array(truths, bool)
     figures = tuple(
         _ranked(label, index, scores[:, index], truth=truth[:, index])

@@ -24,6 +24,7 @@ def compare_rows(labels: Iterable[Record], truth: Iterable[Record]) -> Evaluatio
         truth: the first label of each is the right one; without one, no label is right.
 
     Raises:
+        InputsError: if no image in both could be read.
         UsageError: if no image is in both, or an image has two right labels.
     """
     right: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cvt_cli.errors import UsageError
+from cvt_cli.errors import InputsError
 from cvt_cli.evaluation.evaluation_tables import evaluation_report
 from cvt_cli.evaluation.metrics import compute_metrics, from_csv, from_folders, match
 from cvt_cli.output.report_tables import as_text
@@ -79,9 +79,16 @@ def test_only_the_first_five_count():
     assert compute_metrics([record(1, 0.9, 2, 3, 4, 5, 0)], [0], LABELS).top5 == 0.0
 
 
-def test_nothing_readable():
-    with pytest.raises(UsageError, match="none of 1 images could be read: empty file"):
-        compute_metrics([Record("bad.jpg", error="empty file")], [0], LABELS)
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, "^bad.jpg: empty file$"),
+        (2, "^none of 2 images could be read, for example bad.jpg: empty file$"),
+    ],
+)
+def test_nothing_readable(count, said):
+    with pytest.raises(InputsError, match=said):
+        compute_metrics([Record("bad.jpg", error="empty file")] * count, [0] * count, LABELS)
 
 
 def make(folder, *names):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cvt_cli.errors import UsageError
+from cvt_cli.errors import InputsError, UsageError
 from cvt_cli.evaluation.metrics import LabelledSource, UnknownLabel
 from cvt_cli.evaluation.ranking import average_precision, match_several, rank
 from cvt_cli.images.source import Source
@@ -57,6 +57,8 @@ def test_nothing_to_measure(target: frozenset[int]) -> None:
     records = [record(0.9, 0.2, 0.6), Record("bad", error="empty file")]
     with pytest.raises(UsageError, match="none of 1 images"):
         rank(records, [frozenset(), target], LABELS)
+    with pytest.raises(InputsError, match="bad: empty file"):
+        rank(records[1:], [target], LABELS)
 
 
 def test_rows_of_one_path_are_of_one_image() -> None:
