@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,11 +23,23 @@ NAMED = 5
 
 
 class _Part:
-    """A file of records to merge."""
+    """A file of records to merge.
 
-    def __init__(self, folder: LocalFolder | RemoteFolder, where: str, name: str) -> None:
+    Args:
+        beside: the names in its folder; None to list them when they matter.
+    """
+
+    def __init__(
+        self,
+        folder: LocalFolder | RemoteFolder,
+        where: str,
+        name: str,
+        *,
+        beside: Container[str] | None = None,
+    ) -> None:
         self._folder = folder
         self._file = name
+        self._beside = beside
         self.name = f"{where.rstrip('/')}/{name}" if where else name
         self.format = format_of_file(Path(name))
         self._writer = writer_class(self.format)
@@ -55,9 +67,10 @@ class _Part:
         return self._folder_run()
 
     def _folder_run(self) -> Mapping[str, Any]:
-        if kept_of(Path(self._file)).name not in self._folder.names():
+        kept = kept_of(Path(self._file)).name
+        if kept not in (self._folder.names() if self._beside is None else self._beside):
             return {}
-        with self._folder.open(kept_of(Path(self._file)).name) as file:
+        with self._folder.open(kept) as file:
             try:
                 run = parse_json(file.read())["run"]
             except (ValueError, TypeError, KeyError):
@@ -247,7 +260,8 @@ def list_parts(where: str) -> list[_Part]:
     ]
     if not found:
         raise UsageError(f"{where}: no files of records", hint=f"they end in {', '.join(suffixes)}")
-    return [_Part(folder, where, name) for name in sorted(found, key=_by_number)]
+    beside = frozenset(names)  # listed once, and not again for each part
+    return [_Part(folder, where, name, beside=beside) for name in sorted(found, key=_by_number)]
 
 
 def _is_run_record(folder: LocalFolder | RemoteFolder, name: str) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cvt_cli.cli.merge_inputs import list_parts
+from cvt_cli.distributed.folders import LocalFolder
 from tests.cli.test_failures import check_line
 from tests.conftest import NOWHERE, Completed, RunCvt
 from tests.fork_server import ForkClient
@@ -147,6 +149,18 @@ def test_parts_that_begin_alike_are_said(labels: Path, run_cvt: RunCvt, tmp_path
     done = run_cvt("merge", "own", "-o", "x.csv", expect=0)
     said = "own/part-2.csv starts with the same image as own/all.csv: are its records"
     assert said in done.stderr.splitlines()[0]
+
+
+def test_a_folder_is_listed_once(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        shutil.copy(labels / "part-2.csv", tmp_path / f"{number}.csv")
+    listed = []
+    names = LocalFolder.names
+    monkeypatch.setattr(LocalFolder, "names", lambda self: listed.append(0) or names(self))
+    assert [part.run() for part in list_parts(str(tmp_path))] == [{}] * 3
+    assert len(listed) == 1
 
 
 def test_an_output_that_is_there(labels: Path, run_cvt: RunCvt, tmp_path: Path) -> None:
