@@ -29,7 +29,8 @@ SYNONYMS = {
     "--verbose": "--debug",
     "--checkpoint": "--model",
     "--weights": "--model",
-    "--jobs": "--workers",
+    "--jobs": "--readers",
+    "--num-workers": "--readers",
 }
 COMMAND_SYNONYMS = {
     "predict": "classify",

@@ -70,6 +70,7 @@ def test_versions(run_cvt: RunCvt) -> None:
         (["--model", "x", "classify"], "it goes after the command: cvt classify … --model …"),
         (["classify", "--json"], "did you mean --format json?"),
         (["classify", "--force"], "did you mean --overwrite?"),
+        (["train", "--num-workers", "4"], "did you mean --readers?"),
         (["classify", "--recursve"], "did you mean --recursive?"),
         (["models", "--search"], "'--search' requires an argument (see cvt models --help)\n"),
         (["classify", "--zebra"], "no such option: --zebra (see cvt classify --help)\n"),
