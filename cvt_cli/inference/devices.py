@@ -7,6 +7,7 @@ import torch
 
 from cvt_cli.errors import UsageError
 from cvt_cli.model.processor import is_slow, multiplies_bfloat16
+from cvt_cli.system.text import counted
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,9 +39,10 @@ def pick_device(name: str) -> torch.device:
         ) from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
+        there = counted(count, "CUDA device") if count else "no CUDA devices"
         # torch.device wraps an index beyond 127.
         if (device.index or 0) >= count or str(device) != name:
-            raise UsageError(f"{name}: this machine has {count or 'no'} CUDA devices")
+            raise UsageError(f"{name}: this machine has {there}")
         if not torch.cuda.is_available():
             raise UsageError(
                 f"{name}: torch can't use it", hint="a newer driver, or a torch for the one here"

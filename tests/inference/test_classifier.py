@@ -575,6 +575,15 @@ def test_the_device_where_nobody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_devices("cpu, mps") == (torch.device("cpu"), torch.device("mps"))
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "no CUDA devices"), (1, "1 CUDA device"), (2, "2 CUDA devices")]
+)
+def test_a_gpu_that_is_not_there(count: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(UsageError, match=f"^cuda:7: this machine has {said}$"):
+        pick_device("cuda:7")
+
+
 def test_convolutions_in_float32_are_that(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, dtype, allowed in (
         ("cpu", torch.float32, True),
