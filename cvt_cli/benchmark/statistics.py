@@ -1,10 +1,11 @@
 """Statistics of repeated measurements."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
+
+import numpy as np
 
 MIN_REPEATS = 3
 MIN_ROUNDS = 3
@@ -70,11 +71,8 @@ class Ratio:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Interpolate between the two nearest values, as NumPy's default does."""
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
-    return below + (above - below) * (place % 1)
+    """Return a percentile, interpolated between the two nearest values."""
+    return float(np.percentile(values, percent))
 
 
 def times(run: Callable[[], object], seconds: float, at_least: int = MIN_REPEATS) -> list[float]:
