@@ -52,10 +52,8 @@ def read_rows(path: Path) -> Iterator[Record]:
     Raises:
         UsageError: if it is not there, in no format that can be read, or not what it should be.
     """
-    format_ = format_of_labels(path)
-    writer = writer_class(format_)
-    if not issubclass(writer, RowWriter):
-        raise UsageError(f"{format_} can't be read back", hint=f"one of {', '.join(ROW_FORMATS)}")
+    writer = writer_class(format_of_labels(path))
+    assert issubclass(writer, RowWriter)
     try:
         with path.open("rb") as file:
             yield from writer.documents(file)
