@@ -257,7 +257,7 @@ def _alternatives(form: StageForm, name: str, dtype: torch.dtype) -> Iterator[St
 
 
 def _convolutions(stage: FusedStage, x: Tensor) -> Callable[[], object] | None:
-    """The token embedding, and the projections of a block."""
+    """Return what computes the token embedding, and the projections of a block."""
     tokens, height, width = stage.embed(x)
     if not stage.blocks:
         return partial(stage.embed, x)
@@ -271,7 +271,7 @@ def _convolutions(stage: FusedStage, x: Tensor) -> Callable[[], object] | None:
 
 
 def _mlp(stage: FusedStage, x: Tensor) -> Callable[[], object] | None:
-    """The linear layers behind the attention."""
+    """Return what computes the linear layers behind the attention; None without a block."""
     if not stage.blocks:
         return None
     tokens, _, _ = stage.embed(x)
@@ -329,7 +329,7 @@ def _fastest_threads(chain: Sequence[FusedStage], images: Tensor) -> int:
 
 
 def cache_folder() -> Path:
-    """The folder of what was measured, beside the Hub's cache."""
+    """Return the folder of what was measured, beside the Hub's cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "cvt" / "forms"

@@ -57,9 +57,9 @@ def has_packed_linear(dtype: torch.dtype) -> bool:
 
 
 def has_fast_products() -> bool:
-    """Whether oneDNN's products, with what it computes within them, are faster than torch's own
-    kernels: not with AVX2 alone. Measured with AVX-512 and with AVX2; others, as ARM, are taken for
-    the first."""
+    """Tell whether oneDNN's products, with what it computes within them, are faster than torch's
+    own kernels: not with AVX2 alone. Measured with AVX-512 and with AVX2; others, as ARM, are taken
+    for the first."""
     return torch.backends.cpu.get_cpu_capability() != "AVX2"
 
 

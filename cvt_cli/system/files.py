@@ -303,7 +303,8 @@ def is_replaceable(path: Path) -> bool:
 
 def new_beside(path: Path) -> Path:
     """Return a name in a file's folder that no other process uses and nobody can guess: on other
-    machines, and in other containers, processes have the same numbers."""
+    machines, and in other containers, processes have the same numbers. `sweep` does not know it, so
+    that a user's own file may have it for a moment."""
     return path.with_name(f".cvt-{secrets.token_hex(8)}.tmp")
 
 
