@@ -11,7 +11,7 @@ from typing import Any
 
 from cvt_cli.checkpoint.integrity import check_digest, sha256_of
 from cvt_cli.errors import ModelError
-from cvt_cli.system.text import MAX_QUOTED
+from cvt_cli.system.text import MAX_QUOTED, reason_of
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -140,7 +140,7 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
             raise ModelError(f"{name}: {path} has more than {MAX_JSON_BYTES} bytes")
         values = json.loads(text)
     except OSError as error:
-        raise ModelError(f"{name}: {path}: {error.strerror}") from None
+        raise ModelError(f"{name}: {path}: {reason_of(error)}") from None
     except RecursionError:
         raise ModelError(f"{name}: {path} is corrupt: nested too deep") from None
     except ValueError as error:

@@ -14,7 +14,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown, in_time
 from cvt_cli.errors import CvtError, InputsError, UsageError
 from cvt_cli.records import masked
-from cvt_cli.system.text import counted
+from cvt_cli.system.text import counted, reason_of
 
 if TYPE_CHECKING:
     from cvt_cli.cli.model_options import CheckpointFiles
@@ -166,7 +166,7 @@ def train_head(
             calibration=calibration,
         )
     except OSError as error:
-        raise CvtError(f"{output}: {error.strerror or error}") from error
+        raise CvtError(f"{output}: {reason_of(error)}") from error
 
 
 def tell_calibration(fit: "TemperatureFit") -> None:

@@ -15,6 +15,7 @@ from cvt_cli.inference.calibration import Calibration
 from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.inference.labels import LabelMatcher
 from cvt_cli.records import Record
+from cvt_cli.system.text import reason_of
 
 TOP_K = 5
 
@@ -157,8 +158,7 @@ def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
                     raise UsageError(f"{where}: without a path")
                 pairs.append((row["path"], row["label"] or "", where))
     except (OSError, ValueError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{table}: not readable as CSV: {reason}") from None
+        raise UsageError(f"{table}: not readable as CSV: {reason_of(error)}") from None
     if not pairs:
         raise UsageError(f"{table}: names no image")
     return [

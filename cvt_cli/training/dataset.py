@@ -65,7 +65,9 @@ def find_dataset(
         raise UsageError(
             f"{folder if whole else train_folder}: {len(classes) or 'no'} "
             f"class{'' if len(classes) == 1 else 'es'}, at least two are needed",
-            hint="each class is a sub-folder of images, named by its label",
+            hint="each class is a sub-folder of images, named by its label"
+            if folder.is_dir()
+            else "each label in the file is a class",
         )
     labels = tuple(classes)
     samples = [

@@ -170,7 +170,8 @@ class Trainer:
         progress = self._look(at_once=True)
         self._seconds += time.monotonic() - start
         if progress.images == 0:
-            raise InputsError("no training image could be read")
+            named = (f", for example {path}: {why}" for path, why in self._errors.items())
+            raise InputsError("no training image could be read" + next(named, ""))
         metrics = {
             "epoch": epoch + 1,
             "train_loss": progress.loss,

@@ -80,6 +80,13 @@ def test_what_can_not_be_trained_on(tmp_path, damage, message):
         find_dataset(tmp_path, None, seed=0)
 
 
+def test_a_file_of_one_label_is_not_told_of_folders(tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\na.jpg,cat\n")
+    with pytest.raises(UsageError, match="1 class, at least two") as caught:
+        find_dataset(tmp_path / "labels.csv", 0.1, seed=0)
+    assert caught.value.hint == "each label in the file is a class"
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 2**30])
 def test_batches_leave_out_and_name_what_can_not_be_read(tmp_path, monkeypatch, cache_bytes):
     monkeypatch.setattr(data, "CACHE_BYTES", cache_bytes)
