@@ -28,7 +28,7 @@ class SortError(CvtError):
 
 
 def copy_file(file: Path, target: Path) -> None:
-    """Copy a file, with its times and permissions, safely on the disk."""
+    """Copy a file, with its times and permissions; the copy is there whole or not at all."""
     with _beside(target) as copy:
         with file.open("rb") as source, copy.open("xb") as out:
             keep_from_sweeps(out)

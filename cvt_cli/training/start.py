@@ -113,8 +113,8 @@ def pick_crop(crop: str, preprocessing: Preprocessing) -> str:
 
 
 def for_training(preprocessing: Preprocessing, crop: str) -> Preprocessing:
-    """Return the preprocessing before augmentation: for a resized crop the whole picture, with a
-    shorter side an eighth longer than the input's; else the network's own."""
+    """Return the preprocessing before augmentation: for a resized crop the square at the picture's
+    centre, with sides a seventh longer than the input's; else the network's own."""
     if crop != "resized" or preprocessing.image_size is None:
         return preprocessing
     edge = round(max(preprocessing.image_size) * 8 / 7)
