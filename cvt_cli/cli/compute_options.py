@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cvt_cli.cli.input_options import Input, Pictures
 from cvt_cli.cli.model_options import ModelOptions
 from cvt_cli.cli.option_groups import Panel
-from cvt_cli.cli.options import PERFORMANCE
+from cvt_cli.cli.options import MAX_BATCH_SIZE, PERFORMANCE
 from cvt_cli.errors import CvtError, Remark
 from cvt_cli.system.cores import share_cores
 from cvt_cli.system.garbage import loading
@@ -92,6 +92,7 @@ class Compute:
             "--batch-size",
             "-b",
             min=1,
+            max=MAX_BATCH_SIZE,
             help="Images per batch. Default: chosen for the network and the device.",
         ),
     ] = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvt_cli.cli.options import INPUT, PERFORMANCE, GlobalOptions
-from cvt_cli.images.source import IMAGE_TIMEOUT, MAX_BYTES, TIMEOUT, Search
+from cvt_cli.images.source import IMAGE_TIMEOUT, MAX_BYTES, MOST_SECONDS, TIMEOUT, Search
 
 if TYPE_CHECKING:
     from cvt_cli.images.background import Colour
@@ -180,7 +180,7 @@ class Input(_PictureRules):
             exclude=tuple(self.exclude or ()),
             files_from=self.files_from,
             null=self.null,
-            timeout=self.timeout,
+            timeout=min(self.timeout, MOST_SECONDS),
             max_bytes=self.max_bytes,
             default_excludes=self.default_excludes,
         )

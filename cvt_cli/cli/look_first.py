@@ -24,6 +24,7 @@ from cvt_cli.records import Record, as_written
 from cvt_cli.system.text import counted, reason_of, visible
 
 ORDER = Panel("Which to look at first")
+MAX_FIRST = 10**9
 
 
 class Order(StrEnum):
@@ -58,7 +59,11 @@ class OrderOptions:
     first: Annotated[
         int | None,
         ORDER.option(
-            "--first", min=1, metavar="N", help="With --order: print only this many paths."
+            "--first",
+            min=1,
+            max=MAX_FIRST,
+            metavar="N",
+            help="With --order: print only this many paths.",
         ),
     ] = None
     null: Annotated[

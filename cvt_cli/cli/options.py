@@ -20,6 +20,9 @@ OUTPUT = Panel("Output")
 PERFORMANCE = Panel("Performance")
 SCALE = Panel("Scale")
 
+# More images than any memory holds; the numbers made of it still fit 64 bits.
+MAX_BATCH_SIZE = 10**9
+
 
 @dataclass(frozen=True)
 class GlobalOptions:

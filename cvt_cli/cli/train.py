@@ -29,7 +29,7 @@ from cvt_cli.cli.train_progress import calibrate, compile_network, run_epochs
 from cvt_cli.errors import CvtError, Finished, UsageError
 from cvt_cli.records import masked
 from cvt_cli.system.cores import share_cores
-from cvt_cli.system.text import counted
+from cvt_cli.system.text import counted, reason_of
 from cvt_cli.training.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def train(
         run_epochs(training, limit, quiet)
         training.finish(calibrate(trainer, quiet) if run.calibrate else None)
     except OSError as error:
-        raise CvtError(f"{output}: {error.strerror or error}") from error
+        raise CvtError(f"{output}: {reason_of(error)}") from error
     print(output)
 
 

@@ -15,6 +15,9 @@ CROPS = ("auto", "padded", "resized", "none")
 SCRATCH_LR = 1e-3
 FINE_TUNE_LR = 2e-4
 EPOCHS = 30
+# Two years; and more epochs than anybody trains for.
+MAX_MINUTES = 1e6
+MAX_WARMUP_EPOCHS = 1e6
 
 
 def _share(name: str, *, help: str) -> Any:
@@ -111,11 +114,15 @@ class RunOptions:
             help="Train for at most this long. The learning rate follows the number of epochs "
             "that fit, which the first ones show: at least one, at most --epochs.",
             min=0.01,
+            max=MAX_MINUTES,
         ),
     ] = None
-    batch_size: Annotated[int, RUN.option("--batch-size", "-b", min=2, help="Images per step.")] = (
-        64
-    )
+    batch_size: Annotated[
+        int,
+        RUN.option(
+            "--batch-size", "-b", min=2, max=options.MAX_BATCH_SIZE, help="Images per step."
+        ),
+    ] = 64
     seed: Annotated[
         int, RUN.option("--seed", help="Seed of all random numbers.", min=0, max=2**40)
     ] = 0
@@ -143,7 +150,13 @@ class LearningOptions:
         ),
     ] = None
     warmup_epochs: Annotated[
-        float, LEARNING.option("--warmup-epochs", help="Epochs of rising learning rate.", min=0.0)
+        float,
+        LEARNING.option(
+            "--warmup-epochs",
+            help="Epochs of rising learning rate.",
+            min=0.0,
+            max=MAX_WARMUP_EPOCHS,
+        ),
     ] = 1.0
     weight_decay: Annotated[
         float,

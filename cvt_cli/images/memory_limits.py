@@ -33,6 +33,7 @@ class MemoryLimits:
             _, hard = resource.getrlimit(resource.RLIMIT_AS)
 
             def limit(size: int) -> None:
+                size = min(size, sys.maxsize)
                 if hard != resource.RLIM_INFINITY:
                     size = min(size, hard)
                 with suppress(OSError, ValueError):

@@ -23,7 +23,15 @@ from cvt_cli.images.read_ahead import ReadAhead
 from cvt_cli.images.reader_messages import ArchiveToList, MembersFound, receive_files
 from cvt_cli.images.reader_processes import cause_of_death
 from cvt_cli.images.reading import DecodedImage, ImageReader
-from cvt_cli.images.source import IMAGE_TIMEOUT, Filter, Place, Source, failing, os_reason
+from cvt_cli.images.source import (
+    IMAGE_TIMEOUT,
+    MOST_SECONDS,
+    Filter,
+    Place,
+    Source,
+    failing,
+    os_reason,
+)
 from cvt_cli.images.supervisor import BUDGET, Supervisor, current_folder, too_slow
 
 # Timeouts that the network may take for an archive, which is tried three times.
@@ -52,8 +60,8 @@ class ReaderPool:
         budget: int = BUDGET,
         debug: bool = False,
     ) -> None:
-        self._timeout = timeout
-        self._supervisor = Supervisor(readers, timeout, budget=budget, debug=debug)
+        self._timeout = min(timeout, MOST_SECONDS)
+        self._supervisor = Supervisor(readers, self._timeout, budget=budget, debug=debug)
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,8 @@ MAX_BYTES = 2**31
 # Photographs hardly shrink. Bytes that an archive gives for each of its own, at most.
 BOMB_RATIO = 200
 TIMEOUT = 30.0
+# Seconds to wait, at most: the system's calls take no more than 24 days, and infinity is none.
+MOST_SECONDS = 1e6
 # Seconds that an image may take to decode.
 IMAGE_TIMEOUT = 30.0
 

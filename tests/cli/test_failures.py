@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli.app import _in_words
 from cvt_cli.cli.hints import with_whole_command
+from cvt_cli.cli.input_options import Input
+from cvt_cli.images.source import MOST_SECONDS
 from cvt_cli.records import as_written
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
@@ -246,6 +249,30 @@ def test_wrong_choices(
     done = run_cvt("classify", cat, "-m", tiny_cvt(), *arguments.split(), "-o", "x.csv")
     check_line(done, 2, *words)
     assert not list(cat.parent.glob("x.csv*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("classify x", "--batch-size 99999999999999999999"),
+        ("train x -o y --arch cvt-tiny", "--batch-size 99999999999999999999"),
+        ("train x -o y --arch cvt-tiny", "--warmup-epochs inf"),
+        ("train x -o y --arch cvt-tiny", "--minutes inf"),
+        ("sort x --order uncertain", "--first 99999999999999999999"),
+    ],
+)
+def test_numbers_beyond_all_bounds(command: str, option: str, run_cvt: RunCvt) -> None:
+    name, value = option.split()
+    check_line(run_cvt(*command.split(), name, value), 2, name)
+
+
+def test_limits_that_are_none(run_cvt: RunCvt, cat: Path) -> None:
+    with zipfile.ZipFile(cat.parent / "cats.zip", "w") as archive:
+        archive.write(cat, "1.jpg")
+        archive.write(cat, "2.jpg")
+    options = ("--image-timeout", "inf", "--max-pixels", "99999999999999999999")
+    run_cvt("classify", "cats.zip", cat, "-m", "cvt-tiny-cifar10", *options, expect=0)
+    assert Input(timeout=float("inf")).search.timeout == MOST_SECONDS
 
 
 # --- 3: the model could not be had
