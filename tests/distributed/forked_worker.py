@@ -19,6 +19,7 @@ IMPORTED = (
     *("safetensors.torch", "cvt_cli.distributed.model_worker", "cvt_cli.distributed.reading_task"),
     *("cvt_cli.inference.batch_size", "cvt_cli.model.form"),
     *("google.protobuf.json_format", "jsonschema", "requests", "tqdm.auto", "yaml"),
+    *("pydantic.main", "pydantic.v1", "msgpack", "filelock"),
 )
 # Code for a driver that starts Ray itself: the same options of its node.
 FORKING = """

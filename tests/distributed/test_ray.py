@@ -97,19 +97,34 @@ if "default_worker.py" in sys.argv[0]:
 """
 
 
+NodeOptions = Callable[..., dict[str, Any]]
+# A worker is a start of Python: none before there is work for it, and it waits for more.
+FEW_WORKERS = {
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_num_workers_soft_limit": "4",
+}
+
+
 @pytest.fixture(scope="module")
-def forked() -> Iterator[dict[str, Any]]:
-    """Options of a node whose workers are forks, see `forked_worker`."""
+def forked() -> Iterator[NodeOptions]:
+    """Options of a node of one core in this environment, whose workers are few, and forks: see
+    `forked_worker`."""
     server = ForkServer(forked_worker.IMPORTED, os.environ)
-    yield {
-        "setup_worker_path": forked_worker.__file__,
-        "env_vars": {forked_worker.SERVER: server.address},
-    }
+
+    def options(**env: str) -> dict[str, Any]:
+        return {
+            "num_cpus": 1,
+            "setup_worker_path": forked_worker.__file__,
+            "env_vars": {forked_worker.SERVER: server.address, **FEW_WORKERS, **env},
+        }
+
+    yield options
     server.close()
 
 
 @pytest.fixture(scope="module")
-def cluster(ray_folder: Path, forked: dict[str, Any]) -> Iterator[Cluster]:
+def cluster(ray_folder: Path, forked: NodeOptions) -> Iterator[Cluster]:
     """Two nodes of one core each, with `UNLOADABLE`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(ray_folder))
@@ -119,8 +134,7 @@ def cluster(ray_folder: Path, forked: dict[str, Any]) -> Iterator[Cluster]:
         # That a node is lost is known in seconds.
         known = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
         files = (str(ray_folder / name) for name in ("unloadable", "died"))
-        unloadable = site(ray_folder / "site", UNLOADABLE.format(*files))
-        node = {**forked, "num_cpus": 1, "env_vars": {**forked["env_vars"], **unloadable}}
+        node = forked(**site(ray_folder / "site", UNLOADABLE.format(*files)))
         # Processes that nobody here asks.
         spared = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
         head = {**node, **spared, "_system_config": known}
@@ -403,7 +417,7 @@ if "default_worker.py" in sys.argv[0] or sys.argv[0] == "-c":
 def test_images_that_kill_their_worker_each_time_from_a_store_to_a_store(
     run_cvt: RunCvt,
     ray_folder: Path,
-    forked: dict[str, Any],
+    forked: NodeOptions,
     s3: str,  # noqa: F811
     tmp_path: Path,
 ) -> None:
@@ -441,7 +455,7 @@ def test_images_that_kill_their_worker_each_time_from_a_store_to_a_store(
     # Who imports it is a process that this one starts.
     path = site(tmp_path / "site", POISON)["PYTHONPATH"]
     poisoned = f"import os; os.environ['PYTHONPATH'] = {path!r}\n{FEWER_RETRIES}"
-    forking = forked_worker.FORKING.format(**forked)
+    forking = forked_worker.FORKING.format(**forked())
     command = on_ray(*inputs, "--format", "parquet", "-o", output)
     with run_cvt.start(*command, first=f"{poisoned}\n{forking}") as process:
         _, said = process.communicate(timeout=TIMEOUT)
@@ -819,7 +833,12 @@ def test_tasks_of_one_archive_or_of_files() -> None:
 
 @pytest.mark.slow
 def test_killed_then_interrupted_then_finished_with_losses(
-    run_ray: Run, run_cvt: RunCvt, cluster: Cluster, ray_folder: Path, tmp_path: Path
+    run_ray: Run,
+    run_cvt: RunCvt,
+    cluster: Cluster,
+    forked: NodeOptions,
+    ray_folder: Path,
+    tmp_path: Path,
 ) -> None:
     inputs = [*save_tars(tmp_path / "tars", 12, 40), tmp_path / "photos"]
     save_photos(tmp_path / "photos", 30)
@@ -857,7 +876,7 @@ def test_killed_then_interrupted_then_finished_with_losses(
     assert said.count("\n") == 1
     assert kept.items() < more.items() and len(more) < len(inputs)
 
-    node = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(**forked())
     last = on_ray(*command, "--resume", "--workers", 3, address=address)
     with run_cvt.start(*last, first=at_call(WRITE, 1, WAITS)) as process:
         wait_for((tmp_path / "begun").exists, process)
@@ -971,13 +990,16 @@ GPU_JOB = """if True:
 
 @pytest.mark.slow
 def test_workers_with_a_gpu(
-    run_cvt: RunCvt, fork_server: ForkClient, cluster: Cluster, tmp_path: Path
+    run_cvt: RunCvt,
+    fork_server: ForkClient,
+    cluster: Cluster,
+    forked: NodeOptions,
+    tmp_path: Path,
 ) -> None:
     save_photos(tmp_path / "photos", 5)
     paths = sorted(map(str, (tmp_path / "photos").iterdir()))
     Image.new("RGB", (40, 40), FATAL_COLOUR).save(paths[0])
-    env = site(tmp_path / "site", POISON)
-    node = cluster.add_node(num_cpus=1, num_gpus=1, env_vars=env)  # it says so
+    node = cluster.add_node(**forked(**site(tmp_path / "site", POISON)), num_gpus=1)  # it says so
     try:
         # Pools of actors with GPUs are another matter to Ray; the network does not notice.
         command = ["-c", cluster.address, *paths]
@@ -1128,6 +1150,7 @@ def test_what_a_cluster_can_not_do(
     run_ray: Run,
     run_cvt: RunCvt,
     cluster: Cluster,
+    forked: NodeOptions,
     hub: HubServer,
     tiny_cvt: Callable[..., Path],
     cat: Path,
@@ -1142,7 +1165,7 @@ def test_what_a_cluster_can_not_do(
     # The worker's own error is said as if it were ours.
     said = "cvt: error: someone/small-cvt"
     check_line(done, 3, said, "config.json is not in the cache, and offline")
-    node = cluster.add_node(num_cpus=1, env_vars=site(tmp_path / "site", OTHER_VERSION))
+    node = cluster.add_node(**forked(**site(tmp_path / "site", OTHER_VERSION)))
     try:
         done = run_ray(*command, address=cluster.address)
     finally:
@@ -1154,6 +1177,7 @@ def test_what_a_cluster_can_not_do(
 def test_a_model_that_kills_who_loads_it(
     run_ray: Run, cluster: Cluster, cat: Path, tmp_path: Path
 ) -> None:
+    # Workers that start as a user's do, which takes long enough.
     node = cluster.add_node(num_cpus=1, num_gpus=1, env_vars=NO_MEMORY)
     try:
         command = ("cat.jpg", "-o", "labels", "--device", "cuda")
