@@ -5,7 +5,8 @@ import io
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,26 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def flops(network: torch.nn.Module, channels: int, size: list[int]) -> int:
+def flops(network: torch.nn.Module, channels: int, size: Sequence[int]) -> int:
     """Counted by torch, for one image."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network.eval()(torch.empty(1, channels, *size, device="meta"))
     return counter.get_total_flops()
 
 
+@cache
+def network_and_flops(config: CvtConfig, size: tuple[int, int]) -> tuple[Cvt, int]:
+    """The network of a configuration on the meta device, and its FLOPs for one image."""
+    with torch.device("meta"):
+        network = Cvt(config)
+    return network, flops(network, config.num_channels, size)
+
+
 def check_counts(found: dict[str, Any]) -> None:
     """Hold a JSON inspection against the network that its configuration describes."""
     config = CvtConfig.from_dict(found["config"] | {"num_labels": found["num_labels"]})
-    with torch.device("meta"):
-        network = Cvt(config)
+    network, counted = network_and_flops(config, tuple(found["image_size"]))
     assert found["parameters"] == sum(p.numel() for p in network.parameters())
-    counted = flops(network, config.num_channels, found["image_size"])
     assert found["flops"] == 2 * found["macs"] == pytest.approx(counted, rel=0.005)
     for number in ("parameters", "macs", "activation_bytes"):
         parts = [*found["stages"], found["head"]]

@@ -324,7 +324,8 @@ def test_an_open_image_is_turned_upright_too(folder: Path, tmp_path: Path) -> No
 def test_batches_do_not_change_the_answer(
     batch_size: int, folder: Path, pictures: list[str]
 ) -> None:
-    expected = [classifier(folder, batch_size=1)(path) for path in pictures]
+    one = classifier(folder, batch_size=1)
+    expected = [one(path) for path in pictures]
     assert same(classifier(folder, batch_size=batch_size)(pictures), expected)
 
 
@@ -333,7 +334,8 @@ def test_batches_of_mixed_sizes(tiny_cvt: TinyCvt, pictures: list[str]) -> None:
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 40}}
     folder = tiny_cvt(processor=settings)
     repeated = [pictures[i] for i in (0, 1, 0, 3, 2, 1, 0)]
-    expected = [classifier(folder)(path) for path in repeated]
+    one = classifier(folder)
+    expected = [one(path) for path in repeated]
     assert same(classifier(folder, batch_size=4)(repeated), expected)
 
 
