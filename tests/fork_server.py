@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -373,8 +374,9 @@ def _become(what: Mapping[str, Any], files: Sequence[int]) -> ModuleType:
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     os.chdir(what["cwd"])
     if what["first"]:
+        before = _inherited()
         exec(what["first"], {})
-        if _processes in sys.modules:  # which those that it starts inherit
+        if _inherited() != before and _processes in sys.modules:
             vars(sys.modules[_processes])["subprocess"] = subprocess
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old = getattr(sys, name)
@@ -390,6 +392,17 @@ def _become(what: Mapping[str, Any], files: Sequence[int]) -> ModuleType:
         sys.path[0] = ""
     sys.modules["__main__"] = module
     return module
+
+
+def _inherited() -> tuple[object, ...]:
+    """What the processes that this one starts would have of it."""
+    limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    return (
+        *(dict(os.environ), os.getresuid(), os.getresgid(), os.getpgrp()),
+        [resource.getrlimit(getattr(resource, name)) for name in limits],
+        [signal.getsignal(each) for each in signal.valid_signals()],
+        [os.path.exists(name) for name in (".", "/dev/fd/0", "/dev/fd/1", "/dev/fd/2")],
+    )
 
 
 def _text_stream(number: int, name: str, encoding: str, errors: str) -> Any:
