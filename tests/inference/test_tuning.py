@@ -93,11 +93,17 @@ def chosen(tune: Tune, images: int | None = 10**6, **others: Any) -> tuple[Form,
         ((1.06, 1.0), 1),
         ((1e-5, 0.5e-5), 1),
         ((1.0,), 0),
-        ((0.0, 0.0), 0),
     ],
 )
 def test_the_fastest_wins_if_clearly(seconds: tuple[float, ...], best: int, clock: Clock) -> None:
     assert pick_fastest([clock(each) for each in seconds]) == best
+
+
+def test_what_takes_no_time_is_no_division_by_zero(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "TURN", 1e-6)  # of as many calls as fit in
+    assert pick_fastest([clock(0.0), clock(0.0)]) == 0
 
 
 def test_one_slow_round_decides_nothing(clock: Clock) -> None:
