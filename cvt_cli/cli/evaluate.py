@@ -87,8 +87,9 @@ class LabelTables:
         options.INPUT.option(
             "--labels",
             metavar="FILE",
-            help="A CSV file with the columns path and label; for a multi-label model one row "
-            "per label of an image, or one with an empty label.",
+            help="A table with the columns path and label: CSV, TSV or JSON Lines, such as an "
+            "imagefolder's metadata.csv. For a multi-label model one row per label of an image, "
+            "or one with an empty label; or a column of 1 and 0 for each label.",
         ),
     ] = None
     truth: Annotated[
@@ -142,7 +143,7 @@ def evaluate(
     Labels that the model does not have are reported, and not counted.
     """
     from cvt_cli.evaluation.evaluation_tables import evaluation_report, ranked_report
-    from cvt_cli.evaluation.metrics import TOP_K, compute_metrics, from_csv, from_folders, match
+    from cvt_cli.evaluation.metrics import TOP_K, compute_metrics, from_folders, from_table, match
     from cvt_cli.evaluation.ranking import match_several, rank
     from cvt_cli.output.report_tables import write_report
 
@@ -154,7 +155,7 @@ def evaluate(
     pages = _PerImage(report.output if format_ == PAGE else None, predictions)
     pages.check(report)
     group_rows = read_groups_option(groups)
-    labelled = from_folders(data) if tables.labels is None else from_csv(data, tables.labels)
+    labelled = from_folders(data) if tables.labels is None else from_table(data, tables.labels)
 
     # Torch is loaded only now that all that was typed makes sense.
     classifier = compute.classifier(

@@ -93,8 +93,8 @@ def train(
             metavar="FOLDER|LABELS",
             parser=options.named_path,
             help="A folder with train/<label>/ and val/<label>/ (or test/), or with <label>/ "
-            "and --val-fraction. Or a file of labels, "
-            "such as the corrections.csv of a report.",
+            "and --val-fraction. Or a table of labels, such as the corrections.csv of a report, "
+            "or the metadata.csv of an imagefolder.",
         ),
     ],
     output: Annotated[

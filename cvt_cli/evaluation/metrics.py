@@ -1,6 +1,5 @@
 """Metrics of a model on labelled images, from records and the true classes."""
 
-import csv
 import shlex
 import warnings
 from collections import Counter
@@ -10,12 +9,14 @@ from pathlib import Path
 
 from cvt_cli.errors import InputsError, UsageError
 from cvt_cli.images.find import find
-from cvt_cli.images.source import Search, Source
+from cvt_cli.images.label_table import locate, metadata_in, read_label_table
+from cvt_cli.images.source import Search, Source, kind_of_archive
+from cvt_cli.images.split_folders import find_split, label_folders
 from cvt_cli.inference.calibration import Calibration
 from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.inference.labels import LabelMatcher
 from cvt_cli.records import Record
-from cvt_cli.system.text import reason_of
+from cvt_cli.system.text import visible
 
 TOP_K = 5
 
@@ -113,19 +114,25 @@ def from_folders(folder: Path) -> list[LabelledSource]:
         UsageError: if there is no such folder, or no image in a sub-folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+        raise _no_folder(folder)
+    train, val = find_split(folder) or (folder, None)
+    if val is not None:
+        raise UsageError(
+            f"{folder}: its sub-folders are no labels, but {train.name} and {val.name}",
+            hint=f"did you mean {val}?",
+        )
     labelled = [
         LabelledSource(source, path.name)
-        for path in sorted(folder.iterdir(), key=lambda path: path.name)
-        if path.is_dir() and not path.name.startswith(".")
+        for path in label_folders(folder)
         for source in find([str(path)])
         if source.path != str(path)
     ]
     if not labelled:
-        raise UsageError(
-            f"{folder}: no images in sub-folders",
-            hint="each class is a sub-folder named by its label; or --labels names a CSV file",
-        )
+        hint = "each class is a sub-folder named by its label; or --labels names a CSV file"
+        metadata = metadata_in(folder)
+        if metadata is not None:
+            hint = f"did you mean --labels {shlex.quote(str(metadata))}?"
+        raise UsageError(f"{folder}: no images in sub-folders", hint=hint)
     # Only this folder, not its sub-folders: images beside those have no class.
     here = find([str(folder)], Search(recursive=False))
     loose = sum(source.path != str(folder) for source in here)
@@ -135,37 +142,41 @@ def from_folders(folder: Path) -> list[LabelledSource]:
     return labelled
 
 
-def from_csv(folder: Path, table: Path) -> list[LabelledSource]:
-    """List the images that a CSV file names, in its order.
+def from_table(folder: Path, table: Path) -> list[LabelledSource]:
+    """List the images that a table names, in its order; see `read_label_table`.
 
     Args:
         folder: what the paths are relative to.
-        table: has a header with the columns `path` and `label`. A row without a label is of an
-            image that has none.
+        table: has the columns `path` and `label`, or others that tell them. A row without a label
+            is of an image that has none.
 
     Raises:
-        UsageError: if it can't be read as that, or names no image.
+        UsageError: if it can't be read as that, or names no image, or none that is there.
     """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream)
-            if not {"path", "label"} <= set(rows.fieldnames or ()):
-                raise UsageError(f"{table}: its first line does not name the columns path,label")
-            pairs = []
-            for row in rows:
-                where = f"{table}, line {rows.line_num}"
-                if not row["path"]:
-                    raise UsageError(f"{where}: without a path")
-                pairs.append((row["path"], row["label"] or "", where))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{table}: not readable as CSV: {reason_of(error)}") from None
-    if not pairs:
-        raise UsageError(f"{table}: names no image")
+    if not folder.is_dir():
+        raise _no_folder(folder)
+    rows = read_label_table(table)
     return [
-        LabelledSource(source, label, where)
-        for path, label, where in pairs
-        for source in find([str(folder / path)])
+        LabelledSource(source, row.label, row.where)
+        for row, path in zip(rows, locate(folder, rows, table), strict=True)
+        for source in find([str(path)])
     ]
+
+
+def _no_folder(folder: Path) -> UsageError:
+    """Make the error for something in place of a folder of images."""
+    if not folder.exists():
+        return UsageError(f"{folder}: no such folder")
+    if kind_of_archive(str(folder)) is not None:
+        return UsageError(
+            f"{folder}: an archive, and labels are read from folders or --labels",
+            hint="unpack it first",
+        )
+    return UsageError(
+        f"{folder}: a file, not a folder",
+        hint=f"cvt evaluate FOLDER --labels {shlex.quote(str(folder))}, with the folder that its "
+        "paths are relative to",
+    )
 
 
 def match(
@@ -183,13 +194,21 @@ def match(
         groups: the model's; None for none. A name may be a group's, or a label's in it.
 
     Raises:
-        UsageError: if an image has no label, or none is known.
+        UsageError: if an image has no label or two, or none is known.
     """
     for each in labelled:
         if not each.label:
             raise UsageError(f"{each.where}: without a label")
     indexes, unknown = find_labels(labelled, labels, model, groups=groups)
     known = [(each.source, indexes[each.label]) for each in labelled if each.label in indexes]
+    targets: dict[str, int] = {}
+    for source, index in known:
+        other = targets.setdefault(source.path, index)
+        if other != index:
+            raise UsageError(
+                f"{source.path} has two labels: '{labels[other]}' and '{labels[index]}'",
+                hint="the model gives one to each image",
+            )
     return known, unknown
 
 
@@ -212,9 +231,11 @@ def find_labels(
     """
     matcher = LabelMatcher(labels)
     found: dict[str, int | str] = {}
-    for name in {each.label for each in labelled}:
+    names = {each.label for each in labelled}
+    as_index = "#" if groups is None and _are_indexes(names, matcher, labels) else ""
+    for name in names:
         group = groups.find(name) if groups is not None else None
-        index = matcher.find(name) if group is None else group
+        index = matcher.find(as_index + name) if group is None else group
         found[name] = groups.first[index] if groups and isinstance(index, int) else index
     counts = Counter(each.label for each in labelled)
     unknown = tuple(
@@ -230,6 +251,39 @@ def find_labels(
             f"`cvt inspect {shlex.quote(model)} --labels` lists the model's",
         )
     return {name: index for name, index in found.items() if isinstance(index, int)}, unknown
+
+
+def _are_indexes(names: set[str], matcher: LabelMatcher, labels: Sequence[str]) -> bool:
+    """Tell whether labels are class indexes: numbers, none of which is a label of the model. Warns
+    then.
+
+    Raises:
+        UsageError: if they count from 1.
+    """
+    names = names - {""}
+    if not names or not all(each.isascii() and each.isdigit() for each in names):
+        return False
+    if any(map(matcher.classes, names)):
+        return False
+    numbers = sorted(map(int, names))
+    count = len(labels)
+    if numbers[0] == 1 and numbers[-1] == count:
+        hint = "subtract 1 from each"
+        if matcher.is_imagenet:
+            hint += "; the numbers of ImageNet's development kit have another order: take the "
+            hint += "WordNet ids of LOC_val_solution.csv, or of sub-folders"
+        raise UsageError(
+            f"the labels are numbers from 1 to {count}, and class indexes begin with 0", hint=hint
+        )
+    first = next((each for each in numbers if each < count), None)
+    if first is None:
+        return False
+    warnings.warn(
+        f"taking labels that are numbers for class indexes, as {first} for "
+        f"'{visible(labels[first])}'",
+        stacklevel=4,
+    )
+    return True
 
 
 def compute_metrics(

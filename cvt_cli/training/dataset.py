@@ -1,23 +1,28 @@
 """Datasets: folders of images become samples with class indexes. Imports no torch, so that faults
 of a folder are reported at once."""
 
+import csv
+import json
 import random
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import find
-from cvt_cli.images.source import Source
+from cvt_cli.images.label_table import locate, metadata_in, read_label_table
+from cvt_cli.images.source import Source, kind_of_archive
+from cvt_cli.images.split_folders import find_split, label_folders
 from cvt_cli.output.read_back import read_rows
 from cvt_cli.system.text import counted
 
 MIN_CLASSES = 2
 # Where `cvt sort` puts files without a label.
 NO_CLASS = "_uncertain"
-VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
+# Folders for training and validation that go without saying.
+_USUAL = {"train", "val", "test"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +61,20 @@ def find_dataset(
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no such folder or file of labels")
-    train_folder = folder / "train"
-    whole = not train_folder.is_dir()
-    classes = (
-        find_classes(folder if whole else train_folder) if folder.is_dir() else read_classes(folder)
-    )
+    if folder.is_file() and kind_of_archive(str(folder)) not in (None, "parquet"):
+        raise UsageError(
+            f"{folder}: an archive, and labels are read from folders or tables",
+            hint="unpack it first",
+        )
+    split = find_split(folder) if folder.is_dir() else None
+    whole = split is None
+    train_folder, val_folder = split or (folder, None)
+    classes = find_classes(train_folder) if folder.is_dir() else read_classes(folder)
     if len(classes) < MIN_CLASSES:
         raise UsageError(
-            f"{folder if whole else train_folder}: {len(classes) or 'no'} "
+            f"{train_folder}: {len(classes) or 'no'} "
             f"class{'' if len(classes) == 1 else 'es'}, at least two are needed",
-            hint="each class is a sub-folder of images, named by its label"
-            if folder.is_dir()
-            else "each label in the file is a class",
+            hint=_hint_for_too_few(train_folder),
         )
     labels = tuple(classes)
     samples = [
@@ -82,21 +89,35 @@ def find_dataset(
             f"{folder}: has no train/ and val/" if folder.is_dir() else f"{folder}: no val/ there",
             hint="--val-fraction 0.1 sets a tenth of the images aside for validation",
         )
-    val_folder = next((folder / n for n in VALIDATION_FOLDERS if (folder / n).is_dir()), None)
     if val_folder is None:
         if not needs_val:
             return Dataset(labels, tuple(samples), ())
         raise UsageError(
-            f"{folder}: has no val/ or test/ beside train/",
+            f"{folder}: has no val/ or test/ beside {train_folder.name}/",
             hint="--val-fraction 0.1 sets a tenth of the training images aside for validation",
         )
     val_classes = find_classes(val_folder)
     unknown = [label for label in val_classes if label not in classes]
     if unknown:
         raise UsageError(f"{val_folder}: training has no class named {', '.join(unknown[:5])}")
+    if {train_folder.name, val_folder.name} - _USUAL:
+        warnings.warn(f"training on {train_folder}, validating on {val_folder}", stacklevel=2)
     index = {label: target for target, label in enumerate(labels)}
     val = [Sample(source, index[name]) for name, found in val_classes.items() for source in found]
     return Dataset(labels, tuple(samples), tuple(val))
+
+
+def _hint_for_too_few(folder: Path) -> str:
+    """Say what a folder without classes may be instead."""
+    if not folder.is_dir():
+        return "each label in the file is a class"
+    inner = label_folders(folder)
+    if len(inner) == 1 and (find_split(inner[0]) or len(label_folders(inner[0])) >= MIN_CLASSES):
+        return f"did you mean {inner[0]}?"
+    metadata = metadata_in(folder)
+    if metadata is not None:
+        return f"did you mean {metadata}?"
+    return "each class is a sub-folder of images, named by its label"
 
 
 def find_classes(folder: Path) -> dict[str, list[Source]]:
@@ -106,9 +127,7 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
         UsageError: if a sub-folder has no image.
     """
     classes: dict[str, list[Source]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if not path.is_dir() or path.name.startswith("."):
-            continue
+    for path in label_folders(folder):
         if path.name == NO_CLASS:
             warnings.warn(f"{path}: files without a label: left out", stacklevel=2)
             continue
@@ -121,18 +140,18 @@ def find_classes(folder: Path) -> dict[str, list[Source]]:
 
 
 def read_classes(path: Path) -> dict[str, list[Source]]:
-    """List the images of each label in a file that a run or a report wrote, labels sorted. Warns
-    of images without a label.
+    """List the images of each label in a file: one that a run or a report wrote, or another table
+    of labels (see `read_label_table`); labels sorted. Warns of images without a label.
 
     Raises:
         UsageError: if it can't be read as that.
     """
     classes: dict[str, list[Source]] = {}
     without = 0
-    for record in read_rows(path):
-        if record.predictions and record.error is None:
-            label = unicodedata.normalize("NFC", record.predictions[0].label)
-            classes.setdefault(label, []).extend(find([record.path]))
+    for image, label in _others(path) if _is_others(path) else _of_a_run(path):
+        if label:
+            composed = unicodedata.normalize("NFC", label)
+            classes.setdefault(composed, []).extend(find([image]))
         else:
             without += 1
     if without:
@@ -140,6 +159,66 @@ def read_classes(path: Path) -> dict[str, list[Source]]:
             f"{path}: {counted(without, 'image')} without a label: left out", stacklevel=2
         )
     return {label: classes[label] for label in sorted(classes)}
+
+
+def _of_a_run(path: Path) -> Iterator[tuple[str, str]]:
+    for record in read_rows(path):
+        labelled = record.predictions and record.error is None
+        yield record.path, record.predictions[0].label if labelled else ""
+
+
+def _is_others(path: Path) -> bool:
+    """Tell whether a table is not one that a run wrote: those have the columns path and label."""
+    suffix = path.suffix.lower()
+    if suffix in (".txt", ".jsonl", ".ndjson"):
+        return suffix == ".txt" or "path" not in _keys(path)
+    if suffix not in (".csv", ".tsv"):
+        return False
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
+    except (OSError, ValueError, csv.Error):
+        names = []
+    return not {"path", "label"} <= {*names}
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline(2**20))
+    except (OSError, ValueError, RecursionError):
+        return {"path"}  # reading it reports the error
+    return {*first} if isinstance(first, dict) else set()
+
+
+def _others(path: Path) -> Iterator[tuple[str, str]]:
+    """Read image and label from a table. Its paths are relative to the current folder, or that of
+    the table, or a folder there of the table's name (Kaggle's `train.csv` and `train/`): the first
+    that has the first image.
+
+    Raises:
+        UsageError: as `read_label_table` and `locate` do; or if an image has two labels.
+    """
+    rows = read_label_table(path)
+    here = Path()
+    for folder in (here, path.parent, path.parent / path.stem):
+        try:
+            locate(folder, rows[:1], path)
+        except UsageError:
+            continue
+        if folder != here:
+            warnings.warn(f"{path}: its paths are relative to {folder}", stacklevel=2)
+        break
+    else:
+        folder = here
+    labels: dict[str, str] = {}
+    for row, image in zip(rows, locate(folder, rows, path), strict=True):
+        if labels.setdefault(str(image), row.label) != row.label:
+            raise UsageError(
+                f"{row.where}: {image} has two labels: '{labels[str(image)]}' and '{row.label}'",
+                hint="cvt train learns one label for each image",
+            )
+        yield str(image), row.label
 
 
 def _split(

@@ -107,8 +107,8 @@ def test_an_image_that_can_not_be_read_is_named_and_not_counted(run_cvt, model, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,label\na.png,tench\n", "does not name the columns path,label"),
-        ("path,label\na.png,\n", "line 2: without a label"),
+        ("width,label\n3,tench\n", "does not name the columns path,label"),
+        ("path,label\ngoldfish/0.png,\n", "line 2: without a label"),
         ("path,label\n,tench\n", "line 2: without a path"),
         ("path,label\n", "names no image"),
         ("path,label\ngoldfish/0.png,unicorn\n", "none of the 1 labels is the model's"),

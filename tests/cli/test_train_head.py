@@ -153,4 +153,4 @@ def test_corrections_of_a_report_are_taken_as_they_are(run_cvt, tmp_path):
         assert value.equal(weights(tmp_path / "same")[name])
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     failed = run_cvt("train", "bad.csv", "-o", "none", *HEAD_ONLY, expect=2)
-    assert "bad.csv can't be read: it has no columns `path` and `label`" in failed.stderr
+    assert "bad.csv: its first line does not name the columns path,label" in failed.stderr

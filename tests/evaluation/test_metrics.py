@@ -2,9 +2,9 @@
 
 import pytest
 
-from cvt_cli.errors import InputsError
+from cvt_cli.errors import InputsError, UsageError
 from cvt_cli.evaluation.evaluation_tables import evaluation_report
-from cvt_cli.evaluation.metrics import compute_metrics, from_csv, from_folders, match
+from cvt_cli.evaluation.metrics import compute_metrics, from_folders, from_table, match
 from cvt_cli.output.report_tables import as_text
 from cvt_cli.records import Prediction, Record
 
@@ -108,7 +108,7 @@ def test_a_table_of_a_spreadsheet(tmp_path):
     make(tmp_path, "x.jpg", "y.jpg")
     table = tmp_path / "truth.csv"
     table.write_text("\ufeffpath,label\r\ny.jpg,a\r\nx.jpg,b\r\n", "utf-8")
-    found = [(each.label, each.source.path) for each in from_csv(tmp_path, table)]
+    found = [(each.label, each.source.path) for each in from_table(tmp_path, table)]
     assert found == [("a", f"{tmp_path}/y.jpg"), ("b", f"{tmp_path}/x.jpg")]
 
 
@@ -117,3 +117,51 @@ def test_images_of_unknown_labels_are_counted(tmp_path):
     known, (unknown,) = match(from_folders(tmp_path), LABELS, "model")
     assert [index for _, index in known] == [0]
     assert (unknown.label, unknown.count) == ("unicorn", 3)
+
+
+@pytest.mark.parametrize("numbers", [("0", "2", "2"), ("2", "05", "9")])
+def test_numbers_are_class_indexes(tmp_path, numbers):
+    for name in (*"xyz",):
+        (tmp_path / f"{name}.png").touch()
+    table = tmp_path / "labels.txt"
+    table.write_text("".join(f"{n}.png {i}\n" for n, i in zip("xyz", numbers, strict=True)))
+    with pytest.warns(UserWarning, match="taking labels that are numbers for class indexes, as"):
+        known, unknown = match(from_table(tmp_path, table), LABELS, "model")
+    expected = [int(each) for each in numbers if int(each) < len(LABELS)]
+    assert [index for _, index in known] == expected
+    assert [each.label for each in unknown] == [n for n in numbers if int(n) >= len(LABELS)]
+
+
+def test_numbers_that_are_labels_are_those(tmp_path):
+    (tmp_path / "x.png").touch()
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\nx.png,1\n")
+    ((_, index),), _ = match(from_table(tmp_path, table), ("5", "3", "1"), "model")
+    assert index == 2
+
+
+def test_what_can_not_be_judged_by_is_refused(tmp_path):
+    for name in ("train/a/0.png", "valid/a/0.png", "valid/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match="are no labels, but train and valid") as caught:
+        from_folders(tmp_path)
+    assert caught.value.hint == f"did you mean {tmp_path / 'valid'}?"
+    table = tmp_path / "valid/metadata.csv"
+    table.write_text("file_name,label\na/0.png,1\n1.png,6\n")
+    with pytest.raises(UsageError, match="numbers from 1 to 6, and class indexes begin with 0"):
+        match(from_table(tmp_path / "valid", table), LABELS, "model")
+    table.write_text("file_name,label\n1.png,a\n1.png,b\n")
+    with pytest.raises(UsageError, match=r"1\.png has two labels: 'a' and 'b'"):
+        match(from_table(tmp_path / "valid", table), LABELS, "model")
+    (tmp_path / "valid/a/0.png").unlink()
+    with pytest.raises(UsageError, match="no images in sub-folders") as caught:
+        from_folders(tmp_path / "valid")
+    assert caught.value.hint == f"did you mean --labels {table}?"
+    with pytest.raises(UsageError, match="a file, not a folder") as caught:
+        from_folders(table)
+    assert f"--labels {table}" in caught.value.hint
+    (tmp_path / "x.tar").touch()
+    with pytest.raises(UsageError, match="an archive") as caught:
+        from_folders(tmp_path / "x.tar")
+    assert caught.value.hint == "unpack it first"

@@ -1,5 +1,7 @@
 """What a folder of labelled images means, and the batches that come of it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -41,6 +43,76 @@ def test_test_folder_validates_where_there_is_no_val(tmp_path):
     save_split(tmp_path)
     (tmp_path / "val").rename(tmp_path / "test")
     assert len(find_dataset(tmp_path, None, seed=0).val) == 12
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train", "valid"),
+        ("train", "dev"),
+        ("Training", "Testing"),
+        ("TRAIN", "VAL"),
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+    ],
+)
+def test_folders_of_other_names_that_tools_split_into(tmp_path, train, val):
+    save_split(tmp_path)
+    (tmp_path / "train").rename(tmp_path / train)
+    (tmp_path / "val").rename(tmp_path / val)
+    with pytest.warns(UserWarning, match=f"training on .*{train}, validating on .*{val}"):
+        dataset = find_dataset(tmp_path, None, seed=0)
+    assert dataset.labels == ("circle", "square")
+    assert (len(dataset.train), len(dataset.val)) == (24, 12)
+
+
+def test_train_may_be_a_label_and_what_systems_leave_is_none(tmp_path):
+    save_shapes(tmp_path, ["circle", "square"])
+    (tmp_path / "circle").rename(tmp_path / "train")
+    (tmp_path / "__MACOSX").mkdir()
+    assert find_dataset(tmp_path, 0.5, seed=0).labels == ("square", "train")
+    # Both of split folders without labels in them: no two labels.
+    (tmp_path / "square").rename(tmp_path / "test")
+    with pytest.raises(UsageError, match="train: no classes, at least two"):
+        find_dataset(tmp_path, 0.5, seed=0)
+
+
+@pytest.mark.parametrize("inner", ["train", "a/circle"])
+def test_a_folder_around_the_data_is_told(tmp_path, inner):
+    save_split(tmp_path / "data") if inner == "train" else save_shapes(tmp_path / "data")
+    with pytest.raises(UsageError, match="1 class, at least two") as caught:
+        find_dataset(tmp_path, 0.5, seed=0)
+    assert caught.value.hint == f"did you mean {tmp_path / 'data'}?"
+
+
+def test_tables_of_others(tmp_path, monkeypatch):
+    save_shapes(tmp_path / "shapes", count=2)
+    (tmp_path / "train").mkdir()
+    ids = []
+    for path in sorted((tmp_path / "shapes").rglob("*.png")):
+        ids.append((f"{path.parent.name}-{path.stem}", path.parent.name))
+        path.rename(tmp_path / "train" / f"{ids[-1][0]}.png")
+    kaggle, metadata = tmp_path / "train.csv", tmp_path / "train/metadata.jsonl"
+    kaggle.write_text("id,kind\n" + "".join(f"{name},{label}\n" for name, label in ids))
+    metadata.write_text(
+        "".join(f'{{"file_name": "{name}.png", "label": "{label}"}}\n' for name, label in ids)
+    )
+    with pytest.warns(UserWarning, match="relative to .*train|'id' and 'kind'"):
+        found = [find_dataset(table, 0.5, seed=0) for table in (kaggle, metadata)]
+    assert found[0] == found[1] and found[0].labels == ("circle", "square")
+    assert len(found[0].train) == len(found[0].val) == 2
+    with pytest.raises(UsageError, match="train: no classes") as caught:
+        find_dataset(tmp_path / "train", 0.5, seed=0)
+    assert caught.value.hint == f"did you mean {metadata}?"
+    monkeypatch.chdir(tmp_path / "train")  # relative to the current folder: nothing to tell
+    assert len(find_dataset(Path("metadata.jsonl"), 0.5, seed=0).train) == 2
+    with kaggle.open("a") as file:
+        file.write(f"{ids[0][0]},oval\n")
+    with pytest.raises(UsageError, match="has two labels: 'circle' and 'oval'"):
+        find_dataset(kaggle, 0.5, seed=0)
+    with pytest.raises(UsageError, match="an archive, and labels are read from folders"):
+        (tmp_path / "x.tar").touch()
+        find_dataset(tmp_path / "x.tar", 0.5, seed=0)
 
 
 def test_fraction_splits_every_class_alike_and_by_the_seed(tmp_path):
