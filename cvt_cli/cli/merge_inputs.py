@@ -234,6 +234,11 @@ def list_parts(where: str) -> list[_Part]:
     Raises:
         UsageError: if there are none, or a run is not finished.
     """
+    if os.path.exists(where) and not (os.path.isfile(where) or os.path.isdir(where)):
+        raise UsageError(
+            f"{where} is neither a file nor a folder",
+            hint="a pipe can be read only once: write it to a file first",
+        )
     folder = open_folder(where)
     if folder.is_file():
         parent, slash, name = where.rstrip("/").rpartition("/")

@@ -228,6 +228,7 @@ def test_a_broken_part_is_named(
         ("nowhere -o x.csv", ["nowhere", "no files of records", ".csv, .tsv"]),
         ("nothing://bucket/x -o x.csv", ["nothing"]),
         ("notes.txt -o x.csv", ["notes.txt", "suffix"]),
+        ("pipe -o x.csv", ["pipe is neither a file nor a folder; a pipe can be read only once"]),
         ("a.csv -o x.txt", ["x.txt", "suffix"]),
         ("a.csv -o x --format html", ["html", "one of csv"]),
         ("a.csv", ["--output"]),
@@ -236,6 +237,7 @@ def test_a_broken_part_is_named(
 def test_wrong_usage(arguments: str, words: list[str], run_cvt: RunCvt, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("path,label,score,error\n")
     (tmp_path / "notes.txt").touch()
+    os.mkfifo(tmp_path / "pipe")
     refused(run_cvt, *arguments.split(), words=tuple(words))
     assert not list(tmp_path.glob("x*"))
 
