@@ -9,7 +9,7 @@ from cvt_cli.cli.messages import say
 from cvt_cli.cli.name_line import encoded_name
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import CvtError, UsageError
-from cvt_cli.output.journal import part_of
+from cvt_cli.output.journal import files_of
 from cvt_cli.system.files import check_file, write_atomically
 from cvt_cli.system.text import counted, reason_of
 
@@ -45,9 +45,12 @@ class ErrorsFile:
         """
         check_file(self.path)
         check_not_an_input(self.path, inputs)
-        written = {os.path.realpath(each) for other in others for each in (other, part_of(other))}
+        written = {os.path.realpath(each) for other in others for each in files_of(other)}
         if os.path.realpath(self.path) in written:
-            raise UsageError(f"{self.path} is one of the outputs", hint="name another --errors")
+            raise UsageError(
+                f"{self.path} is one of the outputs, or a file beside one",
+                hint="name another --errors",
+            )
         if os.path.lexists(self.path) and not replace:
             raise UsageError(f"{self.path} exists", hint="--overwrite replaces it")
 

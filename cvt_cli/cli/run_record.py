@@ -15,7 +15,7 @@ from typing import Any
 from cvt_cli import __version__
 from cvt_cli.cli.sinks import check_not_an_input
 from cvt_cli.errors import UsageError
-from cvt_cli.output.journal import part_of, run_file_of
+from cvt_cli.output.journal import files_of
 from cvt_cli.records import masked
 from cvt_cli.system.files import check_file, write_atomically
 from cvt_cli.system.text import reason_of
@@ -99,13 +99,11 @@ def check_run_record(
         return
     check_file(path)
     check_not_an_input(path, inputs)
-    written = {
-        os.path.realpath(each)
-        for output in outputs
-        for each in (output, part_of(output), run_file_of(output))
-    }
+    written = {os.path.realpath(each) for output in outputs for each in files_of(output)}
     if os.path.realpath(path) in written:
-        raise UsageError(f"{path} is one of the outputs", hint="name another --run-record")
+        raise UsageError(
+            f"{path} is one of the outputs, or a file beside one", hint="name another --run-record"
+        )
     if os.path.lexists(path) and not (overwrite or RunRecord.is_at(path)):
         raise UsageError(f"{path} exists and is no run record", hint="--overwrite replaces it")
 

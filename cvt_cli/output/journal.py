@@ -372,6 +372,11 @@ def run_file_of(path: Path) -> Path:
     return path.with_name(path.name + ".part.json")
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return the path of an output, and those of all that is beside it during a run or after."""
+    return path, part_of(path), run_file_of(path), stamps_of(path), kept_of(path)
+
+
 def check_output(
     path: Path,
     resume: bool,

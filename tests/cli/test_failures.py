@@ -92,6 +92,8 @@ LONG = "x" * 300
         ("classify cat.jpg -o a.csv --run-record ./a.csv", ["a.csv is one of the outputs"]),
         ("classify cat.jpg -o a.csv --run-record a.csv.part", ["is one of the outputs"]),
         ("classify cat.jpg -o a.csv --run-record a.csv.part.json", ["is one of the outputs"]),
+        ("classify cat.jpg -o a.csv --run-record a.csv.run.json", ["or a file beside one"]),
+        ("classify cat.jpg -o a.csv --errors a.csv.run.json", ["or a file beside one"]),
         ("embed cat.jpg -o a.npy --run-record a.paths.txt", ["is one of the outputs"]),
         ("classify cat.jpg --resume", ["--output"]),
         ("classify cat.jpg -o a.csv --resume --overwrite", ["--resume", "--overwrite"]),
