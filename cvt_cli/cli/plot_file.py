@@ -15,7 +15,9 @@ def check_plot_file(path: Path) -> None:
         UsageError: if matplotlib is missing, or the suffix is none of `PLOT_SUFFIXES`.
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"{path}: not a picture", hint=f"one of {', '.join(PLOT_SUFFIXES)}")
+        raise UsageError(
+            f"{path}: the suffix names no format", hint=f"one of {', '.join(PLOT_SUFFIXES)}"
+        )
     try:
         import matplotlib as _  # noqa: F401
     except ImportError:

@@ -152,7 +152,7 @@ def test_a_batch_that_does_not_fit_is_a_row(tiny_cvt: MakeCvt, run_cvt: RunCvt) 
         (("-b", "-3"), "'-3': not a batch size"),
         (("--image-size", "x"), "not an image size"),
         (("-o", "speed.txt"), "the suffix names no format"),
-        (("--plot", "speed.txt"), "not a picture"),
+        (("--plot", "speed.txt"), "the suffix names no format"),
         (("--images", "nowhere"), "no such folder"),
         (("--images", ".", "--compile"), "leave --images out"),
         (("--decode", "exact"), "needs --images"),

@@ -403,7 +403,7 @@ def test_plot_without_matplotlib(run_cvt: RunCvt) -> None:
         (["a", "--diff"], 2, "two models, not 1"),
         (["--labels", "--compare"], 2, "combined with other views"),
         (["--plot", "a.png"], 2, "needs --compare"),
-        (["--compare", "--plot", "a.gif"], 2, "not a picture"),
+        (["--compare", "--plot", "a.gif"], 2, "a.gif: the suffix names no format"),
         (["--offline", "--labels"], 3, "and offline"),
         (["--weights"], 3, "cvt models --download microsoft/cvt-13"),
     ],
