@@ -38,10 +38,7 @@ from tests.photos import Opened, picture
 from tests.places import Deadly, Hanging, Hungry, Pausing, Telling
 from tests.raws import dng
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them"),
-    pytest.mark.real_start,
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
 MOST_HIT = 3  # of 50 kills, one every 15 ms
 
@@ -89,6 +86,7 @@ def assert_same(found: list[DecodedImage], expected: list[DecodedImage]) -> None
             np.testing.assert_array_equal(a.pixels, b.pixels)
 
 
+@pytest.mark.real_start
 @pytest.mark.parametrize("way", ["shared memory", "pipes", "spawn"])
 def test_processes_read_as_threads_do(
     way: str, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -402,6 +400,7 @@ def scans(side: int, count: int) -> bytes:
 SLOW = scans(4000, 20_000)
 
 
+@pytest.mark.real_start
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_of_a_run_that_ends(run_cvt: RunCvt, cat: Path, number: int) -> None:
