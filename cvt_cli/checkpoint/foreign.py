@@ -17,7 +17,14 @@ _FROM = (
 )
 _MERGE = "merge it into its base with PEFT: model.merge_and_unload().save_pretrained('merged')"
 # What a trainer saves beside the weights, in files of the same suffixes.
-_NO_WEIGHTS = ("training_args.bin", "optimizer*", "scheduler*", "rng_state*", "scaler*")
+_NO_WEIGHTS = (
+    "training_args.bin",
+    "optimizer*",
+    "scheduler*",
+    "rng_state*",
+    "scaler*",
+    "random_states*",
+)
 # Folders that are searched for a checkpoint: a Hub's cache has two levels.
 _MAX_FOLDERS = 256
 
@@ -35,6 +42,11 @@ class Foreign:
     hint: str
 
 
+_DCP = Foreign(
+    "a distributed checkpoint of PyTorch",
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth` writes "
+    "the weights",
+)
 _FILES = (
     ("adapter_config.json", Foreign("a PEFT adapter, not a whole model", _MERGE)),
     ("*.onnx", Foreign("an ONNX export", _FROM)),
@@ -49,6 +61,12 @@ _FILES = (
         "pytorch_model_fsdp*",
         Foreign("a sharded checkpoint of FSDP", "`accelerate merge-weights` writes the weights"),
     ),
+    ("*.distcp", _DCP),
+    ("*.gguf", Foreign("weights of GGUF", _FROM)),
+    ("*.tflite", Foreign("a LiteRT (TensorFlow Lite) export", _FROM)),
+    ("*.mlmodel", Foreign("a Core ML export", _FROM)),
+    ("saved_model.pb", Foreign("a SavedModel of TensorFlow", _FROM)),
+    ("*.ckpt.index", Foreign("weights of TensorFlow", _FROM)),
     (
         "*-00001-of-*",
         Foreign("shards without the file that lists them", "copy its *.index.json file too"),
@@ -63,9 +81,24 @@ _ONE_FILE = {
     ".h5": "weights of TensorFlow",
     ".msgpack": "weights of Flax",
     ".xml": "an OpenVINO export",
+    ".keras": "weights of Keras",
+    ".pb": "a graph of TensorFlow",
+    ".gguf": "weights of GGUF",
+    ".tflite": "a LiteRT (TensorFlow Lite) export",
+    ".mlmodel": "a Core ML export",
+    ".engine": "a TensorRT engine",
 }
+_SHARD = re.compile(r".+-\d{5}-of-(?!00001)\d{5}\.\w+")
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".zst", ".7z")
 
 _TENSORS = (
+    (
+        re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?"),
+        Foreign(
+            "weights that FSDP has flattened",
+            "save them with StateDictType.FULL_STATE_DICT",
+        ),
+    ),
     (
         re.compile(r"(?:.*\.)?(?:lora_\w+|base_layer|modules_to_save)\..+"),
         Foreign("a LoRA adapter that is not merged into the weights", _MERGE),
@@ -97,6 +130,13 @@ def foreign_file(path: Path) -> Foreign | None:
     what = _ONE_FILE.get(path.suffix.lower())
     if what is None and path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
         what = _ONE_FILE[".xml"]
+    if path.suffix.lower() == ".distcp":
+        return _DCP
+    if _SHARD.fullmatch(path.name):
+        return Foreign("one shard of several", f"name their folder: {path.parent}")
+    name = path.name.lower()
+    if name.endswith(_ARCHIVES) and not name.endswith((".pth.tar", ".pt.tar")):
+        return Foreign("an archive", "unpack it, and name the folder or file in it")
     return Foreign(what, _FROM) if what else None
 
 

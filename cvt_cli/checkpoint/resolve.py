@@ -27,7 +27,10 @@ from cvt_cli.checkpoint.foreign import (
 from cvt_cli.checkpoint.hub import HubRepo, did_you_mean
 from cvt_cli.errors import ModelError
 
-WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar", ".pt.tar")
+WEIGHTS_SUFFIXES = (
+    *(".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pth.tar", ".pt.tar"),
+    *(".npz", ".pkl", ".pickle"),
+)
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -163,6 +166,8 @@ def _from_file(name: str, path: Path) -> ResolvedFiles:
             f"{name}: a torch.export program, not a file of weights: refused",
             hint="save the weights: torch.save(model.state_dict(), 'weights.pth')",
         )
+    if path.name == CONFIG or path.name in WEIGHTS[1::2]:
+        raise ModelError(f"{name}: not a file of weights", hint=f"did you mean {path.parent}?")
     foreign = foreign_file(path)
     if foreign is not None:
         raise ModelError(f"{name}: {foreign.what}, not a file of weights", hint=foreign.hint)

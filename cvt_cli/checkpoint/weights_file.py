@@ -1,9 +1,9 @@
 """Files of weights: they become tensors under our names, whatever they are wrapped in.
 
-Reading never runs code from a file: safetensors, or `torch.load(weights_only=True)`. Public
-training code wraps a state dict in other dicts (`model`, `state_dict`, `model_ema`, …) and prefixes
-its names (`module.`, `model.`, `_orig_mod.`, …). A network is found by the name of its first
-convolution, so that no list of wrappings is needed.
+Reading never runs code from a file: safetensors, `torch.load(weights_only=True)`, or numpy's arrays
+without their pickled code (`numpy_arrays`). Public training code wraps a state dict in other dicts
+(`model`, `state_dict`, `model_ema`, …) and prefixes its names (`module.`, `_orig_mod.`, …). A
+network is found by the name of its first convolution, so that no list of wrappings is needed.
 """
 
 import argparse
@@ -20,6 +20,13 @@ from typing import TYPE_CHECKING, Any
 from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, check_for_pointer
 from cvt_cli.checkpoint.foreign import foreign_tensors
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
+from cvt_cli.checkpoint.numpy_arrays import (
+    NUMPY_NAMES,
+    as_tensors,
+    read_npz,
+    read_pickled_arrays,
+)
+from cvt_cli.checkpoint.parametrized import without_parts
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
 from cvt_cli.system.text import MAX_QUOTED, counted, reason_of
@@ -65,17 +72,12 @@ def _dict(*_: object) -> OrderedDict[Any, Any]:
 _BESIDE_WEIGHTS: tuple[Any, ...] = (
     (_dict, "collections.defaultdict"),
     (OrderedDict, "yacs.config.CfgNode"),
+    *((stand_in, name) for name, stand_in in NUMPY_NAMES.items()),
     *(
         (_Nothing, name)
         for name in (
             *(f"builtins.{each}" for each in ("list", "dict", "int", "float", "str", "bool")),
-            "numpy.dtype",
-            "numpy.ndarray",
-            *(
-                f"numpy.{core}.multiarray.{each}"
-                for core in ("core", "_core")
-                for each in ("scalar", "_reconstruct")
-            ),
+            *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
             *(
                 f"{module}.{kind}Path"
                 for module in ("pathlib", "pathlib._local")
@@ -174,6 +176,12 @@ def read_weights(files: ResolvedFiles) -> Weights:
     if network is None and not any(map(LAYOUTS[-1].owns, tensors)):
         names = f" ({first_of(list(content))})" if content else ""
         raise ModelError(f"{files.name}: its weights are not those of a CvT{names}")
+    if tensors and not any(value.numel() for value in tensors.values() if value.ndim):
+        raise ModelError(
+            f"{files.name} holds a network whose weights are empty, as DeepSpeed's ZeRO-3 leaves "
+            "them",
+            hint="run zero_to_fp32.py in the checkpoint's folder, which writes the weights",
+        )
     for key, value in tensors.items():
         if not _is_plain(value):
             raise ModelError(f"{files.name}: {key} is not a plain tensor of numbers")
@@ -190,7 +198,7 @@ def layout_of(files: ResolvedFiles) -> Layout | None:
                 for path in files.weights
                 for name in _names_in_safetensors(files.name, path)
             }
-            content = _unwrapped(content)
+            content = _wholes(files.name, _unwrapped(content))
         else:
             content = _content(files, mmap=True)
         network = _choose(files, list(_networks(content)))
@@ -232,7 +240,17 @@ def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
     content: dict[str, Any] = {}
     for path in files.weights:
         content |= _read_file(files.name, path, mmap)
-    return _unwrapped(content)
+    return _wholes(files.name, _unwrapped(content))
+
+
+def _wholes(name: str, content: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Return a dict of weights, or of such dicts, with weights in place of their parts."""
+    whole = without_parts(name, content)
+    if depth < MAX_DEPTH:
+        for key, value in whole.items():
+            if isinstance(value, Mapping):
+                whole[key] = _wholes(name, value, depth + 1)
+    return whole
 
 
 def _unwrapped(content: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
@@ -328,6 +346,8 @@ def _read_file(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     check_for_pointer(name, path)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(name, path)
+    if path.suffix.lower() == ".npz":
+        return _read_npz(name, path)
     return _read_pickle(name, path, mmap and _is_zip(path))
 
 
@@ -345,20 +365,17 @@ def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
         raise _corrupt(name, path, error) from error
 
 
-def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
-    import torch
-
+def _read_npz(name: str, path: Path) -> "dict[str, torch.Tensor]":
     try:
-        # Training code saves its options as argparse's Namespace, a mere bag of attributes: making
-        # one runs no code.
-        with (
-            warnings.catch_warnings(),
-            interruptible(),
-            torch.serialization.safe_globals([argparse.Namespace, *_BESIDE_WEIGHTS]),
-        ):
-            # They are about the age of the format, and how to open it anyhow.
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with interruptible():
+            return read_npz(path)
+    except Exception as error:  # a broken archive makes the reader raise nearly anything
+        raise _corrupt(name, path, error) from error
+
+
+def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
+    try:
+        content = _loaded(path, mmap)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or _calls_something(path):
             found = re.search(r"GLOBAL (\S+)", str(error))
@@ -376,6 +393,31 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{name}: {path} contains no state dict")
     return {str(key): value for key, value in content.items()}
+
+
+def _loaded(path: Path, mmap: bool) -> Any:
+    """Load a file of torch's, or a bare pickle of numpy's arrays."""
+    import torch
+
+    try:
+        # Training code saves its options as argparse's Namespace, a mere bag of attributes: making
+        # one runs no code.
+        with (
+            warnings.catch_warnings(),
+            interruptible(),
+            torch.serialization.safe_globals([argparse.Namespace, *_BESIDE_WEIGHTS]),
+        ):
+            # They are about the age of the format, and how to open it anyhow.
+            warnings.simplefilter("ignore")
+            return as_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+    except Exception as error:
+        if isinstance(error, OSError) or _is_zip(path) or "GLOBAL" in str(error):
+            raise
+        with path.open("rb") as file, interruptible():
+            found = read_pickled_arrays(file)
+        if isinstance(found, int):  # with which a file of torch's begins
+            raise
+        return found
 
 
 def _corrupt(name: str, path: Path, error: Exception) -> ModelError:

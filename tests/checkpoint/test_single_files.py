@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import pickle
 import warnings
+import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.utils import parametrizations, prune
 
 from cvt_cli.checkpoint import imagenet
 from cvt_cli.checkpoint.architecture import config_from_shapes
@@ -274,6 +277,146 @@ def test_a_head_of_other_layers_is_named_and_replaced_in_training(
 def test_a_torchscript_program_is_refused_as_one(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "x.pt")
     assert "a TorchScript program" in str(failure(tmp_path / "x.pt"))
+
+
+def arrays(model: Any) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def test_arrays_of_numpy(wide: Any, gelu: torch.Tensor, tmp_path: Path) -> None:
+    content = arrays(wide)
+    np.savez(tmp_path / "a.npz", **content)
+    np.savez_compressed(tmp_path / "b.npz", **content)
+    for protocol in range(2, 6):
+        (tmp_path / f"{protocol}.pkl").write_bytes(pickle.dumps(content, protocol))
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"model": content}))
+    torch.save({"state_dict": content, "epoch": np.float64(3)}, tmp_path / "torch.pth")
+    odd = {
+        name: value.astype(value.dtype.newbyteorder(">"), order="F")
+        for name, value in content.items()
+    }
+    torch.save(odd, tmp_path / "odd.pth")
+    np.savez(tmp_path / "odd.npz", **odd, words=np.array(["a"]))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 10
+    for path in files:
+        same(logits(path), gelu)
+
+
+class Calls:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("called"),)
+
+
+def test_arrays_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    array = pickle.dumps({"a": np.ones(3, np.float32)}, 3)
+    memo = b"\x80\x04}r\xff\xff\xff\x7f."  # room for two thousand million notes
+    itself: dict[str, Any] = {}
+    itself["itself"] = itself
+    for name, content, word in (
+        ("code.pkl", pickle.dumps({"a": Calls()}), "could run code"),
+        ("code.pth", pickle.dumps({"a": np.array([Calls()])}), "could run code"),
+        ("short.pkl", array.replace(b"K\x03\x85", b"K\x09\x85"), "corrupt or truncated"),
+        ("memo.pkl", memo, "corrupt or truncated"),
+        ("itself.pkl", pickle.dumps(itself), "not those of a CvT"),
+        ("list.pkl", pickle.dumps([1]), "contains no state dict"),
+        ("words.pkl", pickle.dumps({"a": np.array(["a"])}), "not those of a CvT"),
+        ("broken.npz", b"PK", "corrupt or truncated"),
+    ):
+        Path(name).write_bytes(content)
+        assert word in str(failure(Path(name))), name
+    np.savez("objects.npz", a=np.array([Calls()], object))
+    assert "corrupt or truncated" in str(failure(Path("objects.npz")))
+    np.savez("zeros.npz", a=np.ones(4, np.float32))
+    with zipfile.ZipFile("huge.npz", "w") as made, zipfile.ZipFile("zeros.npz") as plain:
+        made.writestr("a.npy", plain.read("a.npy").replace(b"(4,)", b"(4000000000000,)")[:128])
+    assert "corrupt or truncated" in str(failure(Path("huge.npz")))
+    assert not Path("called").exists()
+
+
+def pruned(layer: torch.nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.3)
+
+
+def with_old_weight_norm(layer: torch.nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pruned,
+        with_old_weight_norm,
+        parametrizations.weight_norm,
+        torch.nn.utils.spectral_norm,
+        parametrizations.spectral_norm,
+    ],
+)
+def test_weights_in_parts(change: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny_model(**WIDE)
+    encoder = model.cvt.encoder.stages[0]
+    for layer in (
+        # The first, by whose name the network is found.
+        encoder.embedding.convolution_embeddings.projection,
+        encoder.layers[0].output.dense,
+        model.classifier,
+    ):
+        change(layer)
+    model.eval()
+    with torch.inference_mode():
+        expected = model(IMAGES).logits
+    torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
+    same(logits(tmp_path / "x.pth"), expected)
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    model.config.save_pretrained(tmp_path)
+    same(logits(tmp_path), expected)
+
+
+def test_weights_in_parts_that_do_not_fit(wide: Any, tmp_path: Path) -> None:
+    for parts, word in (
+        ({"weight_orig": (5, 128), "weight_mask": (1, 128)}, "do not fit: a mask of (1, 128)"),
+        ({"weight_g": (4, 1), "weight_v": (5, 128)}, "do not fit: lengths of (4, 1)"),
+        ({"weight_orig": (5, 128), "weight_u": (5,), "weight_v": (9,)}, "do not fit: "),
+        ({"parametrizations.weight.original": (5, 128)}, "holds a parametrised weight"),
+    ):
+        weights = dict(wide.state_dict())
+        del weights["classifier.weight"]
+        weights |= {f"classifier.{name}": torch.ones(shape) for name, shape in parts.items()}
+        torch.save(weights, tmp_path / "x.pth")
+        assert word in str(failure(tmp_path / "x.pth"))
+
+
+def test_weights_that_lie_elsewhere(wide: Any, tmp_path: Path) -> None:
+    empty = {name: torch.empty(0) for name in wide.state_dict()}
+    torch.save({"module": empty}, tmp_path / "zero.pt")
+    assert "zero_to_fp32.py" in failure(tmp_path / "zero.pt").hint
+    torch.save({"_fsdp_wrapped_module._flat_param": torch.ones(9)}, tmp_path / "flat.pt")
+    assert "FSDP has flattened" in str(failure(tmp_path / "flat.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "advice"),
+    [
+        ("model-00002-of-00003.safetensors", "one shard of several", "name their folder: "),
+        ("model.safetensors.index.json", "not a file of weights", "did you mean "),
+        ("config.json", "not a file of weights", "did you mean "),
+        ("__0_0.distcp", "a distributed checkpoint of PyTorch", "dcp_to_torch"),
+        ("model.tar.gz", "an archive", "unpack it"),
+        ("model.gguf", "weights of GGUF", "model.safetensors beside a config.json"),
+        ("model.tflite", "a LiteRT", "model.safetensors beside a config.json"),
+    ],
+)
+def test_files_of_other_kinds(name: str, word: str, advice: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"{}")
+    error = failure(tmp_path / name)
+    assert word in str(error) and advice in error.hint
+    if name.endswith((".distcp", ".gguf", ".tflite")):
+        (tmp_path / "config.json").write_text("{}")
+        assert word in str(failure(tmp_path))
 
 
 def test_one_of_several_networks_is_chosen(

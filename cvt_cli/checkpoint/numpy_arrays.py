@@ -1,0 +1,197 @@
+"""Weights as numpy's arrays, in `.npz` files and in pickles; no code of a file runs.
+
+A pickle calls functions by their names. Here each name stands for one of ours, which only notes
+what an array is made of; numpy's own are never called.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import torch
+
+# Bytes that an array may unpack to, per byte of the file: deflate packs zeros a thousand times.
+_MAX_RATIO = 1100
+_NOTES = ("PUT", "BINPUT", "LONG_BINPUT")
+_MAX_DEPTH = 8  # a dict may hold itself
+# Parts of an array's state.
+_STATE = 5
+_NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
+
+
+class ArrayType:
+    """Stands for `numpy.dtype` in a pickle."""
+
+    def __init__(self, name: object = "", *_: object) -> None:
+        self.name = name if isinstance(name, str) else ""
+        self.order = "<"
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] == ">":
+            self.order = ">"
+
+
+class Array:
+    """Stands for `numpy.ndarray` in a pickle: what it is made of."""
+
+    def __init__(self, *_: object) -> None:
+        self.parts: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: object) -> None:
+        # Its version, shape, dtype, order of axes, and bytes.
+        if isinstance(state, tuple) and len(state) == _STATE:
+            self.parts = state[1:]
+
+    def tensor(self) -> "torch.Tensor | None":
+        """Return the numbers; None for an array of other things.
+
+        Raises:
+            ValueError: if there are not as many bytes as its shape needs.
+        """
+        import numpy as np
+        import torch
+
+        if not self.parts:
+            return None
+        shape, kind, by_columns, content = self.parts
+        if not isinstance(kind, ArrayType) or kind.name not in _NUMBERS:
+            return None
+        if not isinstance(content, bytes | bytearray) or not _is_shape(shape):
+            return None
+        dtype = np.dtype(kind.order + kind.name)
+        if math.prod(shape) * dtype.itemsize != len(content):
+            raise ValueError("an array has not as many bytes as its shape needs")
+        array = np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+        # A copy, in the machine's own order of bytes, that may be written to.
+        return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
+
+
+def _is_shape(shape: object) -> bool:
+    return isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)
+
+
+def make_array(*_: object) -> Array:
+    """Stand for numpy's `_reconstruct`, whose array gets its contents afterwards."""
+    return Array()
+
+
+def array_of_bytes(*parts: object) -> Array:
+    """Stand for numpy's `_frombuffer`, as in pickles of protocol 5."""
+    content, kind, shape, order = (*parts, *[None] * 4)[:4]
+    made = Array()
+    if isinstance(content, pickle.PickleBuffer):
+        content = bytes(content)
+    made.parts = (shape, kind, order == "F", content)
+    return made
+
+
+NUMPY_NAMES: dict[str, Any] = {
+    "numpy.ndarray": Array,
+    "numpy.dtype": ArrayType,
+    **{
+        f"numpy.{core}.{name}": stand_in
+        for core in ("core", "_core")
+        for name, stand_in in (
+            ("multiarray._reconstruct", make_array),
+            ("numeric._frombuffer", array_of_bytes),
+        )
+    },
+}
+
+
+def as_tensors(content: Any, depth: int = 0) -> Any:
+    """Return dicts with tensors in place of the arrays in them, some levels deep."""
+    if isinstance(content, Array):
+        return content.tensor()
+    if isinstance(content, Mapping) and depth < _MAX_DEPTH:
+        return {key: as_tensors(value, depth + 1) for key, value in content.items()}
+    return content
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads dicts of arrays; every name that it does not know is an error."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _NAMES.get(f"{module}.{name}")
+        if found is None:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        # A function anew each time, because a pickle may set attributes of what it names.
+        return found if isinstance(found, type) else partial(_called, found)
+
+
+def _called(stand_in: Callable[..., Any], *parts: object) -> Any:
+    return stand_in(*parts)
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    """Stand for `_codecs.encode`, by which protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes as {encoding}")
+    return text.encode("latin1")
+
+
+_NAMES = {**NUMPY_NAMES, "_codecs.encode": _encoded, "collections.OrderedDict": OrderedDict}
+
+
+def read_pickled_arrays(file: BinaryIO) -> Any:
+    """Read a bare pickle of arrays.
+
+    Raises:
+        UnpicklingError: with `GLOBAL` and the name, if it calls anything else; or if it is broken.
+            Other errors where it is.
+    """
+    for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        # The reader makes room for as many notes as the highest number says.
+        if operation.name in _NOTES and argument is not None and argument > number:
+            raise pickle.UnpicklingError("it numbers its notes otherwise than pickle does")
+    file.seek(0)
+    return as_tensors(_Unpickler(file).load())
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """Read the arrays of an `.npz` file.
+
+    Raises:
+        ValueError: if an array holds objects, or unpacks to far more than the file has.
+            Other errors where it is broken.
+    """
+    import zipfile
+
+    import numpy as np
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        if sum(each.file_size for each in archive.infolist()) > _MAX_RATIO * path.stat().st_size:
+            raise ValueError("it unpacks to far more than it has")
+        read: dict[str, Any] = {}
+        for entry in archive.infolist():
+            if not entry.filename.endswith(".npy"):
+                continue
+            # Read whole first: a header alone would make room for any size.
+            content = io.BytesIO(archive.read(entry))
+            if not _fits(content):
+                raise ValueError(f"{entry.filename} has not as many bytes as its shape needs")
+            array = np.lib.format.read_array(content, allow_pickle=False)
+            kind = array.dtype.newbyteorder("=")
+            if kind.str[1:] in _NUMBERS:
+                read[entry.filename[:-4]] = torch.from_numpy(array.astype(kind, order="C"))
+    return read
+
+
+def _fits(content: io.BytesIO) -> bool:
+    """Tell whether an array has as many bytes as its header says."""
+    import numpy as np
+
+    first = np.lib.format.read_magic(content) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(content)
+    fits = math.prod(shape) * dtype.itemsize <= len(content.getbuffer()) - content.tell()
+    content.seek(0)
+    return fits or dtype.hasobject

@@ -1,0 +1,107 @@
+"""Parametrised weights: torch.nn.utils' ways to keep a weight in parts become the weight.
+
+Pruning keeps it with a mask, weight norm as direction and length, spectral norm with the vectors
+that its largest singular value follows from. Names: those of `torch.nn.utils.parametrizations`, and
+of the older hooks.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cvt_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_NEW = "parametrizations."
+_LEFT = re.compile(r"(?:.*\.)?parametrizations\.\w+\.(?:original\d*|\d+\..+)")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A way to keep a weight in parts.
+
+    Attributes:
+        parts: their names, after the name of the module, with {} for that of the weight.
+        whole: makes the weight of them.
+    """
+
+    parts: Sequence[str]
+    whole: "Callable[..., torch.Tensor]"
+
+
+def _pruned(weight: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
+    if weight.shape != mask.shape:
+        raise ValueError(f"a mask of {tuple(mask.shape)} for weights of {tuple(weight.shape)}")
+    return weight * mask.to(weight.dtype)
+
+
+def _weight_norm(length: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tensor":
+    if length.ndim == 0:  # of the whole weight
+        return direction * (length / direction.square().sum().sqrt())
+    if length.ndim != direction.ndim or any(
+        one not in (1, each) for one, each in zip(length.shape, direction.shape, strict=True)
+    ):
+        raise ValueError(
+            f"lengths of {tuple(length.shape)} for weights of {tuple(direction.shape)}"
+        )
+    over = [axis for axis, count in enumerate(length.shape) if count == 1]
+    return direction * (length / direction.square().sum(over, keepdim=True).sqrt())
+
+
+def _spectral_norm(
+    weight: "torch.Tensor", left: "torch.Tensor", right: "torch.Tensor"
+) -> "torch.Tensor":
+    largest: torch.Tensor = left @ (weight.flatten(1) @ right)
+    return weight / largest
+
+
+_KINDS = (
+    _Kind(("{}_orig", "{}_mask"), _pruned),
+    _Kind(("{}_g", "{}_v"), _weight_norm),
+    _Kind(("{}_orig", "{}_u", "{}_v"), _spectral_norm),
+    _Kind((f"{_NEW}{{}}.original0", f"{_NEW}{{}}.original1"), _weight_norm),
+    _Kind((f"{_NEW}{{}}.original", f"{_NEW}{{}}.0._u", f"{_NEW}{{}}.0._v"), _spectral_norm),
+)
+_PARAMETERS = ("weight", "bias")
+
+
+def without_parts(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Put weights in place of their parts.
+
+    Args:
+        name: of the checkpoint, for messages.
+        tensors: by name. None for one is a tensor that was not read: so is the weight then.
+
+    Raises:
+        ModelError: if parts do not fit together, or are of a kind that is not known here.
+    """
+    whole = dict(tensors)
+    for kind in _KINDS:
+        for parameter in _PARAMETERS:
+            first, *others = (part.format(parameter) for part in kind.parts)
+            for key in [key for key in whole if key.endswith(first)]:
+                module = key.removesuffix(first)
+                keys = [key, *(module + other for other in others)]
+                if module[-1:] in ("", ".") and all(each in whole for each in keys):
+                    parts = [whole.pop(each) for each in keys]
+                    try:
+                        whole[module + parameter] = _made(kind, parts)
+                    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                        raise ModelError(
+                            f"{name}: the parts of {module}{parameter} do not fit: {error}"
+                        ) from None
+    left = next((key for key in whole if _LEFT.fullmatch(key)), None)
+    if left is not None:
+        raise ModelError(
+            f"{name}: it holds a parametrised weight, {left}",
+            hint="torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') before "
+            "saving makes it a plain one",
+        )
+    return whole
+
+
+def _made(kind: _Kind, parts: list[Any]) -> Any:
+    return None if any(part is None for part in parts) else kind.whole(*parts)
