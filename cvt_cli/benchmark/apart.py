@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from cvt_cli.system.cores import unshared
+from cvt_cli.system.signals import FROM_TERMINAL
 
 # The exit code of a process that the system killed, as it does if memory is full.
 KILLED = -9
@@ -82,7 +83,8 @@ class Apart:
 
 
 def _serve(connection: Connection, make: Callable[[], object]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
+    for number in FROM_TERMINAL:  # the parent process handles them
+        signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     served: object = None
 

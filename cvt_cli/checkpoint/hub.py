@@ -6,6 +6,7 @@ import json
 import warnings
 from pathlib import Path
 
+from cvt_cli.checkpoint import hub_timeouts
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL, known_names
 from cvt_cli.checkpoint.checkpoint_files import (
     CONFIG,
@@ -20,7 +21,7 @@ from cvt_cli.checkpoint.checkpoint_files import (
 )
 from cvt_cli.checkpoint.foreign import ON_THE_HUB, foreign_files
 from cvt_cli.checkpoint.integrity import damaged, is_damaged
-from cvt_cli.errors import ModelError
+from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.system.signals import interruptible
 from cvt_cli.system.text import reason_of, short_reason
 
@@ -192,6 +193,7 @@ class HubRepo:
             if self.offline:
                 # The client makes requests even if it is told to use local files only.
                 raise self._unreachable(filename, None)
+            hub_timeouts.check()
             if not self.commit:
                 self.ask(filename)
             with interruptible():
@@ -202,7 +204,7 @@ class HubRepo:
                     force_download=anew,
                 )
             return Path(path)
-        except ModelError:
+        except (ModelError, UsageError):
             raise
         except errors.LocalEntryNotFoundError as error:
             raise self._unreachable(filename, error.__cause__) from error

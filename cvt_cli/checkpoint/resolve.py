@@ -73,6 +73,8 @@ def _resolve(
     weights: bool,
     verify: bool,
 ) -> ResolvedFiles:
+    if not name:
+        raise ModelError("no model is named", hint="is a variable empty?")
     if name in bundled_names():
         return _from_folder(name, BUNDLED_FOLDER / name, weights)
     # os.path, because Path raises an error for a name that no path can have.

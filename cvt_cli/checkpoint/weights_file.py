@@ -42,6 +42,8 @@ MAX_DEPTH = 4  # levels of nested dicts
 ROOT = "."  # the key of a network without wrapping
 
 _ZIP = b"PK"
+# What torch says of a file that it could not open, with the system's reason.
+_NOT_OPENED = re.compile(r"^unable to (?:open|mmap) .*: ([^:]*) \(\d+\)$", re.DOTALL)
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
 # Modules that wrap others anywhere in a network: of torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -423,6 +425,8 @@ def _loaded(path: Path, mmap: bool) -> Any:
 def _corrupt(name: str, path: Path, error: Exception) -> ModelError:
     if isinstance(error, PermissionError | IsADirectoryError):
         return ModelError(f"{name}: {path}: {reason_of(error)}")
+    if (found := _NOT_OPENED.search(str(error))) is not None:
+        return ModelError(f"{name}: {path} can't be read: {found[1].lower()}")
     if "TorchScript" in str(error):
         return ModelError(
             f"{name}: {path} is a TorchScript program, not a file of weights: refused",

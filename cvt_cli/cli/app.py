@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -12,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import cvt_cli
+from cvt_cli.checkpoint import hub_timeouts
 from cvt_cli.checkpoint.catalog import BUNDLED_MODEL
 from cvt_cli.cli import hints
 from cvt_cli.cli.commands import NAMES, Commands
@@ -19,7 +19,7 @@ from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import CvtError, ExitCode, Finished, Remark, UsageError
 from cvt_cli.records import masked
-from cvt_cli.system.signals import act_if_stuck, once
+from cvt_cli.system.signals import act_if_stuck, once, take
 from cvt_cli.system.stderr import open_stderr
 from cvt_cli.system.text import FULL, neutral, reason_of
 
@@ -27,6 +27,9 @@ from cvt_cli.system.text import FULL, neutral, reason_of
 _VALUES_IN_WORDS = {
     "Input should be a valid integer, unable to parse string as an integer": "not a whole number",
     "Input should be a valid number, unable to parse string as a number": "not a number",
+    r"Input should be greater than or equal to (\S+)$": r"must be \1 or more",
+    r"Input should be less than or equal to (\S+)$": r"must be \1 or less",
+    r"Input should be (greater|less) than (\S+)$": r"must be \1 than \2",
     # of older releases of Typer
     r"(?<=: )'.*' is not a valid int(eger)?( range)?": "not a whole number",
     r"(?<=: )'.*' is not a valid float( range)?": "not a number",
@@ -38,8 +41,6 @@ _LIMITS = {
     errno.EMFILE: "raise the limit on open files: ulimit -n 1024",
     errno.EAGAIN: "the limit on processes may be too low: ulimit -u",
 }
-# Variables that huggingface_hub reads as it is imported.
-_HUB_SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 
 app = typer.Typer(
     name="cvt",
@@ -90,10 +91,7 @@ def _global_options(
         raise UsageError(gone, hint="cd to one that exists") from None
     # Read when huggingface_hub is imported. What it would warn of, our error says in one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    for name in _HUB_SECONDS:
-        value = os.environ.get(name, "0")
-        if not value.strip().isdecimal():
-            raise UsageError(f"{name} is {value!r}, not a number of seconds", hint="correct it")
+    hub_timeouts.set_wrong_ones_aside()
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = _show_warning
@@ -157,16 +155,13 @@ def main() -> NoReturn:
 
 
 def _end_in_order() -> None:
-    """Make Ctrl-C and SIGTERM raise KeyboardInterrupt, and each later one too, should ending take a
-    while."""
+    """Make the signals that end a run raise KeyboardInterrupt, and each later one too, should
+    ending take a while."""
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    handler = once(interrupt)
-    signal.signal(signal.SIGTERM, handler)
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as in the background
-        signal.signal(signal.SIGINT, handler)
+    take(once(interrupt))
     act_if_stuck(_end_at_once)
 
 

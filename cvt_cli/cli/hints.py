@@ -56,6 +56,10 @@ COMMAND_SYNONYMS = {
 _MODEL_COMMANDS = ("benchmark", "classify", "embed", "evaluate", "explain")
 # Characters of a command that are still easy to read and to copy.
 _READABLE = 200
+# Options of `cvt` itself.
+_OF_CVT = ("-q", "--quiet", "--debug")
+# Commands that are named for an option that they have, at most.
+_MOST_HOLDERS = 3
 # Least ratio by difflib: --recursve is close to --recursive, --json is not to --revision.
 CLOSE = 0.75
 
@@ -98,9 +102,33 @@ def for_option(name: str, context: Any) -> str:
         ]
         if holders:
             return f"it goes after the command: cvt {holders[0]} … {name} …"
+    return _known_elsewhere(name, context, here) or _close(name, here)
+
+
+def _known_elsewhere(name: str, context: Any, here: set[str]) -> str:
+    command, group = context.command, context.parent
+    if name in _OF_CVT and group is not None:  # `-q` has been looked for alone
+        return f"it stands alone: cvt {name} {command.name} …"
+    if name in ("--model", "-m") and any(
+        str(each.name).startswith("model") for each in command.params
+    ):
+        return f"the model is an argument: cvt {command.name} MODEL …"
     if name in SYNONYMS:
         meant = SYNONYMS[name]
         return f"did you mean {meant}?" if not here or meant.split()[0] in here else ""
+    if group is None or _close(name, here):
+        return ""
+    holders = [
+        f"`cvt {each}`"
+        for each in group.command.list_commands(group)
+        if name.startswith("--") and name in _options(group.command.get_command(group, each), group)
+    ]
+    if len(holders) > _MOST_HOLDERS:
+        return ""
+    return f"{' and '.join(holders)} {'has' if len(holders) == 1 else 'have'} it" if holders else ""
+
+
+def _close(name: str, here: set[str]) -> str:
     close = difflib.get_close_matches(name, here, n=1, cutoff=CLOSE)
     return f"did you mean {close[0]}?" if close else ""
 

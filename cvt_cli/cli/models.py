@@ -84,10 +84,12 @@ def _catalogue() -> "Report":
 def _found(text: str) -> "Report":
     from huggingface_hub import HfApi, constants, get_session
 
+    from cvt_cli.checkpoint import hub_timeouts
     from cvt_cli.inspection.models_table import found_report
 
     if constants.HF_HUB_OFFLINE:
         raise ModelError("the Hub can't be searched: offline", hint="unset HF_HUB_OFFLINE")
+    hub_timeouts.check()
     records: list[dict[str, Any]] = []
     try:
         # The search alone would try for half a minute before it gives up on the Hub.

@@ -29,7 +29,8 @@ from cvt_cli.errors import (
     UsageError,
 )
 from cvt_cli.images.remaining import remaining
-from cvt_cli.images.source import Source
+from cvt_cli.images.source import TEXT, Source
+from cvt_cli.images.standard_input import STDIN
 from cvt_cli.output.journal import Journal
 from cvt_cli.output.run_file import stamp_of
 from cvt_cli.output.several_outputs import SeveralOutputs
@@ -319,7 +320,8 @@ def sum_up(
         unnamed = f", {errors - named} of them not named here" if failed and errors > named else ""
         of = counted(count + kept, "input")
         where = "each has its error" if errors > 1 else "its error is"
-        say(f"{errors} of {of} could not be read{unnamed}; {where} in the output")
+        a_list = "; --files-from - reads a list of names" if (STDIN, TEXT) in failed else ""
+        say(f"{errors} of {of} could not be read{unnamed}; {where} in the output{a_list}")
     if errors:
         raise typer.Exit(ExitCode.INPUTS_FAILED)
 

@@ -13,7 +13,7 @@ from PIL.PsdImagePlugin import MODES as PSD_MODES
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 from cvt_cli.images import formats
-from cvt_cli.images.source import one_line
+from cvt_cli.images.source import TEXT, one_line
 from cvt_cli.system.extras import install_hint
 
 # Formats that Pillow does not read by itself: first bytes, name in `formats`, and extra.
@@ -117,7 +117,7 @@ def unidentified(file: BinaryIO) -> str:
     start = file.read(_START)
     if b"\0" not in start and _is_text(start):
         is_svg = b"<svg" in start
-        return "SVG is not supported: convert it to PNG" if is_svg else "text, not an image"
+        return "SVG is not supported: convert it to PNG" if is_svg else TEXT
     if (name := _name_of(start)) is not None:
         return _unsupported(name, _kind_of(name, file)) or broken(
             name, _why_no_png(file) if name == "PNG" else ""

@@ -310,7 +310,9 @@ class _Finder:
     def _file(self, path: str) -> Iterator[Source]:
         kind = kind_of_archive(path)
         if names.is_missing(path):
-            yield failing(path, "no such file")
+            yield failing(
+                path, "no such file" if path else "an empty name, as of an unset variable"
+            )
         elif kind is None:
             yield local_file(path, self._search)
         else:

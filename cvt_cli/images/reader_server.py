@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 
 from cvt_cli.images import formats
 from cvt_cli.images.worker import serve
+from cvt_cli.system.signals import ENDING
 
 # Seconds to wait for a process to end: it may hang in the kernel.
 _REAP_SECONDS = 0.5
@@ -29,7 +30,7 @@ def serve_readers(control: int, debug: bool) -> None:
         control: the socket to the driver.
         debug: let them write to stderr.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # the driver decides
     formats.register()
     die_with_parent = _death_signal()

@@ -33,6 +33,8 @@ _ARCHIVE_SUFFIXES = {
     ".parquet": "parquet",
 }
 
+# The error of a text that is named as an image.
+TEXT = "text, not an image"
 # Bytes of a photograph, at most: a raw one of 100 megapixels has a tenth of it.
 MAX_BYTES = 2**31
 # Photographs hardly shrink. Bytes that an archive gives for each of its own, at most.

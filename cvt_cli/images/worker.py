@@ -35,6 +35,7 @@ from cvt_cli.images.reader_messages import (
 )
 from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import Source, failing
+from cvt_cli.system.signals import ENDING
 
 # Bytes for the directory of an archive. pyarrow reserves far more than it uses.
 _ARCHIVE_MEMORY = 2**30
@@ -54,7 +55,7 @@ def serve(connection: Connection, memory: int | None, debug: bool) -> None:
         memory: the file of the shared memory; None if there is none.
         debug: let codecs write to stderr.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1) if debug else (0, 1, 2):

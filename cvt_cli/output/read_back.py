@@ -43,6 +43,8 @@ def format_of_labels(path: Path) -> str:
                 f"{path} is an image, not a file of labels",
                 hint=f"cvt classify {quoted} -o labels.csv",
             ) from None
+        if not os.path.exists(path):
+            raise UsageError(f"{path} can't be read: no such file") from None
         raise
 
 

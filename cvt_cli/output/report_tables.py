@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cvt_cli.errors import CvtError, UsageError
+from cvt_cli.output import EMBEDDING_FORMATS, FILE_FORMATS
 from cvt_cli.system.files import TO_STDOUT, check_file, write_atomically
 from cvt_cli.system.text import for_reading, reason_of, visible
 
@@ -107,9 +108,9 @@ def pick_format(name: str | None, output: Path | None) -> str:
     suffix = output.suffix.lower().removeprefix(".")
     if suffix not in FORMATS[1:]:
         suffixes = " ".join(f".{name}" for name in FORMATS[1:])
-        raise UsageError(
-            f"{output}: the suffix names no format", hint=f"one of {suffixes}, or say --format"
-        )
+        known = suffix in (*FILE_FORMATS, *EMBEDDING_FORMATS)
+        what = f"{suffix} can't be used here" if known else "the suffix names no format"
+        raise UsageError(f"{output}: {what}", hint=f"one of {suffixes}, or say --format")
     return suffix
 
 

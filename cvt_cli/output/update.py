@@ -24,7 +24,7 @@ from cvt_cli.output import (
 from cvt_cli.output.journal import Journal
 from cvt_cli.output.run_file import Kept, Stamp, check_same, read_stamps, stamp_of, stamps_of
 from cvt_cli.records import THUMBNAIL, Record, RecordShape, as_written
-from cvt_cli.system.files import check_name, write_atomically
+from cvt_cli.system.files import check_name, check_regular, write_atomically
 from cvt_cli.system.locks import lock
 
 
@@ -37,6 +37,7 @@ def check_update(path: Path, writer_class: WriterClass) -> None:
     check_name(path)
     if not issubclass(writer_class, RowWriter | EmbeddingWriter):
         raise UsageError(f"{path}: a report can't be updated", hint="leave it out with --update")
+    check_regular(path)
     if os.path.lexists(path) and Kept.read(path) is None:
         raise UsageError(
             f"{path} can't be updated: {path.name}.run.json, which says what it was made of, is "

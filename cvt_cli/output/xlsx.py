@@ -131,8 +131,9 @@ def _written(
     Args:
         folder: for temporary files.
     """
-    target = cast(BinaryIO, _Forgetful(file))
-    workbook = xlsxwriter.Workbook(target, {"constant_memory": True, "tmpdir": str(folder)})
+    target = _Forgetful(file)
+    options = {"constant_memory": True, "tmpdir": str(folder)}
+    workbook = xlsxwriter.Workbook(cast(BinaryIO, target), options)
     sheets = _Sheets(workbook, shape)
     try:
         sheets.write(records)
@@ -142,6 +143,8 @@ def _written(
         except XlsxFileError as error:
             cause = error.args[0] if error.args else error
             raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
+        finally:
+            target.forget()  # it is whole, or a temporary file could not be written
     return sheets
 
 
@@ -152,6 +155,10 @@ class _Forgetful:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._has_failed = False
+
+    def forget(self) -> None:
+        """Keep nothing from now on."""
+        self._has_failed = True
 
     def write(self, data: bytes) -> int:
         if self._has_failed:

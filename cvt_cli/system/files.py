@@ -78,16 +78,25 @@ def check_file(path: Path, instead: str = _FILE_ONLY, *, with_folder: bool = Fal
         UsageError: if it can't be, or something else is there; as `check_name`.
     """
     check_name(path, instead)
+    check_regular(path)
+    folder = path.parent
+    while with_folder and not os.path.lexists(folder):
+        folder = folder.parent
+    check_folder(folder, path)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is free or a file's, not a device's or a pipe's.
+
+    Raises:
+        UsageError: if it is not, or nothing can be there.
+    """
     try:
         replaceable = is_replaceable(path)
     except OSError as error:
         raise UsageError(f"{path} can't be written: {reason_of(error)}") from None
     if not replaceable:
-        raise UsageError(f"{path} is not a regular file")
-    folder = path.parent
-    while with_folder and not os.path.lexists(folder):
-        folder = folder.parent
-    check_folder(folder, path)
+        raise UsageError(f"{path} is not a regular file", hint="name a file")
 
 
 def check_folder(folder: Path, path: Path | None = None) -> None:
@@ -120,8 +129,8 @@ def write_atomically(
         private: nobody but its owner may read it.
 
     Raises:
-        OSError: if the disk is full or the folder not writable, or a device, a pipe or a folder is
-            there; the old content is still there.
+        OSError: with the path, if the disk is full or the folder not writable, or a device, a pipe
+            or a folder is there; the old content is still there.
     """
     sweep_once(os.path.abspath(path.parent))
     beside = temporary_name(path)
@@ -136,9 +145,11 @@ def write_atomically(
                 replace(beside, path)
         if os.name == "nt":
             replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(beside)):
+            error.filename = str(path)  # of which the system's own error says nothing
         raise
     sync_folder(path.parent)
 

@@ -1,4 +1,5 @@
-"""Ways to take Ctrl-C and SIGTERM: later, once, or in the middle of foreign code.
+"""Ways to take the signals that end a run, Ctrl-C, SIGTERM and SIGHUP: later, once, or in the
+middle of foreign code.
 
 What a run then keeps and says is in `cli/run.py`, its exit code in `cli/app.py`.
 """
@@ -11,9 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 REPEAT_SECONDS = 0.5
 STUCK_SECONDS = 10.0
+
+# A terminal sends these to all of its processes: Ctrl-C; and SIGHUP as it is closed or its
+# connection is lost, which Windows does not know. A shell may have a process ignore them: in the
+# background of a script, or under nohup.
+FROM_TERMINAL = (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+ENDING = (*FROM_TERMINAL, signal.SIGTERM)
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -39,6 +47,17 @@ def once(act: Callable[[], None]) -> Handler:
     return handle
 
 
+def take(handler: Handler) -> list[tuple[int, Any]]:
+    """Install a handler of the signals that end a run, but for those from a terminal that are
+    ignored; returns each with what it had before."""
+    taken = [
+        number
+        for number in ENDING
+        if number not in FROM_TERMINAL or signal.getsignal(number) != signal.SIG_IGN
+    ]
+    return [(number, signal.signal(number, handler)) for number in taken]
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Run C++ or Rust code, which may replace the KeyboardInterrupt of a `once` handler by an error
@@ -54,7 +73,8 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[threading.Event]:
-    """Make Ctrl-C and SIGTERM set the event instead of interrupting; a second one interrupts."""
+    """Make signals that end a run set the event instead of interrupting; a second one
+    interrupts."""
     event = threading.Event()
 
     def stop() -> None:
@@ -62,13 +82,11 @@ def deferred_interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    on_signal = once(stop)
-    before = [signal.signal(number, on_signal) for number in numbers]
+    before = take(once(stop))
     try:
         yield event
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before:
             signal.signal(number, handler)
 
 
@@ -83,7 +101,7 @@ def act_if_stuck(act: Callable[[], None]) -> None:
     def watch() -> None:
         with ringer:  # stays open while the thread waits
             while number := bell.recv(1):
-                if number[0] in (signal.SIGINT, signal.SIGTERM):
+                if number[0] in ENDING:
                     asked = time.monotonic()
                     time.sleep(STUCK_SECONDS)
                     # The handler may have run just before this thread woke up.

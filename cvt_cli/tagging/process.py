@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from cvt_cli.system.signals import FROM_TERMINAL
 from cvt_cli.tagging.keywords import Keyword
 from cvt_cli.tagging.xmp import TagError
 
@@ -101,7 +102,8 @@ class PictureWriter:
 
 def _serve() -> None:
     """Answer requests until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for number in FROM_TERMINAL:  # the parent decides
+        signal.signal(number, signal.SIG_IGN)
     answers = os.dup(1)
     os.dup2(2, 1)  # keeps a library's output out of the answers
     from cvt_cli.tagging.embedding import NotWritable, tag_picture

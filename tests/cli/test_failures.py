@@ -116,6 +116,7 @@ def test_what_is_no_file_is_not_replaced(option: str, run_cvt: RunCvt, cat: Path
     for name, what in (("fifo.csv", "is not a regular file"), ("folder.csv", "is a folder")):
         done = run_cvt("classify", cat, option, name, "--overwrite")
         check_line(done, 2, f"{name} {what}")
+    check_line(run_cvt("classify", cat, "-o", "fifo.csv", "--update"), 2, "not a regular file")
     assert (cat.parent / "fifo.csv").is_fifo()
 
 
@@ -233,6 +234,19 @@ def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: P
     assert not list(cat.parent.glob("x.json*"))
 
 
+def test_a_disk_that_is_full_names_the_file(run_cvt: RunCvt, cat: Path) -> None:
+    process = run_cvt.start(
+        *("export", "cvt-tiny-cifar10", "-o", "x.pt2"),
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        # A MiB, of the 5 that the file has.
+        first="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))",
+    )
+    out, err = process.communicate(timeout=300)
+    done = Completed(process.args, process.returncode, out, err)
+    check_line(done, 4, "can't write: x.pt2: file too large")
+    assert not [each for each in cat.parent.iterdir() if "x.pt2" in each.name or "tmp" in each.name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -318,9 +332,20 @@ def test_offline_and_not_cached(how: str, run_cvt: RunCvt, hub: HubServer) -> No
     assert hub.requests == []
 
 
-def test_a_timeout_of_the_hub_that_is_no_number(run_cvt: RunCvt) -> None:
-    done = run_cvt("models", env={"HF_HUB_ETAG_TIMEOUT": "30s"})
-    check_line(done, 2, "HF_HUB_ETAG_TIMEOUT is '30s'", "seconds")
+@pytest.mark.parametrize("name", ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+def test_a_timeout_of_the_hub_that_is_no_number(
+    name: str, run_cvt: RunCvt, hub: HubServer, tiny_cvt: TinyCvt, cat: Path
+) -> None:
+    hub.add(REPO, tiny_cvt())
+    env = {name: "30s"}
+    for arguments in (("classify", cat, "-m", REPO), ("models", "--search", "x")):
+        check_line(run_cvt(*arguments, env=env), 2, f"{name} is '30s'", "seconds")
+    assert hub.requests == []
+    # It is no business of what needs no Hub, or only its cache.
+    run_cvt("models", env=env, expect=0)
+    assert run_cvt("classify", cat, "-m", tiny_cvt(), env=env, expect=0).stderr == ""
+    run_cvt("classify", cat, "-m", REPO, env={name: ""}, expect=0)
+    run_cvt("classify", cat, "-m", REPO, env=env, expect=0)
 
 
 def test_an_endpoint_without_a_scheme(run_cvt: RunCvt) -> None:
@@ -588,7 +613,7 @@ def many(cat: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(kind: signal.Signals, run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
     # Nothing is measured before, which would be said.
     options = ("-f", "jsonl", "-b", "1", "--tune", "never")
@@ -629,6 +654,27 @@ def test_interrupted_with_an_output_file(run_cvt: RunCvt, tiny_cvt: TinyCvt, man
     assert "x.jsonl.part keeps them: --resume continues" in err
     assert all(json.loads(line)["error"] is None for line in part.read_text().splitlines())
     assert json.loads((folder / "run.json").read_text())["outcome"] == "interrupted"
+
+
+def test_a_terminal_that_is_closed(run_cvt: RunCvt, tiny_cvt: TinyCvt, many: Path) -> None:
+    """Its signal goes to all processes, also to those that read; but nohup has them ignore it."""
+    command = ("classify", many, "-m", tiny_cvt(), "-o", "x.jsonl", "-b", "1", "--tune", "never")
+    process = run_cvt.start(*command, first="import os; os.setsid()")
+    wait_for(many.parent / "x.jsonl.part", 1000, process)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert re.fullmatch(r"cvt: error: interrupted after .*: --resume continues\n", err)
+    part = (many.parent / "x.jsonl.part").read_text()
+    assert all(json.loads(line)["error"] is None for line in part.splitlines())
+
+    ignored = "import os, signal; os.setsid(); signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    process = run_cvt.start(*command, "--resume", first=ignored)
+    wait_for(many.parent / "x.jsonl.part", len(part) + 1000, process)
+    os.killpg(process.pid, signal.SIGHUP)
+    wait_for(many.parent / "x.jsonl.part", len(part) + 10_000, process)
+    process.kill()
+    process.communicate()
 
 
 def test_an_interruption_waits_for_no_reader(run_cvt: RunCvt, tiny_cvt: TinyCvt) -> None:
@@ -749,3 +795,31 @@ def test_the_command_alone_is_no_error(run_cvt: RunCvt) -> None:
     said = run_cvt(expect=2)
     assert "Usage: cvt" in said.stdout + said.stderr
     assert "error" not in said.stderr
+
+
+def test_names_that_are_piped_in_as_a_picture(run_cvt: RunCvt, cat: Path) -> None:
+    done = run_cvt("classify", "-", "-m", "cvt-tiny-cifar10", stdin="cat.jpg\n", expect=1)
+    assert done.stderr.splitlines()[-1].endswith("; --files-from - reads a list of names")
+    done = run_cvt("classify", "-", "-m", "cvt-tiny-cifar10", stdin="", expect=1)
+    assert "--files-from" not in done.stderr
+
+
+def test_variables_that_are_not_set(run_cvt: RunCvt, cat: Path) -> None:
+    check_line(run_cvt("classify", cat, "-m", ""), 3, "no model is named; is a variable empty?")
+    done = run_cvt("classify", "", "-m", "cvt-tiny-cifar10", expect=1)
+    assert done.stdout == "\t\t\tan empty name, as of an unset variable\n"
+
+
+def test_weights_that_can_not_be_opened_are_not_corrupt(run_cvt: RunCvt, cat: Path) -> None:
+    no_handles = (
+        "import torch\n"
+        "def refuse(*_, **__):\n"
+        "    torch.UntypedStorage.from_file('/no/such', False, 1)\n"
+        "import safetensors.torch\n"
+        "safetensors.torch.load_file = refuse"
+    )
+    process = run_cvt.start("classify", cat, "-m", "cvt-tiny-cifar10", first=no_handles)
+    out, err = process.communicate(timeout=300)
+    done = Completed(process.args, process.returncode, out, err)
+    line = check_line(done, 3, "model.safetensors can't be read: no such file or directory")
+    assert "corrupt" not in line

@@ -397,6 +397,7 @@ def test_plot_without_matplotlib(run_cvt: RunCvt) -> None:
         (["--dtype", "int8"], 2, "no such dtype"),
         (["--format", "xml"], 2, "no such format"),
         (["-o", "a.txt"], 2, "the suffix names no format"),
+        (["-o", "a.xlsx"], 2, "a.xlsx: xlsx can't be used here; one of .csv .tsv .json"),
         (["-o", "no/where.csv"], 2, "no is not a folder"),
         (["-o", "broken/config.json"], 2, "exists; --overwrite"),
         (["a", "b"], 2, "one model at a time"),

@@ -174,6 +174,7 @@ def test_the_bar_counts_what_failed(
     [
         (["labels.csv", "sorted", "--move", "--link"], "exclude each other"),
         (["nowhere.csv", "sorted"], "nowhere.csv can't be read: no such file"),
+        (["nowhere", "sorted"], "nowhere can't be read: no such file"),
         (["labels", "sorted"], "the suffix names no format"),
         (["page.html", "sorted"], "page.html: html can't be used here"),
         (["photos", "sorted"], "photos is a folder, not a file of labels; cvt classify photos -o"),
@@ -194,7 +195,8 @@ def test_the_bar_counts_what_failed(
 def test_what_can_not_be_done(
     run_cvt: RunCvt, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    (tmp_path / "0.jpg").touch()
+    for name in ("0.jpg", "labels", "page.html"):
+        (tmp_path / name).touch()
     (tmp_path / "photos").mkdir()
     save(tmp_path / "labels.csv", [record("0.jpg", "cat")])
     done = run_cvt("sort", *arguments, expect=2)

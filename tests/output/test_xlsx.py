@@ -116,11 +116,18 @@ def test_a_text_that_no_cell_holds(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.BytesIO):
-        def write(self, _: object) -> int:
-            raise OSError(errno.ENOSPC, "full")
+@pytest.mark.parametrize("where", ["file", "temporary"])
+def test_a_full_disk_is_one_error(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
 
+    class Full(io.BytesIO):
+        write = fail if where == "file" else io.BytesIO.write
+
+    if where == "temporary":
+        monkeypatch.setattr(zipfile.ZipFile, "write", fail)
     printed: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
     file = Full()
