@@ -193,7 +193,7 @@ class HubRepo:
             if self.offline:
                 # The client makes requests even if it is told to use local files only.
                 raise self._unreachable(filename, None)
-            hub_timeouts.check()
+            hub_timeouts.check_hub_timeouts()
             if not self.commit:
                 self.ask(filename)
             with interruptible():

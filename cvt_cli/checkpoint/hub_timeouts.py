@@ -25,7 +25,7 @@ def set_wrong_ones_aside() -> None:
             _wrong[name] = value
 
 
-def check() -> None:
+def check_hub_timeouts() -> None:
     """Raise `UsageError` if one was wrong. Call it before the Hub is asked for something."""
     for name, value in _wrong.items():
         raise UsageError(

@@ -19,7 +19,7 @@ from cvt_cli.cli.messages import report, say
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.errors import CvtError, ExitCode, Finished, Remark, UsageError
 from cvt_cli.records import masked
-from cvt_cli.system.signals import act_if_stuck, once, take
+from cvt_cli.system.signals import act_if_stuck, handle_endings, once
 from cvt_cli.system.stderr import open_stderr
 from cvt_cli.system.text import FULL, neutral, reason_of
 
@@ -161,7 +161,7 @@ def _end_in_order() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    take(once(interrupt))
+    handle_endings(once(interrupt))
     act_if_stuck(_end_at_once)
 
 

@@ -89,7 +89,7 @@ def _found(text: str) -> "Report":
 
     if constants.HF_HUB_OFFLINE:
         raise ModelError("the Hub can't be searched: offline", hint="unset HF_HUB_OFFLINE")
-    hub_timeouts.check()
+    hub_timeouts.check_hub_timeouts()
     records: list[dict[str, Any]] = []
     try:
         # The search alone would try for half a minute before it gives up on the Hub.

@@ -1,6 +1,8 @@
 """`cvt train`: a folder of labelled images in, a checkpoint out."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -213,7 +215,7 @@ def train(
         readers=readers,
     )
     trainer = training.trainer
-    try:
+    with _folder_alone(output, run):
         training.open(run.overwrite)
         limit = None if run.minutes is None else TimeLimit(trainer, 60 * run.minutes, most_epochs)
         if not quiet:
@@ -228,9 +230,32 @@ def train(
             compile_network(trainer, quiet)
         run_epochs(training, limit, quiet)
         training.finish(calibrate(trainer, quiet) if run.calibrate else None)
+    print(output)
+
+
+@contextmanager
+def _folder_alone(output: Path, run: RunOptions) -> Iterator[None]:
+    """Make the folder of the result, and keep other runs out of it for as long as the context
+    lasts.
+
+    Raises:
+        UsageError: if another run is there, or has filled it.
+        CvtError: if a file can't be written.
+    """
+    from cvt_cli.system.locks import locked_folder
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with locked_folder(output):
+            _check_output(output, run.resume, run.overwrite, epochs=run.epochs)
+            yield
+    except BlockingIOError:
+        raise UsageError(
+            f"{output} is being written by another run",
+            hint="wait for it to finish, or name another --output",
+        ) from None
     except OSError as error:
         raise CvtError(f"{output}: {reason_of(error)}") from error
-    print(output)
 
 
 def _check_run(run: RunOptions, start: StartOptions) -> None:

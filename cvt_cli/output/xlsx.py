@@ -144,7 +144,7 @@ def _written(
             cause = error.args[0] if error.args else error
             raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
         finally:
-            target.forget()  # it is whole, or a temporary file could not be written
+            target.take_no_more()  # it is whole, or a temporary file could not be written
     return sheets
 
 
@@ -156,7 +156,7 @@ class _Forgetful:
         self._file = file
         self._has_failed = False
 
-    def forget(self) -> None:
+    def take_no_more(self) -> None:
         """Keep nothing from now on."""
         self._has_failed = True
 

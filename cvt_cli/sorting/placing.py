@@ -252,10 +252,12 @@ class Sorter:
         try:
             _ACTIONS[self._action](file, target)
         except PermissionError as error:
-            if os.access(target.parent, os.W_OK | os.X_OK):
-                raise
-            # Not the file's fault, though the error names the file.
-            raise SortError(f"{target.parent} can't be written: {reason_of(error)}") from None
+            left = [file.parent] if self._action is Action.MOVE else []
+            for folder in (target.parent, *left):
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    # Not the file's fault, though the error names the file.
+                    raise SortError(f"{folder} can't be written: {reason_of(error)}") from None
+            raise
 
     def _bring(
         self, sidecars: list[str], picture: Path, target: Path, *, is_new: bool

@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -62,6 +64,26 @@ def is_locked(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder that one process at a time may fill, for as long as the context lasts. Windows
+    has no such locks.
+
+    Raises:
+        BlockingIOError: if another has it.
+        OSError: if it can't be opened.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        lock_handle(handle)
+        yield
+    finally:
+        os.close(handle)
 
 
 def lock_handle(handle: int) -> None:

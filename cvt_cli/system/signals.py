@@ -47,7 +47,7 @@ def once(act: Callable[[], None]) -> Handler:
     return handle
 
 
-def take(handler: Handler) -> list[tuple[int, Any]]:
+def handle_endings(handler: Handler) -> list[tuple[int, Any]]:
     """Install a handler of the signals that end a run, but for those from a terminal that are
     ignored; returns each with what it had before."""
     taken = [
@@ -82,7 +82,7 @@ def deferred_interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = take(once(stop))
+    before = handle_endings(once(stop))
     try:
         yield event
     finally:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -22,8 +22,18 @@ def save_state(folder: Path, trainer: Trainer) -> None:
     Raises:
         OSError: if a file can't be written.
     """
-    write_atomically(folder / STATE, lambda file: torch.save(trainer.state(), file))
+    write_atomically(folder / STATE, lambda file: _save(trainer.state(), file))
     write_metrics(folder, trainer)
+
+
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # torch replaces what the file raises, as of a full disk, by an error of its own.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def write_metrics(folder: Path, trainer: Trainer, fit: TemperatureFit | None = None) -> None:

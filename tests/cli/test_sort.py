@@ -242,6 +242,12 @@ def test_a_folder_that_is_not_for_this_user_is_named(
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.count("sorted/cat can't be written: permission denied\n") == 2
+    (tmp_path / "photos").chmod(0o500)
+    process = run_cvt.start("sort", "labels.csv", "moved", "--move", first=AS_ANYBODY)
+    _, err = process.communicate(timeout=300)
+    (tmp_path / "photos").chmod(0o700)
+    assert "photos/0.jpg: photos can't be written: permission denied\n" in err
+    assert [path.name for path in (tmp_path / "moved").iterdir()] == [".cvt-moved.jsonl"]
     # That no folder can be made is said once, and where something was done it is no wrong usage.
     (tmp_path / "sorted/cat").chmod(0o700)
     shutil.rmtree(tmp_path / "sorted/dog")

@@ -12,6 +12,7 @@ from cvt_cli.checkpoint.catalog import CIFAR10_MODEL
 from cvt_cli.cli.options import GlobalOptions
 from cvt_cli.cli.train import TrainCompute
 from cvt_cli.system.cores import SPIN_COUNT
+from cvt_cli.system.locks import locked_folder
 from tests.endings import at_call
 from tests.labelled import save_shapes, save_split
 
@@ -79,6 +80,39 @@ def test_an_interrupt_saves_and_exits_130(run_cvt, tmp_path, number):
     assert process.returncode == 130
     assert "--resume to continue" in errors and "Traceback" not in errors
     assert len(metrics(tmp_path / "out")) == 1 and (tmp_path / "out" / "training.pt").exists()
+
+
+def test_two_that_train_into_one_folder(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=8, val=2)
+    options = ("train", data, *FROM_SCRATCH, "--epochs", 1, "-o", "out")
+    (tmp_path / "out").mkdir()
+    with locked_folder(tmp_path / "out"):
+        done = run_cvt(*options, expect=2)
+    said = "cvt: error: out is being written by another run; wait for it to finish, or name another"
+    assert done.stderr == f"{said} --output\n"
+    assert not any((tmp_path / "out").iterdir())
+    # One that has been quicker.
+    filled = at_call(
+        "cvt_cli.training.training_run:Training.__init__", 1, "open('out/weights', 'w').close()"
+    )
+    with run_cvt.start(*options, first=filled) as process:
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2 and "out: not empty; --resume" in errors
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["weights"]
+
+
+def test_a_disk_too_full_for_the_state(run_cvt, tmp_path):
+    data = save_split(tmp_path / "data", train=8, val=2)
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))"
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}  # Python would cut its own caches, too
+    options = ("--epochs", 1, "-o", "out")
+    with run_cvt.start(
+        *("train", data, *FROM_SCRATCH, *options), env=environment, first=limited
+    ) as process:
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 4
+    assert errors.splitlines()[-1] == "cvt: error: out: file too large"
+    assert not any((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow
