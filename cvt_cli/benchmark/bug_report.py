@@ -23,7 +23,11 @@ SHOWN = (
     "HF_HUB_OFFLINE", "CVT_MODEL", "CVT_DEVICE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
     "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "LANG",
 )  # fmt: skip
-HIDDEN = ("HF_TOKEN", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY")
+HIDDEN = (
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
 _NAME = re.compile(r"[\w.-]+")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cvt_cli.checkpoint.imagenet import SYNSETS, class_names
 from cvt_cli.errors import UsageError
+from cvt_cli.system.files import read_text
 from cvt_cli.system.text import reason_of
 
 MAX_LABELS = 2**20
@@ -26,8 +27,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         UsageError: if it can't be read, or holds something else.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES).decode("utf-8-sig")
+        text = read_text(path, MAX_BYTES)
     except OSError as error:
         raise UsageError(f"--class-names: {path}: {reason_of(error)}") from None
     except UnicodeDecodeError:

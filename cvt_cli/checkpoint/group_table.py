@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvt_cli.errors import UsageError
+from cvt_cli.system.files import read_text
 from cvt_cli.system.text import reason_of, visible
 
 # The name of the table that ships with the package.
@@ -42,8 +43,7 @@ def read_groups(name: str) -> list[GroupedLabel]:
     path = Path(__file__).with_name("imagenet_groups.tsv") if bundled else Path(name).expanduser()
     hint = f"{_FORM}; or --groups {IMAGENET}"
     try:
-        with path.open("rb") as file:
-            lines = file.read(MAX_BYTES).decode("utf-8-sig").splitlines()
+        lines = read_text(path, MAX_BYTES).splitlines()
     except OSError as error:
         raise UsageError(f"--groups: {path} can't be read: {reason_of(error)}", hint=hint) from None
     except UnicodeDecodeError:

@@ -158,7 +158,7 @@ def benchmark(
     if plot is not None:
         from cvt_cli.cli.plot_file import check_plot_file
 
-        check_plot_file(plot)
+        check_plot_file(plot, report.output)
     if cases.baseline is not None:
         import_baseline(cases.baseline)
 

@@ -105,7 +105,7 @@ def inspect(
     Shows stages, parameters, multiply-adds (MACs), memory, labels, files, and whether it is cached,
     from the configuration alone.
     """
-    _check(models or [], show)
+    _check(models or [], show, cost.batch_size)
     if cost.dtype not in DTYPES:
         raise UsageError(f"{cost.dtype}: no such dtype", hint=f"one of {', '.join(DTYPES)}")
 
@@ -118,7 +118,7 @@ def inspect(
     if show.plot is not None:
         from cvt_cli.cli.plot_file import check_plot_file
 
-        check_plot_file(show.plot)
+        check_plot_file(show.plot, report.output)
 
     from cvt_cli.inspection.facts import Workload, inspect_checkpoint
 
@@ -133,8 +133,7 @@ def inspect(
             needs_labels=show.labels,
             workload=Workload(
                 image_size=size,
-                # The comparison counts a single image.
-                batch_size=1 if show.compare else cost.batch_size,
+                batch_size=cost.batch_size,
                 dtype=cost.dtype,
             ),
             weights_key=files.weights_key,
@@ -153,13 +152,15 @@ def inspect(
     write_report(shown, format_, report.output)
 
 
-def _check(models: list[str], show: ShowOptions) -> None:
+def _check(models: list[str], show: ShowOptions, batch_size: int) -> None:
     """Check that what was asked for can be shown together. Raises `UsageError` if not."""
     details = show.layers or show.weights
     if sum((show.labels, details, show.diff, show.compare)) > 1:
         raise UsageError("--labels, --diff and --compare can't be combined with other views")
     if show.plot is not None and not show.compare:
         raise UsageError("--plot needs --compare")
+    if show.compare and batch_size != 1:
+        raise UsageError("--compare counts a single image", hint="leave out --batch-size")
     if show.diff and len(models) != COMPARED:
         raise UsageError(f"--diff needs two models, not {len(models)}")
     if not show.diff and len(models) > 1:

@@ -181,7 +181,8 @@ class Explainer:
             return values.detach()[0, 0], token_positions(config)
         from captum.attr import IntegratedGradients
 
-        # The baseline is the mean colour of the training images, which is 0 here.
+        # The baseline is 0: the mean colour of the training images where it was subtracted, else
+        # black.
         gradients = IntegratedGradients(self._model).attribute(
             x, target=index, n_steps=STEPS, internal_batch_size=STEPS_AT_ONCE
         )

@@ -118,6 +118,23 @@ def check_folder(folder: Path, path: Path | None = None) -> None:
         raise UsageError(f"{path or folder} can't be written: {reason_of(error)}") from None
 
 
+def read_text(path: Path, most: int) -> str:
+    """Read a file of UTF-8, without the byte-order mark of Windows' editors.
+
+    Args:
+        most: its bytes.
+
+    Raises:
+        OSError: also if it has more.
+        UnicodeDecodeError: if it is something else.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return content.decode("utf-8-sig")
+
+
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], object], *, private: bool = False
 ) -> None:

@@ -727,6 +727,15 @@ def test_class_names_that_are_none(content: bytes, tmp_path: Path) -> None:
         read_class_names(tmp_path / "nothing")
 
 
+def test_more_class_names_than_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cvt_cli.checkpoint.class_names.MAX_BYTES", 7)
+    (tmp_path / "names").write_text("cat\ndog")
+    assert read_class_names(tmp_path / "names") == ("cat", "dog")
+    (tmp_path / "names").write_text("cat\ndogs")
+    with pytest.raises(UsageError, match="names: file too large"):
+        read_class_names(tmp_path / "names")
+
+
 # --- Git LFS
 
 

@@ -405,6 +405,8 @@ def test_plot_without_matplotlib(run_cvt: RunCvt) -> None:
         (["--labels", "--compare"], 2, "combined with other views"),
         (["--plot", "a.png"], 2, "needs --compare"),
         (["--compare", "--plot", "a.gif"], 2, "a.gif: the suffix names no format"),
+        (["--compare", "--plot", "a.svg", "-f", "csv", "-o", "./a.svg"], 2, "and by --output"),
+        (["--compare", "-b", "8"], 2, "counts a single image"),
         (["--offline", "--labels"], 3, "and offline"),
         (["--weights"], 3, "cvt models --download microsoft/cvt-13"),
     ],
