@@ -10,7 +10,6 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,9 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 # Bytes that an array may unpack to, per byte of the file: deflate packs zeros a thousand times.
-_MAX_RATIO = 1100
+MAX_RATIO = 1100
 _NOTES = ("PUT", "BINPUT", "LONG_BINPUT")
-_MAX_DEPTH = 8  # a dict may hold itself
+_MAX_DEPTH = 8
+# Of all dicts together: one may hold itself, many times.
+_MAX_ENTRIES = 2**18
+_MAX_AXES = 64  # of numpy
 # Parts of an array's state.
 _STATE = 5
 _NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
@@ -74,7 +76,9 @@ class Array:
 
 
 def _is_shape(shape: object) -> bool:
-    return isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape)
+    if not isinstance(shape, tuple) or len(shape) > _MAX_AXES:
+        return False
+    return all(isinstance(n, int) and n >= 0 for n in shape)
 
 
 def make_array(*_: object) -> Array:
@@ -106,13 +110,33 @@ NUMPY_NAMES: dict[str, Any] = {
 }
 
 
-def as_tensors(content: Any, depth: int = 0) -> Any:
-    """Return dicts with tensors in place of the arrays in them, some levels deep."""
-    if isinstance(content, Array):
-        return content.tensor()
-    if isinstance(content, Mapping) and depth < _MAX_DEPTH:
-        return {key: as_tensors(value, depth + 1) for key, value in content.items()}
-    return content
+def as_tensors(content: Any, most_bytes: int) -> Any:
+    """Return dicts with tensors in place of the arrays in them, some levels deep.
+
+    Args:
+        most_bytes: of all arrays together: many may name the same bytes.
+
+    Raises:
+        ValueError: if there are more, or dicts that hold each other without end.
+    """
+    entries, size = 0, 0
+
+    def converted(value: Any, depth: int) -> Any:
+        nonlocal entries, size
+        if isinstance(value, Array):
+            tensor = value.tensor()
+            size += 0 if tensor is None else tensor.nbytes
+            if size > most_bytes:
+                raise ValueError("its arrays unpack to far more than it has")
+            return tensor
+        if isinstance(value, Mapping) and depth < _MAX_DEPTH:
+            entries += len(value)
+            if entries > _MAX_ENTRIES:
+                raise ValueError(f"its dicts have more than {_MAX_ENTRIES} entries")
+            return {key: converted(each, depth + 1) for key, each in value.items()}
+        return value
+
+    return converted(content, 0)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -122,12 +146,22 @@ class _Unpickler(pickle.Unpickler):
         found = _NAMES.get(f"{module}.{name}")
         if found is None:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        # A function anew each time, because a pickle may set attributes of what it names.
-        return found if isinstance(found, type) else partial(_called, found)
+        return found if isinstance(found, type) else _Function(found)
 
 
-def _called(stand_in: Callable[..., Any], *parts: object) -> Any:
-    return stand_in(*parts)
+class _Function:
+    """One of our functions, of which a pickle can set nothing."""
+
+    __slots__ = ("_stand_in",)
+
+    def __init__(self, stand_in: Callable[..., Any]) -> None:
+        self._stand_in = stand_in
+
+    def __call__(self, *parts: object) -> Any:
+        return self._stand_in(*parts)
+
+    def __setstate__(self, _: object) -> None:
+        raise pickle.UnpicklingError("it sets the state of a function")
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
@@ -151,8 +185,9 @@ def read_pickled_arrays(file: BinaryIO) -> Any:
         # The reader makes room for as many notes as the highest number says.
         if operation.name in _NOTES and argument is not None and argument > number:
             raise pickle.UnpicklingError("it numbers its notes otherwise than pickle does")
+    size = file.tell()
     file.seek(0)
-    return as_tensors(_Unpickler(file).load())
+    return as_tensors(_Unpickler(file).load(), size)
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -168,7 +203,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     import torch
 
     with zipfile.ZipFile(path) as archive:
-        if sum(each.file_size for each in archive.infolist()) > _MAX_RATIO * path.stat().st_size:
+        if sum(each.file_size for each in archive.infolist()) > MAX_RATIO * path.stat().st_size:
             raise ValueError("it unpacks to far more than it has")
         read: dict[str, Any] = {}
         for entry in archive.infolist():

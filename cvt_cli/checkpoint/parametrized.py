@@ -54,8 +54,24 @@ def _weight_norm(length: "torch.Tensor", direction: "torch.Tensor") -> "torch.Te
 def _spectral_norm(
     weight: "torch.Tensor", left: "torch.Tensor", right: "torch.Tensor"
 ) -> "torch.Tensor":
+    if left.ndim != 1 or right.ndim != 1:
+        raise ValueError("singular vectors that are none")
     largest: torch.Tensor = left @ (weight.flatten(1) @ right)
     return weight / largest
+
+
+def is_plain(value: "torch.Tensor") -> bool:
+    """Tell whether a tensor is dense and completely in the file: with strides of zero a single
+    number makes a tensor of any size."""
+    import torch
+
+    return (
+        not value.is_nested
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
 
 
 _KINDS = (
@@ -65,6 +81,8 @@ _KINDS = (
     _Kind((f"{_NEW}{{}}.original0", f"{_NEW}{{}}.original1"), _weight_norm),
     _Kind((f"{_NEW}{{}}.original", f"{_NEW}{{}}.0._u", f"{_NEW}{{}}.0._v"), _spectral_norm),
 )
+# What torch raises of parts that are no tensors, or of other shapes.
+_UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError)
 _PARAMETERS = ("weight", "bias")
 
 
@@ -89,7 +107,7 @@ def without_parts(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
                     parts = [whole.pop(each) for each in keys]
                     try:
                         whole[module + parameter] = _made(kind, parts)
-                    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                    except _UNFIT as error:
                         raise ModelError(
                             f"{name}: the parts of {module}{parameter} do not fit: {error}"
                         ) from None
@@ -104,4 +122,8 @@ def without_parts(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made(kind: _Kind, parts: list[Any]) -> Any:
-    return None if any(part is None for part in parts) else kind.whole(*parts)
+    if any(part is None for part in parts):
+        return None
+    if not all(map(is_plain, parts)):
+        raise ValueError("not plain tensors of numbers")
+    return kind.whole(*parts)

@@ -21,12 +21,13 @@ from cvt_cli.checkpoint.checkpoint_files import ResolvedFiles, check_for_pointer
 from cvt_cli.checkpoint.foreign import foreign_tensors
 from cvt_cli.checkpoint.layouts import LAYOUTS, Layout
 from cvt_cli.checkpoint.numpy_arrays import (
+    MAX_RATIO,
     NUMPY_NAMES,
     as_tensors,
     read_npz,
     read_pickled_arrays,
 )
-from cvt_cli.checkpoint.parametrized import without_parts
+from cvt_cli.checkpoint.parametrized import is_plain, without_parts
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
 from cvt_cli.system.text import MAX_QUOTED, counted, reason_of
@@ -185,7 +186,7 @@ def read_weights(files: ResolvedFiles) -> Weights:
             hint="run zero_to_fp32.py in the checkpoint's folder, which writes the weights",
         )
     for key, value in tensors.items():
-        if not _is_plain(value):
+        if not is_plain(value):
             raise ModelError(f"{files.name}: {key} is not a plain tensor of numbers")
     return Weights(tensors, layout, left_out)
 
@@ -330,20 +331,6 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _is_plain(value: "torch.Tensor") -> bool:
-    """Tell whether a tensor is dense and completely in the file: with strides of zero a single
-    number makes a tensor of any size."""
-    import torch
-
-    return (
-        not value.is_nested
-        and value.layout is torch.strided
-        and not value.is_quantized
-        and value.device.type == "cpu"
-        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
-    )
-
-
 def _read_file(name: str, path: Path, mmap: bool) -> dict[str, Any]:
     check_for_pointer(name, path)
     if path.suffix.lower() == ".safetensors":
@@ -411,7 +398,8 @@ def _loaded(path: Path, mmap: bool) -> Any:
         ):
             # They are about the age of the format, and how to open it anyhow.
             warnings.simplefilter("ignore")
-            return as_tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return as_tensors(content, MAX_RATIO * path.stat().st_size)
     except Exception as error:
         if isinstance(error, OSError) or _is_zip(path) or "GLOBAL" in str(error):
             raise

@@ -1,6 +1,7 @@
 """Files of weights as people have them: any wrapping, with or without what belongs to them."""
 
 import argparse
+import io
 import json
 import pickle
 import warnings
@@ -308,18 +309,43 @@ class Calls:
         return Path.touch, (Path("called"),)
 
 
+class Sharing:
+    """An array of a megabyte that it has in common with others in a pickle."""
+
+    content = bytes(2**20)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made, arguments, state = np.zeros(2**20, np.uint8).__reduce__()
+        return made, arguments, (*state[:-1], self.content)
+
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
 def test_arrays_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     array = pickle.dumps({"a": np.ones(3, np.float32)}, 3)
     memo = b"\x80\x04}r\xff\xff\xff\x7f."  # room for two thousand million notes
     itself: dict[str, Any] = {}
     itself["itself"] = itself
+    often: dict[str, Any] = {}
+    often |= dict.fromkeys(map(str, range(30)), often)
+    # A function whose function is itself: to call it would end the process.
+    state = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x00(h\x00)}}tb)R."
+    shared = {str(number): Sharing() for number in range(99)}
     for name, content, word in (
         ("code.pkl", pickle.dumps({"a": Calls()}), "could run code"),
         ("code.pth", pickle.dumps({"a": np.array([Calls()])}), "could run code"),
         ("short.pkl", array.replace(b"K\x03\x85", b"K\x09\x85"), "corrupt or truncated"),
         ("memo.pkl", memo, "it numbers its notes otherwise"),
         ("itself.pkl", pickle.dumps(itself), "not those of a CvT"),
+        ("often.pkl", pickle.dumps(often), "dicts have more than 262144 entries"),
+        ("often.pth", saved(often), "dicts have more than 262144 entries"),
+        ("state.pkl", state, "could run code"),
+        ("shared.pkl", pickle.dumps(shared), "unpack to far more"),
         ("list.pkl", pickle.dumps([1]), "contains no state dict"),
         ("words.pkl", pickle.dumps({"a": np.array(["a"])}), "not those of a CvT"),
         ("broken.npz", b"PK", "corrupt or truncated"),
@@ -388,6 +414,14 @@ def test_weights_in_parts_that_do_not_fit(wide: Any, tmp_path: Path) -> None:
         weights |= {f"classifier.{name}": torch.ones(shape) for name, shape in parts.items()}
         torch.save(weights, tmp_path / "x.pth")
         assert word in str(failure(tmp_path / "x.pth"))
+    one = torch.zeros(1)
+    for parts in (
+        {"weight_orig": one.expand(10**13), "weight_mask": one.expand(10**13)},
+        {"weight_orig": torch.ones(9, 9, 1, 1), "weight_u": torch.ones(9, 9), "weight_v": one},
+        {"weight_orig": one, "weight_u": one, "weight_v": one},
+    ):
+        torch.save({**wide.state_dict(), **parts}, tmp_path / "x.pth")
+        assert "the parts of weight do not fit: " in str(failure(tmp_path / "x.pth"))
 
 
 def test_weights_that_lie_elsewhere(wide: Any, tmp_path: Path) -> None:
