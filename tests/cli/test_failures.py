@@ -25,10 +25,12 @@ from cvt_cli.cli.hints import with_whole_command
 from cvt_cli.cli.input_options import Input
 from cvt_cli.images.source import MOST_SECONDS
 from cvt_cli.records import as_written
+from tests.cli.test_export import TWO_STAGES
 from tests.conftest import Completed, RunCvt
 from tests.hub_server import HubServer
 from tests.images.test_decode import png
 from tests.photos import picture
+from tests.tiny import save_tiny
 
 TinyCvt = Callable[..., Path]
 REPO = "someone/small-cvt"
@@ -235,11 +237,12 @@ def test_a_disk_that_is_full_at_the_end_loses_no_figures(run_cvt: RunCvt, cat: P
 
 
 def test_a_disk_that_is_full_names_the_file(run_cvt: RunCvt, cat: Path) -> None:
+    save_tiny(cat.parent / "tiny", **TWO_STAGES)
     process = run_cvt.start(
-        *("export", "cvt-tiny-cifar10", "-o", "x.pt2"),
+        *("export", "tiny", "-o", "x.pt2"),
         env={"PYTHONDONTWRITEBYTECODE": "1"},
-        # A MiB, of the 5 that the file has.
-        first="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))",
+        # A part of what the file has.
+        first="import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, 2**15))",
     )
     out, err = process.communicate(timeout=300)
     done = Completed(process.args, process.returncode, out, err)

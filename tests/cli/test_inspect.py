@@ -351,7 +351,7 @@ def test_compare(run_cvt: RunCvt) -> None:
 
 def test_compare_with_ones_own(tiny_cvt: MakeCvt, run_cvt: RunCvt) -> None:
     folder = tiny_cvt()
-    found = run_cvt("inspect", folder, "--compare", "-b", 4, "-f", "json", expect=0).json()
+    found = run_cvt("inspect", folder, "--compare", "-f", "json", expect=0).json()
     own = run_cvt("inspect", folder, "-f", "json", expect=0).json()
     last = found["models"][-1]
     assert (last["model"], last["top1"]) == (str(folder), None)

@@ -136,7 +136,7 @@ def test_a_folder_without_images(inside: list[str], folder: Path) -> None:
         ("x" * 300, "file name too long"),
         ("a\0b.jpg", "not a possible file name"),
         ("a\ud800b.jpg", "not a possible file name"),
-        ("", "no such file"),
+        ("", "an empty name, as of an unset variable"),
     ],
     ids=lambda text: ascii(text)[:20],
 )
