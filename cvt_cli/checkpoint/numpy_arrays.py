@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 MAX_RATIO = 1100
 _NOTES = ("PUT", "BINPUT", "LONG_BINPUT")
 _MAX_DEPTH = 8
-# Of all dicts together: one may hold itself, many times.
-_MAX_ENTRIES = 2**18
+# Entries of dicts that were met before: one may hold itself, many times.
+_MAX_AGAIN = 2**16
 _MAX_AXES = 64  # of numpy
 # Parts of an array's state.
 _STATE = 5
@@ -119,10 +119,11 @@ def as_tensors(content: Any, most_bytes: int) -> Any:
     Raises:
         ValueError: if there are more, or dicts that hold each other without end.
     """
-    entries, size = 0, 0
+    again, size = 0, 0
+    seen: set[int] = set()
 
     def converted(value: Any, depth: int) -> Any:
-        nonlocal entries, size
+        nonlocal again, size
         if isinstance(value, Array):
             tensor = value.tensor()
             size += 0 if tensor is None else tensor.nbytes
@@ -130,9 +131,10 @@ def as_tensors(content: Any, most_bytes: int) -> Any:
                 raise ValueError("its arrays unpack to far more than it has")
             return tensor
         if isinstance(value, Mapping) and depth < _MAX_DEPTH:
-            entries += len(value)
-            if entries > _MAX_ENTRIES:
-                raise ValueError(f"its dicts have more than {_MAX_ENTRIES} entries")
+            again += len(value) if id(value) in seen else 0
+            if again > _MAX_AGAIN:
+                raise ValueError("its dicts hold each other without end")
+            seen.add(id(value))
             return {key: converted(each, depth + 1) for key, each in value.items()}
         return value
 
