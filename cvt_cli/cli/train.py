@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -246,14 +246,16 @@ def _folder_alone(output: Path, run: RunOptions) -> Iterator[None]:
 
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with locked_folder(output):
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(locked_folder(output))
+            except BlockingIOError:  # from the lock alone: a fork may raise it too
+                raise UsageError(
+                    f"{output} is being written by another run",
+                    hint="wait for it to finish, or name another --output",
+                ) from None
             _check_output(output, run.resume, run.overwrite, epochs=run.epochs)
             yield
-    except BlockingIOError:
-        raise UsageError(
-            f"{output} is being written by another run",
-            hint="wait for it to finish, or name another --output",
-        ) from None
     except OSError as error:
         raise CvtError(f"{output}: {reason_of(error)}") from error
 

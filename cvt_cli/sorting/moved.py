@@ -109,16 +109,18 @@ def _put_back(target: Path, origin: Path, *, keep: bool, dry_run: bool) -> bool:
         if os.path.lexists(origin):  # back already, or never moved
             return False
         raise SortError("no such file")
-    if os.path.lexists(origin):
-        if not keep and not dry_run and _is_linked(target, origin):
-            remove_moved(target, origin)  # two paths of one file, as within a move
-            return True
+    is_there = os.path.lexists(origin)
+    if is_there and (keep or not _is_linked(target, origin)):
         raise SortError(f"{origin} exists")
     suffix = origin.suffix.lower()
     if suffix not in _RETURNED_SUFFIXES or suffix != target.suffix.lower():
         raise SortError(f"not named like a picture: move it to {origin} yourself, if you trust it")
     if target.parent.is_symlink():
         raise SortError(f"{target.parent} is a link")
+    if is_there:  # two paths of one file, as within a move
+        if not dry_run:
+            remove_moved(target, origin)
+        return True
     if not origin.parent.is_dir():
         raise SortError(f"{origin.parent} is gone: make that folder first")
     if not dry_run:

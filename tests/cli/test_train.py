@@ -1,5 +1,6 @@
 """`cvt train` as a user runs it."""
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ import pytest
 
 from cvt_cli.checkpoint.catalog import CIFAR10_MODEL
 from cvt_cli.cli.options import GlobalOptions
-from cvt_cli.cli.train import TrainCompute
+from cvt_cli.cli.train import TrainCompute, _folder_alone
+from cvt_cli.errors import CvtError, ExitCode
 from cvt_cli.system.cores import SPIN_COUNT
 from cvt_cli.system.locks import locked_folder
 from tests.endings import at_call
@@ -99,6 +101,16 @@ def test_two_that_train_into_one_folder(run_cvt, tmp_path):
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "out: not empty; --resume" in errors
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["weights"]
+
+
+def test_a_process_that_can_not_be_started_is_no_other_run(tmp_path):
+    run = SimpleNamespace(resume=False, overwrite=False, epochs=1)
+    # As `fork` raises it where a user may have no more processes: a BlockingIOError.
+    full = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    with pytest.raises(CvtError) as raised, _folder_alone(tmp_path / "out", run):
+        raise full
+    assert str(raised.value) == f"{tmp_path}/out: resource temporarily unavailable"
+    assert raised.value.exit_code is ExitCode.RUN_FAILED
 
 
 def test_a_disk_too_full_for_the_state(run_cvt, tmp_path):

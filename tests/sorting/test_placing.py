@@ -3,6 +3,7 @@
 import errno
 import filecmp
 import hashlib
+import json
 import os
 import shutil
 import tarfile
@@ -730,6 +731,33 @@ def test_two_that_put_back(here: Path, moment: str, monkeypatch: pytest.MonkeyPa
     assert [each.error for each in undo(Path("sorted")) if each.error] == []
     assert tree(".") == {"a/x.jpg": "A", "b/x.jpg": "B", "c/x.jpg": "C", "d/y.jpg": "D"}
     assert not Path("sorted").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        ("linked", "x.jpg", "sorted/linked is a link"),
+        ("linked", "keys", "not named like a picture"),
+        ("cat", "keys", "not named like a picture"),
+        ("cat", "x.jpg", ""),
+    ],
+)
+def test_undo_of_two_paths_of_one_file(here: Path, place: str, name: str, error: str) -> None:
+    """A log from somebody else must not have it delete what is outside the folder."""
+    write(f"victim/{name}", "precious")
+    Path("sorted/cat").mkdir(parents=True)
+    Path("sorted/linked").symlink_to(here / "victim")
+    origin = here / "d" / name
+    os.link(f"victim/{name}", origin)
+    if place == "cat":
+        os.link(origin, f"sorted/cat/{name}")
+    line = json.dumps({"from": str(origin), "to": f"{place}/{name}"})
+    Path("sorted/.cvt-moved.jsonl").write_text(f"{line}\n")
+    for dry_run in (True, False):
+        (outcome,) = undo(Path("sorted"), dry_run=dry_run)
+        assert error in outcome.error and bool(outcome.error) == bool(error)
+        assert os.path.lexists(f"sorted/{place}/{name}") == (dry_run or bool(error))
+    assert Path(f"victim/{name}").read_text() == origin.read_text() == "precious"
 
 
 def test_a_planted_temporary_name_is_not_written_through(
