@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ import typer
 from cvt_cli.cli import options
 from cvt_cli.cli.messages import say
 from cvt_cli.cli.progress import Progress, how_shown, in_time
-from cvt_cli.errors import CvtError, InputsError, UsageError
+from cvt_cli.errors import InputsError, UsageError
 from cvt_cli.records import masked
-from cvt_cli.system.text import counted, reason_of
+from cvt_cli.system.text import counted
 
 if TYPE_CHECKING:
     from cvt_cli.cli.model_options import CheckpointFiles
@@ -80,13 +81,18 @@ def train_head(
     files: "CheckpointFiles",
     run: "RunOptions",
     compute: "TrainCompute",
+    alone: AbstractContextManager[None],
 ) -> None:
     """Train the last layer of a checkpoint, and write the result.
+
+    Args:
+        alone: keeps other runs out of the folder while it is written, and tells its errors.
 
     Raises:
         CvtError: if the result can't be written.
         InputsError: if no image of a label can be read.
         ModelError: if the checkpoint can't be found or loaded.
+        UsageError: if another run is writing there, or has filled the folder meanwhile.
     """
     begin = time.monotonic()
     quiet = context.obj.quiet
@@ -152,7 +158,7 @@ def train_head(
     seconds = time.monotonic() - begin
     if not quiet:
         _tell(fit, calibration, seconds)
-    try:
+    with alone:
         save_head(
             output,
             dataset,
@@ -165,8 +171,6 @@ def train_head(
             ),
             calibration=calibration,
         )
-    except OSError as error:
-        raise CvtError(f"{output}: {reason_of(error)}") from error
 
 
 def tell_calibration(fit: "TemperatureFit") -> None:

@@ -140,7 +140,16 @@ def train(
         )
 
     if run.head_only:
-        train_head(context, dataset, output, start=start, files=files, run=run, compute=compute)
+        train_head(
+            context,
+            dataset,
+            output,
+            start=start,
+            files=files,
+            run=run,
+            compute=compute,
+            alone=_folder_alone(output, run),
+        )
         print(output)
         return
     # Torch is loaded only now that all that was typed makes sense.

@@ -1,6 +1,7 @@
 """The log of what `cvt sort --move` moved into a folder, by which `--undo` puts it back.
 
-One line of JSON per move, written before it: `{"from": "/home/me/1.jpg", "to": "cat/1.jpg"}`.
+One line of JSON per move, written before it: `{"from": "/home/me/1.jpg", "to": "cat/1.jpg"}`. Where
+another process was quicker and took that place, a second line with `"retracted": true` follows.
 """
 
 import json
@@ -38,7 +39,13 @@ class MoveLog:
 
     def add(self, file: Path, target: Path) -> None:
         """Note, before it is done, that a file moves to its place in the folder."""
-        line = _line(self._folder, target, os.path.abspath(file))
+        self._append(_line(self._folder, target, os.path.abspath(file)))
+
+    def retract(self, file: Path, target: Path) -> None:
+        """Note that a move was not done: another process has taken the place."""
+        self._append(_line(self._folder, target, os.path.abspath(file), retracted=True))
+
+    def _append(self, line: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = open_itself(self._folder / NAME, flags)
         try:
@@ -151,8 +158,10 @@ def _clear(folder: Path, left: list[tuple[Path, Path]], folders: set[Path]) -> N
             continue  # something is in it
 
 
-def _line(folder: Path, target: Path, origin: str) -> bytes:
-    move = {"from": origin, "to": target.relative_to(folder).as_posix()}
+def _line(folder: Path, target: Path, origin: str, *, retracted: bool = False) -> bytes:
+    move: dict[str, Any] = {"from": origin, "to": target.relative_to(folder).as_posix()}
+    if retracted:
+        move["retracted"] = True
     return json.dumps(move).encode() + b"\n"
 
 
@@ -175,17 +184,21 @@ def _read(folder: Path) -> list[tuple[Path, Path]]:
         reason = reason_of(error) if isinstance(error, OSError) else "not UTF-8"
         raise UsageError(f"{log}: {reason}") from None
     # A run that was killed may have left its last line cut.
-    moves = []
+    # One that was interrupted was noted twice; a line retracts one only, because two runs may have
+    # tried the same move.
+    noted: Counter[tuple[Path, Path]] = Counter()
     for number, line in enumerate(lines[:-1], 1):
         move = _move_of(line)
         if move is None:
             raise UsageError(f"{log}: line {number} is no move")
-        moves.append((folder / move[1], Path(move[0])))
-    return list(dict.fromkeys(moves))  # one that was interrupted was noted twice
+        origin, place, is_retracted = move
+        noted[folder / place, Path(origin)] += -1 if is_retracted else 1
+    return [move for move, times in noted.items() if times > 0]
 
 
-def _move_of(line: str) -> tuple[str, str] | None:
-    """Return origin and place of a line; None if it is none: a place is `label/name`."""
+def _move_of(line: str) -> tuple[str, str, bool] | None:
+    """Return origin and place of a line, and whether it retracts the move; None if it is none: a
+    place is `label/name`."""
     try:
         move: Any = json.loads(line)
         origin, place = move["from"], move["to"]
@@ -194,4 +207,6 @@ def _move_of(line: str) -> tuple[str, str] | None:
         return None
     if not isinstance(origin, str) or not os.path.isabs(origin) or "\0" in origin + place:
         return None
-    return None if {folder, name} & {"", ".", ".."} else (origin, place)
+    if {folder, name} & {"", ".", ".."}:
+        return None
+    return origin, place, move.get("retracted") is True

@@ -229,6 +229,8 @@ class Sorter:
         try:
             self._act(file, target)
         except FileExistsError:
+            if self._action is Action.MOVE:
+                self._log.retract(file, target)
             return False
         except BaseException:
             if made:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from cvt_cli.checkpoint.catalog import CIFAR10_MODEL
+from cvt_cli.system.locks import locked_folder
 from tests.labelled import save_shapes, save_split
 from tests.tiny import save_tiny
 
@@ -110,6 +111,15 @@ def test_validation_images_choose_and_what_can_not_be_read_is_named(run_cvt, tmp
     failed = run_cvt("train", data, "-o", "none", *HEAD_ONLY, expect=1)
     assert "square: no training image of this class could be read" in failed.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_another_run_in_its_folder(run_cvt, tmp_path):
+    data = save_shapes(tmp_path / "data", count=2)
+    (tmp_path / "mine").mkdir()
+    with locked_folder(tmp_path / "mine"):
+        done = run_cvt("train", data, "-o", "mine", *HEAD_ONLY, expect=2)
+    assert done.stderr.splitlines()[-1].startswith("cvt: error: mine is being written by another")
+    assert not any((tmp_path / "mine").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -703,6 +703,21 @@ def test_two_jobs_of_one_list(
         assert not list(here.glob("[a-d]/*"))
 
 
+def test_undo_after_a_place_that_another_took(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = cvt_cli.sorting.transfer.rename_new
+
+    def meanwhile(file: Path, target: Path) -> None:
+        monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", rename)
+        sort(XS[1:2], Action.MOVE)
+        rename(file, target)
+
+    monkeypatch.setattr(cvt_cli.sorting.transfer, "rename_new", meanwhile)
+    sort(XS[:1], Action.MOVE)
+    assert tree()["cat/x.jpg"] == "B" and tree()["cat/x-2.jpg"] == "A"
+    assert [each.error for each in undo(Path("sorted"))] == ["", ""]
+    assert tree(".") == {"a/x.jpg": "A", "b/x.jpg": "B", "c/x.jpg": "C", "d/y.jpg": "D"}
+
+
 def test_a_file_that_is_deleted_meanwhile(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = cvt_cli.sorting.transfer.rename_new
 
