@@ -9,16 +9,18 @@ from pathlib import Path
 
 from cvt_cli.errors import InputsError, UsageError
 from cvt_cli.images.find import find
-from cvt_cli.images.label_table import locate, metadata_in, read_label_table
+from cvt_cli.images.label_table import locate, metadata_in, named_images, read_label_table
 from cvt_cli.images.source import Search, Source, kind_of_archive
 from cvt_cli.images.split_folders import find_split, label_folders
 from cvt_cli.inference.calibration import Calibration
 from cvt_cli.inference.label_groups import LabelGroups
 from cvt_cli.inference.labels import LabelMatcher
 from cvt_cli.records import Record
-from cvt_cli.system.text import visible
+from cvt_cli.system.text import counted, visible
 
 TOP_K = 5
+# Digits that any class index has, at most.
+_INDEX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,21 @@ def from_table(folder: Path, table: Path) -> list[LabelledSource]:
     if not folder.is_dir():
         raise _no_folder(folder)
     rows = read_label_table(table)
-    return [
+    labelled = [
         LabelledSource(source, row.label, row.where)
         for row, path in zip(rows, locate(folder, rows, table), strict=True)
-        for source in find([str(path)])
+        for source in named_images(str(path))
     ]
+    # One that is repeated is not to count twice.
+    once: dict[tuple[str, str], LabelledSource] = {}
+    for each in labelled:
+        once.setdefault((each.source.path, each.label), each)
+    repeated = len(labelled) - len(once)
+    if repeated:
+        warnings.warn(
+            f"{table}: {counted(repeated, 'row')} as an earlier one: left out", stacklevel=2
+        )
+    return [*once.values()]
 
 
 def _no_folder(folder: Path) -> UsageError:
@@ -200,16 +212,19 @@ def match(
         if not each.label:
             raise UsageError(f"{each.where}: without a label")
     indexes, unknown = find_labels(labelled, labels, model, groups=groups)
-    known = [(each.source, indexes[each.label]) for each in labelled if each.label in indexes]
-    targets: dict[str, int] = {}
-    for source, index in known:
-        other = targets.setdefault(source.path, index)
+    known: dict[str, tuple[Source, int]] = {}
+    for each in labelled:
+        if each.label not in indexes:
+            continue
+        index = indexes[each.label]
+        # By two names for one label it is still one image.
+        _, other = known.setdefault(each.source.path, (each.source, index))
         if other != index:
             raise UsageError(
-                f"{source.path} has two labels: '{labels[other]}' and '{labels[index]}'",
+                f"{each.source.path} has two labels: '{labels[other]}' and '{labels[index]}'",
                 hint="the model gives one to each image",
             )
-    return known, unknown
+    return [*known.values()], unknown
 
 
 def find_labels(
@@ -261,7 +276,9 @@ def _are_indexes(names: set[str], matcher: LabelMatcher, labels: Sequence[str]) 
         UsageError: if they count from 1.
     """
     names = names - {""}
-    if not names or not all(each.isascii() and each.isdigit() for each in names):
+    if not names or not all(
+        each.isascii() and each.isdigit() and len(each) <= _INDEX_DIGITS for each in names
+    ):
         return False
     if any(map(matcher.classes, names)):
         return False

@@ -39,6 +39,16 @@ def find_split(folder: Path) -> tuple[Path, Path | None] | None:
     return None
 
 
+def left_out(folder: Path, split: tuple[Path, Path | None]) -> list[Path]:
+    """List the sub-folders beside those of a split that are no part of it by their names."""
+    named = {*TRAINING_FOLDERS, *VALIDATION_FOLDERS}
+    return [
+        path
+        for path in label_folders(folder)
+        if path not in split and named.isdisjoint(_WORD.findall(path.name.casefold()))
+    ]
+
+
 def label_folders(folder: Path) -> list[Path]:
     """List the sub-folders, sorted by name, without hidden ones and what systems leave behind."""
     return sorted(

@@ -234,7 +234,8 @@ def _rows(file: BinaryIO, delimiter: str) -> Iterator[Iterator[list[str]]]:
     encoding = "utf-16" if is_utf_16 else "utf-8-sig"
     text = io.TextIOWrapper(buffered, encoding, newline="")
     try:
-        yield _reader(text, _separator(start.decode(encoding, "replace"), delimiter))
+        separator = _separator(start.decode(encoding, "replace"), delimiter)
+        yield _reader(text, separator, strict=True)
     except csv.Error as error:
         raise ValueError(str(error)) from None
     except UnicodeDecodeError:
@@ -277,7 +278,8 @@ def _number(text: str, by_hand: bool) -> float:
             raise ValueError(f"{repr_of(text)} is no score") from None
 
 
-def _reader(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def _reader(lines: Iterable[str], delimiter: str, *, strict: bool = False) -> Iterator[list[str]]:
     # A path may be longer than the csv module's limit for a cell.
     csv.field_size_limit(2**31 - 1)
-    return csv.reader(lines, delimiter=delimiter)
+    # Else a quote that is not closed takes the rest of the table for one cell.
+    return csv.reader(lines, delimiter=delimiter, strict=strict)

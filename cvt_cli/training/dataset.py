@@ -8,13 +8,14 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from cvt_cli.errors import UsageError
 from cvt_cli.images.find import find
-from cvt_cli.images.label_table import locate, metadata_in, read_label_table
+from cvt_cli.images.label_table import locate, metadata_in, named_images, read_label_table
+from cvt_cli.images.skipped import Skipped
 from cvt_cli.images.source import Source, kind_of_archive
-from cvt_cli.images.split_folders import find_split, label_folders
+from cvt_cli.images.split_folders import find_split, label_folders, left_out
 from cvt_cli.output.read_back import read_rows
 from cvt_cli.system.text import counted
 
@@ -23,6 +24,13 @@ MIN_CLASSES = 2
 NO_CLASS = "_uncertain"
 # Folders for training and validation that go without saying.
 _USUAL = {"train", "val", "test"}
+# Names in a message, at most.
+_MOST_NAMES = 5
+# What every record has that a run wrote, as columns or as keys.
+_COLUMNS_OF_A_RUN = {"path", "label", "score"}
+_KEYS_OF_A_RUN = {"path", "predictions"}
+# Bytes to tell by whose a table is.
+_MOST_OF_A_LINE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,8 @@ def find_dataset(
             hint="unpack it first",
         )
     split = find_split(folder) if folder.is_dir() else None
+    if split is not None:
+        _tell_left_out(folder, split)
     whole = split is None
     train_folder, val_folder = split or (folder, None)
     classes = find_classes(train_folder) if folder.is_dir() else read_classes(folder)
@@ -107,6 +117,22 @@ def find_dataset(
     return Dataset(labels, tuple(samples), tuple(val))
 
 
+def _tell_left_out(folder: Path, split: tuple[Path, Path | None]) -> None:
+    """Warn of folders of images beside those of a split: they may be labels, and `train` one."""
+    names = [
+        path.name
+        for path in left_out(folder, split)
+        if any(each.error is None for each in find([str(path)], skipped=Skipped()))
+    ]
+    if names:
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        warnings.warn(
+            f"{folder}: left out: {', '.join(names[:_MOST_NAMES])}{more}: labels are read from "
+            f"{split[0].name}/",
+            stacklevel=3,
+        )
+
+
 def _hint_for_too_few(folder: Path) -> str:
     """Say what a folder without classes may be instead."""
     if not folder.is_dir():
@@ -144,34 +170,54 @@ def read_classes(path: Path) -> dict[str, list[Source]]:
     of labels (see `read_label_table`); labels sorted. Warns of images without a label.
 
     Raises:
-        UsageError: if it can't be read as that.
+        UsageError: if it can't be read as that, or an image has two labels.
     """
     classes: dict[str, list[Source]] = {}
-    without = 0
-    for image, label in _others(path) if _is_others(path) else _of_a_run(path):
-        if label:
-            composed = unicodedata.normalize("NFC", label)
-            classes.setdefault(composed, []).extend(find([image]))
-        else:
-            without += 1
-    if without:
+    labels: dict[str, str] = {}
+    without: set[str] = set()
+    repeated = 0
+    here = Path.cwd()
+    for image, named, where in _others(path) if _is_others(path) else _of_a_run(path):
+        label = unicodedata.normalize("NFC", named)
+        if not label:
+            without.add(str(PurePath(here, image)))
+            continue
+        for source in named_images(image):
+            key = str(PurePath(here, source.path))
+            other = labels.get(key)
+            if other is None:
+                labels[key] = label
+                classes.setdefault(label, []).append(source)
+            elif other == label:
+                repeated += 1
+            else:
+                raise UsageError(
+                    f"{where}: {image} has two labels: '{other}' and '{label}'",
+                    hint="cvt train learns one label for each image",
+                )
+    if repeated:
         warnings.warn(
-            f"{path}: {counted(without, 'image')} without a label: left out", stacklevel=2
+            f"{path}: {counted(repeated, 'row')} as an earlier one: left out", stacklevel=2
+        )
+    missing = len(without - labels.keys())
+    if missing:
+        warnings.warn(
+            f"{path}: {counted(missing, 'image')} without a label: left out", stacklevel=2
         )
     return {label: classes[label] for label in sorted(classes)}
 
 
-def _of_a_run(path: Path) -> Iterator[tuple[str, str]]:
+def _of_a_run(path: Path) -> Iterator[tuple[str, str, str]]:
     for record in read_rows(path):
         labelled = record.predictions and record.error is None
-        yield record.path, record.predictions[0].label if labelled else ""
+        yield record.path, record.predictions[0].label.strip() if labelled else "", str(path)
 
 
 def _is_others(path: Path) -> bool:
-    """Tell whether a table is not one that a run wrote: those have the columns path and label."""
+    """Tell whether a table is not one that a run or a report wrote."""
     suffix = path.suffix.lower()
     if suffix in (".txt", ".jsonl", ".ndjson"):
-        return suffix == ".txt" or "path" not in _keys(path)
+        return suffix == ".txt" or not _keys(path) >= _KEYS_OF_A_RUN
     if suffix not in (".csv", ".tsv"):
         return False
     try:
@@ -179,25 +225,29 @@ def _is_others(path: Path) -> bool:
             names = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
     except (OSError, ValueError, csv.Error):
         names = []
-    return not {"path", "label"} <= {*names}
+    named = [name for name in names if name]
+    return not {*named} >= _COLUMNS_OF_A_RUN or len({*named}) < len(named)
 
 
 def _keys(path: Path) -> set[str]:
     try:
         with path.open("rb") as file:
-            first = json.loads(file.readline(2**20))
+            line = file.readline(_MOST_OF_A_LINE)
+            while line and not line.strip():
+                line = file.readline(_MOST_OF_A_LINE)
+        first = json.loads(line)
     except (OSError, ValueError, RecursionError):
-        return {"path"}  # reading it reports the error
+        return _KEYS_OF_A_RUN  # reading it reports the error
     return {*first} if isinstance(first, dict) else set()
 
 
-def _others(path: Path) -> Iterator[tuple[str, str]]:
-    """Read image and label from a table. Its paths are relative to the current folder, or that of
-    the table, or a folder there of the table's name (Kaggle's `train.csv` and `train/`): the first
-    that has the first image.
+def _others(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Read image, label and line from a table. Its paths are relative to the current folder, or
+    that of the table, or a folder there of the table's name (Kaggle's `train.csv` and `train/`):
+    the first that has the first image.
 
     Raises:
-        UsageError: as `read_label_table` and `locate` do; or if an image has two labels.
+        UsageError: as `read_label_table` and `locate` do.
     """
     rows = read_label_table(path)
     here = Path()
@@ -211,14 +261,8 @@ def _others(path: Path) -> Iterator[tuple[str, str]]:
         break
     else:
         folder = here
-    labels: dict[str, str] = {}
     for row, image in zip(rows, locate(folder, rows, path), strict=True):
-        if labels.setdefault(str(image), row.label) != row.label:
-            raise UsageError(
-                f"{row.where}: {image} has two labels: '{labels[str(image)]}' and '{row.label}'",
-                hint="cvt train learns one label for each image",
-            )
-        yield str(image), row.label
+        yield str(image), row.label, row.where
 
 
 def _split(

@@ -132,6 +132,26 @@ def test_numbers_are_class_indexes(tmp_path, numbers):
     assert [each.label for each in unknown] == [n for n in numbers if int(n) >= len(LABELS)]
 
 
+def test_digits_that_no_number_has_are_a_label(tmp_path):
+    (tmp_path / "x.png").touch()
+    table = tmp_path / "labels.csv"
+    for label in ("1" * 5000, "#" + "1" * 5000):
+        table.write_text(f"path,label\nx.png,{label}\nx.png,a\n")
+        ((_, index),), (unknown,) = match(from_table(tmp_path, table), LABELS, "model")
+        assert (index, unknown.label) == (0, label)
+
+
+def test_an_image_counts_once(tmp_path):
+    make(tmp_path, "x.png", "y.png")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\nx.png,a\ny.png,#1\n./x.png,a\nx.png,#0\n")
+    with pytest.warns(UserWarning, match="1 row as an earlier one: left out"):
+        labelled = from_table(tmp_path, table)
+    assert [each.label for each in labelled] == ["a", "#1", "#0"]
+    known, _ = match(labelled, LABELS, "model")
+    assert [index for _, index in known] == [0, 1]
+
+
 def test_numbers_that_are_labels_are_those(tmp_path):
     (tmp_path / "x.png").touch()
     table = tmp_path / "labels.csv"

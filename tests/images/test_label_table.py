@@ -1,5 +1,6 @@
 """Tables of labels as people have them."""
 
+import time
 import warnings
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def read(tmp_path: Path, name: str, content: str | bytes) -> list[tuple[str, str
         ("val.txt", "a.jpg cat\nb c.jpg sea lion\n"),
         ("x.csv", "path,label\na.jpg,cat\nb c.jpg,sea lion\n".encode("utf-16")),
         ("x.csv", b"\xef\xbb\xbfpath,label\na.jpg,cat\nb c.jpg,sea lion\n"),
+        ("x.csv", 'path , label\na.jpg, cat\nb c.jpg, "sea lion"\n'),
+        ("x.csv", "path,label\na.jpg,cat,,\nb c.jpg,sea lion\n"),
+        (
+            "x.jsonl",
+            '{"width": 3, "path": "a.jpg", "label": "cat "}\n{"path": "b c.jpg", "label": '
+            '["sea lion"], "more": {"a": 1}}\n',
+        ),
         (
             "metadata.jsonl",
             '{"file_name": "a.jpg", "label": "cat"}\n\n{"file_name": "b c.jpg", '
@@ -78,6 +86,14 @@ def test_columns_of_other_names_are_taken_and_told(
         ("x.jsonl", '["a.jpg", "cat"]\n', "line 1 is no JSON object"),
         ("x.jsonl", "{\n", "not readable as JSON Lines"),
         ("x.jsonl", '{"label": "cat", "path": null}\n', "line 1: without a path"),
+        ("x.jsonl", '\n{"label": {"a": 1}, "path": "a.jpg"}\n', "line 2: 'label' is an object"),
+        ("x.jsonl", '{"label": [["a"]], "path": "a.jpg"}\n', "line 1: 'label' is a list"),
+        ("x.jsonl", '{"label": "a", "path": ["a.jpg"]}\n', "line 1: 'path' is a list"),
+        ("x.jsonl", '{"path": "a.jpg", "label": "a", "label": "b"}\n', "line 1: two columns"),
+        ("x.csv", "file_name,label\na.jpg,crane, bird\n", "line 2: has 3 cells, and .* line 2$"),
+        ("x.csv", 'file_name,label\nb.jpg,a\na.jpg,"cat\nc.jpg,b\n', "line 3: a quote is not cl"),
+        ("x.csv", "path,label,label\na.jpg,cat,dog\n", "two columns have the name 'label'"),
+        ("x.csv", "path,label,Label\na.jpg,cat,dog\n", "which of its columns 'label' and 'Label'"),
         ("x.csv", "path,label\n", "names no image"),
         ("x.csv", "", "names no image"),
     ],
@@ -85,6 +101,29 @@ def test_columns_of_other_names_are_taken_and_told(
 def test_what_is_no_table_of_labels(name: str, content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         read(tmp_path, name, content)
+
+
+def test_a_line_without_a_header_ends_after_its_second_cell_and_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="taking its first two columns"):
+        assert read(tmp_path, "x.csv", "a.jpg,crane, bird\n") == [("a.jpg", "crane")]
+
+
+def test_lines_end_where_their_format_says(tmp_path: Path) -> None:
+    label = "a\u2028b\u0085c"
+    assert read(tmp_path, "x.jsonl", f'{{"path": "a.jpg", "label": "{label}"}}\r\n') == [
+        ("a.jpg", label)
+    ]
+    assert read(tmp_path, "x.txt", "a\u2028.jpg b\r\n") == [("a\u2028.jpg", "b")]
+
+
+def test_the_last_suffix_ends_the_path_however_long_the_line_is(tmp_path: Path) -> None:
+    assert read(tmp_path, "x.txt", "a.jpg copy.JPG  cat\n") == [("a.jpg copy.JPG", "cat")]
+    label = "x " * 500_000
+    start = time.process_time()
+    assert read(tmp_path, "x.txt", f"a.jpg {label}\n") == [("a.jpg", label.strip())]
+    with pytest.raises(UsageError, match="does not name the columns"):
+        read(tmp_path, "x.txt", f"a.doc {label}\n")
+    assert time.process_time() - start < 5
 
 
 def test_images_are_found_without_their_suffix_and_with_other_slashes(tmp_path: Path) -> None:

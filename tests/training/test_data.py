@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from cvt_cli.errors import UsageError
+from cvt_cli.evaluation.metrics import from_table
 from cvt_cli.images.decode import decode
 from cvt_cli.images.preprocess import Preprocessing
 from cvt_cli.training import data
 from cvt_cli.training.data import Images
-from cvt_cli.training.dataset import find_dataset
+from cvt_cli.training.dataset import find_dataset, read_classes
 from tests.labelled import save_shapes, save_split
 
 RULE = Preprocessing(resize_to=(16, 16), shortest_edge=None, crop=None)
@@ -154,9 +155,95 @@ def test_what_can_not_be_trained_on(tmp_path, damage, message):
 
 def test_a_file_of_one_label_is_not_told_of_folders(tmp_path):
     (tmp_path / "labels.csv").write_text("path,label\na.jpg,cat\n")
+    (tmp_path / "a.jpg").touch()
     with pytest.raises(UsageError, match="1 class, at least two") as caught:
         find_dataset(tmp_path / "labels.csv", 0.1, seed=0)
     assert caught.value.hint == "each label in the file is a class"
+
+
+RUN = '{"path": "%s", "predictions": [{"label": "%s", "score": 1.0}]}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "path,label\na.jpg,cat\na.jpg,dog\n", "line 3: .*two labels: 'cat' and 'dog'"),
+        ("x.csv", "path,label,score\na.jpg,cat,1\n./a.jpg,dog,1\n", "two labels: 'cat' and 'dog'"),
+        ("x.jsonl", RUN % ("a.jpg", "cat") + RUN % ("a.jpg", "dog"), "two labels: 'cat' and 'dog'"),
+        ("x.csv", "path,label,label\na.jpg,cat,dog\n", "two columns have the name 'label'"),
+        ("x.csv", "path,label,score,label\na.jpg,cat,1,dog\n", "two columns have the name 'label'"),
+        ("x.csv", 'path,label,score,error\na.jpg,cat,1,"\nb.jpg,dog,1,\n', "end of data"),
+    ],
+)
+def test_tables_that_contradict_themselves(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    for each in ("a.jpg", "b.jpg"):
+        Path(each).touch()
+    Path(name).write_text(content)
+    with pytest.raises(UsageError, match=message):
+        read_classes(Path(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "path, label\na.jpg, cat\nb.jpg, dog\na.jpg,cat\n"),
+        ("x.csv", "path,label\na.jpg, cat\nb.jpg,dog\n./a.jpg,cat\n"),
+        ("x.csv", "path,label,score\na.jpg, cat,1\nb.jpg,dog,1\n./a.jpg,cat,1\na.jpg,,\n"),
+        ("x.jsonl", '\n{"path": "a.jpg", "label": "cat"}\n{"path": "b.jpg", "label": "dog"}\n' * 2),
+        ("x.jsonl", RUN % ("a.jpg", "cat") + RUN % ("b.jpg", "dog") + RUN % ("a.jpg", "cat")),
+    ],
+)
+def test_a_repeated_row_is_one_image(tmp_path, monkeypatch, name, content):
+    monkeypatch.chdir(tmp_path)
+    for each in ("a.jpg", "b.jpg"):
+        Path(each).touch()
+    Path(name).write_text(content)
+    with pytest.warns(UserWarning, match="rows? as an earlier one: left out") as told:
+        found = read_classes(Path(name))
+    assert len(told) == 1
+    assert {label: [each.path for each in images] for label, images in found.items()} == {
+        "cat": ["a.jpg"],
+        "dog": ["b.jpg"],
+    }
+
+
+@pytest.mark.parametrize("header", ["path,label", "path,label,score"])
+def test_names_in_tables_are_literal(tmp_path, monkeypatch, header):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "folder"))
+    for each in ("a.jpg", "1.jpg", "img1.jpg", "folder/b.jpg"):
+        (tmp_path / each).touch()
+    monkeypatch.chdir(tmp_path)
+    why = {
+        "img[1].jpg": "no such file",
+        "*.jpg": "no such file",
+        "{0..3}.jpg": "no such file",
+        "~": "no such file",
+        "-": "standard input, not an image",
+        "..": "a folder, not an image",
+        "folder": "a folder, not an image",
+    }
+    rest = ",1" if "score" in header else ""
+    rows = "".join(f"{name},dog{rest}\n" for name in why)
+    Path("x.csv").write_text(f"{header}\na.jpg,cat{rest}\n{rows}")
+    found = read_classes(Path("x.csv"))
+    assert {each.path: each.error for each in found["dog"]} == why
+    if not rest:
+        judged = {each.source.path: each.source.error for each in from_table(Path(), Path("x.csv"))}
+        assert judged == {"a.jpg": None, **why}
+
+
+def test_folders_beside_those_of_a_split_are_told(tmp_path):
+    save_split(tmp_path)
+    for name in ("bus/0.png", "car/far/0.png", "docs/readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    save_shapes(tmp_path / "test", count=1)
+    with pytest.warns(UserWarning) as told:
+        find_dataset(tmp_path, None, seed=0)
+    message = f"{tmp_path}: left out: bus, car: labels are read from train/"
+    assert [str(each.message) for each in told] == [message]
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**30])
