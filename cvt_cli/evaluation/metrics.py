@@ -276,13 +276,13 @@ def _are_indexes(names: set[str], matcher: LabelMatcher, labels: Sequence[str]) 
         UsageError: if they count from 1.
     """
     names = names - {""}
-    if not names or not all(
-        each.isascii() and each.isdigit() and len(each) <= _INDEX_DIGITS for each in names
-    ):
+    if not all(each.isascii() and each.isdigit() for each in names):
         return False
     if any(map(matcher.classes, names)):
         return False
-    numbers = sorted(map(int, names))
+    numbers = sorted(int(each) for each in names if len(each) <= _INDEX_DIGITS)
+    if not numbers:
+        return False
     count = len(labels)
     if numbers[0] == 1 and numbers[-1] == count:
         hint = "subtract 1 from each"

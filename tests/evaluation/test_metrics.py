@@ -132,13 +132,17 @@ def test_numbers_are_class_indexes(tmp_path, numbers):
     assert [each.label for each in unknown] == [n for n in numbers if int(n) >= len(LABELS)]
 
 
-def test_digits_that_no_number_has_are_a_label(tmp_path):
+def test_more_digits_than_an_index_has_are_an_unknown_label(tmp_path):
     (tmp_path / "x.png").touch()
     table = tmp_path / "labels.csv"
-    for label in ("1" * 5000, "#" + "1" * 5000):
-        table.write_text(f"path,label\nx.png,{label}\nx.png,a\n")
+    label = "1" * 5000
+    table.write_text(f"path,label\nx.png,{label}\nx.png,2\n")
+    with pytest.warns(UserWarning, match="for class indexes, as 2 for 'c'"):
         ((_, index),), (unknown,) = match(from_table(tmp_path, table), LABELS, "model")
-        assert (index, unknown.label) == (0, label)
+    assert (index, unknown.label) == (2, label)
+    table.write_text(f"path,label\nx.png,{label}\n")
+    with pytest.raises(UsageError, match="none of the 1 labels is the model's"):
+        match(from_table(tmp_path, table), LABELS, "model")
 
 
 def test_an_image_counts_once(tmp_path):
