@@ -398,7 +398,7 @@ def _inherited() -> tuple[object, ...]:
     """What the processes that this one starts would have of it."""
     limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
     return (
-        *(dict(os.environ), os.getresuid(), os.getresgid(), os.getpgrp()),
+        *(dict(os.environ), os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getpgrp()),
         [resource.getrlimit(getattr(resource, name)) for name in limits],
         [signal.getsignal(each) for each in signal.valid_signals()],
         [os.path.exists(name) for name in (".", "/dev/fd/0", "/dev/fd/1", "/dev/fd/2")],
