@@ -93,14 +93,14 @@ _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".zst", ".7z")
 
 _TENSORS = (
     (
-        re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?"),
+        re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?", re.DOTALL),
         Foreign(
             "weights that FSDP has flattened",
             "save them with StateDictType.FULL_STATE_DICT",
         ),
     ),
     (
-        re.compile(r"(?:.*\.)?(?:lora_\w+|base_layer|modules_to_save)\..+"),
+        re.compile(r"(?:.*\.)?(?:lora_\w+|base_layer|modules_to_save)\..+", re.DOTALL),
         Foreign("a LoRA adapter that is not merged into the weights", _MERGE),
     ),
     (

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cvt_cli.errors import ModelError
+from cvt_cli.system.text import MAX_QUOTED, visible
 
 if TYPE_CHECKING:
     import torch
 
 _NEW = "parametrizations."
-_LEFT = re.compile(r"(?:.*\.)?parametrizations\.\w+\.(?:original\d*|\d+\..+)")
+_LEFT = re.compile(r"(?:.*\.)?parametrizations\.\w+\.(?:original\d*|\d+\..+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def _weight_norm(length: "torch.Tensor", direction: "torch.Tensor") -> "torch.Te
             f"lengths of {tuple(length.shape)} for weights of {tuple(direction.shape)}"
         )
     over = [axis for axis, count in enumerate(length.shape) if count == 1]
-    return direction * (length / direction.square().sum(over, keepdim=True).sqrt())
+    squares = direction.square()
+    # No axes are all axes to torch.
+    return direction * (length / (squares.sum(over, keepdim=True) if over else squares).sqrt())
 
 
 def _spectral_norm(
@@ -86,7 +89,36 @@ _UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, IndexError)
 _PARAMETERS = ("weight", "bias")
 
 
-def without_parts(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+class Budget:
+    """Bytes that weights made of parts may take: no more than what is in the file, where many parts
+    may name the same numbers."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], levels: int) -> "Budget":
+        """Count the bytes in a dict of tensors, or of such dicts, so many levels deep."""
+        sizes: dict[int, int] = {}
+        waiting = [(content, levels)]
+        while waiting:
+            each, below = waiting.pop()
+            for value in each.values():
+                if isinstance(value, Mapping) and below:
+                    waiting.append((value, below - 1))
+                elif hasattr(value, "untyped_storage") and is_plain(value):
+                    storage = value.untyped_storage()
+                    sizes[storage.data_ptr()] = storage.nbytes()
+        return cls(sum(sizes.values()))
+
+    def take(self, parts: Sequence["torch.Tensor"]) -> None:
+        """Take what the whole of some parts needs. Raises: ValueError, if too little is left."""
+        self._left -= max(part.nbytes for part in parts)
+        if self._left < 0:
+            raise ValueError("they share their numbers with others")
+
+
+def without_parts(name: str, tensors: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
     """Put weights in place of their parts.
 
     Args:
@@ -106,24 +138,26 @@ def without_parts(name: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
                 if module[-1:] in ("", ".") and all(each in whole for each in keys):
                     parts = [whole.pop(each) for each in keys]
                     try:
-                        whole[module + parameter] = _made(kind, parts)
+                        whole[module + parameter] = _made(kind, parts, budget)
                     except _UNFIT as error:
                         raise ModelError(
-                            f"{name}: the parts of {module}{parameter} do not fit: {error}"
+                            f"{name}: the parts of {visible(module[:MAX_QUOTED])}{parameter} "
+                            f"do not fit: {error}"
                         ) from None
     left = next((key for key in whole if _LEFT.fullmatch(key)), None)
     if left is not None:
         raise ModelError(
-            f"{name}: it holds a parametrised weight, {left}",
+            f"{name}: it holds a parametrised weight, {visible(left[:MAX_QUOTED])}",
             hint="torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') before "
             "saving makes it a plain one",
         )
     return whole
 
 
-def _made(kind: _Kind, parts: list[Any]) -> Any:
+def _made(kind: _Kind, parts: list[Any], budget: Budget) -> Any:
     if any(part is None for part in parts):
         return None
     if not all(map(is_plain, parts)):
         raise ValueError("not plain tensors of numbers")
+    budget.take(parts)
     return kind.whole(*parts)

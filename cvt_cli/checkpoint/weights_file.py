@@ -27,10 +27,11 @@ from cvt_cli.checkpoint.numpy_arrays import (
     read_npz,
     read_pickled_arrays,
 )
-from cvt_cli.checkpoint.parametrized import is_plain, without_parts
+from cvt_cli.checkpoint.parametrized import Budget, is_plain, without_parts
+from cvt_cli.checkpoint.pickle_check import check_pickles
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
-from cvt_cli.system.text import MAX_QUOTED, counted, reason_of
+from cvt_cli.system.text import MAX_QUOTED, counted, reason_of, visible
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +188,7 @@ def read_weights(files: ResolvedFiles) -> Weights:
         )
     for key, value in tensors.items():
         if not is_plain(value):
-            raise ModelError(f"{files.name}: {key} is not a plain tensor of numbers")
+            raise ModelError(f"{files.name}: {first_of([key])} is not a plain tensor of numbers")
     return Weights(tensors, layout, left_out)
 
 
@@ -246,23 +247,26 @@ def _content(files: ResolvedFiles, mmap: bool = False) -> Mapping[str, Any]:
     return _wholes(files.name, _unwrapped(content))
 
 
-def _wholes(name: str, content: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+def _wholes(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a dict of weights, or of such dicts, with weights in place of their parts."""
-    whole = without_parts(name, content)
-    if depth < MAX_DEPTH:
-        for key, value in whole.items():
-            if isinstance(value, Mapping):
-                whole[key] = _wholes(name, value, depth + 1)
-    return whole
+    budget = Budget.of(content, MAX_DEPTH)
+
+    def converted(content: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        whole = without_parts(name, content, budget)
+        if depth < MAX_DEPTH:
+            for key, value in whole.items():
+                if isinstance(value, Mapping):
+                    whole[key] = converted(value, depth + 1)
+        return whole
+
+    return converted(content, 0)
 
 
 def _unwrapped(content: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Return a dict of weights, or of such dicts, without the names of modules that wrap others."""
     if depth < MAX_DEPTH:
         content = {
-            name: _unwrapped({str(key): each for key, each in value.items()}, depth + 1)
-            if isinstance(value, Mapping)
-            else value
+            name: _unwrapped(_keyed(value), depth + 1) if isinstance(value, Mapping) else value
             for name, value in content.items()
         }
     plain = {_WRAPPERS.sub("", name): value for name, value in content.items()}
@@ -273,7 +277,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
     """Yield every network in a dict and in the dicts in it."""
     for name, value in content.items():
         if isinstance(value, Mapping) and len(path) < MAX_DEPTH:
-            yield from _networks({str(key): each for key, each in value.items()}, (*path, name))
+            yield from _networks(_keyed(value), (*path, name))
         for layout in LAYOUTS:
             first = layout.first
             if name.endswith(first) and name[: -len(first)][-1:] in ("", "."):
@@ -381,13 +385,28 @@ def _read_pickle(name: str, path: Path, mmap: bool) -> dict[str, Any]:
         raise _corrupt(name, path, error) from error
     if not isinstance(content, dict):
         raise ModelError(f"{name}: {path} contains no state dict")
-    return {str(key): value for key, value in content.items()}
+    return _keyed(content)
+
+
+def _keyed(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a dict whose keys are text."""
+    return {_text(key): value for key, value in content.items()}
+
+
+def _text(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int) and abs(key) < 2**63:  # states of optimisers are numbered
+        return str(key)
+    return f"<{type(key).__name__}>"  # others may be such that they can't be written
 
 
 def _loaded(path: Path, mmap: bool) -> Any:
     """Load a file of torch's, or a bare pickle of numpy's arrays."""
     import torch
 
+    with interruptible():
+        check_pickles(path)
     try:
         # Training code saves its options as argparse's Namespace, a mere bag of attributes: making
         # one runs no code.
@@ -451,5 +470,7 @@ def _reason(error: Exception) -> str:
 
 
 def first_of(keys: list[str], count: int = MAX_NAMED_KEYS) -> str:
-    """Join the first few of many names."""
-    return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
+    """Join the first few of many names, as much of each as can be read."""
+    return ", ".join(visible(key[:MAX_QUOTED]) for key in keys[:count]) + (
+        ", …" if len(keys) > count else ""
+    )

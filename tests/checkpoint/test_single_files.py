@@ -4,6 +4,8 @@ import argparse
 import io
 import json
 import pickle
+import struct
+import time
 import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -24,6 +26,7 @@ from cvt_cli.checkpoint.architecture import config_from_shapes
 from cvt_cli.checkpoint.catalog import BUNDLED_FOLDER, BUNDLED_MODEL, CVT_13, CVT_21, CVT_W24
 from cvt_cli.checkpoint.class_names import read_class_names
 from cvt_cli.checkpoint.load import Checkpoint, load
+from cvt_cli.checkpoint.parametrized import Budget, without_parts
 from cvt_cli.checkpoint.resolve import resolve
 from cvt_cli.errors import ModelError, UsageError
 from cvt_cli.images.preprocess import Preprocessing
@@ -319,10 +322,40 @@ class Sharing:
         return made, arguments, (*state[:-1], self.content)
 
 
-def saved(content: object) -> bytes:
+class Shaped:
+    """An array of three numbers that says it has this shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        made, arguments, state = np.zeros(3, np.float32).__reduce__()
+        return made, arguments, (state[0], self.shape, *state[2:])
+
+
+def saved(content: object, **options: Any) -> bytes:
     file = io.BytesIO()
-    torch.save(content, file)
+    torch.save(content, file, **options)
     return file.getvalue()
+
+
+def zipped(content: bytes) -> bytes:
+    """A file of torch's with this pickle."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(saved({}))) as plain,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made,
+    ):
+        for entry in plain.infolist():
+            is_pickle = entry.filename.endswith("data.pkl")
+            made.writestr(entry.filename, content if is_pickle else plain.read(entry))
+    return file.getvalue()
+
+
+def old(content: bytes) -> bytes:
+    """A file of torch's before 1.6 with this pickle."""
+    whole = saved("x", _use_new_zipfile_serialization=False)
+    return whole.replace(pickle.dumps("x", 2), content)
 
 
 def test_arrays_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +368,16 @@ def test_arrays_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     often |= dict.fromkeys(map(str, range(30)), often)
     # A function whose function is itself: to call it would end the process.
     state = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x00(h\x00)}}tb)R."
-    shared = {str(number): Sharing() for number in range(99)}
+    shared = {str(number): Sharing() for number in range(199)}
+    # A tuple in a tuple, and so on: to hash it, as a key, would end the process. The second is
+    # built so that each part looks as if it held nothing.
+    deep = b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s."
+    built = b"\x80\x02})" + b"\x85Nb" * 300_000 + b"K\x01s."
+    room = b"\x80\x02}X\x01\0\0\0acbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x0f\x85Rs."
+    number = b"\x80\x04}\x8b" + struct.pack("<i", 3000) + b"\x7f" * 3000 + b"K\x01s."
+    huge = {str(key): Shaped((2**80_000,) * 60) for key in range(60)}
+    attribute = torch.nn.Parameter(torch.ones(2))
+    attribute.numel = OrderedDict  # type: ignore[method-assign]
     many = {**dict.fromkeys(range(2**17), 0.5), "x": {}}
     for name, content, word in (
         ("many.pkl", pickle.dumps(many), "not those of a CvT"),
@@ -348,6 +390,14 @@ def test_arrays_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("often.pth", saved(often), "dicts hold each other without end"),
         ("state.pkl", state, "could run code"),
         ("shared.pkl", pickle.dumps(shared), "unpack to far more"),
+        ("deep.pkl", deep, "nests tuples too deep"),
+        ("deep.pth", zipped(deep), "nests tuples too deep"),
+        ("deep-old.pth", old(deep), "nests tuples too deep"),
+        ("built.pkl", built, "nests tuples too deep"),
+        ("room.pkl", room, "could run code (builtins.bytearray)"),
+        ("number.pkl", number, "not those of a CvT"),
+        ("axes.pkl", pickle.dumps(huge), "not those of a CvT"),
+        ("attribute.pth", saved({"a": attribute}), "not those of a CvT"),
         ("list.pkl", pickle.dumps([1]), "contains no state dict"),
         ("words.pkl", pickle.dumps({"a": np.array(["a"])}), "not those of a CvT"),
         ("broken.npz", b"PK", "corrupt or truncated"),
@@ -424,6 +474,35 @@ def test_weights_in_parts_that_do_not_fit(wide: Any, tmp_path: Path) -> None:
     ):
         torch.save({**wide.state_dict(), **parts}, tmp_path / "x.pth")
         assert "the parts of weight do not fit: " in str(failure(tmp_path / "x.pth"))
+
+
+def test_parts_that_share_their_numbers(wide: Any, tmp_path: Path) -> None:
+    """In a file of one and the same numbers each part would become others."""
+    one = torch.ones(2**20)
+    shared = {f"{n}.weight_{part}": one for n in range(99) for part in ("orig", "mask")}
+    torch.save({**wide.state_dict(), "other": shared}, tmp_path / "x.pth")
+    assert "share their numbers with others" in str(failure(tmp_path / "x.pth"))
+
+
+def test_weight_norm_of_one_axis_and_tied_weights(wide: Any, tmp_path: Path) -> None:
+    length, direction = torch.tensor([3.0, -4.0]), torch.tensor([3.0, 4.0])
+    budget = Budget(100)
+    found = without_parts("x", {"a.bias_g": length, "a.bias_v": direction}, budget)
+    assert found["a.bias"].equal(torch._weight_norm(direction, length, 0))
+    array = np.ones((5, 128), np.float32)
+    arrays = {name: value.numpy() for name, value in wide.state_dict().items()}
+    arrays["classifier.weight"] = array
+    content = {"model": arrays, "ema": {"x": array}, "other": {"x": array}}
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
+    assert logits(tmp_path / "x.pkl").shape == (len(IMAGES), 5)
+
+
+@pytest.mark.parametrize("name", ["lora_a.", "parametrizations.a.1.", "base_layer", "a."])
+def test_names_of_any_length(name: str, tmp_path: Path) -> None:
+    start = time.process_time()
+    torch.save({name * 50_000 + "\n": torch.ones(1)}, tmp_path / "x.pth")
+    failure(tmp_path / "x.pth")
+    assert time.process_time() - start < 10
 
 
 def test_weights_that_lie_elsewhere(wide: Any, tmp_path: Path) -> None:

@@ -1,0 +1,94 @@
+"""A look at pickles before they are read: what would end the process or take any memory.
+
+It follows the pickle's stack without making anything.
+"""
+
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+# To hash a tuple, as a dict's key, recurses in C without a bound.
+_MAX_NESTED = 100
+_NOTES = ("PUT", "BINPUT", "LONG_BINPUT")
+_OLD_NOTES = ("GET", "BINGET", "LONG_BINGET")
+_NESTING = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
+# A file of torch's before 1.6 begins with this number, which four more pickles follow.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_MORE = 4
+_ZIP = b"PK\x03\x04"
+_MARK = -1
+
+
+def check_pickles(path: Path) -> None:
+    """Check the pickles of a file of torch's, or a bare one.
+
+    Raises:
+        UnpicklingError: if one asks for too much; with `GLOBAL` if it calls what does.
+            Other errors where a file is broken.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            file.seek(0)
+            if check_pickle(file) == _MAGIC:
+                for _ in range(_MORE):
+                    check_pickle(file)
+            return
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith(".pkl"):
+                with archive.open(entry) as member:
+                    check_pickle(member)  # type: ignore[arg-type]
+
+
+def check_pickle(file: BinaryIO) -> object:
+    """Check one pickle, up to its end.
+
+    Returns:
+        The argument of its last operation but the end that has one.
+
+    Raises:
+        UnpicklingError, or others: as `check_pickles`.
+    """
+    # How deep tuples are nested in each thing on the stack; and in what is noted for later.
+    stack: list[int] = []
+    notes: dict[int, int] = {}
+    last: object = None
+    for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
+        name = operation.name
+        last = last if argument is None else argument
+        if name == "GLOBAL" and str(argument) == "builtins bytearray":
+            raise pickle.UnpicklingError("GLOBAL builtins.bytearray")  # of any size
+        if name == "MARK":
+            stack.append(_MARK)
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name in _NOTES:
+            # A reader makes room for as many notes as the highest number says.
+            if int(argument or 0) > number:
+                raise pickle.UnpicklingError("it numbers its notes otherwise than pickle does")
+            notes[int(argument or 0)] = stack[-1]
+        elif name == "MEMOIZE":
+            notes[len(notes)] = stack[-1]
+        elif name in _OLD_NOTES:
+            stack.append(notes[int(argument or 0)])
+        else:
+            depth = _taken(stack, operation.stack_before) + (name in _NESTING)
+            if depth > _MAX_NESTED:
+                raise pickle.UnpicklingError("it nests tuples too deep")
+            stack += [depth] * len(operation.stack_after)
+    return last
+
+
+def _taken(stack: list[int], before: Sequence[object]) -> int:
+    """Take from the stack what an operation does; returns how deep the deepest of it is."""
+    deepest = 0
+    if pickletools.markobject in before:
+        while (each := stack.pop()) != _MARK:
+            deepest = max(deepest, each)
+        before = before[: before.index(pickletools.markobject)]
+    for _ in before:
+        deepest = max(deepest, stack.pop())
+    return deepest
