@@ -75,8 +75,6 @@ def find_dataset(
             hint="unpack it first",
         )
     split = find_split(folder) if folder.is_dir() else None
-    if split is not None:
-        _tell_left_out(folder, split)
     whole = split is None
     train_folder, val_folder = split or (folder, None)
     classes = find_classes(train_folder) if folder.is_dir() else read_classes(folder)
@@ -86,6 +84,8 @@ def find_dataset(
             f"class{'' if len(classes) == 1 else 'es'}, at least two are needed",
             hint=_hint_for_too_few(train_folder),
         )
+    if split is not None:
+        _tell_left_out(folder, split)
     labels = tuple(classes)
     samples = [
         Sample(source, target) for target, label in enumerate(labels) for source in classes[label]
