@@ -3,9 +3,9 @@
 It follows the pickle's stack without making anything.
 """
 
+import io
 import pickle
 import pickletools
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -18,8 +18,14 @@ _NESTING = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
 # A file of torch's before 1.6 begins with this number, which four more pickles follow.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MORE = 4
-_ZIP = b"PK\x03\x04"
+_ZIP = b"PK"
 _MARK = -1
+
+
+def is_zip(path: Path) -> bool:
+    """Tell whether a file is a zip archive, as torch writes since 1.6."""
+    with path.open("rb") as file:
+        return file.read(len(_ZIP)) == _ZIP
 
 
 def check_pickles(path: Path) -> None:
@@ -29,25 +35,24 @@ def check_pickles(path: Path) -> None:
         UnpicklingError: if one asks for too much; with `GLOBAL` if it calls what does.
             Other errors where a file is broken.
     """
+    if is_zip(path):
+        import torch
+
+        # By the reader that is to read it: others find other members in a crafted archive.
+        reader = torch._C.PyTorchFileReader(str(path))
+        check_pickle(io.BytesIO(reader.get_record("data.pkl")))
+        return
     with path.open("rb") as file:
-        if file.read(len(_ZIP)) != _ZIP:
-            file.seek(0)
-            if check_pickle(file) == _MAGIC:
-                for _ in range(_MORE):
-                    check_pickle(file)
-            return
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.filename.endswith(".pkl"):
-                with archive.open(entry) as member:
-                    check_pickle(member)  # type: ignore[arg-type]
+        if check_pickle(file):
+            for _ in range(_MORE):
+                check_pickle(file)
 
 
-def check_pickle(file: BinaryIO) -> object:
+def check_pickle(file: BinaryIO) -> bool:
     """Check one pickle, up to its end.
 
     Returns:
-        The argument of its last operation but the end that has one.
+        Whether the number is in it with which older files of torch begin.
 
     Raises:
         UnpicklingError, or others: as `check_pickles`.
@@ -55,11 +60,11 @@ def check_pickle(file: BinaryIO) -> object:
     # How deep tuples are nested in each thing on the stack; and in what is noted for later.
     stack: list[int] = []
     notes: dict[int, int] = {}
-    last: object = None
+    has_magic = False
     for number, (operation, argument, _) in enumerate(pickletools.genops(file)):
         name = operation.name
-        last = last if argument is None else argument
-        if name == "GLOBAL" and str(argument) == "builtins bytearray":
+        has_magic |= argument == _MAGIC
+        if name == "GLOBAL" and str(argument).endswith(" bytearray"):
             raise pickle.UnpicklingError("GLOBAL builtins.bytearray")  # of any size
         if name == "MARK":
             stack.append(_MARK)
@@ -79,7 +84,7 @@ def check_pickle(file: BinaryIO) -> object:
             if depth > _MAX_NESTED:
                 raise pickle.UnpicklingError("it nests tuples too deep")
             stack += [depth] * len(operation.stack_after)
-    return last
+    return has_magic
 
 
 def _taken(stack: list[int], before: Sequence[object]) -> int:

@@ -28,7 +28,7 @@ from cvt_cli.checkpoint.numpy_arrays import (
     read_pickled_arrays,
 )
 from cvt_cli.checkpoint.parametrized import Budget, is_plain, without_parts
-from cvt_cli.checkpoint.pickle_check import check_pickles
+from cvt_cli.checkpoint.pickle_check import check_pickles, is_zip
 from cvt_cli.errors import ModelError
 from cvt_cli.system.signals import interruptible
 from cvt_cli.system.text import MAX_QUOTED, counted, reason_of, visible
@@ -43,7 +43,6 @@ MAX_TENSORS = 2**16
 MAX_DEPTH = 4  # levels of nested dicts
 ROOT = "."  # the key of a network without wrapping
 
-_ZIP = b"PK"
 # What torch says of a file that it could not open, with the system's reason.
 _NOT_OPENED = re.compile(r"^unable to (?:open|mmap) .*: ([^:]*) \(\d+\)$", re.DOTALL)
 _CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
@@ -277,7 +276,7 @@ def _networks(content: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
     """Yield every network in a dict and in the dicts in it."""
     for name, value in content.items():
         if isinstance(value, Mapping) and len(path) < MAX_DEPTH:
-            yield from _networks(_keyed(value), (*path, name))
+            yield from _networks(value, (*path, name))
         for layout in LAYOUTS:
             first = layout.first
             if name.endswith(first) and name[: -len(first)][-1:] in ("", "."):
@@ -341,7 +340,7 @@ def _read_file(name: str, path: Path, mmap: bool) -> dict[str, Any]:
         return _read_safetensors(name, path)
     if path.suffix.lower() == ".npz":
         return _read_npz(name, path)
-    return _read_pickle(name, path, mmap and _is_zip(path))
+    return _read_pickle(name, path, mmap and is_zip(path))
 
 
 def _read_safetensors(name: str, path: Path) -> "dict[str, torch.Tensor]":
@@ -420,7 +419,7 @@ def _loaded(path: Path, mmap: bool) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         return as_tensors(content, MAX_RATIO * path.stat().st_size)
     except Exception as error:
-        if isinstance(error, OSError) or _is_zip(path) or "GLOBAL" in str(error):
+        if isinstance(error, OSError) or is_zip(path) or "GLOBAL" in str(error):
             raise
         with path.open("rb") as file, interruptible():
             found = read_pickled_arrays(file)
@@ -449,17 +448,12 @@ def _calls_something(path: Path) -> bool:
     """Tell whether a bare pickle names a function or class. It is read, not run. If it is newer
     than torch's reader knows, that one stops before it gets there."""
     try:
-        if _is_zip(path):
+        if is_zip(path):
             return False
         with path.open("rb") as file:
             return any(operation.name in _CALLS for operation, _, _ in pickletools.genops(file))
     except Exception:  # bytes other than a pickle raise all kinds of errors
         return False
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_ZIP)) == _ZIP
 
 
 def _reason(error: Exception) -> str:

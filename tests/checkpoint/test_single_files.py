@@ -339,8 +339,8 @@ def saved(content: object, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def zipped(content: bytes) -> bytes:
-    """A file of torch's with this pickle."""
+def zipped(content: bytes, name: str = "data.pkl") -> bytes:
+    """A file of torch's with this pickle; torch finds its name in any capitals."""
     file = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(saved({}))) as plain,
@@ -348,7 +348,10 @@ def zipped(content: bytes) -> bytes:
     ):
         for entry in plain.infolist():
             is_pickle = entry.filename.endswith("data.pkl")
-            made.writestr(entry.filename, content if is_pickle else plain.read(entry))
+            if is_pickle:
+                made.writestr(entry.filename.replace("data.pkl", name), content)
+            else:
+                made.writestr(entry.filename, plain.read(entry))
     return file.getvalue()
 
 
@@ -392,7 +395,9 @@ def test_arrays_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("shared.pkl", pickle.dumps(shared), "unpack to far more"),
         ("deep.pkl", deep, "nests tuples too deep"),
         ("deep.pth", zipped(deep), "nests tuples too deep"),
+        ("deep-capitals.pth", zipped(deep, "DATA.PKL"), "nests tuples too deep"),
         ("deep-old.pth", old(deep), "nests tuples too deep"),
+        ("deep-noted.pth", old(deep).replace(b"P\x19.", b"P\x19q\0."), "nests tuples too deep"),
         ("built.pkl", built, "nests tuples too deep"),
         ("room.pkl", room, "could run code (builtins.bytearray)"),
         ("number.pkl", number, "not those of a CvT"),
